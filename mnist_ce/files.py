@@ -1,0 +1,109 @@
+"""Files that are either whole or not there: atomic writes, digests, cache and shipped folders."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+__all__ = [
+    "cache_dir",
+    "md5_of",
+    "one_line",
+    "repository_root",
+    "shipped_dir",
+    "write_atomically",
+]
+
+
+def one_line(error: BaseException) -> str:
+    """Return the reason an exception gives, in one line and without its path."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file so that at every moment the old or the new content is there, whole.
+
+    The content goes to a temporary file in the same folder, is flushed to the disk, takes the
+    place of the old file in one rename, and the folder itself is flushed.
+
+    Args:
+        path: The file to write.
+        content: Bytes, or text to be encoded as UTF-8.
+
+    Raises:
+        OSError: If the folder is missing or full or may not be written. The old file is intact
+            and no temporary file remains.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644 & ~_umask())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _flush_directory(path.parent)
+
+
+def md5_of(path: Path) -> str:
+    """Return the MD5 of a file as 32 hex digits (an identity check, not a security one).
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def cache_dir() -> Path:
+    """Return the user's cache folder for this program (it may not exist yet).
+
+    `XDG_CACHE_HOME` is honoured, as the XDG Base Directory Specification asks.
+    """
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "mnist-ce"
+
+
+def repository_root() -> Path:
+    """Return the folder above the package: the checkout's root when run from a checkout."""
+    return Path(__file__).resolve().parent.parent
+
+
+def shipped_dir(name: str) -> Path:
+    """Return a folder that ships with the program: `configs` or `pretrained`.
+
+    In an installed wheel these lie inside the package; in a checkout, at the top level (`configs/`
+    and `checkpoints/pretrained/`).
+    """
+    installed = Path(__file__).resolve().parent / "shipped" / name
+    if installed.is_dir():
+        return installed
+    places = {"configs": "configs", "pretrained": "checkpoints/pretrained"}
+    return repository_root() / places[name]
+
+
+def _umask() -> int:
+    """Return the process's umask (there is no way to read it without setting it)."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def _flush_directory(folder: Path) -> None:
+    """Flush a folder's own entry to the disk where the system can (Windows cannot)."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
