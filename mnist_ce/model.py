@@ -1,0 +1,54 @@
+"""The network: a multi-layer perceptron that ends in raw logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["HIDDEN", "INPUT_SIZE", "MLP"]
+
+INPUT_SIZE = 28 * 28
+HIDDEN = (520, 320, 240, 120)
+
+
+class MLP(nn.Module):
+    """Linear layers `l1`, `l2`, …, with a ReLU between them and none at the end.
+
+    There is no softmax: `CrossEntropyLoss` takes raw logits and applies log-softmax itself, in a
+    form that cannot overflow. Applying softmax twice would flatten the gradients.
+
+    Args:
+        hidden: Widths of the hidden layers; five Linear layers with the default four widths.
+        num_outputs: Logits per image: the number of classes, or 1 for a yes/no network.
+    """
+
+    def __init__(self, hidden: Sequence[int] = HIDDEN, num_outputs: int = 10) -> None:
+        super().__init__()
+        self.sizes = (INPUT_SIZE, *hidden, num_outputs)
+        for number, (inputs, outputs) in enumerate(
+            zip(self.sizes, self.sizes[1:], strict=False), start=1
+        ):
+            self.add_module(f"l{number}", nn.Linear(inputs, outputs))
+
+    @property
+    def layers(self) -> list[nn.Linear]:
+        """The Linear layers in order: l1, l2, …"""
+        return [layer for layer in self.children() if isinstance(layer, nn.Linear)]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits of a batch.
+
+        Args:
+            images: float32 [batch, 784], [batch, 28, 28] or [batch, 1, 28, 28]; pixel/255.
+
+        Returns:
+            float32 [batch, num_outputs], not normalised.
+        """
+        *hidden, last = self.layers
+        activations = images.flatten(start_dim=1)  # → [batch, 784]
+        for layer in hidden:
+            activations = torch.relu(layer(activations))  # → [batch, width of the layer]
+        logits: Tensor = last(activations)  # → [batch, num_outputs]
+        return logits

@@ -1,0 +1,85 @@
+"""What is minimised and how an answer is read: logits and labels → loss, predictions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch import Tensor
+
+__all__ = ["Binary", "Multiclass", "Objective"]
+
+
+class Objective(Protocol):
+    """One way to turn logits into a loss and an answer."""
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean training loss of a batch, float32 []."""
+
+    def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each example, without label smoothing, float32 [batch]."""
+
+    def predictions(self, logits: Tensor) -> Tensor:
+        """Return the answers, int64 [batch]."""
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the probability of each class, float32 [batch, classes]."""
+
+
+@dataclass(frozen=True)
+class Multiclass:
+    """Cross-entropy over the classes, on raw logits float32 [batch, classes].
+
+    Labels are class indices, int64 [batch].
+
+    Args:
+        label_smoothing: The share of each target spread evenly over all classes (Szegedy et al.
+            2016); counts in `loss` only, so that losses on test data stay comparable.
+    """
+
+    label_smoothing: float = 0.0
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """See `Objective.loss`."""
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+
+    def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """See `Objective.example_losses`."""
+        return F.cross_entropy(logits, labels, reduction="none")
+
+    def predictions(self, logits: Tensor) -> Tensor:
+        """See `Objective.predictions`: the largest logit needs no softmax."""
+        return logits.argmax(dim=1)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """See `Objective.probabilities`: softmax over the classes."""
+        return logits.softmax(dim=1)
+
+
+@dataclass(frozen=True)
+class Binary:
+    """Binary cross-entropy on one raw logit per image, float32 [batch, 1].
+
+    Labels are 1 for yes and 0 for no, int64 [batch].
+    """
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """See `Objective.loss`."""
+        return F.binary_cross_entropy_with_logits(logits[:, 0], labels.to(logits.dtype))
+
+    def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """See `Objective.example_losses`."""
+        return F.binary_cross_entropy_with_logits(
+            logits[:, 0], labels.to(logits.dtype), reduction="none"
+        )
+
+    def predictions(self, logits: Tensor) -> Tensor:
+        """See `Objective.predictions`: yes where the logit is positive, that is p > 1/2."""
+        return (logits[:, 0] > 0).long()
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """See `Objective.probabilities`: [no, yes]."""
+        yes = logits[:, 0].sigmoid()
+        return torch.stack([1 - yes, yes], dim=1)
