@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from mnist_ce.glyph import centre_by_mass, crop_to_ink, fit_glyph, fit_into
+
+
+def blob(height: int, width: int, seed: int = 0) -> NDArray[np.float32]:
+    """Ink of every grey level, with ink in every row and column of the border."""
+    return np.random.default_rng(seed).uniform(0.2, 1, (height, width)).astype(np.float32)
+
+
+def centre_of_mass(image: NDArray[np.uint8]) -> tuple[float, float]:
+    weights = image.astype(np.float64)
+    rows, columns = np.indices(image.shape)
+    return (rows * weights).sum() / weights.sum(), (columns * weights).sum() / weights.sum()
+
+
+def test_crop_keeps_exactly_the_rectangle_of_the_ink() -> None:
+    page = np.zeros((30, 40), np.float32)
+    page[5:12, 20:23] = blob(7, 3)
+    np.testing.assert_array_equal(crop_to_ink(page), blob(7, 3))
+
+
+def test_a_blank_page_is_refused() -> None:
+    blank = np.zeros((9, 9), np.float32)
+    for step in (crop_to_ink, centre_by_mass, fit_glyph):
+        with pytest.raises(ValueError, match="no ink"):
+            step(blank)
+
+
+@pytest.mark.parametrize(("height", "width"), [(200, 100), (100, 200), (61, 7), (8, 8), (1, 1)])
+def test_the_longer_side_becomes_twenty_pixels(height: int, width: int) -> None:
+    box = crop_to_ink(fit_into(blob(height, width), 20))
+    assert max(box.shape) == 20
+    expected = 20 * min(height, width) / max(height, width)
+    assert expected - 0.01 <= min(box.shape) < expected + 3  # partly covered pixels count too
+
+
+def test_reducing_by_a_whole_factor_takes_the_mean_of_each_block() -> None:
+    ink = blob(60, 60)
+    means = ink.reshape(20, 3, 20, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(fit_into(ink, 20), means, rtol=1e-5)
+
+
+def test_reducing_keeps_the_share_of_ink() -> None:
+    ink = blob(57, 33)
+    share = ink.sum() / 57**2
+    assert fit_into(ink, 20).sum() / 20**2 == pytest.approx(share, rel=1e-4)
+
+
+def test_enlarging_interpolates_linearly() -> None:
+    ramp = np.tile(np.linspace(0.1, 1, 10, dtype=np.float32), (10, 1))
+    inner = fit_into(ramp, 20)[10, 1:-1]
+    np.testing.assert_allclose(np.diff(inner), np.diff(inner)[0], rtol=1e-3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 5))
+def test_the_centre_of_mass_is_within_half_a_pixel_of_pixel_14(
+    height: int, width: int, seed: int
+) -> None:
+    image = fit_glyph(blob(height, width, seed))
+    assert image.shape == (28, 28)
+    assert image.dtype == np.uint8
+    for centre in centre_of_mass(image):
+        assert 13.48 <= centre < 14.52  # the width of the rounding to uint8, as in MNIST itself
+
+
+def test_lopsided_ink_is_not_cut_off() -> None:
+    ink = np.full((100, 100), 1e-3, np.float32)
+    ink[:5, :5] = 1  # the centre of mass asks for a move that would push the rest out
+    assert centre_by_mass(fit_into(ink, 20)).sum() == pytest.approx(fit_into(ink, 20).sum())
+
+
+def test_mnist_images_are_their_own_glyphs(mnist_dir: Path) -> None:
+    """Enlarged, made bilevel and fitted again, most training images come back in their place."""
+    packed = gzip.decompress((mnist_dir / "train-images-idx3-ubyte.gz").read_bytes())
+    images = np.frombuffer(packed, np.uint8, offset=16).reshape(-1, 28, 28)[:200]
+    same_place = 0
+    for image in images:
+        large = fit_into(image.astype(np.float32) / 255, 28 * 8) > 0.5
+        again = fit_glyph(large.astype(np.float32))
+        distances = [
+            np.abs(np.roll(again, move, (0, 1)).astype(float) - image).mean()
+            for move in ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0))
+        ]
+        same_place += int(np.argmin(distances)) == 0
+    assert same_place > 0.75 * len(images)
