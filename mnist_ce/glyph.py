@@ -143,4 +143,5 @@ def _coverage(length: int, longer: int, size: int) -> NDArray[np.float32]:
     high = (centres + window / 2)[:, None]
     pixels = np.arange(length)
     overlap = np.minimum(high, pixels + 1) - np.maximum(low, pixels)
-    return (overlap.clip(0, 1) / window).astype(np.float32)
+    weights: NDArray[np.float32] = (overlap.clip(0, 1) / window).astype(np.float32)
+    return weights

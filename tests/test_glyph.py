@@ -93,4 +93,5 @@ def test_mnist_images_are_their_own_glyphs(mnist_dir: Path) -> None:
             for move in ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0))
         ]
         same_place += int(np.argmin(distances)) == 0
-    assert same_place > 0.75 * len(images)
+    # Making it bilevel moves the centre of mass a little, and some images across the rounding.
+    assert same_place > 0.6 * len(images)
