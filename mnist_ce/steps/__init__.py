@@ -1,0 +1,41 @@
+"""Optimisation steps: the plain one, and the fast ones that must equal it."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from mnist_ce.data.batches import Batches
+from mnist_ce.errors import UsageError
+from mnist_ce.model import MLP
+from mnist_ce.objective import Objective
+from mnist_ce.steps.base import NonFiniteLossError, OptimizerSettings, Step, Totals
+from mnist_ce.steps.plain import PlainStep
+
+__all__ = ["NonFiniteLossError", "OptimizerSettings", "Step", "Totals", "choose_step", "make_step"]
+
+
+def choose_step(kind: str, device_type: str) -> str:
+    """Return the step to use: `auto` takes the fast one of the device, where there is one.
+
+    Raises:
+        UsageError: If the step asked for does not run on the device.
+    """
+    fast = {"cpu": "fast", "cuda": "cuda-graph"}.get(device_type, "plain")
+    if kind == "auto":
+        return fast
+    if kind not in ("plain", fast):
+        raise UsageError(
+            f"train.step = '{kind}' does not run on {device_type}; use 'auto' or 'plain'"
+        )
+    return kind
+
+
+def make_step(
+    kind: str,
+    model: MLP,
+    batches: Batches,
+    objective: Objective,
+    settings: OptimizerSettings,
+) -> Step:
+    """Build the step of a kind: `plain`, `fast` or `cuda-graph`."""
+    return PlainStep(model, batches, objective, settings)

@@ -1,0 +1,240 @@
+"""A run on disk: its folder, its config, its metrics and its record."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from mnist_ce.errors import CheckpointError, RunError, UsageError
+from mnist_ce.files import one_line, repository_root, shipped_dir, write_atomically
+
+__all__ = [
+    "FORMAT_VERSION",
+    "PRETRAINED",
+    "Run",
+    "find_checkpoint",
+    "git_commit",
+    "list_runs",
+    "metric_columns",
+    "run_name",
+    "timestamp",
+]
+
+FORMAT_VERSION = 1
+PRETRAINED = "pretrained"
+MAX_RECORD_BYTES = 1 << 24
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of one run, `<output>/<name>/`, whose files are written whole or not at all."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, output: Path, name: str) -> Run:
+        """Make the folder of a new run.
+
+        Raises:
+            UsageError: If a run of this name exists.
+            RunError: If the folder cannot be made.
+        """
+        run = cls(output / name)
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            run.path.mkdir()
+        except FileExistsError:
+            if not run.path.exists():
+                raise RunError(f"{output} is not a folder; choose another --output") from None
+            raise UsageError(
+                f"run {run.path} exists and is never overwritten; choose another --name, "
+                f"or continue it with --resume {name}"
+            ) from None
+        except OSError as error:
+            raise RunError(f"run folder {run.path} cannot be made: {one_line(error)}") from None
+        return run
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.path.name
+
+    @property
+    def model_path(self) -> Path:
+        """The final weights."""
+        return self.path / "model.pt"
+
+    @property
+    def best_path(self) -> Path:
+        """The weights of the best validation epoch."""
+        return self.path / "best.pt"
+
+    @property
+    def resume_path(self) -> Path:
+        """What exact continuation needs."""
+        return self.path / "resume.pt"
+
+    @property
+    def config_path(self) -> Path:
+        """The whole resolved config."""
+        return self.path / "config.toml"
+
+    @property
+    def metrics_path(self) -> Path:
+        """A row per epoch."""
+        return self.path / "metrics.csv"
+
+    @property
+    def record_path(self) -> Path:
+        """What was done, with what, and what came out."""
+        return self.path / "run.json"
+
+    def write_config(self, tables: Mapping[str, Any]) -> None:
+        """Write `config.toml`."""
+        write_atomically(self.config_path, tomli_w.dumps(tables))
+
+    def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write `metrics.csv`: a row per epoch; what was not measured is left empty."""
+        text = io.StringIO()
+        has_validation = any(row.get("validation_loss") is not None for row in rows)
+        writer = csv.DictWriter(
+            text, metric_columns(has_validation), extrasaction="ignore", lineterminator="\n"
+        )
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.metrics_path, text.getvalue())
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """Write `run.json`."""
+        write_atomically(self.record_path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+    def read_record(self) -> dict[str, Any] | None:
+        """Return what `run.json` holds; None where there is none.
+
+        Raises:
+            RunError: If the file is not a record that this program knows.
+        """
+        path = self.record_path
+        try:
+            if not path.is_file():
+                return None
+            if path.stat().st_size > MAX_RECORD_BYTES:
+                raise RunError(f"{path} is too large for a run's record")
+            record = json.loads(path.read_bytes())
+        except OSError as error:
+            raise RunError(f"{path} cannot be read: {one_line(error)}") from None
+        except (ValueError, RecursionError) as error:
+            raise RunError(f"{path} is not valid JSON: {one_line(error)}") from None
+        version = record.get("format_version") if isinstance(record, dict) else None
+        if version != FORMAT_VERSION:
+            raise RunError(f"{path} has format_version {version!r}; {FORMAT_VERSION} is expected")
+        return dict(record)
+
+
+def metric_columns(has_validation: bool) -> list[str]:
+    """Return the columns of `metrics.csv`."""
+    validation = ["validation_loss", "validation_accuracy"] if has_validation else []
+    return [
+        *("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy"),
+        *validation,
+        *("learning_rate", "seconds", "images_per_second"),
+    ]
+
+
+def run_name(output: Path, dataset: str, recipe: str) -> str:
+    """Make a name that no run in the folder has: dataset, recipe and local time."""
+    stem = f"{dataset}-{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name, number = stem, 1
+    while (output / name).exists():
+        number += 1
+        name = f"{stem}-{number}"
+    return name
+
+
+def timestamp() -> str:
+    """Return the present moment in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def list_runs(output: Path) -> list[tuple[Run, dict[str, Any]]]:
+    """Return the runs in a folder that have a record, newest first; damaged ones are left out."""
+    runs = []
+    for path in _folders(output):
+        try:
+            record = Run(path).read_record()
+        except RunError:
+            continue
+        if record is not None:
+            runs.append((Run(path), record))
+    return sorted(runs, key=lambda run: str(run[1].get("created", "")), reverse=True)
+
+
+def _folders(output: Path) -> Iterable[Path]:
+    try:
+        return [path for path in output.iterdir() if path.is_dir()]
+    except OSError:
+        return []
+
+
+def find_checkpoint(checkpoint: str | Path | None, output: Path) -> Path:
+    """Return the weights meant by a path, a run's folder or name, `pretrained`, or nothing.
+
+    Args:
+        checkpoint: What the user named; None: the newest finished multi-class run in `output`,
+            or else the shipped weights.
+        output: The folder that holds the runs.
+
+    Raises:
+        CheckpointError: If there is no such checkpoint.
+    """
+    if checkpoint is None:
+        for run, record in list_runs(output):
+            finished = record.get("status") == "finished" and run.model_path.is_file()
+            if finished and record.get("objective") == "multiclass":
+                return run.model_path
+        shipped = shipped_dir(PRETRAINED) / "model.pt"
+        if shipped.is_file():
+            return shipped
+        raise CheckpointError(
+            f"there is no finished run in {output}: train one with 'mnist-ce train', "
+            "or name a file with --checkpoint"
+        )
+    path = Path(checkpoint)
+    if path.exists() and not path.is_dir():
+        return path
+    for folder in (path, output / path):
+        if (folder / "model.pt").is_file():
+            return folder / "model.pt"
+    if str(checkpoint) == PRETRAINED:
+        return shipped_dir(PRETRAINED) / "model.pt"
+    if path.is_dir() or (output / path).is_dir():
+        raise CheckpointError(f"run {checkpoint} has no model.pt yet: let it finish an epoch first")
+    raise CheckpointError(f"checkpoint {checkpoint} is neither a file nor a run in {output}")
+
+
+def git_commit() -> str | None:
+    """Return the commit that the program runs from, where it runs from a git checkout."""
+    if not (repository_root() / ".git").exists():
+        return None
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"],  # noqa: S607 - whichever git the user has
+            cwd=repository_root(),
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
