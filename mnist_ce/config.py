@@ -105,7 +105,7 @@ class Train(Section):
     test_every: Count = 1
     """Test after every so many epochs; 0: at the end only."""
     patience: Count = 0
-    """Stop after so many epochs without a better validation loss; 0: never."""
+    """Stop after so many epochs without a better validation result; 0: never."""
 
 
 class Optimizer(Section):

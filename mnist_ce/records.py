@@ -23,6 +23,7 @@ __all__ = [
     "PRETRAINED",
     "Run",
     "find_checkpoint",
+    "find_run",
     "git_commit",
     "list_runs",
     "metric_columns",
@@ -220,6 +221,24 @@ def find_checkpoint(checkpoint: str | Path | None, output: Path) -> Path:
     if path.is_dir() or (output / path).is_dir():
         raise CheckpointError(f"run {checkpoint} has no model.pt yet: let it finish an epoch first")
     raise CheckpointError(f"checkpoint {checkpoint} is neither a file nor a run in {output}")
+
+
+def find_run(name: str, output: Path) -> Run:
+    """Return the run meant by a folder, a name, or `latest`: the newest unfinished one.
+
+    Raises:
+        RunError: If there is no such run.
+    """
+    if name == "latest":
+        for run, record in list_runs(output):
+            if record.get("status") != "finished" and run.resume_path.is_file():
+                return run
+        raise RunError(f"there is no unfinished run in {output}")
+    for folder in (Path(name), output / name):
+        run = Run(folder)
+        if run.config_path.is_file():
+            return run
+    raise RunError(f"there is no run {name} in {output}")
 
 
 def git_commit() -> str | None:

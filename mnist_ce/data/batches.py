@@ -31,6 +31,7 @@ class Batches:
         batch_size: Images per batch; the last of an epoch holds the rest.
         seed: Makes the order and the distortions.
         augment: Strengths of the distortions; None: none.
+        last_augmented_epoch: Epochs after this one are shown without distortion.
     """
 
     def __init__(
@@ -41,12 +42,14 @@ class Batches:
         batch_size: int,
         seed: int,
         augment: Augment | None = None,
+        last_augmented_epoch: int | None = None,
     ) -> None:
         self.images = images.flatten(start_dim=1)  # [n, 784]
         self.labels = labels
         self.batch_size = batch_size
         self.seed = seed
         self.augment = augment if augment is not None and augment.enabled else None
+        self.last_augmented_epoch = last_augmented_epoch
         self.device = images.device
 
     def __len__(self) -> int:
@@ -62,6 +65,11 @@ class Batches:
         """Yield the indices of each batch of an epoch, int64 [batch], from batch `start` on."""
         yield from self.order(epoch).split(self.batch_size)[start:]
 
+    def augments(self, step: int) -> bool:
+        """Whether the images of a step, counted from 0 since the run began, are distorted."""
+        last = self.last_augmented_epoch
+        return self.augment is not None and (last is None or step < last * len(self))
+
     def gather(self, indices: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Return the inputs float32 [batch, 784] and labels int64 [batch] of one batch.
 
@@ -70,6 +78,6 @@ class Batches:
             step: The number of the step since the run began, of which distortions are a function.
         """
         inputs = scale_pixels(self.images[indices])
-        if self.augment is not None:
-            inputs = distort(inputs, self.augment, seed=self.seed, step=step)
+        if self.augments(step):
+            inputs = distort(inputs, self.augment or Augment(), seed=self.seed, step=step)
         return inputs, self.labels[indices]

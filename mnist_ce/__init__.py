@@ -1,0 +1,39 @@
+"""Train, evaluate and use one small network on MNIST, with cross-entropy.
+
+`from mnist_ce import train, evaluate, predict, load_model, MLP` does what the command line does.
+Nothing heavy is imported before it is asked for (PEP 562).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mnist_ce.evaluation import evaluate
+    from mnist_ce.model import MLP
+    from mnist_ce.prediction import predict
+    from mnist_ce.trained import load_model
+    from mnist_ce.training import train
+
+__all__ = ["MLP", "evaluate", "load_model", "predict", "train"]
+
+_HOMES = {
+    "MLP": "model",
+    "evaluate": "evaluation",
+    "load_model": "trained",
+    "predict": "prediction",
+    "train": "training",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
