@@ -31,6 +31,7 @@ __all__ = [
     "Schedule",
     "Section",
     "Train",
+    "parse_assignments",
     "resolve_config",
     "shipped_configs",
 ]
@@ -235,15 +236,13 @@ def resolve_config(
     config: str | Path | None = None,
     *,
     flags: Mapping[str, Any] | None = None,
-    assignments: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Config:
     """Lay the layers over each other and check the result.
 
     Args:
         config: A TOML file, or the name of a shipped config (`fast`); None: defaults only.
-        flags: Values of named flags by dotted key (`train.epochs`); None values are left out.
-        assignments: `section.key=value` texts; the value is read as TOML, else as a string.
+        flags: Values by dotted key (`train.epochs`); None values are left out.
         environment: Environment variables; None: those of the process.
 
     Raises:
@@ -273,12 +272,19 @@ def resolve_config(
     for key, value in (flags or {}).items():
         if value is not None:
             lay({key: value}, "the command line")
-    for text in assignments:
-        lay(dict([_assignment(text)]), f"--set {text}")
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
         raise UsageError(_explain(error, sources)) from None
+
+
+def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
+    """Read `section.key=value` texts; a value is read as TOML, else as a string.
+
+    Raises:
+        UsageError: If a text is not of that form.
+    """
+    return dict(map(_assignment, texts))
 
 
 def _config_path(config: str | Path) -> Path:

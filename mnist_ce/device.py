@@ -20,6 +20,7 @@ __all__ = [
     "reproducible",
     "resolve_device",
     "synchronize",
+    "use_threads",
 ]
 
 # Streams keep random numbers for different ends apart although they share one seed.
@@ -72,19 +73,27 @@ def reproducible(seed: int, threads: int = 0) -> Iterator[None]:
         threads: CPU threads; 0 leaves them as they are.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    old_threads = torch.get_num_threads()
     old_deterministic = torch.are_deterministic_algorithms_enabled()
     old_warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with use_threads(threads), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         try:
-            if threads:
-                torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(True)
             yield
         finally:
             torch.use_deterministic_algorithms(old_deterministic, warn_only=old_warn_only)
-            torch.set_num_threads(old_threads)
+
+
+@contextlib.contextmanager
+def use_threads(threads: int) -> Iterator[None]:
+    """Use so many CPU threads, 0 for as many as before; undone on leaving."""
+    before = torch.get_num_threads()
+    try:
+        if threads:
+            torch.set_num_threads(threads)
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def derived_generator(seed: int, stream: str, number: int = 0) -> torch.Generator:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "one_line",
     "repository_root",
     "shipped_dir",
+    "version",
     "write_atomically",
 ]
 
@@ -89,6 +91,14 @@ def shipped_dir(name: str) -> Path:
         return installed
     places = {"configs": "configs", "pretrained": "checkpoints/pretrained"}
     return repository_root() / places[name]
+
+
+def version() -> str:
+    """Return the program's version, or `unknown` in a checkout that is not installed."""
+    try:
+        return metadata.version("mnist-ce")
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def _umask() -> int:

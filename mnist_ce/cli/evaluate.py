@@ -1,0 +1,112 @@
+"""`mnist-ce evaluate`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mnist_ce.cli import options
+from mnist_ce.cli.options import Traceback, note, print_json, warn
+
+if TYPE_CHECKING:
+    from mnist_ce.evaluation import EvaluationReport
+
+
+def evaluate(
+    checkpoint: options.CheckpointArgument = None,
+    checkpoint_option: Annotated[
+        str | None, typer.Option("--checkpoint", help="The same, as an option.", metavar="FILE")
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Another dataset.", show_default="the run's own"),
+    ] = None,
+    data_dir: options.DataDir = None,
+    output: options.Output = "checkpoints",
+    device: options.Device = "auto",
+    threads: options.Threads = 0,
+    input_mean: options.InputMean = 0.0,
+    input_std: options.InputStd = 1.0,
+    json: options.Json = False,
+    traceback: Traceback = False,
+) -> None:
+    """Measure a network on the images it was not trained on.
+
+    Examples:
+
+      mnist-ce evaluate
+
+      mnist-ce evaluate my-run --split train --json
+    """
+    if checkpoint is not None and checkpoint_option is not None:
+        raise typer.BadParameter("name the checkpoint once")
+    from mnist_ce.device import use_threads
+    from mnist_ce.evaluation import evaluate as run_evaluation
+
+    with use_threads(threads):
+        report = run_evaluation(
+            checkpoint or checkpoint_option,
+            split=split,
+            dataset=dataset,
+            data_dir=data_dir,
+            output=output,
+            device=device,
+            input_mean=input_mean,
+            input_std=input_std,
+            warn=warn,
+            progress=note,
+        )
+    note(f"checkpoint {report.trained.path}")
+    if json:
+        print_json(report.to_dict())
+    else:
+        _print(report)
+    if report.result.accuracy < 0.5 and input_mean == 0.0 and input_std == 1.0:
+        note(
+            "hint: under 50 % right. A network trained on normalised pixels needs "
+            "--input-mean and --input-std (often 0.1307 and 0.3081)"
+        )
+
+
+def _print(report: EvaluationReport) -> None:
+    result = report.result
+    low, high = report.accuracy_interval
+    typer.echo(f"{report.dataset}, {report.split} split, {result.num_examples:,} images")
+    typer.echo(f"average loss  {result.loss:.4f}")
+    typer.echo(
+        f"accuracy      {result.num_correct}/{result.num_examples} ({result.accuracy:.2%}), "
+        f"95 % interval {low:.2%} to {high:.2%}"
+    )
+    if (binary := report.binary) is not None:
+        typer.echo(f"precision     {binary.precision:.4f}")
+        typer.echo(f"recall        {binary.recall:.4f}")
+        typer.echo(f"F1            {binary.f1:.4f}")
+        typer.echo(f"ROC AUC       {binary.roc_auc:.5f}")
+        typer.echo(f"avg precision {binary.average_precision:.5f}")
+        typer.echo(
+            f"errors        {binary.false_positives} false yes, {binary.false_negatives} false no"
+        )
+    width = max(len(name) for name in (*report.class_names, "class"))
+    typer.echo(f"\n{'class':<{width}}  precision  recall      F1   count")
+    for item in report.per_class:
+        typer.echo(
+            f"{item.class_name:<{width}}  {item.precision:9.4f}  {item.recall:6.4f}  "
+            f"{item.f1:6.4f}  {item.count:6d}"
+        )
+    typer.echo("\nconfusion matrix (row: truth, column: answer)")
+    for line in confusion_lines(report.confusion, report.class_names):
+        typer.echo(line)
+
+
+def confusion_lines(confusion: list[list[int]], class_names: tuple[str, ...]) -> list[str]:
+    """Return a confusion matrix as text that fits 80 columns for ten classes."""
+    cell = max(len(str(count)) for row in confusion for count in row) + 1
+    short = [name if len(name) < cell else name[: cell - 1] for name in class_names]
+    width = max(map(len, class_names))
+    head = " " * width + "".join(f"{name:>{cell}}" for name in short)
+    return [head] + [
+        f"{name:<{width}}" + "".join(f"{count or '.':>{cell}}" for count in row)
+        for name, row in zip(class_names, confusion, strict=True)
+    ]

@@ -1,0 +1,101 @@
+"""Options that several commands share, and how results and messages are printed.
+
+Results go to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+__all__ = [
+    "CheckpointArgument",
+    "DataDir",
+    "Device",
+    "InputMean",
+    "InputStd",
+    "Json",
+    "Output",
+    "Threads",
+    "Traceback",
+    "is_terminal",
+    "note",
+    "print_json",
+    "warn",
+]
+
+INPUT = "Input"
+RESULT = "Result"
+COMPUTATION = "Computation"
+
+CheckpointArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RUN or CHECKPOINT]",
+        help="A run's name or folder, a state_dict file, or 'pretrained'. "
+        "Default: the newest finished run, else the shipped weights.",
+        show_default=False,
+    ),
+]
+DataDir = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder of the datasets (also MNIST_CE_DATA_DIR).",
+        show_default="data",
+        metavar="DIR",
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", metavar="DEVICE")]
+Threads = Annotated[
+    int, typer.Option(min=0, help="CPU threads; 0: as torch chooses.", metavar="N")
+]
+Output = Annotated[str, typer.Option(help="Folder that holds the runs.", metavar="DIR")]
+InputMean = Annotated[
+    float, typer.Option(help="For foreign networks: input is (pixel/255 - mean) / std.")
+]
+InputStd = Annotated[float, typer.Option(help="See --input-mean.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def _keep_traceback(value: bool) -> bool:
+    if value:
+        Traceback_.wanted = True
+    return value
+
+
+class Traceback_:  # noqa: N801 - the option's own switch
+    """Whether `--traceback` was given."""
+
+    wanted = False
+
+
+Traceback = Annotated[
+    bool,
+    typer.Option(
+        "--traceback", help="Show where in the code an error arose.", callback=_keep_traceback
+    ),
+]
+
+
+def note(text: str) -> None:
+    """Print a line about what goes on."""
+    typer.echo(text, err=True)
+
+
+def warn(text: str) -> None:
+    """Print a warning that stands out on a terminal."""
+    label = typer.style("warning:", fg="yellow", bold=True)
+    typer.echo(f"{label} {text}", err=True)
+
+
+def print_json(document: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
+    """Print one JSON document to stdout."""
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def is_terminal() -> bool:
+    """Whether stderr is a terminal, so that a progress bar can be drawn."""
+    return sys.stderr.isatty()

@@ -1,0 +1,120 @@
+"""`mnist-ce train`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from mnist_ce.cli import options
+from mnist_ce.cli.options import Traceback, note, print_json
+
+RECIPE = "Recipe"
+WHERE = "Data and device"
+RUN = "Run"
+TOLD = "What is printed"
+
+
+def train(
+    config: Annotated[
+        str | None,
+        typer.Option("-c", "--config", help="A TOML file or a shipped recipe.", metavar="CONFIG"),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("-b", "--batch-size", help="Images per step.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Momentum.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes everything random.")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other key, as section.key=value.", metavar="KEY=VALUE"),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="auto, mnist, fashion-mnist, kmnist or synthetic."),
+    ] = None,
+    data_dir: options.DataDir = None,
+    mirror: Annotated[
+        str | None, typer.Option(help="The only address to download from.", metavar="URL")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", show_default="auto")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; 0: as torch chooses.", metavar="N")
+    ] = None,
+    step: Annotated[
+        str | None,
+        typer.Option(help="auto, plain, fast or cuda-graph.", show_default="auto"),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(help="Folder that holds the runs.", show_default="checkpoints", metavar="DIR"),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The run's name.")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(help="Continue a run; 'latest': the newest unfinished.", metavar="RUN"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="One batch of everything; leaves nothing.")
+    ] = False,
+    json: options.Json = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="A line every log_interval batches.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only the result.")] = False,
+    traceback: Traceback = False,
+) -> None:
+    """Train the network and keep the run.
+
+    Without options: MNIST, the classic recipe, 9 epochs.
+
+    Examples:
+
+      mnist-ce train
+
+      mnist-ce train --epochs 1 --lr 0.05 --set optimizer.nesterov=true
+
+      mnist-ce train --resume latest
+    """
+    from mnist_ce.cli.reporting import TerminalReporter, print_training_result
+    from mnist_ce.config import parse_assignments
+
+    settings: dict[str, Any] = {
+        "train.epochs": epochs,
+        "train.batch_size": batch_size,
+        "optimizer.learning_rate": lr,
+        "optimizer.momentum": momentum,
+        "train.seed": seed,
+        "data.dataset": dataset,
+        "data.dir": data_dir,
+        "data.mirror": mirror,
+        "train.device": device,
+        "train.threads": threads,
+        "train.step": step,
+        "run.output": output,
+        "run.name": name,
+    }
+    settings = {key: value for key, value in settings.items() if value is not None}
+    settings |= parse_assignments(assignments or [])
+    from mnist_ce.config import resolve_config
+
+    if resume is None:
+        resolve_config(config, flags=settings)  # wrong settings are told before torch is imported
+    elif config is not None:
+        raise typer.BadParameter("--resume takes the run's own config; leave --config out")
+
+    from mnist_ce.training import train as run_training
+
+    reporter = TerminalReporter(quiet=quiet, verbose=verbose)
+    with reporter.listening():
+        result = run_training(config, settings, resume=resume, dry_run=dry_run, reporter=reporter)
+    if json:
+        print_json(result.record)
+    else:
+        print_training_result(result, dry_run=dry_run)
+    if not dry_run:
+        note(f"kept in {result.run.path}")
