@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+from mnist_ce.data.download import DownloadError
 from mnist_ce.data.idx import idx_header
 from mnist_ce.data.splits import Dataset, Split, select_classes, split_validation
 from mnist_ce.errors import UsageError
@@ -81,7 +82,7 @@ def load_dataset(
         UsageError: If there is no such dataset, or `mirror` is not an address.
     """
     # Late, because these modules need this folder's other ones and torchvision is slow to import.
-    from mnist_ce.data.mnist import UnavailableError, load_files
+    from mnist_ce.data.mnist import load_files
 
     if name not in (*DATASETS, "auto"):
         raise _unknown(name)
@@ -92,7 +93,7 @@ def load_dataset(
         train, test = load_files(
             wanted, data_dir, mirror=mirror, hasty=name == "auto", warn=warn, progress=progress
         )
-    except UnavailableError as error:
+    except DownloadError as error:
         if name != "auto":
             raise
         warn(
