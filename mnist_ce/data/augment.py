@@ -1,0 +1,187 @@
+"""Random distortions of a batch of digits: one small matrix product, one resampling.
+
+Every output pixel p looks up the input at a displaced place. In pixels from the image's centre:
+
+    source(p) = R(angle) · Shear · diag(1 / scale) · p + shift + elastic(p)
+
+Each of these terms is a linear combination of fixed functions of p: x, y, 1 and one smooth bump
+per elastic control point. So a whole batch of displacement fields is one product of its random
+coefficients with a constant basis, `[batch · 2, 3 + n²] @ [3 + n², 784]`, and one bilinear
+`grid_sample` does the rest. Only the coefficients are random; they are drawn on the CPU whatever
+the device, so that a batch's distortion is a function of (seed, step) alone.
+
+Affine and elastic distortion of MNIST for plain networks: Simard, Steinkraus and Platt (2003),
+"Best practices for convolutional neural networks applied to visual document analysis", and Cireşan
+et al. (2010), "Deep, big, simple neural nets for handwritten digit recognition". Both smooth a
+per-pixel random field with a Gaussian; a coarse grid of control points is as smooth for less.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["Augment", "distort", "generator_seed"]
+
+_SIDE = 28
+_CENTRE = (_SIDE - 1) / 2  # in pixels: halfway between the centres of the first and last pixel
+_NUM_AFFINE = 3  # basis functions x, y, 1
+_MASK64 = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Strengths of the distortions; each is 0 by default, which turns it off.
+
+    Attributes:
+        rotation_degrees: largest rotation either way, in degrees (uniform); positive is
+            counterclockwise.
+        scale: largest relative change of size, as a fraction (uniform; width and height apart).
+        shear: largest horizontal slant, in pixels per pixel of height (uniform).
+        shift_pixels: largest shift along each axis, in pixels (uniform).
+        elastic_pixels: standard deviation of the displacement of a control point along each axis,
+            in pixels (normal).
+        elastic_grid: control points per side, spread evenly from edge to edge; the displacement
+            between them is interpolated bicubically.
+        stroke: largest change of stroke weight: the fraction of the way to a dilation (thicker) or
+            erosion (thinner) by one pixel (uniform).
+    """
+
+    rotation_degrees: float = 0.0
+    scale: float = 0.0
+    shear: float = 0.0
+    shift_pixels: float = 0.0
+    elastic_pixels: float = 0.0
+    elastic_grid: int = 6
+    stroke: float = 0.0
+
+    @property
+    def enabled(self) -> bool:
+        """Whether any strength is above 0."""
+        return self._moves or self.stroke != 0
+
+    @property
+    def _moves(self) -> bool:
+        geometric = (self.rotation_degrees, self.scale, self.shear, self.shift_pixels)
+        return any(geometric) or self.elastic_pixels != 0
+
+
+def generator_seed(seed: int, step: int) -> int:
+    """Mix a seed and a step into the seed of one generator.
+
+    The finaliser of SplitMix64 (Steele, Lea and Flood, 2014) over both numbers, so that
+    neighbouring steps and neighbouring seeds give unrelated streams.
+
+    Args:
+        seed: the run's seed; any integer.
+        step: the optimisation step, counted from the start of the run.
+
+    Returns:
+        32 bits, which is all that PyTorch's CPU generator takes from its seed.
+    """
+    state = (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + 0x8CB92BA72F3D8DD7) & _MASK64
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return (state ^ (state >> 31)) >> 32
+
+
+def distort(
+    images: Tensor, strengths: Augment, *, seed: int, step: int, out: Tensor | None = None
+) -> Tensor:
+    """Distort each image of a batch in its own way.
+
+    Args:
+        images: float32 `[batch, 784]` or `[batch, 28, 28]`, ink bright on 0, in [0, 1].
+        strengths: how far each distortion may go.
+        seed: the run's seed.
+        step: the optimisation step; with the seed it decides all that is random here.
+        out: where to write the result, if given: contiguous and of the images' shape; may be the
+            images themselves.
+
+    Returns:
+        `out`, or else a new tensor of the images' shape, in [0, 1]; the images themselves where no
+        distortion is enabled and no `out` is given.
+    """
+    if not strengths.enabled:
+        return images if out is None else out.copy_(images)
+    generator = torch.Generator().manual_seed(generator_seed(seed, step))
+    # Seven uniform numbers in [-1, 1) an image, drawn whichever strengths are on, so that switching
+    # one distortion leaves the others as they were.
+    uniform = torch.rand(7, len(images), generator=generator).mul_(2).sub_(1)
+    pictures = images.view(-1, 1, _SIDE, _SIDE)
+    if strengths.stroke:
+        weight = (strengths.stroke * uniform[6]).to(images.device)
+        pictures = _change_stroke(pictures, weight.view(-1, 1, 1, 1))
+    if strengths._moves:
+        coefficients = _coefficients(strengths, uniform, generator).to(images.device)
+        pictures = _resample(pictures, coefficients, strengths.elastic_grid)
+    # Rounding can carry an interpolated value a hair past 1.
+    return torch.clamp(pictures.view(images.shape), 0.0, 1.0, out=out)
+
+
+def _coefficients(strengths: Augment, uniform: Tensor, generator: torch.Generator) -> Tensor:
+    """Random `[batch, 2, 3 + n²]` coefficients of source(p); the rows are x and y, in pixels."""
+    batch_size = uniform.shape[1]
+    num_points = strengths.elastic_grid**2 if strengths.elastic_pixels else 0
+    coefficients = torch.empty(batch_size, 2, _NUM_AFFINE + num_points)
+    if num_points:  # the affine columns too: one draw of contiguous numbers is ten times as fast
+        coefficients.normal_(0, strengths.elastic_pixels, generator=generator)
+    angle = uniform[0] * math.radians(strengths.rotation_degrees)
+    cos, sin = angle.cos(), angle.sin()
+    inverse_scale = 1 / (1 + strengths.scale * uniform[1:3])
+    slant = strengths.shear * uniform[3]
+    # R(angle) · [[1, slant], [0, 1]] · diag(inverse_scale)
+    coefficients[:, 0, 0] = cos * inverse_scale[0]
+    coefficients[:, 0, 1] = (cos * slant - sin) * inverse_scale[1]
+    coefficients[:, 1, 0] = sin * inverse_scale[0]
+    coefficients[:, 1, 1] = (sin * slant + cos) * inverse_scale[1]
+    coefficients[:, :, 2] = strengths.shift_pixels * uniform[4:6].T
+    return coefficients
+
+
+@lru_cache(maxsize=8)
+def _basis(elastic_grid: int, num_points: int, device: torch.device) -> Tensor:
+    """The fixed functions of p: `[3 + num_points, 784]`, in `grid_sample`'s unit (-1 to 1)."""
+    axis = torch.linspace(-1, 1, _SIDE, dtype=torch.float64)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    # A coefficient of 1 on x or y is the identity; the others are in pixels.
+    affine = torch.stack([x, y, torch.full_like(x, 1 / _CENTRE)])
+    rows = [affine.view(_NUM_AFFINE, -1)]
+    if num_points:
+        points = torch.eye(num_points, dtype=torch.float64)
+        bumps = functional.interpolate(
+            points.view(num_points, 1, elastic_grid, elastic_grid),
+            size=(_SIDE, _SIDE),
+            mode="bicubic",
+            align_corners=True,
+        )
+        rows.append(bumps.view(num_points, -1) / _CENTRE)
+    return torch.cat(rows).to(device=device, dtype=torch.float32)
+
+
+def _resample(pictures: Tensor, coefficients: Tensor, elastic_grid: int) -> Tensor:
+    """Bilinear look-up of `[batch, 1, 28, 28]` at source(p); outside the image is 0."""
+    num_points = coefficients.shape[2] - _NUM_AFFINE
+    basis = _basis(elastic_grid, num_points, pictures.device)
+    # [batch · 2, 3 + n²] @ [3 + n², 784]; grid_sample reads two planes as fast as pairs.
+    source = coefficients.view(-1, coefficients.shape[2]) @ basis
+    grid = source.view(-1, 2, _SIDE, _SIDE).permute(0, 2, 3, 1)
+    return functional.grid_sample(
+        pictures, grid, mode="bilinear", padding_mode="zeros", align_corners=True
+    )
+
+
+def _change_stroke(pictures: Tensor, weight: Tensor) -> Tensor:
+    """Blend `[batch, 1, 28, 28]` with its dilation (weight > 0) or erosion (weight < 0)."""
+    padded = functional.pad(pictures, (0, 1, 0, 1))
+    wide = torch.maximum(padded[..., :-1], padded[..., 1:])
+    thick = torch.maximum(wide[..., :-1, :], wide[..., 1:, :])
+    narrow = torch.minimum(padded[..., :-1], padded[..., 1:])
+    thin = torch.minimum(narrow[..., :-1, :], narrow[..., 1:, :])
+    target = torch.where(weight > 0, thick, thin)
+    return torch.lerp(pictures, target, weight.abs())

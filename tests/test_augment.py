@@ -1,0 +1,172 @@
+"""Distortions: what each does, and that (seed, step) decides everything."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from mnist_ce.data import augment
+from mnist_ce.data.augment import Augment, distort, generator_seed
+
+FULL = Augment(
+    rotation_degrees=10,
+    scale=0.15,
+    shear=0.2,
+    shift_pixels=1.5,
+    elastic_pixels=0.7,
+    elastic_grid=6,
+)
+ACTING = [
+    Augment(rotation_degrees=10),
+    Augment(scale=0.15),
+    Augment(shear=0.2),
+    Augment(shift_pixels=1.5),
+    Augment(elastic_pixels=0.7),
+]
+
+
+@pytest.fixture
+def images() -> Tensor:
+    """Twelve random blots, blank at the edges as digits are: `[12, 784]`."""
+    blots = torch.zeros(12, 28, 28)
+    noise = torch.rand(12, 20, 20, generator=torch.Generator().manual_seed(5))
+    blots[:, 4:24, 4:24] = (noise > 0.6) * noise
+    return blots.view(12, 784)
+
+
+def look_up(picture: Tensor, coefficients: list[list[float]], elastic_grid: int = 6) -> Tensor:
+    """Distort one `[28, 28]` picture by given coefficients instead of random ones."""
+    resampled = augment._resample(
+        picture.view(1, 1, 28, 28), torch.tensor([coefficients], dtype=torch.float32), elastic_grid
+    )
+    return resampled.view(28, 28)
+
+
+def test_off_is_the_identity(images: Tensor) -> None:
+    assert not Augment().enabled
+    assert torch.equal(distort(images, Augment(), seed=0, step=0), images)
+    out = torch.empty_like(images)
+    assert distort(images, Augment(), seed=0, step=0, out=out) is out
+    assert torch.equal(out, images)
+
+
+def test_seed_and_step_decide_everything(images: Tensor) -> None:
+    torch.manual_seed(1)
+    first = distort(images, FULL, seed=3, step=7)
+    torch.manual_seed(2)  # the global generator has no say
+    assert torch.equal(first, distort(images, FULL, seed=3, step=7))
+    assert not torch.equal(first, distort(images, FULL, seed=3, step=8))
+    assert not torch.equal(first, distort(images, FULL, seed=4, step=7))
+    assert not torch.equal(distort(images, FULL, seed=7, step=3), first)
+
+
+def test_global_generator_is_left_alone(images: Tensor) -> None:
+    before = torch.get_rng_state()
+    distort(images, FULL, seed=0, step=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_neighbouring_seeds_and_steps_do_not_meet() -> None:
+    mixed = {generator_seed(seed, step) for seed in range(-3, 7) for step in range(1000)}
+    assert len(mixed) > 9990  # of 10,000 draws from 2**32, about 0.01 pairs coincide
+    assert all(0 <= value < 2**32 for value in mixed)
+
+
+@pytest.mark.parametrize("strengths", [*ACTING, FULL])
+def test_each_strength_acts_and_values_stay_in_range(images: Tensor, strengths: Augment) -> None:
+    assert strengths.enabled
+    original = images.clone()
+    distorted = distort(images, strengths, seed=0, step=0)
+    assert torch.equal(images, original)
+    assert distorted.shape == images.shape
+    assert distorted.dtype == torch.float32
+    assert distorted.min() >= 0
+    assert distorted.max() <= 1
+    for before, after in zip(images, distorted, strict=True):
+        assert (before - after).abs().mean() > 0.001
+
+
+def test_a_weak_distortion_changes_little(images: Tensor) -> None:
+    weak = Augment(1e-4, 1e-6, 1e-6, 1e-5, 1e-5)
+    torch.testing.assert_close(distort(images, weak, seed=0, step=0), images, atol=1e-3, rtol=0)
+
+
+def test_both_shapes_agree_and_out_may_be_the_images(images: Tensor) -> None:
+    flat = distort(images, FULL, seed=0, step=0)
+    square = distort(images.view(-1, 28, 28), FULL, seed=0, step=0)
+    assert square.shape == (12, 28, 28)
+    assert torch.equal(flat, square.view(12, 784))
+    in_place = images.clone()
+    assert distort(in_place, FULL, seed=0, step=0, out=in_place) is in_place
+    assert torch.equal(in_place, flat)
+
+
+def test_switching_one_distortion_leaves_the_others(images: Tensor) -> None:
+    generators = [torch.Generator().manual_seed(1) for _ in range(2)]
+    uniform = torch.linspace(-1, 1, 7).repeat(3, 1).T
+    without = dataclasses.replace(FULL, elastic_pixels=0)
+    affine = augment._coefficients(without, uniform, generators[0])
+    full = augment._coefficients(FULL, uniform, generators[1])
+    assert torch.equal(full[:, :, :3], affine)
+
+
+@pytest.mark.parametrize(("right", "down"), [(2, 0), (0, 3), (-1, 4)])
+def test_a_shift_by_whole_pixels_rolls_the_image(images: Tensor, right: int, down: int) -> None:
+    picture = images[0].view(28, 28)
+    # source(p) = p - shift: what comes out at p lay to the left and above
+    shifted = look_up(picture, [[1, 0, -right], [0, 1, -down]])
+    expected = picture.roll((down, right), dims=(0, 1))
+    torch.testing.assert_close(shifted, expected, atol=1e-5, rtol=0)
+
+
+def test_a_constant_elastic_field_is_a_shift(images: Tensor) -> None:
+    picture = images[0].view(28, 28)
+    shifted = look_up(picture, [[1, 0, 0] + [2.0] * 16, [0, 1, 0] + [-1.0] * 16], elastic_grid=4)
+    torch.testing.assert_close(shifted, picture.roll((1, -2), dims=(0, 1)), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_angle_turns_the_image(images: Tensor, sign: int) -> None:
+    uniform = torch.zeros(7, 1)
+    uniform[0] = sign
+    quarter = Augment(rotation_degrees=90)
+    coefficients = augment._coefficients(quarter, uniform, torch.Generator())
+    picture = images[0].view(28, 28)
+    turned = augment._resample(picture.view(1, 1, 28, 28), coefficients, 6).view(28, 28)
+    torch.testing.assert_close(turned, torch.rot90(picture, sign), atol=1e-4, rtol=0)
+
+
+def test_scale_above_one_enlarges() -> None:
+    uniform = torch.zeros(7, 1)
+    uniform[1] = 1  # width only
+    coefficients = augment._coefficients(Augment(scale=0.5), uniform, torch.Generator())
+    square = torch.zeros(1, 1, 28, 28)
+    square[..., 8:20, 8:20] = 1  # 12 × 12 around the centre
+    stretched = augment._resample(square, coefficients, 6)[0, 0]
+    assert stretched[14].sum().item() == pytest.approx(18, abs=0.01)
+    assert stretched[:, 14].sum().item() == pytest.approx(12, abs=0.01)
+
+
+def test_shifts_have_the_stated_range() -> None:
+    dot = torch.zeros(2000, 28, 28)
+    dot[:, 14, 14] = 1
+    moved = distort(dot, Augment(shift_pixels=3), seed=0, step=0)
+    column = (moved.sum(1) * torch.arange(28)).sum(1) - 14
+    assert column.abs().max() <= 3.001
+    assert column.abs().max() > 2.9
+    assert column.mean().abs() < 0.15
+    assert column.std().item() == pytest.approx(3 / 3**0.5, rel=0.05)
+
+
+def test_elastic_strength_is_in_pixels() -> None:
+    uniform = torch.zeros(7, 4000)
+    strengths = Augment(elastic_pixels=0.7, elastic_grid=5)
+    generator = torch.Generator().manual_seed(0)
+    coefficients = augment._coefficients(strengths, uniform, generator)
+    displacement = coefficients[:, 0, 3:] @ augment._basis(5, 25, torch.device("cpu"))[3:] * 13.5
+    corner, between = displacement[:, 0], displacement.view(-1, 28, 28)[:, 3:25, 3:25]
+    assert corner.std().item() == pytest.approx(0.7, rel=0.05)
+    assert 0.4 < between.std().item() < 0.7
