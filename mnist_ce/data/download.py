@@ -87,11 +87,12 @@ def fetch(url: str, *, max_bytes: int, stall_seconds: float) -> bytes:
             connecting included), the answer is an error, ends early or exceeds `max_bytes`.
     """
     # A socket's own timeout covers neither the look-up of the server's name nor a second address
-    # tried after the first, so a thread reads and this one watches the clock.
+    # tried after the first, so a thread reads and this one watches the clock
+    # (the socket's, longer, only ends a thread that has been given up).
     chunks: queue.Queue[bytes | Exception] = queue.Queue()
     given_up = threading.Event()
     threading.Thread(
-        target=_read, args=(url, max_bytes, stall_seconds, chunks, given_up), daemon=True
+        target=_read, args=(url, max_bytes, 2 * stall_seconds, chunks, given_up), daemon=True
     ).start()
     content = bytearray()
     received = 0  # bytes since `deadline` was set
@@ -102,7 +103,7 @@ def fetch(url: str, *, max_bytes: int, stall_seconds: float) -> bytes:
                 chunk = chunks.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 raise DownloadError(
-                    f"stalled: nothing for {stall_seconds:.0f} s after {len(content):,} bytes"
+                    f"stalled: nothing for {stall_seconds:g} s after {len(content):,} bytes"
                 ) from None
             if isinstance(chunk, Exception):
                 raise DownloadError(_reason(chunk)) from chunk

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from mnist_ce.data.download import DownloadError, download_file, fetch, mirror_url
+from mnist_ce.errors import UsageError
+
+CONTENT = bytes(range(256)) * 40
+MD5 = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
+
+
+class Mirrors(BaseHTTPRequestHandler):
+    """One server, each first part of the path a mirror with its own vice."""
+
+    stop = threading.Event()
+    requests: list[str]
+
+    def do_GET(self) -> None:
+        self.requests.append(self.path)
+        vice = self.path.split("/")[1]
+        if vice == "silent":
+            self.stop.wait()
+            return
+        if vice == "missing":
+            self.send_error(404)
+            return
+        self.send_response(200)
+        if vice not in ("endless", "close"):
+            self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        with contextlib.suppress(OSError):  # the client has given up
+            self.send_body(vice)
+
+    def send_body(self, vice: str) -> None:
+        match vice:
+            case "short":
+                self.wfile.write(CONTENT[:1000])
+            case "corrupt":
+                self.wfile.write(CONTENT[:-1] + b"?")
+            case "stalled":
+                self.wfile.write(CONTENT[:5000])
+                self.stop.wait()
+            case "dripping":  # a byte at a time keeps a socket's timeout from ever firing
+                while not self.stop.wait(0.02):
+                    self.wfile.write(b"x")
+            case "slow":  # 10 pieces, 0.1 s apart: longer than the waiting time, but moving
+                for start in range(0, len(CONTENT), 1024):
+                    self.wfile.write(CONTENT[start : start + 1024])
+                    self.stop.wait(0.1)
+            case "endless":
+                while not self.stop.is_set():
+                    self.wfile.write(CONTENT)
+            case _:
+                self.wfile.write(CONTENT)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(Mirrors, "stop", threading.Event())
+    monkeypatch.setattr(Mirrors, "requests", [], raising=False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Mirrors) as httpd:
+        httpd.daemon_threads = True
+        threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        Mirrors.stop.set()
+        httpd.shutdown()
+
+
+def read(url: str, stall_seconds: float = 0.4) -> bytes:
+    return fetch(url, max_bytes=20_000, stall_seconds=stall_seconds)
+
+
+@pytest.mark.parametrize("way", ["good", "close", "slow"])
+def test_a_file_comes_whole(server: str, way: str) -> None:
+    started = time.monotonic()
+    assert read(f"{server}/{way}/file.gz") == CONTENT
+    if way == "slow":
+        assert time.monotonic() - started > 2 * 0.4
+
+
+@pytest.mark.parametrize(
+    ("vice", "reason"),
+    [
+        ("silent", "stalled: nothing for 0.4 s after 0 bytes"),
+        ("stalled", "stalled: nothing for 0.4 s after 5,000 bytes"),
+        ("dripping", "stalled"),
+        ("short", r"cut short: 1,000 of 10,240 bytes"),
+        ("endless", "too long: more than 20,000 bytes"),
+        ("missing", "HTTP 404 Not Found"),
+    ],
+)
+def test_an_attempt_ends_with_its_reason(server: str, vice: str, reason: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(DownloadError, match=reason):
+        read(f"{server}/{vice}/file.gz")
+    assert time.monotonic() - started < 3
+
+
+def test_no_server_and_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/file.gz"
+        with pytest.raises(DownloadError, match=r"stalled: nothing for 0\.2 s"):
+            read(address, stall_seconds=0.2)
+    with pytest.raises(DownloadError, match="refused"):
+        read(address)
+
+
+def test_a_name_look_up_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    # No socket's timeout covers this one.
+    monkeypatch.setenv("no_proxy", "*")
+    release = threading.Event()
+
+    def hang(*_: object, **__: object) -> list[object]:
+        release.wait()
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    started = time.monotonic()
+    try:
+        with pytest.raises(DownloadError, match="stalled"):
+            read("http://mirror.invalid/file.gz", stall_seconds=0.2)
+        assert time.monotonic() - started < 2
+    finally:
+        release.set()
+
+
+def test_the_next_mirror_is_tried_and_stays_first(server: str) -> None:
+    vices = ["silent", "stalled", "short", "corrupt", "missing", "good", "never-asked"]
+    mirrors = deque(f"{server}/{vice}/" for vice in vices)
+    lines: list[str] = []
+    for name in ("a.gz", "b.gz"):
+        content = download_file(
+            name, MD5, mirrors, max_bytes=20_000, stall_seconds=0.3, progress=lines.append
+        )
+        assert content == CONTENT
+    assert Mirrors.requests == [*(f"/{vice}/a.gz" for vice in vices[:-1]), "/good/b.gz"]
+    assert lines[0] == f"downloading {server}/silent/a.gz"
+    assert len(lines) == 7
+
+
+def test_every_mirrors_reason_is_told(server: str) -> None:
+    mirrors = deque(f"{server}/{vice}/" for vice in ("short", "corrupt", "missing"))
+    with pytest.raises(DownloadError) as caught:
+        download_file(
+            "a.gz", MD5, mirrors, max_bytes=20_000, stall_seconds=1, progress=lambda _: None
+        )
+    found = hashlib.md5(CONTENT[:-1] + b"?", usedforsecurity=False).hexdigest()
+    assert str(caught.value) == (
+        f"{server}/short/a.gz: cut short: 1,000 of 10,240 bytes; "
+        f"{server}/corrupt/a.gz: has MD5 {found}, expected {MD5}; "
+        f"{server}/missing/a.gz: HTTP 404 Not Found"
+    )
+
+
+def test_a_folder_can_be_a_mirror(tmp_path: Path) -> None:
+    (tmp_path / "file.gz").write_bytes(CONTENT)
+    mirror = mirror_url(tmp_path.as_uri())
+    assert read(f"{mirror}file.gz") == CONTENT
+    with pytest.raises(DownloadError, match="No such file"):
+        read(f"{mirror}other.gz")
+
+
+def test_a_mirror_must_be_an_address() -> None:
+    assert mirror_url("https://example.org/mnist//") == "https://example.org/mnist/"
+    for wrong in ("ftp://example.org/", "example.org/mnist", "", "/some/folder"):
+        with pytest.raises(UsageError, match=r"data\.mirror: .* must start with http://"):
+            mirror_url(wrong)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+
+from mnist_ce.data.idx import idx_header, read_idx, read_split, write_idx
+from mnist_ce.errors import DataError
+
+
+@pytest.mark.parametrize("shape", [(5,), (0,), (2, 3), (4, 28, 28), (0, 28, 28)])
+def test_what_is_written_is_read(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path = tmp_path / "some-idx"
+    tensor = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
+    write_idx(path, tensor)
+    read = read_idx(path)
+    assert read.dtype == torch.uint8
+    assert torch.equal(read, tensor.to(torch.uint8))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["some-idx"]
+
+
+def test_the_bytes_are_those_of_the_format(tmp_path: Path) -> None:
+    write_idx(tmp_path / "labels", torch.tensor([7, 2, 255]))
+    assert (tmp_path / "labels").read_bytes() == bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 2, 255])
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "not an IDX file"),
+        (b"\x00\x00", "not an IDX file"),
+        (b"\x1f\x8b\x08\x00 still packed", "not an IDX file"),
+        (b"\xff\xff\xff\xff\x00\x00\x00\x01\x00", "not an IDX file"),
+        (b"\x00\x00\x0d\x01\x00\x00\x00\x01\x00\x00\x00\x00", "not an IDX file"),
+        (b"\x00\x00\x08\x00", "0 dimensions"),
+        (b"\x00\x00\x08\xff" + bytes(4 * 255), "255 dimensions"),
+        (b"\x00\x00\x08\x03\x00\x00\x00\x01\x00", "within its header"),
+        # Four billion images in sixteen bytes: refused before anything is allocated.
+        (struct.pack(">4B3I", 0, 0, 8, 3, 2**32 - 1, 28, 28), "promises 3,367,254,359,296 bytes"),
+        (struct.pack(">4B3I", 0, 0, 8, 3, 2**32 - 1, 2**32 - 1, 2**32 - 1), "promises"),
+        (idx_header((3,)) + b"\x01\x02", "promises 11 bytes and it has 10"),
+        (idx_header((3,)) + b"\x01\x02\x03\x04", "promises 11 bytes and it has 12"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "damaged-idx"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_idx(path)
+    assert str(path) in str(caught.value)
+    assert reason in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="missing-idx cannot be read: No such file"):
+        read_idx(tmp_path / "missing-idx")
+    with pytest.raises(DataError, match="cannot be read: Is a directory"):
+        read_idx(tmp_path)
+
+
+def test_a_split_is_images_and_labels(tmp_path: Path) -> None:
+    images = torch.randint(0, 256, (3, 28, 28), dtype=torch.uint8)
+    write_idx(tmp_path / "images", images)
+    write_idx(tmp_path / "labels", torch.tensor([9, 0, 4]))
+    split = read_split(tmp_path / "images", tmp_path / "labels", 10)
+    assert torch.equal(split.images, images)
+    assert split.labels.dtype == torch.int64
+    assert split.labels.tolist() == [9, 0, 4]
+    assert len(split) == 3
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "reason"),
+    [
+        ((3, 28, 28), [9, 10, 4], "labels holds label 10; labels are 0 to 9"),
+        ((3, 28, 28), [9, 1], r"labels holds \[2\] labels for the 3 images of .*images"),
+        ((3, 28, 28), [[9], [1], [4]], r"labels holds \[3, 1\] labels"),
+        ((3, 27, 28), [9, 1, 4], r"images holds \[3, 27, 28\] bytes, not images"),
+        ((3,), [9, 1, 4], r"images holds \[3\] bytes, not images"),
+    ],
+)
+def test_images_and_labels_that_do_not_fit(
+    tmp_path: Path, images: tuple[int, ...], labels: list[int], reason: str
+) -> None:
+    write_idx(tmp_path / "images", torch.zeros(images, dtype=torch.uint8))
+    write_idx(tmp_path / "labels", torch.tensor(labels))
+    with pytest.raises(DataError, match=reason):
+        read_split(tmp_path / "images", tmp_path / "labels", 10)

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mnist_ce.data.splits import Dataset, Split, select_classes, split_validation
+from mnist_ce.errors import UsageError
+
+
+def numbered(labels: list[int]) -> Split:
+    """Images that carry their own position, so that one sees where they went."""
+    images = torch.zeros(len(labels), 28, 28, dtype=torch.uint8)
+    images[:, 0, 0] = torch.arange(len(labels))
+    return Split(images, torch.tensor(labels))
+
+
+@pytest.fixture
+def letters() -> Dataset:
+    train, test = numbered([2, 0, 1, 2, 3, 0]), numbered([3, 2, 1])
+    return Dataset("kmnist", train, test, ("a", "b", "c", "d"), "digest")
+
+
+def positions(split: Split) -> list[int]:
+    return split.images[:, 0, 0].tolist()
+
+
+def test_selected_classes_are_numbered_as_given(letters: Dataset) -> None:
+    chosen = select_classes(letters, [3, 2])
+    assert chosen.class_names == ("d", "c")
+    assert chosen.train.labels.tolist() == [1, 1, 0]
+    assert positions(chosen.train) == [0, 3, 4]
+    assert chosen.test.labels.tolist() == [0, 1]
+    assert positions(chosen.test) == [0, 1]
+    assert (chosen.name, chosen.digest) == ("kmnist", "digest")
+
+
+def test_all_classes_in_order_change_nothing(letters: Dataset) -> None:
+    chosen = select_classes(letters, range(4))
+    assert torch.equal(chosen.train.images, letters.train.images)
+    assert torch.equal(chosen.train.labels, letters.train.labels)
+
+
+@pytest.mark.parametrize(
+    ("classes", "reason"),
+    [
+        ([], "at least one"),
+        ([4], "kmnist has no class 4; its classes are 0 to 3"),
+        ([-1], "no class -1"),
+        ([1, 0, 1], "class 1 is given twice"),
+    ],
+)
+def test_classes_that_cannot_be_selected(letters: Dataset, classes: list[int], reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        select_classes(letters, classes)
+
+
+def test_a_validation_split_is_a_partition_in_order() -> None:
+    train = numbered([i % 10 for i in range(100)])
+    rest, validation = split_validation(train, 30, seed=5)
+    assert (len(rest), len(validation)) == (70, 30)
+    assert sorted(positions(rest) + positions(validation)) == list(range(100))
+    for part in (rest, validation):
+        assert positions(part) == sorted(positions(part))
+        assert part.labels.tolist() == [position % 10 for position in positions(part)]
+    assert positions(validation) != list(range(70, 100))
+
+
+def test_a_validation_split_follows_from_its_seed_alone() -> None:
+    train = numbered([0] * 100)
+    torch.manual_seed(1)
+    first = positions(split_validation(train, 30, seed=5)[1])
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    assert positions(split_validation(train, 30, seed=5)[1]) == first
+    assert torch.equal(torch.get_rng_state(), state)
+    assert positions(split_validation(train, 30, seed=6)[1]) != first
+
+
+def test_no_validation_split() -> None:
+    train = numbered([1, 2, 3])
+    rest, validation = split_validation(train, 0, seed=0)
+    assert torch.equal(rest.images, train.images)
+    assert validation.images.shape == (0, 28, 28)
+
+
+@pytest.mark.parametrize("size", [-1, 3, 4])
+def test_a_validation_split_that_cannot_be(size: int) -> None:
+    with pytest.raises(UsageError, match=f"validation_size is {size}; with 3 training images"):
+        split_validation(numbered([1, 2, 3]), size, seed=0)
