@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from mnist_ce.data import synthetic
+from mnist_ce.data.splits import Split
+from mnist_ce.data.strokes import STYLES, Style, spline_matrix
+from mnist_ce.data.synthetic import generate, load_synthetic
+
+SMALL = {"train": (60, 1), "t10k": (20, 2)}
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Small splits, a cache of the test's own, and a list for the progress lines."""
+    monkeypatch.setattr(synthetic, "_SPLITS", SMALL)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return []
+
+
+def same(one: Split, other: Split) -> bool:
+    return torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+
+
+def test_every_digit_has_several_ways_of_writing() -> None:
+    for digit in range(10):
+        assert sum(style.digit == digit for style in STYLES) >= 4
+
+
+@pytest.mark.parametrize("style", STYLES[::5], ids=lambda style: str(style.digit))
+def test_a_spline_goes_through_the_ends_of_each_piece(style: Style) -> None:
+    matrix = spline_matrix(style)
+    torch.testing.assert_close(matrix.sum(dim=1), torch.ones(len(matrix)))
+    path = matrix @ torch.tensor(style.points)
+    for piece in style.pieces:
+        for end in (piece[0], piece[-1]):
+            assert float((path - torch.tensor(end)).norm(dim=1).min()) < 1e-5
+
+
+def test_shapes_dtypes_and_an_even_share_of_each_digit() -> None:
+    digits = generate(207, seed=5)
+    assert digits.images.shape == (207, 28, 28)
+    assert digits.images.dtype == torch.uint8
+    assert digits.labels.dtype == torch.int64
+    assert digits.labels.bincount(minlength=10).tolist() == [21] * 7 + [20] * 3
+    assert digits.labels.tolist() != sorted(digits.labels.tolist())
+    assert len(generate(0, seed=5)) == 0
+
+
+def test_digits_are_normalised_as_mnist_is() -> None:
+    """The longer side is 20 pixels, the centre of mass within half a pixel of pixel 14."""
+    images = generate(1000, seed=3).images
+    ink = images > 0
+    sides = torch.maximum(ink.any(dim=1).sum(dim=1), ink.any(dim=2).sum(dim=1))
+    assert int(sides.max()) <= 20
+    assert float((sides >= 19).float().mean()) > 0.97
+    weights = images.double() / images.double().sum(dim=(1, 2), keepdim=True)
+    for dim in (1, 2):
+        centres = weights.sum(dim=3 - dim) @ torch.arange(28.0, dtype=torch.float64)
+        within = (centres > 13.499) & (centres < 14.501)
+        assert float(within.float().mean()) > 0.99  # the rest would leave the field
+        assert float((centres - 14).abs().max()) < 1.5
+
+
+def test_ink_is_bright_antialiased_and_about_as_much_as_in_handwriting() -> None:
+    images = generate(1000, seed=3).images
+    assert 0.08 < float(images.float().mean()) / 255 < 0.18
+    assert int(images.flatten(1).amax(dim=1).median()) == 255
+    grey = (images > 0) & (images < 255)
+    assert 0.2 < float(grey.sum() / (images > 0).sum()) < 0.8
+
+
+def test_a_seed_decides_everything_and_threads_nothing() -> None:
+    num_threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = generate(300, seed=7)
+        torch.set_num_threads(2)
+        torch.manual_seed(123)  # the global generator plays no part
+        state = torch.get_rng_state()
+        again = generate(300, seed=7)
+        assert torch.get_num_threads() == 2
+        assert torch.equal(torch.get_rng_state(), state)
+    finally:
+        torch.set_num_threads(num_threads)
+    assert same(one, again)
+    assert not torch.equal(one.images, generate(300, seed=8).images)
+
+
+def test_no_two_digits_are_alike() -> None:
+    assert len({image.numpy().tobytes() for image in generate(500, seed=1).images}) == 500
+
+
+def test_a_simple_classifier_can_learn_them() -> None:
+    """Nearest class mean, far above the 10 % of chance: the labels belong to the images."""
+    train, test = generate(2000, seed=1), generate(500, seed=2)
+    means = torch.stack([train.images[train.labels == k].float().mean(dim=0) for k in range(10)])
+    distances = torch.cdist(test.images.float().flatten(1), means.flatten(1))
+    assert float((distances.argmin(dim=1) == test.labels).float().mean()) > 0.6
+
+
+def test_they_are_kept_and_read_again(tmp_path: Path, lines: list[str]) -> None:
+    first = load_synthetic(tmp_path / "data", progress=lines.append)
+    assert [len(split) for split in first] == [60, 20]
+    assert not same(*first)
+    assert len(lines) == 1
+    second = load_synthetic(tmp_path / "data", progress=lines.append)
+    assert len(lines) == 1  # nothing was drawn
+    assert same(first[0], second[0])
+    assert same(first[1], second[1])
+    assert second[0].images.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+@pytest.mark.parametrize("damage", ["cut", "altered", "missing"])
+def test_damaged_files_are_drawn_again(
+    tmp_path: Path, lines: list[str], name: str, damage: str
+) -> None:
+    train, _ = load_synthetic(tmp_path)
+    path = tmp_path / "synthetic" / name
+    whole = path.read_bytes()
+    match damage:
+        case "cut":
+            path.write_bytes(whole[:-1])
+        case "altered":
+            path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        case "missing":
+            path.unlink()
+    assert same(load_synthetic(tmp_path, progress=lines.append)[0], train)
+    assert len(lines) == 1
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("record", ["", "{}", "not json", "[1]", "\xff"])
+def test_a_damaged_record_means_drawing_again(
+    tmp_path: Path, lines: list[str], record: str
+) -> None:
+    train, _ = load_synthetic(tmp_path)
+    (tmp_path / "synthetic" / "synthetic.json").write_text(record, encoding="latin-1")
+    assert same(load_synthetic(tmp_path, progress=lines.append)[0], train)
+    assert len(lines) == 1
+
+
+def test_another_version_is_drawn_again(
+    tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_synthetic(tmp_path)
+    monkeypatch.setattr(synthetic, "GENERATOR_VERSION", synthetic.GENERATOR_VERSION + 1)
+    load_synthetic(tmp_path, progress=lines.append)
+    load_synthetic(tmp_path, progress=lines.append)
+    assert len(lines) == 1
+
+
+def test_the_cache_serves_where_the_folder_cannot_be_written(
+    tmp_path: Path, lines: list[str]
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    train, _ = load_synthetic(blocked, progress=lines.append)
+    assert (tmp_path / "cache" / "mnist-ce" / "synthetic" / "synthetic.json").is_file()
+    assert str(blocked) in lines[-1]
+    lines.clear()
+    assert same(load_synthetic(blocked, progress=lines.append)[0], train)
+    assert lines == []
+
+
+def test_they_are_drawn_even_where_nothing_can_be_written(
+    tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    train, _ = load_synthetic(blocked, progress=lines.append)
+    assert len(train) == 60
+    assert len(lines) == 3
+
+
+def test_reading_beside_writing_gives_all_or_nothing(tmp_path: Path, lines: list[str]) -> None:
+    """What another process writes at the same time is never half seen."""
+    folder = tmp_path / "synthetic"
+    train, test = load_synthetic(tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        writers = [pool.submit(synthetic._write, folder, train, test) for _ in range(8)]
+        readers = [pool.submit(synthetic._read, folder) for _ in range(40)]
+        for writer in writers:
+            writer.result()
+        for reader in readers:
+            stored = reader.result()
+            assert stored is not None
+            assert same(stored[0], train)
+    assert len(list(folder.iterdir())) == 5  # four files and the record
