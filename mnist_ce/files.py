@@ -10,6 +10,7 @@ from pathlib import Path
 
 __all__ = [
     "cache_dir",
+    "check_writable",
     "md5_of",
     "one_line",
     "repository_root",
@@ -54,6 +55,19 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     _flush_directory(path.parent)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise OSError if a folder could not be made or written, without trying it.
+
+    A folder without write permission for anybody is taken at its word, by root too, whom the system
+    would let write: someone has marked it as not to be changed.
+    """
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(f"{existing} is not a folder")
+    if not existing.stat().st_mode & 0o222 or not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(f"{existing} cannot be written")
 
 
 def md5_of(path: Path) -> str:

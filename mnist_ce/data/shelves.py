@@ -18,7 +18,7 @@ from pathlib import Path
 from mnist_ce.data.download import DownloadError, download_file
 from mnist_ce.data.sources import Source, SourceFile, md5_of_bytes
 from mnist_ce.errors import DataError
-from mnist_ce.files import cache_dir, md5_of, one_line, write_atomically
+from mnist_ce.files import cache_dir, check_writable, md5_of, one_line, write_atomically
 
 __all__ = ["Shelves"]
 
@@ -65,7 +65,7 @@ class Shelves:
         refusals = []
         for root in roots:
             try:
-                _check_writable(root)  # it says more than folders that were made in it later
+                check_writable(root)  # it says more than folders that were made in it later
                 for file in self.source.files:
                     self._fill(self.source.raw_folder(root), file)
             except OSError as error:
@@ -86,7 +86,7 @@ class Shelves:
         path = folder / file.name
         if self._is_verified(path, file):
             return
-        _check_writable(folder)  # before a download, whose result would be lost
+        check_writable(folder)  # before a download, whose result would be lost
         content = self._find(file)
         folder.mkdir(parents=True, exist_ok=True)
         if path.is_file() and md5_of(path) != md5_of_bytes(content):
@@ -197,19 +197,6 @@ class Shelves:
         if path not in self.problems:
             self.problems[path] = problem
             self.warn(f"{path} {problem} and is not used")
-
-
-def _check_writable(folder: Path) -> None:
-    """Raise OSError if a folder could not be made or written, without trying it.
-
-    A folder without write permission for anybody is taken at its word, by root too, whom the system
-    would let write: someone has marked it as not to be changed.
-    """
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not existing.is_dir():
-        raise NotADirectoryError(f"{existing} is not a folder")
-    if not existing.stat().st_mode & 0o222 or not os.access(existing, os.W_OK | os.X_OK):
-        raise PermissionError(f"{existing} cannot be written")
 
 
 def _md5_path(path: Path) -> Path:

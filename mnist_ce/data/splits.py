@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from mnist_ce.device import derived_generator
 from mnist_ce.errors import UsageError
 
 __all__ = ["Dataset", "Split", "select_classes", "split_validation"]
@@ -100,7 +101,7 @@ def split_validation(train: Split, size: int, seed: int) -> tuple[Split, Split]:
     Args:
         train: The training images.
         size: How many images to set aside; 0 gives an empty validation split.
-        seed: Any integer that `torch.Generator.manual_seed` takes.
+        seed: The run's seed, not negative.
 
     Returns:
         The remaining training split and the validation split.
@@ -113,7 +114,7 @@ def split_validation(train: Split, size: int, seed: int) -> tuple[Split, Split]:
             f"data.validation_size is {size}; with {len(train)} training images it must be from 0 "
             f"to {len(train) - 1}"
         )
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(train), generator=derived_generator(seed, "validation"))
     set_aside = torch.zeros(len(train), dtype=torch.bool)
     set_aside[order[:size]] = True
     return (
