@@ -48,17 +48,24 @@ def shape_of(digit: Digit, side: int, weight: float | None, rng: Rng) -> Float:
         # an exact distance again, where padding only guessed it
         outside = distance < 0
         distance[outside] = 0.5 - ndimage.distance_transform_edt(outside)[outside]
-        # never thinner than what leaves a line
-        distance = distance + max((weight * work - now) / 2, -0.42 * now)
-    scale = side / work
-    cover = ndimage.zoom(distance, scale, order=1) * scale if side >= work else None
-    if cover is None:
+        moved = distance + (weight * work - now) / 2
+        # where thinning would break the line, a line of that width along the ridge holds it
+        smooth = ndimage.gaussian_filter(np.maximum(distance, 0), 1.5)
+        crest = (smooth >= ndimage.maximum_filter(smooth, 3) - 0.05) & (distance > 2)
+        if crest.any():
+            along = weight * work / 2 - ndimage.distance_transform_edt(~crest)
+            moved = np.maximum(moved, along)
+        distance = moved
+    rows, columns = np.flatnonzero(distance.max(1) > 0), np.flatnonzero(distance.max(0) > 0)
+    distance = distance[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = side / max(distance.shape)
+    if scale >= 1:
+        out = np.clip(ndimage.zoom(distance, scale, order=1) * scale + 0.5, 0, 1)
+    else:
         fine = np.clip(distance + 0.5, 0, 1)
         size = (max(1, round(fine.shape[1] * scale)), max(1, round(fine.shape[0] * scale)))
         reduced = Image.fromarray(fine.astype(np.float32)).resize(size, Image.Resampling.BOX)
         out = np.asarray(reduced, dtype=float)
-    else:
-        out = np.clip(cover + 0.5, 0, 1)
     rows, columns = np.flatnonzero(out.max(1) > 0.2), np.flatnonzero(out.max(0) > 0.2)
     return np.asarray(out[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
 
@@ -66,6 +73,7 @@ def shape_of(digit: Digit, side: int, weight: float | None, rng: Rng) -> Float:
 def put(cover: Float, shape: tuple[int, int], y: float, x: float) -> Float:
     """The coverage on a field of ``shape``, at a relative place (0 is top or left, 1 the other)."""
     field = np.zeros(shape)
+    cover = cover[: shape[0], : shape[1]]
     top = round(y * (shape[0] - cover.shape[0]))
     left = round(x * (shape[1] - cover.shape[1]))
     field[top : top + cover.shape[0], left : left + cover.shape[1]] = cover

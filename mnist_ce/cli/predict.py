@@ -1,0 +1,210 @@
+"""`mnist-ce predict`."""
+
+from __future__ import annotations
+
+import csv
+import json as json_module
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mnist_ce.cli import options
+from mnist_ce.cli.options import Traceback, is_terminal, note
+
+if TYPE_CHECKING:
+    from mnist_ce.prediction import Prediction
+
+FIELDS = ("path", "index", "label", "class_name", "probability", "top_k", "status", "reason")
+MANY = 200  # pictures from which starting processes and drawing a bar pays
+
+
+def predict(
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="Pictures, folders of pictures, glob patterns, or - for stdin.",
+            show_default=False,
+        ),
+    ],
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="A run's name or folder, a state_dict file, or 'pretrained'.",
+            metavar="FILE",
+            show_default="the newest finished run, else the shipped weights",
+        ),
+    ] = None,
+    multi: Annotated[
+        bool, typer.Option("--multi", help="Read every digit of a row, from left to right.")
+    ] = False,
+    top_k: Annotated[int, typer.Option(min=1, help="Likeliest classes to list.")] = 3,
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Reject answers less probable than this.",
+            show_default="a score that tells digits from other things",
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a JSON object per line.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
+    save_inputs: Annotated[
+        Path | None,
+        typer.Option(help="Write what the network saw, 28×28 PNGs.", metavar="DIR"),
+    ] = None,
+    stages: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a strip of every stage as a PNG, one per picture (a file for one picture).",
+            metavar="DIR or FILE",
+        ),
+    ] = None,
+    input_mean: options.InputMean = 0.0,
+    input_std: options.InputStd = 1.0,
+    output: options.Output = "checkpoints",
+    device: options.Device = "cpu",
+    threads: options.Threads = 0,
+    traceback: Traceback = False,
+) -> None:
+    """Read the digits in pictures: scans, photographs, drawings.
+
+    A picture that shows no single digit is told as rejected; that is an answer
+    (exit code 0). One that cannot be read is named on stderr (exit code 1).
+
+    Examples:
+      mnist-ce predict photo.jpg
+
+      mnist-ce predict scans/ --csv > answers.csv
+
+      mnist-ce predict postcode.png --multi
+    """
+    if json + jsonl + as_csv > 1:
+        raise typer.BadParameter("choose one of --json, --jsonl and --csv")
+    from mnist_ce.preprocessing import Workers, find_pictures
+
+    sources = list(find_pictures(images))
+    many = len(sources) >= MANY
+    with Workers((threads or os.cpu_count() or 1) if many else 1) as workers:
+        from mnist_ce.device import use_threads
+        from mnist_ce.prediction import predict_each
+        from mnist_ce.trained import load_model
+
+        trained = load_model(checkpoint, output)
+        note(f"checkpoint {trained.path}")
+        with use_threads(threads):
+            records = predict_each(
+                (sys.stdin.buffer.read() if path is None else path for path in sources),
+                checkpoint=trained,
+                top_k=top_k,
+                multi=multi,
+                min_confidence=min_confidence,
+                input_mean=input_mean,
+                input_std=input_std,
+                device=device,
+                workers=workers,
+                keep_stages=stages is not None,
+            )
+            if save_inputs is not None or stages is not None:
+                records = _saving(records, save_inputs, stages, single=len(sources) == 1)
+            records = _watched(records, len(sources) if many and is_terminal() else 0)
+            num_errors = _print(records, json=json, jsonl=jsonl, as_csv=as_csv)
+    if num_errors:
+        raise typer.Exit(1)
+
+
+def _watched(records: Iterator[Prediction], total: int) -> Iterator[Prediction]:
+    """Name what could not be read on stderr, and draw a bar over a long list (`total` > 0)."""
+    bar: Any = None
+    if total:
+        from tqdm import tqdm
+
+        bar = tqdm(total=total, unit=" pictures", leave=False, dynamic_ncols=True)
+    try:
+        for record in records:
+            if record.path is None:
+                record = replace(record, path="-")
+            if bar is not None and record.index == 0:
+                bar.update()
+            if record.status == "error":
+                if bar is not None:
+                    bar.clear()
+                typer.echo(
+                    f"{typer.style('error:', fg='red', bold=True)} {record.reason}", err=True
+                )
+            yield record
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def _saving(
+    records: Iterator[Prediction], inputs: Path | None, stages: Path | None, *, single: bool
+) -> Iterator[Prediction]:
+    """Write what the network saw and the strips of stages, numbered so that no name collides."""
+    from PIL import Image
+
+    from mnist_ce.preprocessing import draw_strip
+
+    one_file = stages is not None and single and stages.suffix.lower() == ".png"
+    for folder in (inputs, None if one_file else stages):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+    number = 0
+    for record in records:
+        number += record.index == 0
+        stem = f"{number:05d}-{Path(record.path or '-').stem}"
+        if inputs is not None and record.glyph is not None:
+            Image.fromarray(record.glyph).save(inputs / f"{stem}-{record.index}.png")
+        if stages is not None and record.stages:
+            strip = draw_strip(record.stages)
+            strip.save(stages if one_file else stages / f"{stem}-stages.png", "PNG")
+        yield record
+
+
+def _print(records: Iterator[Prediction], *, json: bool, jsonl: bool, as_csv: bool) -> int:
+    """Print the records as they come, in one of the formats, and return the number of errors."""
+    if hasattr(sys.stdout, "reconfigure"):  # names of files need not be valid text
+        sys.stdout.reconfigure(errors="surrogateescape")
+    num_errors = 0
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    if as_csv:
+        table.writerow(FIELDS)
+    separator = "[\n"
+    for record in records:
+        num_errors += record.status == "error"
+        row = record.to_dict()
+        if json or jsonl:
+            text = json_module.dumps(row, ensure_ascii=False, allow_nan=False)
+            sys.stdout.write(separator + text if json else text + "\n")
+            separator = ",\n"
+        elif as_csv:
+            row["top_k"] = " ".join(f"{k['label']}:{k['probability']:.6f}" for k in row["top_k"])
+            table.writerow(["" if row[field] is None else row[field] for field in FIELDS])
+        else:
+            sys.stdout.write(_line(record) + "\n")
+    if json:
+        sys.stdout.write("[]\n" if separator == "[\n" else "\n]\n")
+    sys.stdout.flush()
+    return num_errors
+
+
+def _line(record: Prediction) -> str:
+    """Return a record for people."""
+    path = "".join(c if c.isprintable() else repr(c)[1:-1] for c in record.path or "-")
+    place = f" [{record.index}]" if record.index else ""
+    if record.status == "error":
+        return f"{'error':>8}           {path}"
+    if record.label is None:
+        return f"{'-':>8}           {path}{place}  ({record.reason})"
+    others = ", ".join(f"{k['class_name']} {k['probability']:.1%}" for k in record.top_k[1:])
+    name = record.class_name if record.status == "ok" else f"({record.class_name}?)"
+    tail = f"  ({record.reason})" if record.reason else f"  ({others})" if others else ""
+    return f"{name:>8}  {record.probability:7.1%}  {path}{place}{tail}"

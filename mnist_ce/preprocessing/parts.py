@@ -1,0 +1,219 @@
+"""Which connected pieces of ink make up a digit, and which are dirt, edges or other digits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from mnist_ce.preprocessing.ink import Ink
+
+__all__ = ["Group", "Part", "find_parts", "group_parts", "main_group"]
+
+MAX_PARTS = 400
+
+
+@dataclass(frozen=True)
+class Part:
+    """One connected piece of ink.
+
+    Args:
+        label: Its number in the labelled picture.
+        top: First row, and so on: bottom and right are exclusive.
+        left: First column.
+        bottom: Behind the last row.
+        right: Behind the last column.
+        area: In pixels.
+        stroke: Mean width of its lines in pixels, 2 × area / outline.
+        touch: The share of its outline that lies on the picture's border.
+        level: Its mean ink level.
+        score: How much it looks like (a piece of) the digit that the picture shows.
+    """
+
+    label: int
+    top: int
+    left: int
+    bottom: int
+    right: int
+    area: int
+    stroke: float
+    touch: float
+    level: float
+    score: float
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        """In pixels."""
+        return self.right - self.left
+
+    @property
+    def size(self) -> int:
+        """The longer side."""
+        return max(self.height, self.width)
+
+
+@dataclass
+class Group:
+    """The parts of one digit."""
+
+    parts: list[Part] = field(default_factory=list)
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """(top, left, bottom, right), the latter two exclusive."""
+        return (
+            min(p.top for p in self.parts),
+            min(p.left for p in self.parts),
+            max(p.bottom for p in self.parts),
+            max(p.right for p in self.parts),
+        )
+
+    @property
+    def score(self) -> float:
+        """The sum of the parts' scores."""
+        return sum(p.score for p in self.parts)
+
+    @property
+    def size(self) -> int:
+        """The longer side of the box."""
+        top, left, bottom, right = self.box
+        return max(bottom - top, right - left)
+
+
+def find_parts(ink: Ink) -> tuple[NDArray[np.int32], list[Part]]:
+    """Label the connected ink and measure each piece.
+
+    Returns:
+        int32 [h, w] of labels, and the parts from the best to the worst score, dirt left out.
+    """
+    labels, count = ndimage.label(ink.mask, np.ones((3, 3)))
+    if count == 0:
+        return labels, []
+    height, width = labels.shape
+    areas = np.bincount(labels.ravel(), minlength=count + 1)
+    areas[0] = 0
+    padded = np.pad(ink.mask, 1)  # beyond the border is paper
+    edge = ink.mask & ~(padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
+    outlines = np.bincount(labels[edge], minlength=count + 1)
+    rim = np.concatenate([labels[0], labels[-1], labels[1:-1, 0], labels[1:-1, -1]])
+    touches = np.bincount(rim, minlength=count + 1)
+    sums = np.bincount(labels.ravel(), ink.levels.ravel(), minlength=count + 1)
+    boxes = ndimage.find_objects(labels)
+    wanted = np.argsort(areas[1:])[::-1][:MAX_PARTS] + 1
+    longer = max(height, width)
+    parts = []
+    for label in wanted:
+        area = int(areas[label])
+        if area < 4:
+            break
+        rows, columns = boxes[label - 1]
+        size = max(rows.stop - rows.start, columns.stop - columns.start)
+        stroke = 2 * area / max(1, int(outlines[label]))
+        touch = touches[label] / max(1, int(outlines[label]))
+        off = np.hypot(
+            (rows.start + rows.stop) / 2 / height - 0.5,
+            (columns.start + columns.stop) / 2 / width - 0.5,
+        )
+        level = sums[label] / area
+        likeness = (
+            min(1.0, (0.22 * size / stroke) ** 3)  # a blob is no stroke
+            * (1 - 0.6 * off)
+            * (1 - min(0.9, 4 * touch))
+            * min(1.0, level) ** 0.5
+        )
+        parts.append(
+            Part(
+                int(label), rows.start, columns.start, rows.stop, columns.stop, area, stroke,
+                float(touch), float(level), float(likeness * (size + area**0.5) / longer),
+            )
+        )  # fmt: skip
+    parts.sort(key=lambda part: -part.score)
+    return labels, parts
+
+
+def gap(a: Part, b: Part) -> tuple[int, int]:
+    """Distances between two boxes down and across; negative where they overlap."""
+    return (
+        max(a.top, b.top) - min(a.bottom, b.bottom),
+        max(a.left, b.left) - min(a.right, b.right),
+    )
+
+
+def belong(a: Part, b: Part, size: int) -> bool:
+    """Whether two parts are pieces of one digit of about this size."""
+    down, across = gap(a, b)
+    reach = 0.07 * size + 0.5 * min(a.stroke, b.stroke)
+    if max(down, 0) + max(across, 0) <= reach:
+        return True
+    overlap = -across / max(1, min(a.width, b.width))
+    return overlap > 0.5 and down <= 0.3 * size
+
+
+def group_parts(parts: list[Part], shape: tuple[int, int]) -> list[Group]:
+    """Gather parts into digits, best first, and leave out what is none.
+
+    Args:
+        parts: As `find_parts` gives them.
+        shape: (height, width) of the picture.
+    """
+    if not parts:
+        return []
+    parts = _without_frames(parts, shape)
+    best = parts[0]
+    real = [
+        p
+        for p in parts
+        if p is best
+        or (
+            p.area >= 0.02 * best.area
+            and p.size >= 0.1 * best.size
+            and p.stroke >= 0.3 * best.stroke
+            and not (p.touch > 0.12 and p.score < best.score)
+        )
+    ]
+    groups: list[Group] = []
+    for part in real:
+        joined = [
+            g for g in groups if any(belong(part, q, max(q.size, part.size)) for q in g.parts)
+        ]
+        merged = Group([part])
+        for other in joined:
+            merged.parts.extend(other.parts)
+            groups.remove(other)
+        groups.append(merged)
+    groups.sort(key=lambda group: -group.score)
+    return groups
+
+
+def _without_frames(parts: list[Part], shape: tuple[int, int]) -> list[Part]:
+    """Drop printed boxes around the digit: thin outlines that hold another good part."""
+    kept = []
+    for part in parts:
+        fill = part.area / (part.height * part.width)
+        spans = part.height > 0.55 * shape[0] and part.width > 0.55 * shape[1]
+        inside = [
+            p
+            for p in parts
+            if p is not part
+            and p.top > part.top
+            and p.left > part.left
+            and p.bottom < part.bottom
+            and p.right < part.right
+            and p.size > 0.25 * part.size
+        ]
+        if spans and fill < 0.25 and inside:
+            continue
+        kept.append(part)
+    return kept
+
+
+def main_group(groups: list[Group]) -> Group:
+    """The group that the picture is about."""
+    return groups[0]

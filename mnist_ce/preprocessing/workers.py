@@ -1,0 +1,128 @@
+"""Read and prepare many pictures, in order, on several processes, in bounded memory."""
+
+from __future__ import annotations
+
+import signal
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_ce.errors import ImageError
+from mnist_ce.preprocessing.digits import Digit, Finding, find_digits, whole_picture
+from mnist_ce.preprocessing.reading import Picture, open_picture
+
+__all__ = ["Options", "Prepared", "Workers", "prepare"]
+
+CHUNK = 16  # pictures per message between processes
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to make of each picture.
+
+    Args:
+        crop: Look for digits; otherwise the whole picture is brought to 28×28.
+        multi: Look for a row of digits.
+        keep_stages: Keep the picture after each stage.
+    """
+
+    crop: bool = True
+    multi: bool = False
+    keep_stages: bool = False
+
+
+@dataclass
+class Prepared:
+    """A picture made ready for the network.
+
+    Args:
+        digits: The digits found, or the whole picture as the only one.
+        num_found: How many digits there seem to be.
+        stages: See `Finding`.
+        error: Why it could not be read; None where it could.
+    """
+
+    digits: list[Digit] = field(default_factory=list)
+    num_found: int = 0
+    stages: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    error: str | None = None
+
+
+def prepare(source: Picture, options: Options) -> Prepared:
+    """Read one picture and find what is in it; that it cannot be read is told, not raised."""
+    try:
+        image = open_picture(source)
+        finding = (
+            find_digits(image, multi=options.multi, keep_stages=options.keep_stages)
+            if options.crop
+            else Finding([whole_picture(image)], 1)
+        )
+    except ImageError as error:
+        return Prepared(error=str(error))
+    except MemoryError:
+        name = source if isinstance(source, (str, Path)) else "the picture"
+        return Prepared(error=f"{name} does not fit into memory")
+    return Prepared(finding.digits, finding.num_found, finding.stages)
+
+
+def _prepare_chunk(sources: list[Picture], options: Options) -> list[Prepared]:
+    return [prepare(source, options) for source in sources]
+
+
+def _leave_signals() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+
+
+class Workers:
+    """A pool of processes that prepare pictures, or none at all.
+
+    Args:
+        num_processes: How many; 0 or 1 does the work here.
+    """
+
+    def __init__(self, num_processes: int = 0) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+        self._ahead = 0
+        if num_processes > 1:
+            # not fork: torch's threads may hold locks that a forked child would wait for
+            self._pool = ProcessPoolExecutor(
+                num_processes, mp_context=get_context("spawn"), initializer=_leave_signals
+            )
+            self._ahead = 4 * num_processes
+            for _ in range(num_processes):  # start them now, while the parent loads the network
+                self._pool.submit(_prepare_chunk, [], Options())
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=kind is None, cancel_futures=True)
+
+    def prepare_all(self, sources: Iterable[Picture], options: Options) -> Iterator[Prepared]:
+        """Yield what was made of each source, in order, reading only a little ahead."""
+        if self._pool is None:
+            for source in sources:
+                yield prepare(source, options)
+            return
+        remaining = iter(sources)
+        waiting: deque[Future[list[Prepared]]] = deque()
+        while True:
+            while len(waiting) < self._ahead and (chunk := list(islice(remaining, CHUNK))):
+                waiting.append(self._pool.submit(_prepare_chunk, chunk, options))
+            if not waiting:
+                return
+            yield from waiting.popleft().result()
