@@ -106,10 +106,10 @@ def test_both_shapes_agree_and_out_may_be_the_images(images: Tensor) -> None:
 
 def test_switching_one_distortion_leaves_the_others(images: Tensor) -> None:
     generators = [torch.Generator().manual_seed(1) for _ in range(2)]
-    uniform = torch.linspace(-1, 1, 7).repeat(3, 1).T
+    uniform = torch.linspace(-1, 1, 6).repeat(3, 1).T
     without = dataclasses.replace(FULL, elastic_pixels=0)
-    affine = augment._coefficients(without, uniform, generators[0])
-    full = augment._coefficients(FULL, uniform, generators[1])
+    affine = augment._compose(without, uniform, generators[0])
+    full = augment._compose(FULL, uniform, generators[1])
     assert torch.equal(full[:, :, :3], affine)
 
 
@@ -130,19 +130,19 @@ def test_a_constant_elastic_field_is_a_shift(images: Tensor) -> None:
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_angle_turns_the_image(images: Tensor, sign: int) -> None:
-    uniform = torch.zeros(7, 1)
+    uniform = torch.zeros(6, 1)
     uniform[0] = sign
     quarter = Augment(rotation_degrees=90)
-    coefficients = augment._coefficients(quarter, uniform, torch.Generator())
+    coefficients = augment._compose(quarter, uniform, torch.Generator())
     picture = images[0].view(28, 28)
     turned = augment._resample(picture.view(1, 1, 28, 28), coefficients, 6).view(28, 28)
     torch.testing.assert_close(turned, torch.rot90(picture, sign), atol=1e-4, rtol=0)
 
 
 def test_scale_above_one_enlarges() -> None:
-    uniform = torch.zeros(7, 1)
+    uniform = torch.zeros(6, 1)
     uniform[1] = 1  # width only
-    coefficients = augment._coefficients(Augment(scale=0.5), uniform, torch.Generator())
+    coefficients = augment._compose(Augment(scale=0.5), uniform, torch.Generator())
     square = torch.zeros(1, 1, 28, 28)
     square[..., 8:20, 8:20] = 1  # 12 × 12 around the centre
     stretched = augment._resample(square, coefficients, 6)[0, 0]
@@ -162,10 +162,10 @@ def test_shifts_have_the_stated_range() -> None:
 
 
 def test_elastic_strength_is_in_pixels() -> None:
-    uniform = torch.zeros(7, 4000)
+    uniform = torch.zeros(6, 4000)
     strengths = Augment(elastic_pixels=0.7, elastic_grid=5)
     generator = torch.Generator().manual_seed(0)
-    coefficients = augment._coefficients(strengths, uniform, generator)
+    coefficients = augment._compose(strengths, uniform, generator)
     displacement = coefficients[:, 0, 3:] @ augment._basis(5, 25, torch.device("cpu"))[3:] * 13.5
     corner, between = displacement[:, 0], displacement.view(-1, 28, 28)[:, 3:25, 3:25]
     assert corner.std().item() == pytest.approx(0.7, rel=0.05)

@@ -48,8 +48,6 @@ class Augment:
             in pixels (normal).
         elastic_grid: control points per side, spread evenly from edge to edge; the displacement
             between them is interpolated bicubically.
-        stroke: largest change of stroke weight: the fraction of the way to a dilation (thicker) or
-            erosion (thinner) by one pixel (uniform).
     """
 
     rotation_degrees: float = 0.0
@@ -58,17 +56,12 @@ class Augment:
     shift_pixels: float = 0.0
     elastic_pixels: float = 0.0
     elastic_grid: int = 6
-    stroke: float = 0.0
 
     @property
     def enabled(self) -> bool:
         """Whether any strength is above 0."""
-        return self._moves or self.stroke != 0
-
-    @property
-    def _moves(self) -> bool:
-        geometric = (self.rotation_degrees, self.scale, self.shear, self.shift_pixels)
-        return any(geometric) or self.elastic_pixels != 0
+        affine = (self.rotation_degrees, self.scale, self.shear, self.shift_pixels)
+        return any(affine) or self.elastic_pixels != 0
 
 
 def generator_seed(seed: int, step: int) -> int:
@@ -110,22 +103,21 @@ def distort(
     if not strengths.enabled:
         return images if out is None else out.copy_(images)
     generator = torch.Generator().manual_seed(generator_seed(seed, step))
-    # Seven uniform numbers in [-1, 1) an image, drawn whichever strengths are on, so that switching
-    # one distortion leaves the others as they were.
-    uniform = torch.rand(7, len(images), generator=generator).mul_(2).sub_(1)
-    pictures = images.view(-1, 1, _SIDE, _SIDE)
-    if strengths.stroke:
-        weight = (strengths.stroke * uniform[6]).to(images.device)
-        pictures = _change_stroke(pictures, weight.view(-1, 1, 1, 1))
-    if strengths._moves:
-        coefficients = _coefficients(strengths, uniform, generator).to(images.device)
-        pictures = _resample(pictures, coefficients, strengths.elastic_grid)
+    coefficients = _coefficients(strengths, len(images), generator).to(images.device)
+    distorted = _resample(images.view(-1, 1, _SIDE, _SIDE), coefficients, strengths.elastic_grid)
     # Rounding can carry an interpolated value a hair past 1.
-    return torch.clamp(pictures.view(images.shape), 0.0, 1.0, out=out)
+    return torch.clamp(distorted.view(images.shape), 0.0, 1.0, out=out)
 
 
-def _coefficients(strengths: Augment, uniform: Tensor, generator: torch.Generator) -> Tensor:
+def _coefficients(strengths: Augment, batch_size: int, generator: torch.Generator) -> Tensor:
     """Random `[batch, 2, 3 + n²]` coefficients of source(p); the rows are x and y, in pixels."""
+    # In [-1, 1), drawn whichever strengths are on: switching one leaves the others as they were.
+    uniform = torch.rand(6, batch_size, generator=generator).mul_(2).sub_(1)
+    return _compose(strengths, uniform, generator)
+
+
+def _compose(strengths: Augment, uniform: Tensor, generator: torch.Generator) -> Tensor:
+    """Coefficients for given uniform numbers `[6, batch]`: angle, scales, slant and shifts."""
     batch_size = uniform.shape[1]
     num_points = strengths.elastic_grid**2 if strengths.elastic_pixels else 0
     coefficients = torch.empty(batch_size, 2, _NUM_AFFINE + num_points)
@@ -174,14 +166,3 @@ def _resample(pictures: Tensor, coefficients: Tensor, elastic_grid: int) -> Tens
     return functional.grid_sample(
         pictures, grid, mode="bilinear", padding_mode="zeros", align_corners=True
     )
-
-
-def _change_stroke(pictures: Tensor, weight: Tensor) -> Tensor:
-    """Blend `[batch, 1, 28, 28]` with its dilation (weight > 0) or erosion (weight < 0)."""
-    padded = functional.pad(pictures, (0, 1, 0, 1))
-    wide = torch.maximum(padded[..., :-1], padded[..., 1:])
-    thick = torch.maximum(wide[..., :-1, :], wide[..., 1:, :])
-    narrow = torch.minimum(padded[..., :-1], padded[..., 1:])
-    thin = torch.minimum(narrow[..., :-1, :], narrow[..., 1:, :])
-    target = torch.where(weight > 0, thick, thin)
-    return torch.lerp(pictures, target, weight.abs())
