@@ -115,6 +115,29 @@ class Run:
         writer.writerows(rows)
         write_atomically(self.metrics_path, text.getvalue())
 
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return the rows of `metrics.csv`, with None for what was not measured; none, no file.
+
+        Raises:
+            RunError: If the file is not such a table.
+        """
+        path = self.metrics_path
+        try:
+            if not path.is_file():
+                return []
+            if path.stat().st_size > MAX_RECORD_BYTES:
+                raise RunError(f"{path} is too large for a run's metrics")
+            table = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+            return [
+                {key: _number(key, text) for key, text in row.items() if key in _COLUMNS}
+                for row in table
+                if row["epoch"]  # a KeyError where there is no such column
+            ]
+        except OSError as error:
+            raise RunError(f"{path} cannot be read: {one_line(error)}") from None
+        except (ValueError, TypeError, KeyError, csv.Error):
+            raise RunError(f"{path} is not a table of metrics, a row per epoch") from None
+
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Write `run.json`."""
         write_atomically(self.record_path, json.dumps(record, indent=2, allow_nan=False) + "\n")
@@ -150,6 +173,15 @@ def metric_columns(has_validation: bool) -> list[str]:
         *validation,
         *("learning_rate", "seconds", "images_per_second"),
     ]
+
+
+_COLUMNS = frozenset(metric_columns(has_validation=True))
+
+
+def _number(column: str, text: str) -> float | None:
+    if column == "epoch":
+        return int(text)
+    return float(text) if text else None
 
 
 def run_name(output: Path, dataset: str, recipe: str) -> str:
@@ -247,7 +279,7 @@ def git_commit() -> str | None:
         return None
     try:
         answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"],  # noqa: S607 - whichever git the user has
+            ["git", "rev-parse", "HEAD"],
             cwd=repository_root(),
             capture_output=True,
             text=True,
