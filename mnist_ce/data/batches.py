@@ -70,14 +70,17 @@ class Batches:
         last = self.last_augmented_epoch
         return self.augment is not None and (last is None or step < last * len(self))
 
-    def gather(self, indices: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def gather(
+        self, indices: Tensor, step: int, out: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the inputs float32 [batch, 784] and labels int64 [batch] of one batch.
 
         Args:
             indices: int64 [batch].
             step: The number of the step since the run began, of which distortions are a function.
+            out: Where to write the inputs; None: a new tensor.
         """
-        inputs = scale_pixels(self.images[indices])
-        if self.augments(step):
-            inputs = distort(inputs, self.augment or Augment(), seed=self.seed, step=step)
+        inputs = scale_pixels(self.images.index_select(0, indices), out=out)
+        if self.augment is not None and self.augments(step):
+            inputs = distort(inputs, self.augment, seed=self.seed, step=step, out=out)
         return inputs, self.labels[indices]

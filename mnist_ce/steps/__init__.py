@@ -9,6 +9,7 @@ from mnist_ce.errors import UsageError
 from mnist_ce.model import MLP
 from mnist_ce.objective import Objective
 from mnist_ce.steps.base import NonFiniteLossError, OptimizerSettings, Step, Totals
+from mnist_ce.steps.fast import FastStep
 from mnist_ce.steps.plain import PlainStep
 
 __all__ = ["NonFiniteLossError", "OptimizerSettings", "Step", "Totals", "choose_step", "make_step"]
@@ -38,4 +39,5 @@ def make_step(
     settings: OptimizerSettings,
 ) -> Step:
     """Build the step of a kind: `plain`, `fast` or `cuda-graph`."""
-    return PlainStep(model, batches, objective, settings)
+    kinds = {"plain": PlainStep, "fast": FastStep}
+    return kinds[kind](model, batches, objective, settings)

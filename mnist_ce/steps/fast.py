@@ -1,0 +1,250 @@
+"""One optimisation step on the CPU, near the cost of its matrix products.
+
+It computes what the plain step computes, with less around it:
+
+- All weights lie in one flat buffer and all momenta in another, so that an update is one pass.
+- There is no gradient buffer: the weight-gradient product accumulates straight into the momentum,
+  v ← μ·v + Dᵀ·A, as `addmm` with beta = μ.
+- oneDNN multiplies and adds the bias in the forward pass, where torch has it.
+- Autograd runs on the logits alone, so that any objective works; the layers' gradients are written
+  out: D is the gradient of the loss by a layer's output, A the layer's input,
+
+      dL/dW = Dᵀ·A,    dL/db = Σ D over the batch,    dL/dA = D·W, zero where A is zero (ReLU).
+- Right answers are counted when somebody asks, from the logits kept since the epoch began.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mnist_ce.data.batches import Batches
+from mnist_ce.model import MLP
+from mnist_ce.objective import Objective
+from mnist_ce.steps.base import (
+    NonFiniteLossError,
+    OptimizerSettings,
+    Totals,
+    assign,
+    average_decay,
+    copied,
+)
+
+__all__ = ["FastStep"]
+
+ALIGNMENT = 16  # floats: a cache line, so that every matrix starts on one
+
+_relu_backward = torch.ops.aten.threshold_backward.grad_input
+
+
+@dataclass(frozen=True)
+class LayerViews:
+    """One layer's part of the flat buffers: views, whose storage is never replaced."""
+
+    weight: Tensor  # [outputs, inputs]
+    weight_t: Tensor  # [inputs, outputs]
+    bias: Tensor  # [outputs]
+    weight_momentum: Tensor  # [outputs, inputs]
+    bias_momentum: Tensor  # [outputs]
+    all_weights: Tensor  # weight and bias, flat
+    all_momentum: Tensor  # their momenta, flat
+
+
+class Buffers:
+    """What a batch of one size needs: the input of each layer and the gradient of its output."""
+
+    def __init__(self, sizes: tuple[int, ...], batch_size: int) -> None:
+        self.inputs = torch.empty(batch_size, sizes[0])
+        self.gradients = [torch.empty(batch_size, size) for size in sizes]
+        self.gradients_t = [gradient.t() for gradient in self.gradients]
+        self.ones = torch.ones(batch_size)
+
+
+class FastStep:
+    """See the module's text; arguments as for `PlainStep`.
+
+    The model's parameters become views of one flat buffer and are updated in place.
+    """
+
+    def __init__(
+        self, model: MLP, batches: Batches, objective: Objective, settings: OptimizerSettings
+    ) -> None:
+        self.model = model
+        self.batches = batches
+        self.objective = objective
+        self.settings = settings
+        self.num_steps = 0
+        self._flatten()
+        self.average = self.flat.clone() if settings.average_decay else None
+        self.linear = _linear()
+        self.buffers: dict[int, Buffers] = {}
+        self.logits = torch.empty(len(batches.labels), model.sizes[-1])
+        self.labels = torch.empty_like(batches.labels)
+        self.start_epoch()
+
+    def _flatten(self) -> None:
+        """Move the parameters into one buffer, each layer's weight and bias side by side."""
+        places, end = [], 0
+        for layer in self.model.layers:
+            places.append(end)
+            size = layer.weight.numel() + layer.bias.numel()
+            end += -(-size // ALIGNMENT) * ALIGNMENT
+        self.flat, self.momentum = torch.zeros(end), torch.zeros(end)
+        self.layers = []
+        for layer, start in zip(self.model.layers, places, strict=True):
+            middle = start + layer.weight.numel()
+            stop = middle + layer.bias.numel()
+            shape = layer.weight.shape
+            views = LayerViews(
+                weight=self.flat[start:middle].view(shape),
+                weight_t=self.flat[start:middle].view(shape).t(),
+                bias=self.flat[middle:stop],
+                weight_momentum=self.momentum[start:middle].view(shape),
+                bias_momentum=self.momentum[middle:stop],
+                all_weights=self.flat[start:stop],
+                all_momentum=self.momentum[start:stop],
+            )
+            views.weight.copy_(layer.weight.detach())
+            views.bias.copy_(layer.bias.detach())
+            layer.weight.data, layer.bias.data = views.weight, views.bias
+            self.layers.append(views)
+
+    @torch.no_grad()
+    def __call__(self, indices: Tensor, learning_rate: float) -> None:
+        """See `Step.__call__`."""
+        size = len(indices)
+        buffers = self.buffers.get(size)
+        if buffers is None:
+            buffers = self.buffers[size] = Buffers(self.model.sizes, size)
+        _, labels = self.batches.gather(indices, self.num_steps, out=buffers.inputs)
+        logits = self.logits[self.num_seen : self.num_seen + size]
+        inputs = self._forward(buffers.inputs, logits)
+        loss = self._loss(logits, labels, buffers.gradients[-1])
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(self.num_steps, loss)
+        self._backward_and_update(inputs, buffers, learning_rate)
+        if self.average is not None:
+            decay = average_decay(self.settings.average_decay, self.num_steps)
+            self.average.lerp_(self.flat, 1 - decay)
+
+        self.labels[self.num_seen : self.num_seen + size] = labels
+        self.num_seen += size
+        self.sums.loss_sum += loss * size
+        self.sums.num_examples += size
+        self.num_steps += 1
+
+    def _forward(self, images: Tensor, logits: Tensor) -> list[Tensor]:
+        """Write the logits; return the input of each layer, [batch, inputs of the layer]."""
+        inputs = [images]
+        for layer in self.layers[:-1]:
+            inputs.append(self.linear(inputs[-1], layer).relu_())
+        last = self.layers[-1]
+        torch.addmm(last.bias, inputs[-1], last.weight_t, out=logits)
+        return inputs
+
+    def _loss(self, logits: Tensor, labels: Tensor, gradient: Tensor) -> float:
+        """Return the mean loss and write its gradient by the logits, [batch, outputs]."""
+        leaf = logits.detach().requires_grad_()
+        with torch.enable_grad():
+            loss = self.objective.loss(leaf, labels)
+        gradient.copy_(torch.autograd.grad(loss, leaf)[0])
+        return loss.item()
+
+    def _backward_and_update(self, inputs: list[Tensor], buffers: Buffers, rate: float) -> None:
+        """From the last layer to the first: pass the gradient down, then update the layer.
+
+        `torch.optim.SGD` computes g' = g + λ·w, v ← μ·v + g', and w ← w − η·v, or with Nesterov
+        w ← w − η·(g' + μ·v). As g' = v_new − μ·v_old, the latter is w ← w + η·μ·v_old −
+        η·(1 + μ)·v_new: no gradient is needed, but the first part must come before v changes.
+        Since it changes the w of λ·w too, μ is corrected: λ·w_old = λ·w − λ·η·μ·v_old.
+        """
+        settings = self.settings
+        momentum, decay = settings.momentum, settings.weight_decay
+        kept = momentum * (1 - decay * rate) if settings.nesterov else momentum
+        pace = rate * (1 + momentum) if settings.nesterov else rate
+        gradients, gradients_t = buffers.gradients, buffers.gradients_t
+        for number in range(len(self.layers) - 1, -1, -1):
+            layer, layer_input = self.layers[number], inputs[number]
+            if number:
+                below = gradients[number]
+                torch.mm(gradients[number + 1], layer.weight, out=below)
+                _relu_backward(below, layer_input, 0.0, grad_input=below)
+            if settings.nesterov:
+                layer.all_weights.add_(layer.all_momentum, alpha=rate * momentum)
+            layer.weight_momentum.addmm_(gradients_t[number + 1], layer_input, beta=kept)
+            layer.bias_momentum.addmv_(gradients_t[number + 1], buffers.ones, beta=kept)
+            if decay:
+                layer.all_momentum.add_(layer.all_weights, alpha=decay)
+            layer.all_weights.add_(layer.all_momentum, alpha=-pace)
+
+    def totals(self) -> Totals:
+        """See `Step.totals`."""
+        fresh = slice(self.num_counted, self.num_seen)
+        answers = self.objective.predictions(self.logits[fresh])
+        self.sums.num_correct += int((answers == self.labels[fresh]).sum())
+        self.num_counted = self.num_seen
+        return Totals(self.sums.loss_sum, self.sums.num_correct, self.sums.num_examples)
+
+    def start_epoch(self, totals: Totals | None = None) -> None:
+        """See `Step.start_epoch`."""
+        self.sums = totals or Totals()
+        self.num_seen = self.num_counted = 0
+
+    def weights(self) -> dict[str, Tensor]:
+        """See `Step.weights`."""
+        return self._named(self.flat if self.average is None else self.average)
+
+    def state(self) -> dict[str, Any]:
+        """See `Step.state`."""
+        return {
+            "num_steps": self.num_steps,
+            "weights": copied(self._named(self.flat)),
+            "momentum": copied(self._named(self.momentum)) if self.num_steps else {},
+            "average": copied(self._named(self.average)) if self.average is not None else {},
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """See `Step.load_state`."""
+        self.num_steps = state["num_steps"]
+        assign(self._named(self.flat), state["weights"])
+        if state["momentum"]:
+            assign(self._named(self.momentum), state["momentum"])
+        if self.average is not None:
+            assign(self._named(self.average), state["average"])
+
+    def _named(self, flat: Tensor) -> dict[str, Tensor]:
+        """Return a flat buffer's views by the parameters' names."""
+        return {
+            name: flat.as_strided(
+                parameter.shape, parameter.stride(), parameter.storage_offset()
+            )
+            for name, parameter in self.model.named_parameters()
+        }
+
+
+def _linear() -> Callable[[Tensor, LayerViews], Tensor]:
+    """Return input · Wᵀ + b by torch's oneDNN operator where it is there, else by `addmm`.
+
+    [batch, inputs] → [batch, outputs]. The operator is the one that `torch.compile` emits, and
+    faster than `addmm` at these shapes. It could apply the ReLU too, but its ReLU turns NaN into
+    0, which would hide a diverged network from the loss.
+    """
+
+    def by_onednn(layer_input: Tensor, layer: LayerViews) -> Tensor:
+        output: Tensor = operator(layer_input, layer.weight, layer.bias, "none", [], "")
+        return output
+
+    def by_addmm(layer_input: Tensor, layer: LayerViews) -> Tensor:
+        return torch.addmm(layer.bias, layer_input, layer.weight_t)
+
+    try:
+        operator = torch.ops.mkldnn._linear_pointwise.default
+        probe = operator(torch.ones(2, 3), torch.ones(4, 3), torch.ones(4), "none", [], "")
+        return by_onednn if bool((probe == 4).all()) else by_addmm
+    except (AttributeError, RuntimeError, TypeError):
+        return by_addmm
