@@ -99,8 +99,10 @@ def predict_logits(
     was_training = model.training
     model.eval()
     logits = [
-        model((scale_pixels(batch) - mean) / std if (mean, std) != (0.0, 1.0) else scale_pixels(batch))
-        for batch in images.split(EVALUATION_BATCH)
+        model(
+            (scale_pixels(batch) - mean) / std if (mean, std) != (0.0, 1.0) else scale_pixels(batch)
+        )
+        for batch in torch.split(images, EVALUATION_BATCH)
     ]
     model.train(was_training)
     return torch.cat(logits).cpu()

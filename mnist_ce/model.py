@@ -34,7 +34,7 @@ class MLP(nn.Module):
 
     @property
     def layers(self) -> list[nn.Linear]:
-        """The Linear layers in order: l1, l2, …"""
+        """The Linear layers in order, from l1 on."""
         return [layer for layer in self.children() if isinstance(layer, nn.Linear)]
 
     def forward(self, images: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mnist_ce.cli import evaluate, predict, train
+from mnist_ce.cli import evaluate, explain, predict, train
 from mnist_ce.cli.options import Traceback, Traceback_
 from mnist_ce.errors import MnistCeError
 from mnist_ce.files import one_line
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("explain")(explain.explain)
 
 
 def _print_version(wanted: bool) -> None:

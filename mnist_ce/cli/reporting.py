@@ -13,7 +13,8 @@ import typer
 from tqdm import tqdm
 
 from mnist_ce.cli.options import is_terminal, note, warn
-from mnist_ce.training import Reporter, Row, Trainer, TrainResult
+from mnist_ce.progress import Reporter, Row
+from mnist_ce.trainer import Trainer, TrainResult
 
 __all__ = ["TerminalReporter", "print_training_result"]
 

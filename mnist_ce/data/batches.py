@@ -9,7 +9,6 @@ from torch import Tensor
 
 from mnist_ce.data.augment import Augment, distort
 from mnist_ce.device import derived_generator
-from mnist_ce.model import INPUT_SIZE
 
 __all__ = ["Batches", "scale_pixels"]
 
@@ -63,7 +62,7 @@ class Batches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
         """Yield the indices of each batch of an epoch, int64 [batch], from batch `start` on."""
-        yield from self.order(epoch).split(self.batch_size)[start:]
+        yield from torch.split(self.order(epoch), self.batch_size)[start:]
 
     def augments(self, step: int) -> bool:
         """Whether the images of a step, counted from 0 since the run began, are distorted."""

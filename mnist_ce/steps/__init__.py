@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from mnist_ce.data.batches import Batches
 from mnist_ce.errors import UsageError
 from mnist_ce.model import MLP
@@ -39,5 +37,5 @@ def make_step(
     settings: OptimizerSettings,
 ) -> Step:
     """Build the step of a kind: `plain`, `fast` or `cuda-graph`."""
-    kinds = {"plain": PlainStep, "fast": FastStep}
+    kinds: dict[str, type[PlainStep] | type[FastStep]] = {"plain": PlainStep, "fast": FastStep}
     return kinds[kind](model, batches, objective, settings)

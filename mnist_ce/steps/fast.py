@@ -85,7 +85,9 @@ class FastStep:
         self.buffers: dict[int, Buffers] = {}
         self.logits = torch.empty(len(batches.labels), model.sizes[-1])
         self.labels = torch.empty_like(batches.labels)
-        self.start_epoch()
+        self.sums = Totals()
+        self.num_seen = 0  # images since the epoch began
+        self.num_counted = 0  # of which the right answers are in the sums
 
     def _flatten(self) -> None:
         """Move the parameters into one buffer, each layer's weight and bias side by side."""
@@ -193,7 +195,8 @@ class FastStep:
     def start_epoch(self, totals: Totals | None = None) -> None:
         """See `Step.start_epoch`."""
         self.sums = totals or Totals()
-        self.num_seen = self.num_counted = 0
+        self.num_seen = 0
+        self.num_counted = 0
 
     def weights(self) -> dict[str, Tensor]:
         """See `Step.weights`."""
@@ -220,9 +223,7 @@ class FastStep:
     def _named(self, flat: Tensor) -> dict[str, Tensor]:
         """Return a flat buffer's views by the parameters' names."""
         return {
-            name: flat.as_strided(
-                parameter.shape, parameter.stride(), parameter.storage_offset()
-            )
+            name: flat.as_strided(parameter.shape, parameter.stride(), parameter.storage_offset())
             for name, parameter in self.model.named_parameters()
         }
 
