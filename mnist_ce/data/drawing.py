@@ -50,7 +50,9 @@ def _write(
 
     matrix = spline_matrix(style)  # [samples, points]
     num_points = matrix.shape[1]
-    sloppiness = lognormal(0.042, 0.5).clamp(max=0.1)[:, :, None]
+    # A stroke's free ends vary most: it starts early or late, runs on or stops short.
+    looseness = torch.tensor([1.8 if point in style.free_ends else 1.0 for point in style.points])
+    sloppiness = lognormal(0.042, 0.5).clamp(max=0.1)[:, :, None] * looseness[:, None]
     points = torch.tensor(style.points) + sloppiness * normal(num_points, 2)  # [n, points, 2]
     pressure = lognormal(0.145, 0.35) * (1 + 0.12 * normal(num_points))  # [n, points]
     centres = matrix @ points  # [samples, points] @ [n, points, 2] → [n, samples, 2]
@@ -67,7 +69,7 @@ def _write(
         wave = torch.sin(4 * normal(1) * x + 4 * normal(1) * y + phase)
         x, y = x + 0.035 * normal(1) * wave, y + 0.035 * normal(1) * wave
     # Width, slant (most hands lean to the right), and a page that does not lie straight.
-    x = x * lognormal(1.25, 0.25)
+    x = x * lognormal(1.25, 0.25).clamp(min=0.8)
     x = x - (0.2 + 0.3 * normal(1)) * y
     angle = 0.12 * normal(1)
     x, y = x * angle.cos() - y * angle.sin(), x * angle.sin() + y * angle.cos()
