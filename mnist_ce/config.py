@@ -180,6 +180,8 @@ class Run(Section):
     """Batches between two lines of `--verbose`."""
     save_every_seconds: Positive = 30.0
     """The longest time that a crash can cost."""
+    plots: bool = True
+    """Whether the run's pictures are drawn at its end."""
 
 
 class Config(Section):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_ce.steps import Totals
 
 if TYPE_CHECKING:
-    from mnist_ce.trainer import Trainer
+    from mnist_ce.trainer import Trainer, TrainResult
 
 __all__ = ["Progress", "Reporter", "Row"]
 
@@ -32,6 +32,9 @@ class Reporter:
 
     def epoch(self, trainer: Trainer, row: Row) -> None:
         """Hear that an epoch is done and tested."""
+
+    def finish(self, trainer: Trainer, result: TrainResult) -> None:
+        """Hear that the run is complete and its pictures are drawn."""
 
     def stop_signal(self) -> int | None:
         """Return the signal that asks training to stop, if one came."""

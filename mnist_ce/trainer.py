@@ -24,6 +24,7 @@ from mnist_ce.loop import Evaluation, evaluate, train_one_epoch
 from mnist_ce.model import MLP
 from mnist_ce.progress import Progress, Reporter, Row
 from mnist_ce.records import FORMAT_VERSION, Run, git_commit, run_name, timestamp
+from mnist_ce.report import draw_plots
 from mnist_ce.schedule import learning_rates
 from mnist_ce.steps import (
     NonFiniteLossError,
@@ -80,6 +81,7 @@ class Trainer:
         self.step_kind = choose_step(config.train.step, self.device.type)
         self.task = _load_task(config, reporter)
         self.num_epochs = config.train.epochs
+        self.draws_plots = config.run.plots and not first_batch_only
         if first_batch_only:
             self.task = _first_batch(self.task, config.train.batch_size)
             self.num_epochs = 1
@@ -129,7 +131,20 @@ class Trainer:
                     f"not made, and {self.run.path} keeps what was saved before. Try a lower "
                     "--lr"
                 ) from None
-            return self._finish()
+            result = self._finish()
+        if self.draws_plots:
+            self._draw_plots()
+        self.reporter.finish(self, result)
+        return result
+
+    def _draw_plots(self) -> None:
+        try:
+            draw_plots(self.run, self.task)
+        except Exception as error:  # whatever it was: the run itself is complete
+            self.reporter.warn(
+                f"the run is complete, but its pictures are not: {one_line(error)}; "
+                f"draw them with: mnist-ce report {self.run.path}"
+            )
 
     def _prepare(self) -> None:
         config, task = self.config, self.task

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mnist_ce.cli import evaluate, explain, predict, train
+from mnist_ce.cli import evaluate, explain, export, predict, report, runs, train
 from mnist_ce.cli.options import Traceback, Traceback_
 from mnist_ce.errors import MnistCeError
 from mnist_ce.files import one_line
@@ -28,6 +28,9 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("explain")(explain.explain)
+app.command("runs")(runs.runs)
+app.command("report")(report.report)
+app.command("export")(export.export)
 
 
 def _print_version(wanted: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated, Any
 
 import typer
@@ -61,6 +62,15 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="One batch of everything; leaves nothing.")
     ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard events into the run's folder.")
+    ] = False,
+    show_config: Annotated[
+        bool,
+        typer.Option(
+            "--show-config", help="Print recipes and settings as TOML, explained; train nothing."
+        ),
+    ] = False,
     json: options.Json = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="A line every log_interval batches.")
@@ -73,7 +83,6 @@ def train(
     Without options: MNIST, the classic recipe, 9 epochs.
 
     Examples:
-
       mnist-ce train
 
       mnist-ce train --epochs 1 --lr 0.05 --set optimizer.nesterov=true
@@ -102,16 +111,29 @@ def train(
     settings |= parse_assignments(assignments or [])
     from mnist_ce.config import resolve_config
 
-    if resume is None:
-        resolve_config(config, flags=settings)  # wrong settings are told before torch is imported
-    elif config is not None:
+    if resume is not None and config is not None:
         raise typer.BadParameter("--resume takes the run's own config; leave --config out")
+    if resume is not None and show_config:
+        raise typer.BadParameter("--show-config is for a new run; a run's own is its config.toml")
+    if resume is None:  # wrong settings are told before torch is imported
+        resolved = resolve_config(config, flags=settings)
+        if show_config:
+            from mnist_ce.config_text import config_text
 
+            typer.echo(config_text(resolved), nl=False)
+            return
+
+    from mnist_ce.training import Reporter
     from mnist_ce.training import train as run_training
 
     reporter = TerminalReporter(quiet=quiet, verbose=verbose)
-    with reporter.listening():
-        result = run_training(config, settings, resume=resume, dry_run=dry_run, reporter=reporter)
+    with reporter.listening(), contextlib.ExitStack() as stack:
+        told: Reporter = reporter
+        if tensorboard:
+            from mnist_ce.tensorboard import TensorBoardReporter
+
+            told = stack.enter_context(TensorBoardReporter(reporter))
+        result = run_training(config, settings, resume=resume, dry_run=dry_run, reporter=told)
     if json:
         print_json(result.record)
     else:

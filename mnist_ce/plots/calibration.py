@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_ce.metrics import wilson_interval
-from mnist_ce.plots.canvas import COLOURS, GREY, Canvas, Heading, plain, style
+from mnist_ce.plots.canvas import COLOURS, GREY, Canvas, Heading, style
+from mnist_ce.text import printable
 
 __all__ = ["draw_calibration", "expected_calibration_error"]
 
@@ -73,7 +74,7 @@ def draw_calibration(heading: Heading, series: Mapping[str, tuple[Confidences, B
                 capsize=2.5,
                 linewidth=1.4,
                 markersize=5,
-                label=f"{plain(name)}: expected calibration error {100 * error:.2f} %",
+                label=f"{printable(name)}: expected calibration error {100 * error:.2f} %",
                 **look,
             )
             counts.hist(

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mnist_ce.text import printable, shortened
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -20,8 +22,6 @@ __all__ = [
     "Canvas",
     "Heading",
     "percent",
-    "plain",
-    "shortened",
     "style",
 ]
 
@@ -88,7 +88,7 @@ class Canvas:
             self.figure.text(
                 MARGIN / self.width,
                 1 - y / self.height,
-                shortened(plain(text), int(characters * 13 / size)),
+                shortened(printable(text), int(characters * 13 / size)),
                 fontsize=size,
                 fontweight=weight,
                 color="black" if weight == "bold" else GREY,
@@ -121,19 +121,6 @@ def style() -> Iterator[None]:
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)  # type: ignore[arg-type]
         yield
-
-
-def plain(text: str) -> str:
-    """Return a text in which nothing but printable characters is left."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
-def shortened(text: str, length: int) -> str:
-    """Return a text of at most `length` characters, its middle cut out where it is longer."""
-    if len(text) <= length:
-        return text
-    tail = (length - 1) // 2
-    return f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"
 
 
 def percent(fraction: float) -> str:

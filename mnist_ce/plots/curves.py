@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mnist_ce.plots.canvas import COLOURS, Canvas, Heading, plain, shortened, style
+from mnist_ce.plots.canvas import COLOURS, Canvas, Heading, style
+from mnist_ce.text import printable, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +68,7 @@ def draw_overlaid_curves(heading: Heading, runs: Sequence[tuple[str, Rows]]) -> 
             for axes, quantity, factor in ((loss, "loss", 1), (accuracy, "accuracy", 100)):
                 _line(axes, rows, f"train_{quantity}", factor, linestyle=":", **look)
                 _line(axes, rows, f"test_{quantity}", factor, **look)
-            _line(rate, rows, "learning_rate", 1, label=shortened(plain(name), 100), **look)
+            _line(rate, rows, "learning_rate", 1, label=shortened(printable(name), 100), **look)
         canvas.figure.legend(
             *rate.get_legend_handles_labels(),
             loc="lower left",

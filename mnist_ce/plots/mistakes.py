@@ -7,17 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from mnist_ce.plots.canvas import (
-    COLOURS,
-    DPI,
-    GREY,
-    Canvas,
-    Heading,
-    percent,
-    plain,
-    shortened,
-    style,
-)
+from mnist_ce.plots.canvas import COLOURS, DPI, GREY, Canvas, Heading, percent, style
+from mnist_ce.text import printable, shortened
 
 __all__ = ["draw_mistakes"]
 
@@ -47,7 +38,7 @@ def draw_mistakes(
         probabilities: float32 [n, classes].
         class_names: What the classes are called.
     """
-    names = [shortened(plain(name), 16) for name in class_names]
+    names = [shortened(printable(name), 16) for name in class_names]
     wrong = np.flatnonzero(predictions != labels)
     confidence = probabilities[wrong, predictions[wrong]]
     wrong = wrong[np.argsort(-confidence, kind="stable")][: _COLUMNS * _ROWS]

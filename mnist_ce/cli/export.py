@@ -1,0 +1,65 @@
+"""`mnist-ce export`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mnist_ce.cli import options
+from mnist_ce.cli.options import Traceback, note, print_json, warn
+
+
+def export(
+    checkpoint: options.CheckpointArgument = None,
+    file: Annotated[
+        str | None,
+        typer.Option(
+            "--file",
+            help="The ONNX file to write.",
+            show_default="the run's name with .onnx, in this folder",
+            metavar="FILE",
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Whose test images to check with.", show_default="the run's own"),
+    ] = None,
+    data_dir: options.DataDir = None,
+    output: options.Output = "checkpoints",
+    input_mean: options.InputMean = 0.0,
+    input_std: options.InputStd = 1.0,
+    json: options.Json = False,
+    traceback: Traceback = False,
+) -> None:
+    """Write a network as ONNX, checked against torch on 1,000 test images.
+
+    Needs: pip install 'mnist-ce[export]'
+
+    Examples:
+      mnist-ce export
+
+      mnist-ce export my-run --file digits.onnx
+    """
+    from mnist_ce.export import export as run_export
+
+    result = run_export(
+        checkpoint,
+        file=file,
+        dataset=dataset,
+        data_dir=data_dir,
+        output=output,
+        input_mean=input_mean,
+        input_std=input_std,
+        warn=warn,
+        progress=note,
+    )
+    note(f"checkpoint {result.checkpoint}")
+    if json:
+        print_json(result.to_dict())
+        return
+    typer.echo(f"{result.path}  {result.num_bytes:,} bytes")
+    typer.echo(
+        f"equal answers on {result.num_checked:,} test images, "
+        f"logits within {result.max_difference:.1e}"
+    )

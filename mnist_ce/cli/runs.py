@@ -1,0 +1,134 @@
+"""`mnist-ce runs`."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mnist_ce.cli import options
+from mnist_ce.cli.options import Traceback, note, print_json
+from mnist_ce.errors import RunError
+from mnist_ce.records import Run, list_runs
+from mnist_ce.text import printable, shortened
+
+HEAD = ("name", "dataset", "recipe", "epochs", "test", "time", "state")
+NUMBERS = ("epochs", "test", "time")
+SHORTEST = 5  # what is left of a dataset's or recipe's name in a narrow terminal
+
+
+def runs(
+    output: Annotated[
+        str, typer.Option(help="Folder that holds the runs.", metavar="DIR")
+    ] = "checkpoints",
+    json: options.Json = False,
+    traceback: Traceback = False,
+) -> None:
+    """List the runs, newest first.
+
+    A run that is resumable goes on with: mnist-ce train --resume NAME
+
+    Examples:
+      mnist-ce runs
+
+      mnist-ce runs --json
+    """
+    found = [_summary(run, record) for run, record in list_runs(Path(output))]
+    if json:
+        print_json(found)
+        return
+    if not found:
+        note(f"there is no run in {output}: train one with 'mnist-ce train'")
+        return
+    width = shutil.get_terminal_size((80, 24)).columns
+    for line in _lines([_cells(item) for item in found], width):
+        typer.echo(line)
+
+
+def _summary(run: Run, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is to be told of a run: plain values, None where the record does not say."""
+    try:
+        num_epochs_done = len(run.read_metrics())
+    except RunError:
+        num_epochs_done = 0
+    return {
+        "name": run.name,
+        "path": str(run.path),
+        "dataset": _text(record, "dataset"),
+        "recipe": _text(record, "recipe"),
+        "objective": _text(record, "objective"),
+        "created": _text(record, "created"),
+        "epochs_done": num_epochs_done,
+        "epochs": _number(record, "epochs"),
+        "test_accuracy": _number(record, "test_accuracy"),
+        "train_seconds": _number(record, "train_seconds"),
+        "state": _state(run, record),
+        "weights_sha256": _text(record, "weights_sha256"),
+    }
+
+
+def _state(run: Run, record: Mapping[str, Any]) -> str:
+    """Return `finished`, `running`, `resumable`, or `lost` where nothing can be continued.
+
+    A run that was killed still says that it is running; one that has saved nothing for three
+    times as long as it may is taken for dead.
+    """
+    status = record.get("status")
+    if status == "finished":
+        return "finished"
+    saved = [path for path in (run.resume_path, run.record_path) if path.is_file()]
+    if status == "running":
+        settings = record.get("config", {}).get("run", {})
+        interval = _number(settings, "save_every_seconds") or 30.0
+        if time.time() - max(path.stat().st_mtime for path in saved) < 3 * interval:
+            return "running"
+    return "resumable" if run.resume_path in saved else "lost"
+
+
+def _cells(summary: Mapping[str, Any]) -> dict[str, str]:
+    def shown(key: str, form: str) -> str:
+        return "-" if summary[key] is None else form.format(summary[key])
+
+    return {
+        "name": printable(summary["name"]),
+        "dataset": printable(summary["dataset"] or "-"),
+        "recipe": printable(summary["recipe"] or "-"),
+        "epochs": f"{summary['epochs_done']}/{shown('epochs', '{}')}",
+        "test": shown("test_accuracy", "{:.2%}"),
+        "time": shown("train_seconds", "{:.1f} s"),
+        "state": summary["state"],
+    }
+
+
+def _lines(rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
+    """Return the table, cut to a width: first dataset and recipe get shorter, then the names.
+
+    A generated name begins with both, so that little is lost.
+    """
+    table = [dict(zip(HEAD, HEAD, strict=True)), *rows]
+    widths = {key: max(len(row[key]) for row in table) for key in HEAD}
+    for key, least in (("recipe", SHORTEST), ("dataset", SHORTEST), ("name", 12)):
+        excess = sum(widths.values()) + 2 * (len(HEAD) - 1) - width
+        widths[key] = min(widths[key], max(widths[key] - excess, least))
+    lines = []
+    for row in table:
+        cells = [
+            f"{shortened(row[key], widths[key]):{'>' if key in NUMBERS else '<'}{widths[key]}}"
+            for key in HEAD
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _text(record: Mapping[str, Any], key: str) -> str | None:
+    value = record.get(key)
+    return value if isinstance(value, str) else None
+
+
+def _number(record: Mapping[str, Any], key: str) -> float | None:
+    value = record.get(key)
+    return value if isinstance(value, int | float) else None
