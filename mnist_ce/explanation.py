@@ -106,6 +106,9 @@ class Explanation:
     floor_twice: float
     notes: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        self._reduced([row.loss for row in self.rows])  # so that a wrong reduction is told at once
+
     @property
     def losses(self) -> dict[str, Array]:
         """The reduced loss by each way of computing it, float64 [] or [rows]."""

@@ -1,0 +1,372 @@
+"""`explain`: what it prints, what it refuses, and whether its figures are right."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mnist_ce import formulas
+from mnist_ce.cli import main
+from mnist_ce.cli.shades import picture_lines
+from mnist_ce.data.synthetic import generate
+from mnist_ce.errors import UsageError
+from mnist_ce.explanation import explain_binary, explain_logits, explain_probabilities
+from mnist_ce.model import MLP
+from mnist_ce.picture_explanation import attribution, explain_picture
+from mnist_ce.trained import TrainedModel, load_model
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main(["explain", *arguments])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    code, out, _ = run(capsys, *arguments, "--json")
+    assert code == 0
+    document: dict[str, Any] = json.loads(out)
+    return document
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A seven as MNIST would hold it."""
+    drawn = generate(10, seed=1)
+    pixels = drawn.images[drawn.labels == 7][0].numpy()
+    path = tmp_path_factory.mktemp("pictures") / "seven.png"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def saved_network(folder: Path, num_outputs: int) -> Path:
+    torch.manual_seed(5)
+    path = folder / f"outputs-{num_outputs}.pt"
+    torch.save(MLP((20,), num_outputs).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved_network(tmp_path_factory.mktemp("networks"), 10)
+
+
+@pytest.fixture(scope="module")
+def yes_no_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved_network(tmp_path_factory.mktemp("networks"), 1)
+
+
+def test_logits_are_explained_four_ways(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--logits", "2.0,1.0,0.1", "--target", "0")
+    assert code == 0
+    for number in ("0.65900114", "0.24243297", "0.09856589", "7.38905610", "2.31703002"):
+        assert number in out
+    ways = [
+        line
+        for line in out.splitlines()
+        if line.endswith(("NumPy  0.41703002", "torch  0.41703002"))
+    ]
+    assert len(ways) == 4
+    marked = [line for line in out.splitlines() if line.endswith("<- target")]
+    assert len(marked) == 1
+    assert marked[0].startswith("0 ")
+    assert "0.80212089" in out  # softmax applied twice
+    assert max(map(len, out.splitlines())) <= 80
+    assert out.isascii()
+
+
+@pytest.mark.parametrize(
+    ("reduction", "loss"),
+    [("mean", 0.30182446), ("sum", 0.90547337), ("none", [0.38404150, 0.41703002, 0.10440185])],
+)
+def test_rows_are_reduced(capsys: pytest.CaptureFixture[str], reduction: str, loss: object) -> None:
+    rows = ("--logits", "0.1,1,2.1; 2,1,0.1; 0.1,3,0.1", "--target", "2,0,1")
+    document = run_json(capsys, *rows, "--reduction", reduction)
+    assert document["agree"]
+    assert set(document["losses"]) == {
+        *("negative_log_softmax", "log_sum_exp", "log_softmax_nll_loss", "cross_entropy_loss")
+    }
+    for value in (document["loss"], *document["losses"].values()):
+        assert value == pytest.approx(loss, abs=1e-8)
+    assert [row["prediction"] for row in document["rows"]] == [2, 0, 1]
+    code, out, _ = run(capsys, *rows, "--reduction", reduction)
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_probabilities_are_explained_in_the_one_hot_form(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    document = run_json(capsys, "--probabilities", "0.7,0.2,0.1", "--target", "0")
+    assert document["loss"] == pytest.approx(0.35667494, abs=1e-8)
+    assert document["agree"]
+    # the slip: CrossEntropyLoss takes logits, so probabilities are softmaxed again
+    assert document["loss_applied_twice"] == pytest.approx(
+        torch.nn.CrossEntropyLoss()(torch.tensor([[0.7, 0.2, 0.1]]), torch.tensor([0])).item()
+    )
+
+
+def test_binary_logits_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    document = run_json(capsys, "--binary", "--logits", "1.2", "--target", "1")
+    assert document["agree"]
+    assert document["losses"]["sigmoid_bce_loss"] == pytest.approx(0.26328247, abs=1e-8)
+    assert document["losses"]["bce_with_logits_loss"] == pytest.approx(0.26328247, abs=1e-8)
+    code, out, _ = run(capsys, "--binary", "--logits", "40; -1", "--target", "0,0")
+    assert code == 0
+    assert "DIFFER" in out
+    assert "BCELoss cuts it at 100" in " ".join(out.split())
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("row", "target", "loss", "naive"),
+    [
+        ([1e4, -1e4], 0, 0.0, math.nan),
+        ([1e4, -1e4], 1, 2e4, math.inf),
+        ([-1e4, -1e4], 1, math.log(2), math.nan),
+        ([0.0, -math.inf], 0, 0.0, 0.0),
+        ([0.0, -math.inf], 1, math.inf, math.inf),
+        ([3.0], 0, 0.0, 0.0),
+    ],
+)
+def test_extreme_logits_are_right_and_the_note_says_how(
+    row: list[float], target: int, loss: float, naive: float
+) -> None:
+    explanation = explain_logits([row], [target])
+    assert explanation.agree
+    assert all(float(value) == pytest.approx(loss) for value in explanation.losses.values())
+    assert explanation.rows[0].naive_loss == pytest.approx(naive, nan_ok=True)
+    notes = " ".join(explanation.notes)
+    assert ("stable form is used" in notes) == (naive != pytest.approx(loss))
+    json.dumps(explanation.to_dict(), allow_nan=False)
+
+
+def test_what_json_lacks_is_told_as_a_string(capsys: pytest.CaptureFixture[str]) -> None:
+    document = run_json(capsys, "--logits", "0,-inf,1e4", "--target", "1")
+    assert document["loss"] == "Infinity"
+    assert document["rows"][0]["logits"] == [0.0, "-Infinity", 1e4]
+    assert document["rows"][0]["exp_logits"] == [1.0, 0.0, "Infinity"]
+
+
+def test_softmax_twice_has_a_floor_that_more_certainty_does_not_pass() -> None:
+    sure = explain_logits([[1000.0] + [0.0] * 9], [0])
+    assert sure.losses["cross_entropy_loss"] == pytest.approx(0)
+    assert float(sure.twice) == pytest.approx(sure.floor_twice)
+    assert sure.floor_twice == pytest.approx(math.log(1 + 9 / math.e))
+    yes = explain_binary([1000.0], [1])
+    assert float(yes.twice) == pytest.approx(yes.floor_twice)
+
+
+def test_rounded_probabilities_are_taken_and_it_is_said() -> None:
+    explanation = explain_probabilities([[0.3333, 0.3333, 0.3333]], [1])
+    assert explanation.agree
+    assert "only nearly" in explanation.notes[0]
+    assert explain_probabilities([[1.0, 0.0]], [1]).to_dict()["loss"] == "Infinity"
+
+
+WRONG = [
+    (["--logits", "2,1", "--target", "2"], "target 2 is not a class: the classes are 0 to 1"),
+    (["--logits", "2,1", "--target", "-1"], "target -1 is not a class: the classes are 0 to 1"),
+    (["--logits", "2", "--target", "1"], "target 1 is not a class: the classes are 0 alone"),
+    (["--logits", "2,1", "--target", "0,1"], "1 row needs as many targets, not 2"),
+    (["--logits", "2,1", "--target", "one"], "--target 'one': give one class number per row"),
+    (["--logits", "2,1"], "--target is missing"),
+    (["--logits", "2,nan", "--target", "0"], "the logits hold nan"),
+    (["--logits", "2,inf", "--target", "0"], "the logits hold inf: inf / inf has no value"),
+    (["--logits", "-inf,-inf", "--target", "0"], "hold nothing above -inf"),
+    (["--logits", "1e39,0", "--target", "0"], "float32's largest"),
+    (["--logits", "2,x", "--target", "0"], "--logits: 'x' is not a number"),
+    (["--logits", "", "--target", "0"], "--logits: '' is not a number"),
+    (["--logits", "1,2;3", "--target", "0,0"], "the rows of logits differ in length: 1 to 2"),
+    (["--logits", "1,2;nan,3", "--target", "0,0"], "the logits of row 1 hold nan"),
+    (["--logits", "1,2", "--target", "0", "--reduction", "avg"], "is not one of mean, sum, none"),
+    (["--probabilities", "2,1,0.1", "--target", "0"], "hold 2, not in [0, 1]; for logits use"),
+    (["--probabilities", "0.7,-0.2,0.5", "--target", "0"], "hold -0.2, not in [0, 1]"),
+    (["--probabilities", "0.7,0.2", "--target", "0"], "sum to 0.9, not 1; for logits use --logits"),
+    (["--probabilities", "nan,1", "--target", "0"], "hold nan, not in [0, 1]"),
+    (["--binary", "--logits", "1.2,3", "--target", "1"], "--binary takes one logit per row"),
+    (["--binary", "--logits", "1.2", "--target", "2"], "target 2 is not a class"),
+    (["--binary", "--logits", "nan", "--target", "1"], "the logits hold nan"),
+    (["--binary", "--probabilities", "1", "--target", "0"], "--binary goes with --logits"),
+    (["--target", "0"], "give one of --logits, --probabilities and IMAGE"),
+    (["x.png", "--logits", "1", "--target", "0"], "give one of --logits, --probabilities and"),
+    (["x.png", "--binary"], "for a picture the checkpoint says what it is"),
+    (["x.png", "--reduction", "sum"], "--reduction goes with numbers"),
+    (["x.png", "--plot", "why.jpg"], "--plot why.jpg: the picture is a PNG"),
+    (["--logits", "1,2", "--target", "0", "--plot", "a.png"], "--plot goes with IMAGE"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), WRONG, ids=[" ".join(arguments) for arguments, _ in WRONG]
+)
+def test_wrong_usage_is_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_a_picture_is_explained(
+    capsys: pytest.CaptureFixture[str], picture: Path, network: Path, tmp_path: Path
+) -> None:
+    plot = tmp_path / "why.png"
+    arguments = (str(picture), "--target", "7", "--checkpoint", str(network))
+    code, out, err = run(capsys, *arguments, "--plot", str(plot))
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[14].startswith("target 7, answer ")
+    assert all(len(line) == 28 for line in lines[:14])
+    assert "▄" in out or "█" in out
+    assert "\x1b" not in out
+    assert max(map(len, lines)) <= 80
+    assert str(network) in err
+    with Image.open(plot) as image:
+        assert image.format == "PNG"
+        assert image.width > image.height > 300
+
+    document = run_json(capsys, *arguments)
+    with Image.open(picture) as image:
+        assert document["pixels"] == np.asarray(image).tolist()
+    inputs = torch.tensor(document["pixels"], dtype=torch.float32)[None] / 255
+    logits = load_model(network).model(inputs)
+    expected = torch.nn.CrossEntropyLoss()(logits, torch.tensor([7])).item()
+    assert document["training_loss"] == pytest.approx(expected, rel=1e-6)
+    assert document["loss"] == pytest.approx(expected, rel=1e-5)
+    assert document["agree"]
+    assert document["label"] == int(logits.argmax())
+    assert set(document["gradient_times_input"]) == {"7", document["class_name"]}
+
+
+def test_without_a_target_the_answer_is_taken(picture: Path, network: Path) -> None:
+    explained = explain_picture(picture, checkpoint=network)
+    assert explained.target == explained.answer
+    assert "--target" in explained.notes[0]
+
+
+@pytest.mark.parametrize("num_outputs", [10, 1])
+def test_attribution_is_the_gradient_of_the_log_odds_times_the_ink(
+    picture: Path, tmp_path: Path, num_outputs: int
+) -> None:
+    trained = load_model(saved_network(tmp_path, num_outputs))
+    trained.model.double()  # for differences of nearby values
+    with Image.open(picture) as image:
+        pixels = np.asarray(image)
+    label = 1 if num_outputs == 1 else 3
+
+    def log_odds(ink: torch.Tensor) -> float:
+        with torch.no_grad():
+            logits = trained.model(ink[None])
+        probabilities = trained.objective.probabilities(logits)[0]
+        return (probabilities[label].log() - (1 - probabilities[label]).log()).item()
+
+    result = attribution_in_double(trained, pixels, label)
+    assert not result[pixels == 0].any()
+    ink = torch.tensor(pixels / 255)
+    for row, column in np.argwhere(pixels > 0)[::20]:
+        above, below = ink.clone(), ink.clone()
+        above[row, column] += 1e-5
+        below[row, column] -= 1e-5
+        slope = (log_odds(above) - log_odds(below)) / 2e-5
+        assert result[row, column] == pytest.approx(
+            slope * pixels[row, column] / 255, rel=1e-3, abs=1e-6
+        )
+
+
+def attribution_in_double(trained: TrainedModel, pixels: Any, label: int) -> Any:
+    trained.model.float()
+    result = attribution(trained, pixels, label)
+    trained.model.double()
+    return result
+
+
+def test_a_yes_no_network_is_explained(
+    capsys: pytest.CaptureFixture[str], picture: Path, yes_no_network: Path
+) -> None:
+    arguments = (str(picture), "--checkpoint", str(yes_no_network), "--target")
+    yes, no = (run_json(capsys, *arguments, target) for target in ("yes", "no"))
+    assert yes["kind"] == "binary"
+    assert yes["class_names"] == ["no", "yes"]
+    probability = formulas.sigmoid(yes["rows"][0]["logits"][0])
+    assert yes["loss"] == pytest.approx(-math.log(probability))
+    assert no["loss"] == pytest.approx(-math.log(1 - probability))
+    assert run(capsys, *arguments, "yes")[0] == 0
+
+
+@pytest.mark.parametrize("target", ["10", "-1", "seven", ""])
+def test_a_target_that_is_no_class(
+    capsys: pytest.CaptureFixture[str], picture: Path, network: Path, target: str
+) -> None:
+    code, _, err = run(capsys, str(picture), "--target", target, "--checkpoint", str(network))
+    assert code == 2
+    assert err == f"error: target '{target}' is not one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n"
+
+
+def test_classes_are_named_or_numbered_but_never_mistaken(network: Path, picture: Path) -> None:
+    trained = load_model(network)
+    clothes = TrainedModel(
+        **{**vars(trained), "class_names": tuple("abcdefghiJ"), "dataset": "fashion-mnist"}
+    )
+    assert explain_picture(picture, "j", checkpoint=clothes).target == 9
+    assert explain_picture(picture, "9", checkpoint=clothes).target == 9
+    odd = TrainedModel(**{**vars(trained), "class_names": tuple("1357902468")})
+    assert explain_picture(picture, "9", checkpoint=odd).target == 4
+    with pytest.raises(UsageError, match="input-std"):
+        explain_picture(picture, checkpoint=trained, input_std=0)
+
+
+def test_pictures_that_cannot_be_read(
+    capsys: pytest.CaptureFixture[str], network: Path, tmp_path: Path
+) -> None:
+    blank, text = tmp_path / "blank.png", tmp_path / "text.png"
+    Image.new("L", (100, 100), 255).save(blank)
+    text.write_text("no picture")
+    for path, message in (
+        (tmp_path / "missing.png", "does not exist"),
+        (text, "is not a picture that Pillow can read"),
+        (blank, "shows no ink"),
+    ):
+        code, out, err = run(capsys, str(path), "--checkpoint", str(network))
+        assert code == 1
+        assert out == ""
+        assert err == f"error: {path} {err.partition(f'{path} ')[2]}"
+        assert message in err
+        assert err.count("\n") == 1
+
+
+def test_a_plot_that_cannot_be_written(
+    capsys: pytest.CaptureFixture[str], picture: Path, network: Path, tmp_path: Path
+) -> None:
+    plot = tmp_path / "no-such-folder" / "why.png"
+    code, _, err = run(capsys, str(picture), "--checkpoint", str(network), "--plot", str(plot))
+    assert code == 1
+    assert "no-such-folder" in err
+
+
+def test_a_picture_is_drawn_with_what_the_terminal_can_show() -> None:
+    pixels = np.zeros((28, 28), dtype=np.uint8)
+    pixels[0, 0] = pixels[1, 1] = pixels[2:4, 2] = 255
+    pixels[4:6, 3] = 128
+    blocks = picture_lines(pixels)
+    assert len(blocks) == 14
+    assert blocks[0].rstrip() == "▀▄"
+    assert blocks[1].rstrip() == "  █"
+    assert blocks[2].rstrip() == "   ▒"
+    plain = picture_lines(pixels, encoding="ascii")
+    assert "".join(plain).isascii()
+    assert plain[1][2] == "@"
+    assert picture_lines(pixels, colour=True, encoding="ascii") == plain
+    coloured = picture_lines(pixels, colour=True)
+    assert coloured[0].startswith("\x1b[38;5;255;48;5;232m▀")
+    assert all(line.endswith("\x1b[0m") for line in coloured)
