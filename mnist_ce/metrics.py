@@ -1,5 +1,6 @@
 """Numbers about answers: intervals, tables per class, confusion. Sums over examples, never means
-of batch means."""
+of batch means.
+"""
 
 from __future__ import annotations
 
@@ -109,8 +110,8 @@ class BinaryReport:
     false_negatives: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        return asdict(self)
+        """Return the fields as plain values; None for what needs a class that is missing."""
+        return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
 
 
 def binary_report(scores: Tensor, predictions: Tensor, labels: Tensor) -> BinaryReport:
