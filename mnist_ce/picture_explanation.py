@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from mnist_ce.errors import CheckpointError, ImageError, UsageError
 from mnist_ce.explanation import Explanation, explain_binary, explain_logits
 from mnist_ce.objective import Binary
-from mnist_ce.preprocessing import Options, Picture, prepare
+from mnist_ce.prediction import predict
+from mnist_ce.preprocessing import Picture
 from mnist_ce.trained import TrainedModel, load_model
 
 __all__ = ["PictureExplanation", "attribution", "explain_picture"]
@@ -98,13 +99,11 @@ def explain_picture(
         ImageError: If the picture cannot be read or shows nothing.
         UsageError: If the target is not one of the network's classes.
     """
-    if not input_std > 0:
-        raise UsageError(f"--input-std = {input_std}: must be above 0")
     trained = checkpoint if isinstance(checkpoint, TrainedModel) else load_model(checkpoint, output)
     label = None if target is None else _label_of(str(target), trained)
     path = str(picture) if isinstance(picture, (str, Path)) else None
-    pixels, notes = _read(picture, path or "the picture", trained)
     scale = (input_mean, input_std)
+    pixels, notes = _read(picture, path or "the picture", trained, scale)
     logits = _network(trained, torch.tensor(pixels / np.float32(255)), scale).detach()  # [outputs]
     if not logits.isfinite().all():
         raise CheckpointError(f"{trained.path} gives logits that are not finite for this picture")
@@ -177,17 +176,16 @@ def _network(trained: TrainedModel, ink: torch.Tensor, scale: tuple[float, float
 
 
 def _read(
-    picture: Picture, name: str, trained: TrainedModel
+    picture: Picture, name: str, trained: TrainedModel, scale: tuple[float, float]
 ) -> tuple[NDArray[np.uint8], list[str]]:
-    prepared = prepare(picture, Options(crop=trained.reads_digits))
-    if prepared.error is not None:
-        raise ImageError(prepared.error)
-    if not prepared.digits:
-        raise ImageError(f"{name} shows no ink, so there is nothing to explain")
-    notes = []
-    if prepared.num_found > 1:
-        notes.append(f"There seem to be {prepared.num_found} digits; the clearest is explained.")
-    return prepared.digits[0].glyph, notes
+    """Read a picture as `predict` does, which asks the network where there are several readings."""
+    record = predict([picture], checkpoint=trained, input_mean=scale[0], input_std=scale[1])[0]
+    if record.status == "error":
+        raise ImageError(str(record.reason))
+    if record.glyph is None:
+        raise ImageError(f"{name} has nothing to explain: {record.reason}")
+    notes = [] if record.reason is None else [f"predict rejects this picture: {record.reason}."]
+    return record.glyph, notes
 
 
 def _label_of(target: str, trained: TrainedModel) -> int:

@@ -335,7 +335,7 @@ def test_pictures_that_cannot_be_read(
     for path, message in (
         (tmp_path / "missing.png", "does not exist"),
         (text, "is not a picture that Pillow can read"),
-        (blank, "shows no ink"),
+        (blank, "has nothing to explain: no ink found"),
     ):
         code, out, err = run(capsys, str(path), "--checkpoint", str(network))
         assert code == 1

@@ -1,0 +1,236 @@
+"""The yes/no network, subsets of classes and other widths, from training to predictions."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn import metrics as sklearn_metrics
+
+from mnist_ce import load_model
+from mnist_ce.cli import main
+from mnist_ce.config import resolve_config
+from mnist_ce.data import dataset as dataset_module
+from mnist_ce.data.splits import Dataset
+from mnist_ce.data.synthetic import generate
+from mnist_ce.evaluation import evaluate
+from mnist_ce.metrics import average_precision, binary_report, roc_auc
+from mnist_ce.training import train
+
+DIGITS = tuple("0123456789")
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([-2.0, -0.5, 0.0, 0.5, 1.0, 3.0]), st.booleans()), min_size=2
+    ).filter(lambda pairs: len({label for _, label in pairs}) == 2)
+)
+@settings(deadline=None, max_examples=100)
+def test_the_figures_equal_scikit_learns_with_many_ties(pairs: list[tuple[float, bool]]) -> None:
+    scores = torch.tensor([score for score, _ in pairs])
+    labels = torch.tensor([int(label) for _, label in pairs])
+    answers = (scores > 0).long()
+    report = binary_report(scores, answers, labels)
+    truth, given_scores, said = labels.numpy(), scores.numpy(), answers.numpy()
+    assert report.roc_auc == pytest.approx(sklearn_metrics.roc_auc_score(truth, given_scores))
+    assert report.average_precision == pytest.approx(
+        sklearn_metrics.average_precision_score(truth, given_scores)
+    )
+    precision, recall, f1, _ = sklearn_metrics.precision_recall_fscore_support(
+        truth, said, average="binary", zero_division=0
+    )
+    assert (report.precision, report.recall, report.f1) == pytest.approx((precision, recall, f1))
+    matrix = sklearn_metrics.confusion_matrix(truth, said, labels=[0, 1]).ravel().tolist()
+    assert matrix == [
+        report.true_negatives,
+        report.false_positives,
+        report.false_negatives,
+        report.true_positives,
+    ]
+
+
+def test_the_figures_equal_scikit_learns_on_many_scores() -> None:
+    random = np.random.default_rng(3)
+    labels = random.integers(0, 2, 5_000)
+    scores = (random.normal(size=5_000) + labels).astype(np.float32)
+    assert roc_auc(torch.tensor(scores), torch.tensor(labels)) == pytest.approx(
+        sklearn_metrics.roc_auc_score(labels, scores), abs=1e-12
+    )
+    assert average_precision(torch.tensor(scores), torch.tensor(labels)) == pytest.approx(
+        sklearn_metrics.average_precision_score(labels, scores), abs=1e-12
+    )
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_missing_class_leaves_what_needs_it_empty(label: int) -> None:
+    labels = torch.full((4,), label)
+    scores = torch.tensor([1.0, -1.0, 2.0, 0.5])
+    assert math.isnan(roc_auc(scores, labels))
+    assert math.isnan(average_precision(scores, labels)) == (label == 0)
+    document = binary_report(scores, (scores > 0).long(), labels).to_dict()
+    assert document["roc_auc"] is None
+    json.dumps(document, allow_nan=False)
+
+
+@pytest.fixture
+def small_digits(monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    """A few hundred drawn digits, in the place of MNIST."""
+    digits = Dataset("synthetic", generate(800, 1), generate(200, 2), DIGITS, "0" * 64)
+
+    def load(*arguments: object, **settings: object) -> Dataset:
+        return digits
+
+    monkeypatch.setattr(dataset_module, "load_dataset", load)
+    return digits
+
+
+@pytest.fixture
+def command(
+    small_digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Any]:
+    """Run a command on the small digits and return its JSON."""
+
+    def run(*arguments: str) -> Any:
+        capsys.readouterr()
+        assert main([*arguments, "--json", "--output", str(tmp_path)]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def train_arguments(name: str, *settings: str) -> list[str]:
+    assignments = [part for setting in settings for part in ("--set", setting)]
+    return ["train", "-q", "--name", name, "--epochs", "6", "--lr", "0.1", *assignments]
+
+
+def saved_picture(digits: Dataset, label: int, path: Path) -> str:
+    Image.fromarray(digits.test.images[digits.test.labels == label][0].numpy()).save(path)
+    return str(path)
+
+
+def test_a_yes_no_network_from_training_to_predictions(
+    command: Callable[..., Any], small_digits: Dataset, tmp_path: Path
+) -> None:
+    binary = ("objective.kind='binary'", "objective.positive=3", "model.hidden=[5]")
+    record = command(*train_arguments("three", *binary))
+    assert record["class_names"] == ["not 3", "3"]
+    assert record["objective"] == "binary"
+    state = torch.load(tmp_path / "three" / "model.pt", weights_only=True)
+    assert {name: list(tensor.shape) for name, tensor in state.items()} == {
+        "l1.weight": [5, 784],
+        "l1.bias": [5],
+        "l2.weight": [1, 5],
+        "l2.bias": [1],
+    }
+
+    report = command("evaluate", "three")
+    assert report["total"] == 200
+    assert report["accuracy"] == record["test_accuracy"] > 0.9
+    trained = load_model("three", tmp_path)
+    logits = trained.model(small_digits.test.images.float() / 255)[:, 0].detach()
+    truth = (small_digits.test.labels == 3).long()
+    figures = report["binary"]
+    assert figures["roc_auc"] == pytest.approx(sklearn_metrics.roc_auc_score(truth, logits))
+    assert figures["recall"] == pytest.approx(sklearn_metrics.recall_score(truth, logits > 0))
+    assert figures["false_positives"] == int(((logits > 0) & (truth == 0)).sum())
+    assert report["loss"] == pytest.approx(
+        torch.nn.BCEWithLogitsLoss()(logits, truth.float()).item(), rel=1e-5
+    )
+
+    pictures = [saved_picture(small_digits, label, tmp_path / f"{label}.png") for label in (3, 0)]
+    answers = command("predict", *pictures, "--checkpoint", "three")
+    for answer, picture in zip(answers, pictures, strict=True):
+        explained = command("explain", picture, "--checkpoint", "three", "--target", "3")
+        assert explained["kind"] == "binary"
+        assert explained["class_name"] == answer["class_name"]
+        assert explained["probability"] == pytest.approx(answer["probability"], rel=1e-5)
+        assert answer["class_name"] in ("3", "not 3")
+
+
+def test_a_subset_of_classes_keeps_its_names(
+    command: Callable[..., Any], small_digits: Dataset, tmp_path: Path
+) -> None:
+    record = command(*train_arguments("some", "data.classes=[7, 0, 1]", "model.hidden=[5]"))
+    assert record["class_names"] == ["7", "0", "1"]
+    report = command("evaluate", "some")
+    assert [item["class_name"] for item in report["per_class"]] == ["7", "0", "1"]
+    assert report["total"] == sum(int((small_digits.test.labels == c).sum()) for c in (7, 0, 1))
+    assert report["accuracy"] > 0.8
+    assert load_model("some", tmp_path).model.sizes == (784, 5, 3)
+    picture = saved_picture(small_digits, 0, tmp_path / "0.png")
+    (answer,) = command("predict", picture, "--checkpoint", "some")
+    explained = command("explain", picture, "--checkpoint", "some", "--target", "0")
+    assert explained["rows"][0]["target"] == 1
+    assert explained["label"] == answer["label"]
+    assert explained["class_name"] == answer["class_name"]
+
+
+def test_a_subset_of_classes_can_be_asked_yes_or_no(command: Callable[..., Any]) -> None:
+    binary = ("objective.kind='binary'", "objective.positive=7", "data.classes=[3, 7]")
+    assert command(*train_arguments("pair", *binary, "model.hidden=[5]"))["class_names"] == [
+        *("not 7", "7")
+    ]
+    report = command("evaluate", "pair")
+    assert report["total"] == 40
+    assert [item["count"] for item in report["per_class"]] == [20, 20]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["objective.kind='binary'", "objective.positive=10"], "objective.positive = 10 is not"),
+        (
+            ["objective.kind='binary'", "data.classes=[1, 2]"],
+            "objective.positive = 7 is not among the classes [1, 2]",
+        ),
+        (["data.classes=[3, 10]"], "has no class 10; its classes are 0 to 9"),
+        (["data.classes=[3]"], "data.classes needs at least two classes"),
+        (["data.classes=[3, 3]"], "data.classes names a class twice"),
+        (["objective.kind='both'"], "objective.kind = 'both'"),
+        (["model.hidden=[5, 0]"], "model.hidden = 0"),
+    ],
+)
+def test_classes_that_do_not_fit_are_refused(
+    small_digits: Dataset,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    settings: Sequence[str],
+    message: str,
+) -> None:
+    code = main([*train_arguments("wrong", *settings), "--output", str(tmp_path)])
+    assert code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_the_recipe_asks_for_sevens_in_ten_epochs_without_distortions() -> None:
+    config = resolve_config("is-it-a-7", environment={})
+    assert config.objective.kind == "binary"
+    assert config.objective.positive == 7
+    assert config.train.epochs <= 10
+    assert not any(config.augment.model_dump(exclude={"elastic_grid", "final_epochs"}).values())
+
+
+@pytest.mark.slow
+def test_the_recipe_is_as_good_as_it_says(mnist_dir: Path, tmp_path: Path) -> None:
+    settings = {
+        "data.dir": str(mnist_dir),
+        "data.dataset": "mnist",
+        "run.output": str(tmp_path),
+        "run.name": "seven",
+    }
+    train("is-it-a-7", settings)
+    report = evaluate("seven", output=tmp_path, data_dir=mnist_dir)
+    assert report.binary is not None
+    # 0.1 % and 0.7 % below what single runs reach: three seeds are not affordable here.
+    assert report.result.accuracy >= 0.993
+    assert report.binary.recall >= 0.965
