@@ -18,8 +18,8 @@ from mnist_ce.cli.shades import picture_lines
 from mnist_ce.data.synthetic import generate
 from mnist_ce.errors import UsageError
 from mnist_ce.explanation import explain_binary, explain_logits, explain_probabilities
+from mnist_ce.explanation.picture import attribution, explain_picture
 from mnist_ce.model import MLP
-from mnist_ce.picture_explanation import attribution, explain_picture
 from mnist_ce.trained import TrainedModel, load_model
 
 
@@ -160,6 +160,8 @@ def test_softmax_twice_has_a_floor_that_more_certainty_does_not_pass() -> None:
     assert sure.losses["cross_entropy_loss"] == pytest.approx(0)
     assert float(sure.twice) == pytest.approx(sure.floor_twice)
     assert sure.floor_twice == pytest.approx(math.log(1 + 9 / math.e))
+    two = explain_logits([[1000.0, 0.0], [0.0, 1000.0]], [0, 1], reduction="sum")
+    assert float(two.twice) == pytest.approx(two.least_twice)
     yes = explain_binary([1000.0], [1])
     assert float(yes.twice) == pytest.approx(yes.floor_twice)
 

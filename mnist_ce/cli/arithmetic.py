@@ -49,7 +49,7 @@ def print_explanation(numbers: Explanation, notes: tuple[str, ...]) -> None:
     _echo_values(f"  {'the right loss':<38}", _training_loss(numbers))
     _echo_values(f"  {f'with {applied} applied twice':<38}", numbers.twice.reshape(-1).tolist())
     typer.echo(
-        f"  {'which never falls below':<38}{number_text(numbers.floor_twice)}, however right"
+        f"  {'which never falls below':<38}{number_text(numbers.least_twice)}, however right"
     )
 
 

@@ -16,13 +16,13 @@ from mnist_ce.errors import UsageError
 
 if TYPE_CHECKING:
     from mnist_ce.explanation import Explanation
-    from mnist_ce.picture_explanation import PictureExplanation
+    from mnist_ce.explanation.picture import PictureExplanation
 
 
 def explain(
     image: Annotated[
         str | None,
-        typer.Argument(metavar="[IMAGE]", help="A picture of a digit.", show_default=False),
+        typer.Argument(metavar="IMAGE", help="A picture of a digit.", show_default=False),
     ] = None,
     logits: Annotated[
         str | None,
@@ -67,7 +67,8 @@ def explain(
 ) -> None:
     """Show what the loss is, for numbers you give or for a picture.
 
-    Examples:
+    For example:
+
       mnist-ce explain --logits 2.0,1.0,0.1 --target 0
 
       mnist-ce explain --probabilities 0.7,0.2,0.1 --target 0
@@ -84,7 +85,7 @@ def explain(
         else:
             print_explanation(numbers, numbers.notes)
         return
-    from mnist_ce.picture_explanation import explain_picture
+    from mnist_ce.explanation.picture import explain_picture
 
     explained = explain_picture(
         image,
@@ -139,8 +140,13 @@ def _explain_numbers(
     reduction: str | None,
     binary: bool,
 ) -> Explanation:
-    from mnist_ce.explanation import explain_binary, explain_logits, explain_probabilities
-    from mnist_ce.literals import parse_rows, parse_targets
+    from mnist_ce.explanation import (
+        explain_binary,
+        explain_logits,
+        explain_probabilities,
+        parse_rows,
+        parse_targets,
+    )
 
     reduction = reduction or "mean"
     if probabilities is not None:
@@ -158,7 +164,11 @@ def _explain_numbers(
 def _print_picture(explained: PictureExplanation) -> None:
     from mnist_ce.cli.shades import picture_lines
 
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    colour = (
+        sys.stdout.isatty()
+        and "NO_COLOR" not in os.environ
+        and os.environ.get("TERM") not in (None, "dumb")
+    )
     for line in picture_lines(
         explained.pixels, colour=colour, encoding=sys.stdout.encoding or "ascii"
     ):

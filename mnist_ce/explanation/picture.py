@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from mnist_ce.errors import CheckpointError, ImageError, UsageError
-from mnist_ce.explanation import Explanation, explain_binary, explain_logits
+from mnist_ce.explanation.numbers import explain_binary, explain_logits
+from mnist_ce.explanation.result import Explanation
 from mnist_ce.objective import Binary
 from mnist_ce.prediction import predict
 from mnist_ce.preprocessing import Picture

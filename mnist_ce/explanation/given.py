@@ -1,9 +1,8 @@
-"""Numbers that a user types: from text to checked arrays, and back to what JSON can hold."""
+"""Numbers that a user gives: from text to checked arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from mnist_ce.errors import UsageError
 from mnist_ce.formulas import Array
 
-__all__ = ["check_logits", "check_probabilities", "parse_rows", "parse_targets", "plain_number"]
+__all__ = ["check_logits", "check_probabilities", "parse_rows", "parse_targets"]
 
 LARGEST_LOGIT = float(np.finfo(np.float32).max)  # what a network in float32 can give
 ROUNDING = 0.5e-4  # of a probability printed with four decimals
@@ -108,15 +107,3 @@ def _table(rows: Sequence[Sequence[float]] | NDArray[np.floating], what: str) ->
 
 def _place(what: str, number: int, num_rows: int) -> str:
     return f"the {what}" + (f" of row {number}" if num_rows > 1 else "")
-
-
-def plain_number(value: float | Array | None) -> Any:  # noqa: ANN401 - whatever JSON can hold
-    """Return numbers as JSON can hold them: what is not finite as a string, as proto3 has it."""
-    if value is None:
-        return None
-    if isinstance(value, np.ndarray) and value.ndim:
-        return [plain_number(item) for item in value]
-    number = float(value)
-    if np.isfinite(number):
-        return number
-    return "NaN" if np.isnan(number) else "Infinity" if number > 0 else "-Infinity"
