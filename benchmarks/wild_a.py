@@ -48,13 +48,16 @@ def shape_of(digit: Digit, side: int, weight: float | None, rng: Rng) -> Float:
         # an exact distance again, where padding only guessed it
         outside = distance < 0
         distance[outside] = 0.5 - ndimage.distance_transform_edt(outside)[outside]
+        mask_now = distance > 0
         moved = distance + (weight * work - now) / 2
-        # where thinning would break the line, a line of that width along the ridge holds it
-        smooth = ndimage.gaussian_filter(np.maximum(distance, 0), 1.5)
-        crest = (smooth >= ndimage.maximum_filter(smooth, 3) - 0.05) & (distance > 2)
-        if crest.any():
-            along = weight * work / 2 - ndimage.distance_transform_edt(~crest)
-            moved = np.maximum(moved, along)
+        # where thinning would break the line, a line of that width along its middle holds it
+        if weight * work < now:
+            middle = (
+                0.5
+                + weight * work / 2
+                - ndimage.distance_transform_edt(~(skeleton(mask_now) & (distance > 0.22 * now)))
+            )
+            moved = np.maximum(moved, middle)
         distance = moved
     rows, columns = np.flatnonzero(distance.max(1) > 0), np.flatnonzero(distance.max(0) > 0)
     distance = distance[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -68,6 +71,23 @@ def shape_of(digit: Digit, side: int, weight: float | None, rng: Rng) -> Float:
         out = np.asarray(reduced, dtype=float)
     rows, columns = np.flatnonzero(out.max(1) > 0.2), np.flatnonzero(out.max(0) > 0.2)
     return np.asarray(out[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+
+
+def skeleton(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The middle line of a mask: hit-or-miss thinning with the L elements of the Golay alphabet."""
+    hit = np.array([[0, 0, 0], [0, 1, 0], [1, 1, 1]], bool)
+    miss = np.array([[1, 1, 1], [0, 0, 0], [0, 0, 0]], bool)
+    hit_2 = np.array([[0, 0, 0], [1, 1, 0], [0, 1, 0]], bool)
+    miss_2 = np.array([[0, 1, 1], [0, 0, 1], [0, 0, 0]], bool)
+    thin = mask.copy()
+    while True:
+        before = int(thin.sum())
+        for turn in range(4):
+            for one, none in ((hit, miss), (hit_2, miss_2)):
+                found = ndimage.binary_hit_or_miss(thin, np.rot90(one, turn), np.rot90(none, turn))
+                thin &= ~found
+        if int(thin.sum()) == before:
+            return thin
 
 
 def put(cover: Float, shape: tuple[int, int], y: float, x: float) -> Float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,12 +18,13 @@ from mnist_ce.device import resolve_device
 from mnist_ce.errors import UsageError
 from mnist_ce.loop import predict_logits
 from mnist_ce.objective import Binary
-from mnist_ce.preprocessing import Digit, Options, Picture, Prepared, Workers
+from mnist_ce.preprocessing import Digit, Options, Picture, Prepared, Reading, Stages, Workers
 from mnist_ce.trained import TrainedModel, load_model
 
 __all__ = ["Prediction", "predict", "predict_each"]
 
 BATCH_SIZE = 256
+SURENESS = 2.0  # weight of the network's opinion beside the ink's when readings compete
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Prediction:
     top_k: list[dict[str, Any]] = field(default_factory=list)
     reason: str | None = None
     glyph: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
-    stages: dict[str, NDArray[np.generic]] = field(default_factory=dict, repr=False, compare=False)
+    stages: Stages = field(default_factory=dict, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the JSON holds: plain values, fractions."""
@@ -171,11 +173,20 @@ class Reader:
 
     def read(self, names: Sequence[str | None], batch: Sequence[Prepared]) -> Iterator[Prediction]:
         """Yield the records of some pictures."""
-        digits = [digit for prepared in batch for digit in prepared.digits]
-        probabilities = iter(self.probabilities(digits))
+        readings = [reading for prepared in batch for reading in prepared.readings]
+        answers = iter(self.probabilities([d for reading in readings for d in reading.digits]))
         for name, prepared in zip(names, batch, strict=True):
-            answers = [next(probabilities) for _ in prepared.digits]
-            yield from self.records(name, prepared, answers)
+            options = [
+                (reading, [next(answers) for _ in reading.digits]) for reading in prepared.readings
+            ]
+            if prepared.error is not None:
+                yield Prediction(name, 0, "error", reason=prepared.error)
+            elif not options:
+                yield Prediction(name, 0, "rejected", reason="no ink found")
+            else:
+                reading, chosen = max(options, key=lambda option: plausibility(*option))
+                for index, (digit, answer) in enumerate(zip(reading.digits, chosen, strict=True)):
+                    yield self.record(name, index, digit, answer, reading)
 
     def probabilities(self, digits: Sequence[Digit]) -> NDArray[np.float64]:
         """Return float64 [digits, classes]."""
@@ -188,25 +199,13 @@ class Reader:
         scaled = logits.double() / self.trained.temperature
         return self.trained.objective.probabilities(scaled).numpy()
 
-    def records(
-        self, name: str | None, prepared: Prepared, answers: list[NDArray[np.float64]]
-    ) -> Iterator[Prediction]:
-        """Yield the records of one picture."""
-        stages = prepared.stages
-        if prepared.error is not None:
-            yield Prediction(name, 0, "error", reason=prepared.error)
-        elif not prepared.digits:
-            yield Prediction(name, 0, "rejected", reason="no ink found", stages=stages)
-        for index, (digit, answer) in enumerate(zip(prepared.digits, answers, strict=True)):
-            yield self.record(name, index, digit, answer, prepared)
-
     def record(
         self,
         name: str | None,
         index: int,
         digit: Digit,
         answer: NDArray[np.float64],
-        prepared: Prepared,
+        reading: Reading,
     ) -> Prediction:
         """Return the record of one digit."""
         names = self.trained.class_names
@@ -217,8 +216,8 @@ class Reader:
         )
         best = float(answer[label])
         reason = None
-        if prepared.num_found > 1 and not self.multi:
-            reason = f"{prepared.num_found} digits found: use --multi to read them all"
+        if reading.num_found > 1 and not self.multi:
+            reason = f"{reading.num_found} digits found: use --multi to read them all"
         elif self.min_confidence is not None and best < self.min_confidence:
             reason = f"probability {best:.3f} is below {self.min_confidence:g}"
         return Prediction(
@@ -234,5 +233,11 @@ class Reader:
             ],
             reason=reason,
             glyph=digit.glyph,
-            stages=prepared.stages if index == 0 else {},
+            stages=reading.stages if index == 0 else {},
         )
+
+
+def plausibility(reading: Reading, answers: Sequence[NDArray[np.float64]]) -> float:
+    """How likely a reading is, by its ink and by how sure the network is of its digits."""
+    sure = float(np.mean([math.log(answer.max()) for answer in answers]))
+    return math.log(reading.likeness) + SURENESS * sure

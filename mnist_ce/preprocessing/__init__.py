@@ -7,7 +7,7 @@ the price of sixty megabytes; scikit-image builds on scipy.ndimage and imports m
 
 from __future__ import annotations
 
-from mnist_ce.preprocessing.digits import Digit, Finding, find_digits
+from mnist_ce.preprocessing.digits import Digit, Reading, Stages, find_digits
 from mnist_ce.preprocessing.reading import Picture, open_picture
 from mnist_ce.preprocessing.sources import find_pictures
 from mnist_ce.preprocessing.strip import draw_strip
@@ -15,10 +15,11 @@ from mnist_ce.preprocessing.workers import Options, Prepared, Workers, prepare
 
 __all__ = [
     "Digit",
-    "Finding",
     "Options",
     "Picture",
     "Prepared",
+    "Reading",
+    "Stages",
     "Workers",
     "draw_strip",
     "find_digits",

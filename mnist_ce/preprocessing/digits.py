@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from scipy import ndimage
 
-from mnist_ce.glyph import FIELD_SIZE, fit_glyph
-from mnist_ce.preprocessing.ink import Ink, Plane, find_ink, merge_colours
+from mnist_ce.glyph import fit_glyph
+from mnist_ce.preprocessing.ink import REACH, Ink, Plane, even_out, find_ink, merge_colours
 from mnist_ce.preprocessing.parts import Group, find_parts, group_parts
 from mnist_ce.preprocessing.reading import to_planes
+from mnist_ce.preprocessing.ready import as_it_is
 from mnist_ce.preprocessing.stroke import normalise_weight
 
-__all__ = ["Digit", "Finding", "find_digits", "whole_picture"]
+__all__ = ["Digit", "Reading", "Stages", "find_digits"]
+
+Stages: TypeAlias = dict[str, NDArray[np.generic]]
+
+LIGHT_PRIOR = 0.8  # light ink on dark is the rarer case
+WORTH_ASKING = 0.1  # of the best reading's likeness
 
 
 @dataclass(frozen=True)
@@ -25,96 +32,118 @@ class Digit:
     Args:
         glyph: uint8 [28, 28], ink bright on black.
         box: (top, left, bottom, right) at the working size of the picture.
-        fullness: How well the cut-out looks like ink.
     """
 
     glyph: NDArray[np.uint8]
-    box: tuple[int, int, int, int] | None = None
+    box: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
 @dataclass
-class Finding:
-    """What was found in a picture.
+class Reading:
+    """One way to understand a picture.
 
     Args:
         digits: From left to right; one of them where a single digit was asked for.
         num_found: How many digits there seem to be.
-        stages: The picture after each stage, by name; float32 or uint8 [h, w].
+        likeness: How much the ink looks like writing; to compare readings of one picture.
+        stages: The picture after each stage, by name; uint8, bool or float32 [h, w].
     """
 
     digits: list[Digit]
-    num_found: int
-    stages: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    num_found: int = 1
+    likeness: float = 1.0
+    stages: Stages = field(default_factory=dict, repr=False)
 
 
-def as_it_is(image: Image.Image) -> NDArray[np.uint8] | None:
-    """The glyph of a picture that is one already: 28×28, light on dark or the inverse.
-
-    It must lie as MNIST's lie: no longer than 20 pixels and centred by mass. All of MNIST's
-    training images do, with room to spare; a drawing on a grid of 28×28 need not.
-    """
-    if image.size != (FIELD_SIZE, FIELD_SIZE) or image.mode not in ("L", "RGB", "1", "P"):
-        return None
-    if image.mode != "L":
-        colours = np.asarray(image.convert("RGB"))
-        if np.any(np.ptp(colours.astype(np.int16), axis=2)):
-            return None
-    pixels = np.asarray(image.convert("L"))
-    for glyph in (pixels, 255 - pixels):
-        rim = np.concatenate(
-            [glyph[:2].ravel(), glyph[-2:].ravel(), glyph[:, :2].ravel(), glyph[:, -2:].ravel()]
-        )
-        if rim.max() > 40:
-            continue
-        ink = np.where(glyph > 40, glyph, 0)
-        rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
-        if rows.size == 0:
-            continue
-        longer = max(np.ptp(rows), np.ptp(columns)) + 1
-        y, x = ndimage.center_of_mass(ink)
-        if 15 <= longer <= 22 and abs(y - 14) < 2 and abs(x - 14) < 2:
-            return np.ascontiguousarray(glyph)
-    return None
-
-
-def find_digits(image: Image.Image, *, multi: bool = False, keep_stages: bool = False) -> Finding:
+def find_digits(
+    image: Image.Image, *, multi: bool = False, keep_stages: bool = False
+) -> list[Reading]:
     """Find the digit, or the digits, in a picture.
 
     Args:
         image: As `open_picture` gives it.
         multi: Look for a row of digits.
         keep_stages: Keep the picture after each stage.
+
+    Returns:
+        What the picture may show, the likeliest first: dark ink on light, or light ink on dark
+        where that is not out of the question. Empty where there is no ink.
     """
     ready = as_it_is(image)
     if ready is not None:
-        return Finding([Digit(ready)], 1, {"glyph": ready} if keep_stages else {})
+        return [Reading([Digit(ready)], stages={"glyph": ready} if keep_stages else {})]
     light = merge_colours(to_planes(image))
-    inks = [ink for dark in (True, False) if (ink := find_ink(light, dark)) is not None]
-    best: tuple[float, Ink, list[Group], NDArray[np.int32]] | None = None
-    for ink in inks:
-        labels, parts = find_parts(ink)
-        groups = group_parts(parts, light.shape)
-        if not groups:
-            continue
-        score = groups[0].score * (1.0 if ink.is_dark else 0.8)
-        if best is None or score > best[0]:
-            best = (score, ink, groups, labels)
-    stages: dict[str, NDArray[np.generic]] = {"light": light} if keep_stages else {}
-    if best is None:
-        return Finding([], 0, stages)
-    _, ink, groups, labels = best
-    digit, levels = cut_out(ink, groups[0], labels)
-    if keep_stages:
-        stages |= {
-            "ink": ink.levels.clip(0, 1),
-            "mask": ink.mask,
-            "digit": levels,
-            "glyph": digit.glyph,
-        }
-    others = [
-        g for g in groups[1:] if g.size > 0.5 * groups[0].size and g.score > 0.4 * groups[0].score
-    ]
-    return Finding([digit], 1 + len(others), stages)
+    even = even_out(light)
+    looks = [seen for is_dark in (True, False) if (seen := look(even, is_dark)) is not None]
+    looks.sort(key=lambda seen: -seen.likeness)
+    readings = []
+    for seen in looks:
+        if seen.likeness < WORTH_ASKING * looks[0].likeness:
+            break
+        reading = read(even, seen, multi)
+        if keep_stages:
+            reading.stages = {"light": light, "even": even / 1.3} | reading.stages
+        readings.append(reading)
+    return readings
+
+
+@dataclass(frozen=True)
+class Look:
+    """The ink of a picture and the groups that it forms, best first."""
+
+    ink: Ink
+    labels: NDArray[np.int32]
+    groups: list[Group]
+
+    @property
+    def likeness(self) -> float:
+        """How much the best group looks like writing."""
+        return self.groups[0].score * (1.0 if self.ink.is_dark else LIGHT_PRIOR)
+
+
+def read(light: Plane, seen: Look, multi: bool) -> Reading:
+    """Cut out the digits of one look at a picture."""
+    main = seen.groups[0]
+    near = look_closer(light, seen, main)
+    digit, drawn = cut_out(near.ink, near.groups[0], near.labels)
+    others = [g for g in seen.groups[1:] if g.size > 0.5 * main.size and g.score > 0.4 * main.score]
+    stages: Stages = {
+        "ink": seen.ink.levels.clip(0, 1),
+        "mask": seen.ink.mask,
+        "close": near.ink.levels.clip(0, 1),
+        "digit": drawn,
+        "glyph": digit.glyph,
+    }
+    return Reading([digit], 1 + len(others), seen.likeness, stages)
+
+
+def look(light: Plane, is_dark: bool, reach: float = REACH) -> Look | None:
+    """Find ink of one polarity and group it; None where there is none."""
+    ink = find_ink(light, is_dark, reach)
+    if ink is None:
+        return None
+    labels, parts = find_parts(ink)
+    groups = group_parts(parts, (light.shape[0], light.shape[1]))
+    return Look(ink, labels, groups) if groups else None
+
+
+def look_closer(light: Plane, first: Look, group: Group) -> Look:
+    """Look again at the surroundings of one digit, with a square that fits its strokes.
+
+    What is elsewhere in the picture no longer sets the threshold, and shadows wider than a few
+    strokes are taken as paper.
+    """
+    top, left, bottom, right = group.box
+    margin = round(0.3 * group.size) + 4
+    rows = slice(max(0, top - margin), bottom + margin)
+    columns = slice(max(0, left - margin), right + margin)
+    part = light[rows, columns]
+    stroke = max(p.stroke for p in group.parts)
+    reach = min(REACH, (4 * stroke + 5) / max(part.shape))
+    second = look(part, first.ink.is_dark, reach)
+    if second is None or second.groups[0].size < 0.6 * group.size:
+        return Look(first.ink, first.labels, [group])
+    return second
 
 
 def cut_out(ink: Ink, group: Group, labels: NDArray[np.int32]) -> tuple[Digit, Plane]:
@@ -128,30 +157,3 @@ def cut_out(ink: Ink, group: Group, labels: NDArray[np.int32]) -> tuple[Digit, P
     levels = np.where(near, ink.levels[rows, columns], 0).clip(0, 1.2).astype(np.float32)
     drawn = normalise_weight(levels)
     return Digit(fit_glyph(drawn), group.box), drawn
-
-
-def whole_picture(image: Image.Image) -> Digit:
-    """The whole picture as a glyph, for networks that look at other things than digits.
-
-    28×28 is taken as it is; anything else is made grey, fitted into the square, and inverted where
-    its border is bright, as these data sets are bright on black.
-    """
-    grey = image.convert("L") if image.mode != "RGBA" else _on_white(image).convert("L")
-    pixels = np.asarray(grey)
-    if pixels.shape == (FIELD_SIZE, FIELD_SIZE):
-        return Digit(pixels)
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    bright = float(np.median(border)) > 127
-    small = ImageOps.pad(
-        ImageOps.invert(grey) if bright else grey,
-        (FIELD_SIZE, FIELD_SIZE),
-        method=Image.Resampling.BOX if max(grey.size) > FIELD_SIZE else Image.Resampling.BICUBIC,
-        color=0,
-    )
-    return Digit(np.asarray(small))
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    white = Image.new("RGBA", image.size, "white")
-    white.alpha_composite(image)
-    return white

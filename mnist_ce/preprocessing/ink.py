@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from mnist_ce.preprocessing.reading import Planes
 
-__all__ = ["Ink", "Plane", "find_ink", "merge_colours"]
+__all__ = ["Ink", "Plane", "even_out", "find_ink", "merge_colours"]
 
 Plane: TypeAlias = NDArray[np.float32]
 Mask: TypeAlias = NDArray[np.bool_]
@@ -32,6 +32,9 @@ class Ink:
         strength: The contrast of the ink with its paper, in [0, 1].
         noise: The deviation of the paper, in the unit of `strength`.
         is_dark: Whether the ink is darker than its paper.
+        edges: float32 [h, w]; 1 where the picture changes by half of the ink's strength within a
+            short way, as at the edge of a stroke; 0 where it is even, as in the soft rim of a
+            shadow or where a piece of the paper itself was taken for ink.
     """
 
     levels: Plane
@@ -39,6 +42,7 @@ class Ink:
     strength: float
     noise: float
     is_dark: bool
+    edges: Plane
 
 
 def merge_colours(planes: Planes) -> Plane:
@@ -87,7 +91,59 @@ def merge_colours(planes: Planes) -> Plane:
     return (mixed - np.float32(low)) / np.float32(np.abs(weights).sum())
 
 
-def find_ink(light: Plane, is_dark: bool) -> Ink | None:
+def even_out(light: Plane) -> Plane:
+    """Divide by the slow change of the light: a quadratic surface through most of the picture.
+
+    The surface is fitted by least squares, repeated with less weight on what lies far from it
+    (Tukey's biweight), so that ink, shadows and a strip of desk do not bend it.
+
+    Args:
+        light: float32 [h, w].
+
+    Returns:
+        float32 [h, w], 1 where the picture is as the surface.
+    """
+    height, width = light.shape
+    step = max(1, max(height, width) // 40)
+    small = light[step // 2 :: step, step // 2 :: step]
+
+    def terms(rows: NDArray[np.floating], columns: NDArray[np.floating]) -> list[Plane]:
+        y, x = (2 * rows / height - 1)[:, None], (2 * columns / width - 1)[None]
+        one = np.ones((rows.size, columns.size))
+        return [one, y * one, x * one, y * y * one, x * x * one, x * y]
+
+    grid = np.stack(
+        terms(
+            np.arange(small.shape[0]) * step + step // 2 + 0.5,
+            np.arange(small.shape[1]) * step + step // 2 + 0.5,
+        ),
+        axis=-1,
+    ).reshape(-1, 6)
+    values = small.ravel().astype(np.float64)
+    weights = np.ones_like(values)
+    ridge = 1e-3 * values.size * np.diag([0, 1, 1, 1, 1, 1])
+    coefficients = np.array([np.median(values), 0, 0, 0, 0, 0])
+    for _ in range(6):
+        away = np.abs(values - grid @ coefficients)
+        scale = 4.685 * 1.4826 * float(np.median(away)) + 0.02
+        weights = np.maximum(1 - (away / scale) ** 2, 0) ** 2
+        weighted = grid * weights[:, None]
+        coefficients = np.linalg.solve(weighted.T @ grid + ridge, weighted.T @ values)
+    y, x = 2 * (np.arange(height) + 0.5) / height - 1, 2 * (np.arange(width) + 0.5) / width - 1
+    c = coefficients
+    fits = np.abs(values - grid @ coefficients) < 0.06 * max(1e-6, float(np.median(values)))
+    if fits.mean() < 0.6 or np.median(values) < 0.08:
+        return light  # no one surface is most of the picture, or it is black already
+    surface = (
+        (c[0] + c[1] * y + c[3] * y * y)[:, None]
+        + (c[2] * x + c[4] * x * x)
+        + c[5] * np.outer(y, x)
+    )
+    middle = max(float(np.median(surface)), 0.02)
+    return (light / np.maximum(surface, 0.3 * middle)).astype(np.float32)
+
+
+def find_ink(light: Plane, is_dark: bool, reach: float = REACH) -> Ink | None:
     """Flatten the paper and cut out the ink, on the assumption of one polarity.
 
     The paper is what a closing (opening, for light ink) by a square wider than any stroke leaves:
@@ -97,39 +153,46 @@ def find_ink(light: Plane, is_dark: bool) -> Ink | None:
     Args:
         light: float32 [h, w].
         is_dark: Whether ink is darker than paper.
+        reach: The side of the square, over the longer side of the picture.
 
     Returns:
         The ink, or None where nothing rises above the noise.
     """
     longer = max(light.shape)
     smooth = ndimage.gaussian_filter(light, max(0.6, longer / 600), mode="nearest")
-    size = max(3, round(REACH * longer))
+    size = max(3, round(reach * longer))
     if is_dark:
         paper = ndimage.grey_closing(smooth, size=(size, size), mode="nearest")
         contrast = (paper - smooth) / (paper + 0.05)
     else:
         paper = ndimage.grey_opening(smooth, size=(size, size), mode="nearest")
         contrast = (smooth - paper) / (paper + 0.25)
-    return _cut(contrast, is_dark)
+    ink = _cut(contrast, is_dark)
+    if ink is None:
+        return None
+    window = max(3, round(longer / 60))
+    swing = ndimage.maximum_filter(smooth, window) - ndimage.minimum_filter(smooth, window)
+    swing = swing / (paper + (0.05 if is_dark else 0.25))
+    return replace(ink, edges=(swing / (0.5 * ink.strength)).clip(0, 1))
 
 
 def _cut(contrast: Plane, is_dark: bool) -> Ink | None:
     flat = np.sort(contrast, axis=None)
     n = flat.size
     # Quantiles below the median, since in a tight crop half of the picture may be ink.
-    low, mid = float(flat[n // 10]), float(flat[4 * n // 10])
-    noise = (mid - low) / 1.03 + 1e-3  # a normal's 10 % and 40 % points lie 1.03 deviations apart
-    centre = mid + 0.253 * noise
+    low, mid = float(flat[n // 20]), float(flat[3 * n // 10])
+    noise = (mid - low) / 1.12 + 1e-3  # a normal's 5 % and 30 % points lie 1.12 deviations apart
+    centre = mid + 0.524 * noise
     top = float(flat[max(0, n - max(12, n // 1000)) :].mean())
     strong = flat[np.searchsorted(flat, (centre + top) / 2) :]
     strength = float(np.median(strong)) - centre
-    if strength < max(MIN_CONTRAST, 5 * noise):
+    if strength < max(MIN_CONTRAST, 3 * noise):
         return None
     levels = ((contrast - centre) / strength).astype(np.float32)
-    weak = levels > max(LOW, 3 * noise / strength)
+    weak = levels > min(max(LOW, 3 * noise / strength), HIGH)
     labels, _ = ndimage.label(weak, np.ones((3, 3)))
     seeds = np.unique(labels[levels > HIGH])
     keep = np.zeros(labels.max() + 1, dtype=bool)
     keep[seeds] = True
     keep[0] = False
-    return Ink(levels, keep[labels], strength, noise, is_dark)
+    return Ink(levels, keep[labels], strength, noise, is_dark, levels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -102,13 +103,14 @@ def find_parts(ink: Ink) -> tuple[NDArray[np.int32], list[Part]]:
     padded = np.pad(ink.mask, 1)  # beyond the border is paper
     edge = ink.mask & ~(padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
     outlines = np.bincount(labels[edge], minlength=count + 1)
+    supports = np.bincount(labels[edge], ink.edges[edge], minlength=count + 1)
     rim = np.concatenate([labels[0], labels[-1], labels[1:-1, 0], labels[1:-1, -1]])
     touches = np.bincount(rim, minlength=count + 1)
     sums = np.bincount(labels.ravel(), ink.levels.ravel(), minlength=count + 1)
     boxes = ndimage.find_objects(labels)
     wanted = np.argsort(areas[1:])[::-1][:MAX_PARTS] + 1
     longer = max(height, width)
-    parts = []
+    parts: list[Part] = []
     for label in wanted:
         area = int(areas[label])
         if area < 4:
@@ -117,6 +119,7 @@ def find_parts(ink: Ink) -> tuple[NDArray[np.int32], list[Part]]:
         size = max(rows.stop - rows.start, columns.stop - columns.start)
         stroke = 2 * area / max(1, int(outlines[label]))
         touch = touches[label] / max(1, int(outlines[label]))
+        support = supports[label] / max(1, int(outlines[label]))
         off = np.hypot(
             (rows.start + rows.stop) / 2 / height - 0.5,
             (columns.start + columns.stop) / 2 / width - 0.5,
@@ -124,6 +127,8 @@ def find_parts(ink: Ink) -> tuple[NDArray[np.int32], list[Part]]:
         level = sums[label] / area
         likeness = (
             min(1.0, (0.22 * size / stroke) ** 3)  # a blob is no stroke
+            * (slimness(labels[rows, columns] == label) if len(parts) < 5 else 1.0)
+            * support**2
             * (1 - 0.6 * off)
             * (1 - min(0.9, 4 * touch))
             * min(1.0, level) ** 0.5
@@ -138,6 +143,18 @@ def find_parts(ink: Ink) -> tuple[NDArray[np.int32], list[Part]]:
     return labels, parts
 
 
+def slimness(mask: NDArray[np.bool_]) -> float:
+    """1 for what is made of lines, down to 0.1 for what holds a square of half its size."""
+    side = max(mask.shape)
+    step = max(1, side // 60)
+    small = mask[::step, ::step]
+    for share, value in ((0.45, 0.1), (0.36, 0.3), (0.28, 0.7)):
+        square = max(2, round(share * side / step))
+        if ndimage.minimum_filter(small, square, mode="constant").any():
+            return value
+    return 1.0
+
+
 def gap(a: Part, b: Part) -> tuple[int, int]:
     """Distances between two boxes down and across; negative where they overlap."""
     return (
@@ -146,14 +163,22 @@ def gap(a: Part, b: Part) -> tuple[int, int]:
     )
 
 
-def belong(a: Part, b: Part, size: int) -> bool:
-    """Whether two parts are pieces of one digit of about this size."""
+def belong(a: Part, b: Part) -> bool:
+    """Whether two parts are pieces of one digit.
+
+    Pieces of a broken stroke are near each other; a loose top lies over the rest. Two whole
+    digits in a row stand side by side and are equally high.
+    """
     down, across = gap(a, b)
-    reach = 0.07 * size + 0.5 * min(a.stroke, b.stroke)
-    if max(down, 0) + max(across, 0) <= reach:
+    height = max(a.bottom, b.bottom) - min(a.top, b.top)
+    width = max(a.right, b.right) - min(a.left, b.left)
+    distance = math.hypot(max(down, 0), max(across, 0))
+    side_by_side = -down > 0.7 * height and across > 0
+    reach = (0.04 if side_by_side else 0.12) * max(height, width)
+    if distance <= reach + 0.5 * min(a.stroke, b.stroke):
         return True
     overlap = -across / max(1, min(a.width, b.width))
-    return overlap > 0.5 and down <= 0.3 * size
+    return overlap > 0.5 and down <= 0.3 * height
 
 
 def group_parts(parts: list[Part], shape: tuple[int, int]) -> list[Group]:
@@ -180,9 +205,7 @@ def group_parts(parts: list[Part], shape: tuple[int, int]) -> list[Group]:
     ]
     groups: list[Group] = []
     for part in real:
-        joined = [
-            g for g in groups if any(belong(part, q, max(q.size, part.size)) for q in g.parts)
-        ]
+        joined = [g for g in groups if any(belong(part, q) for q in g.parts)]
         merged = Group([part])
         for other in joined:
             merged.parts.extend(other.parts)

@@ -12,12 +12,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mnist_ce.errors import ImageError
-from mnist_ce.preprocessing.digits import Digit, Finding, find_digits, whole_picture
+from mnist_ce.preprocessing.digits import Digit, Reading, find_digits
 from mnist_ce.preprocessing.reading import Picture, open_picture
+from mnist_ce.preprocessing.ready import whole_picture
 
 __all__ = ["Options", "Prepared", "Workers", "prepare"]
 
@@ -44,15 +42,11 @@ class Prepared:
     """A picture made ready for the network.
 
     Args:
-        digits: The digits found, or the whole picture as the only one.
-        num_found: How many digits there seem to be.
-        stages: See `Finding`.
+        readings: What it may show, the likeliest first; see `find_digits`.
         error: Why it could not be read; None where it could.
     """
 
-    digits: list[Digit] = field(default_factory=list)
-    num_found: int = 0
-    stages: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    readings: list[Reading] = field(default_factory=list)
     error: str | None = None
 
 
@@ -60,17 +54,18 @@ def prepare(source: Picture, options: Options) -> Prepared:
     """Read one picture and find what is in it; that it cannot be read is told, not raised."""
     try:
         image = open_picture(source)
-        finding = (
-            find_digits(image, multi=options.multi, keep_stages=options.keep_stages)
-            if options.crop
-            else Finding([whole_picture(image)], 1)
-        )
+        if not options.crop:
+            return Prepared([Reading([Digit(whole_picture(image))])])
+        readings = find_digits(image, multi=options.multi, keep_stages=options.keep_stages)
     except ImageError as error:
         return Prepared(error=str(error))
     except MemoryError:
         name = source if isinstance(source, (str, Path)) else "the picture"
         return Prepared(error=f"{name} does not fit into memory")
-    return Prepared(finding.digits, finding.num_found, finding.stages)
+    if not options.keep_stages:
+        for reading in readings:
+            reading.stages = {}  # they would cost more than the rest to send
+    return Prepared(readings)
 
 
 def _prepare_chunk(sources: list[Picture], options: Options) -> list[Prepared]:
