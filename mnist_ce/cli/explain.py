@@ -12,7 +12,7 @@ import typer
 from mnist_ce.cli import options
 from mnist_ce.cli.arithmetic import number_text, print_explanation
 from mnist_ce.cli.options import Traceback, note, print_json
-from mnist_ce.errors import UsageError
+from mnist_ce.errors import MnistCeError, UsageError
 
 if TYPE_CHECKING:
     from mnist_ce.explanation import Explanation
@@ -180,7 +180,7 @@ def _print_picture(explained: PictureExplanation) -> None:
 
 
 def _plot(explained: PictureExplanation, path: Path) -> None:
-    from mnist_ce.files import write_atomically
+    from mnist_ce.files import one_line, write_atomically
     from mnist_ce.plots.attribution import draw_attributions
     from mnist_ce.plots.canvas import Heading
 
@@ -196,5 +196,8 @@ def _plot(explained: PictureExplanation, path: Path) -> None:
         + (" (the answer)" if label == explained.answer else " (the target)"): (values)
         for label, values in explained.attributions.items()
     }
-    write_atomically(path, draw_attributions(heading, explained.pixels, titles))
+    try:
+        write_atomically(path, draw_attributions(heading, explained.pixels, titles))
+    except OSError as error:
+        raise MnistCeError(f"--plot {path} cannot be written: {one_line(error)}") from None
     note(f"drawn in {path}")
