@@ -14,8 +14,10 @@ from mnist_ce.data.augment import Augment
 from mnist_ce.data.batches import Batches
 from mnist_ce.model import MLP
 from mnist_ce.objective import Binary, Multiclass, Objective
+from mnist_ce.steps import NonFiniteLossError, OptimizerSettings, Step, fast, make_step
+from mnist_ce.steps.fast import FastStep
 from mnist_ce.steps.plain import PlainStep
-from mnist_ce.steps import NonFiniteLossError, OptimizerSettings, Step, make_step
+from mnist_ce.steps.products import OneDnnProducts, TorchProducts
 
 SETTINGS = [
     OptimizerSettings(momentum=0.5),
@@ -76,7 +78,9 @@ class Exact(PlainStep):
 
 def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     """The largest difference, relative to the largest weight of the same tensor."""
-    return max(float((one[n].double() - w.double()).abs().max() / w.abs().max()) for n, w in other.items())
+    return max(
+        float((one[n].double() - w.double()).abs().max() / w.abs().max()) for n, w in other.items()
+    )
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
@@ -158,8 +162,11 @@ def test_one_batch_can_be_overfitted(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["plain", "fast"])
 def test_non_finite_loss_stops_before_the_update(kind: str) -> None:
     step = run(kind, SETTINGS[-1], 5, make_batches())
+    assert isinstance(step, PlainStep | FastStep)
+    model = step.model
+    assert isinstance(model, MLP)
     with torch.no_grad():
-        step.model.l1.bias[0] = float("nan")  # type: ignore[attr-defined]
+        model.layers[0].bias[0] = float("nan")
     before = {name: t.clone() for name, t in step.state()["weights"].items()}
     averaged = {name: t.clone() for name, t in step.weights().items()}
     with pytest.raises(NonFiniteLossError) as caught:
@@ -170,7 +177,9 @@ def test_non_finite_loss_stops_before_the_update(kind: str) -> None:
     assert all(torch.equal(t, averaged[name]) for name, t in step.weights().items())
 
 
-@pytest.mark.parametrize(("saved_by", "loaded_by"), list(itertools.product(["plain", "fast"], repeat=2)))
+@pytest.mark.parametrize(
+    ("saved_by", "loaded_by"), list(itertools.product(["plain", "fast"], repeat=2))
+)
 def test_state_continues_with_any_kind(saved_by: str, loaded_by: str) -> None:
     settings, batches = SETTINGS[-1], make_batches()
     whole = run(saved_by, settings, 8, batches)
@@ -191,9 +200,33 @@ def test_fast_step_updates_the_model_in_place() -> None:
     model, batches = MLP(), make_batches()
     step = make_step("fast", model, batches, Multiclass(), SETTINGS[0])
     places = [parameter.data_ptr() for parameter in model.parameters()]
-    before = model.l3.weight.detach().clone()
+    third = model.layers[2].weight
+    before = third.detach().clone()
     for indices in batches.epoch(1):
         step(indices, 0.1)
     assert [parameter.data_ptr() for parameter in model.parameters()] == places
-    assert not torch.equal(model.l3.weight, before)
+    assert not torch.equal(third, before)
     assert all(torch.equal(step.weights()[n], p) for n, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("products", [TorchProducts, OneDnnProducts])
+def test_products_equal_their_formulas(products: type[TorchProducts]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, gradient = (torch.randn(64, n, generator=generator) for n in (300, 260))
+    weight = torch.randn(260, 300, generator=generator)  # large enough for every path
+    bias, momentum = weight[:, 0].clone(), weight.flip(0).contiguous()
+    expected = 0.3 * momentum.double() + gradient.double().T @ images.double()
+    tools = products()
+    tools.accumulate(momentum, 0.3, gradient, images)
+    assert torch.allclose(momentum.double(), expected, atol=1e-4)
+    linear = images.double() @ weight.double().T + bias.double()
+    assert torch.allclose(tools.linear(images, weight, bias).double(), linear, atol=1e-4)
+    passed_down = gradient.double() @ weight.double()
+    assert torch.allclose(tools.input_gradient(gradient, weight).double(), passed_down, atol=1e-4)
+
+
+def test_fast_step_works_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast, "best_products", TorchProducts)
+    plain = run("plain", SETTINGS[-1], 60, make_batches(), hidden=(12, 10))
+    without = run("fast", SETTINGS[-1], 60, make_batches(), hidden=(12, 10))
+    assert difference(without.weights(), plain.weights()) <= 1e-5

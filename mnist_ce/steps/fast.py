@@ -3,9 +3,8 @@
 It computes what the plain step computes, with less around it:
 
 - All weights lie in one flat buffer and all momenta in another, so that an update is one pass.
-- There is no gradient buffer: the weight-gradient product accumulates straight into the momentum,
-  v ← μ·v + Dᵀ·A, as `addmm` with beta = μ.
-- oneDNN multiplies and adds the bias in the forward pass, where torch has it.
+- Nothing is zeroed, collected or copied between a gradient and the momentum it goes into.
+- oneDNN does the products, where torch has it.
 - Autograd runs on the logits alone, so that any objective works; the layers' gradients are written
   out: D is the gradient of the loss by a layer's output, A the layer's input,
 
@@ -16,7 +15,6 @@ It computes what the plain step computes, with less around it:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +32,7 @@ from mnist_ce.steps.base import (
     average_decay,
     copied,
 )
+from mnist_ce.steps.products import best_products
 
 __all__ = ["FastStep"]
 
@@ -47,7 +46,6 @@ class LayerViews:
     """One layer's part of the flat buffers: views, whose storage is never replaced."""
 
     weight: Tensor  # [outputs, inputs]
-    weight_t: Tensor  # [inputs, outputs]
     bias: Tensor  # [outputs]
     weight_momentum: Tensor  # [outputs, inputs]
     bias_momentum: Tensor  # [outputs]
@@ -55,14 +53,12 @@ class LayerViews:
     all_momentum: Tensor  # their momenta, flat
 
 
+@dataclass(frozen=True)
 class Buffers:
-    """What a batch of one size needs: the input of each layer and the gradient of its output."""
+    """What batches of one size need."""
 
-    def __init__(self, sizes: tuple[int, ...], batch_size: int) -> None:
-        self.inputs = torch.empty(batch_size, sizes[0])
-        self.gradients = [torch.empty(batch_size, size) for size in sizes]
-        self.gradients_t = [gradient.t() for gradient in self.gradients]
-        self.ones = torch.ones(batch_size)
+    images: Tensor  # [batch, 784]
+    ones: Tensor  # [batch]
 
 
 class FastStep:
@@ -81,7 +77,7 @@ class FastStep:
         self.num_steps = 0
         self._flatten()
         self.average = self.flat.clone() if settings.average_decay else None
-        self.linear = _linear()
+        self.products = best_products()
         self.buffers: dict[int, Buffers] = {}
         self.logits = torch.empty(len(batches.labels), model.sizes[-1])
         self.labels = torch.empty_like(batches.labels)
@@ -104,7 +100,6 @@ class FastStep:
             shape = layer.weight.shape
             views = LayerViews(
                 weight=self.flat[start:middle].view(shape),
-                weight_t=self.flat[start:middle].view(shape).t(),
                 bias=self.flat[middle:stop],
                 weight_momentum=self.momentum[start:middle].view(shape),
                 bias_momentum=self.momentum[middle:stop],
@@ -122,14 +117,15 @@ class FastStep:
         size = len(indices)
         buffers = self.buffers.get(size)
         if buffers is None:
-            buffers = self.buffers[size] = Buffers(self.model.sizes, size)
-        _, labels = self.batches.gather(indices, self.num_steps, out=buffers.inputs)
+            buffers = Buffers(torch.empty(size, self.model.sizes[0]), torch.ones(size))
+            self.buffers[size] = buffers
+        _, labels = self.batches.gather(indices, self.num_steps, out=buffers.images)
         logits = self.logits[self.num_seen : self.num_seen + size]
-        inputs = self._forward(buffers.inputs, logits)
-        loss = self._loss(logits, labels, buffers.gradients[-1])
+        inputs = self._forward(buffers.images, logits)
+        loss, gradient = self._loss(logits, labels)
         if not math.isfinite(loss):
             raise NonFiniteLossError(self.num_steps, loss)
-        self._backward_and_update(inputs, buffers, learning_rate)
+        self._backward_and_update(inputs, gradient, buffers.ones, learning_rate)
         if self.average is not None:
             decay = average_decay(self.settings.average_decay, self.num_steps)
             self.average.lerp_(self.flat, 1 - decay)
@@ -144,20 +140,21 @@ class FastStep:
         """Write the logits; return the input of each layer, [batch, inputs of the layer]."""
         inputs = [images]
         for layer in self.layers[:-1]:
-            inputs.append(self.linear(inputs[-1], layer).relu_())
+            inputs.append(self.products.linear(inputs[-1], layer.weight, layer.bias).relu_())
         last = self.layers[-1]
-        torch.addmm(last.bias, inputs[-1], last.weight_t, out=logits)
+        torch.addmm(last.bias, inputs[-1], last.weight.t(), out=logits)
         return inputs
 
-    def _loss(self, logits: Tensor, labels: Tensor, gradient: Tensor) -> float:
-        """Return the mean loss and write its gradient by the logits, [batch, outputs]."""
+    def _loss(self, logits: Tensor, labels: Tensor) -> tuple[float, Tensor]:
+        """Return the mean loss and its gradient by the logits, [batch, outputs]."""
         leaf = logits.detach().requires_grad_()
         with torch.enable_grad():
             loss = self.objective.loss(leaf, labels)
-        gradient.copy_(torch.autograd.grad(loss, leaf)[0])
-        return loss.item()
+        return loss.item(), torch.autograd.grad(loss, leaf)[0]
 
-    def _backward_and_update(self, inputs: list[Tensor], buffers: Buffers, rate: float) -> None:
+    def _backward_and_update(
+        self, inputs: list[Tensor], gradient: Tensor, ones: Tensor, rate: float
+    ) -> None:
         """From the last layer to the first: pass the gradient down, then update the layer.
 
         `torch.optim.SGD` computes g' = g + λ·w, v ← μ·v + g', and w ← w − η·v, or with Nesterov
@@ -169,17 +166,16 @@ class FastStep:
         momentum, decay = settings.momentum, settings.weight_decay
         kept = momentum * (1 - decay * rate) if settings.nesterov else momentum
         pace = rate * (1 + momentum) if settings.nesterov else rate
-        gradients, gradients_t = buffers.gradients, buffers.gradients_t
         for number in range(len(self.layers) - 1, -1, -1):
             layer, layer_input = self.layers[number], inputs[number]
+            above = gradient  # of the loss by this layer's output, [batch, outputs]
             if number:
-                below = gradients[number]
-                torch.mm(gradients[number + 1], layer.weight, out=below)
-                _relu_backward(below, layer_input, 0.0, grad_input=below)
+                gradient = self.products.input_gradient(above, layer.weight)
+                _relu_backward(gradient, layer_input, 0.0, grad_input=gradient)
             if settings.nesterov:
                 layer.all_weights.add_(layer.all_momentum, alpha=rate * momentum)
-            layer.weight_momentum.addmm_(gradients_t[number + 1], layer_input, beta=kept)
-            layer.bias_momentum.addmv_(gradients_t[number + 1], buffers.ones, beta=kept)
+            self.products.accumulate(layer.weight_momentum, kept, above, layer_input)
+            layer.bias_momentum.addmv_(above.t(), ones, beta=kept)
             if decay:
                 layer.all_momentum.add_(layer.all_weights, alpha=decay)
             layer.all_weights.add_(layer.all_momentum, alpha=-pace)
@@ -226,26 +222,3 @@ class FastStep:
             name: flat.as_strided(parameter.shape, parameter.stride(), parameter.storage_offset())
             for name, parameter in self.model.named_parameters()
         }
-
-
-def _linear() -> Callable[[Tensor, LayerViews], Tensor]:
-    """Return input · Wᵀ + b by torch's oneDNN operator where it is there, else by `addmm`.
-
-    [batch, inputs] → [batch, outputs]. The operator is the one that `torch.compile` emits, and
-    faster than `addmm` at these shapes. It could apply the ReLU too, but its ReLU turns NaN into
-    0, which would hide a diverged network from the loss.
-    """
-
-    def by_onednn(layer_input: Tensor, layer: LayerViews) -> Tensor:
-        output: Tensor = operator(layer_input, layer.weight, layer.bias, "none", [], "")
-        return output
-
-    def by_addmm(layer_input: Tensor, layer: LayerViews) -> Tensor:
-        return torch.addmm(layer.bias, layer_input, layer.weight_t)
-
-    try:
-        operator = torch.ops.mkldnn._linear_pointwise.default
-        probe = operator(torch.ones(2, 3), torch.ones(4, 3), torch.ones(4), "none", [], "")
-        return by_onednn if bool((probe == 4).all()) else by_addmm
-    except (AttributeError, RuntimeError, TypeError):
-        return by_addmm
