@@ -185,6 +185,8 @@ def _cut(contrast: Plane, is_dark: bool) -> Ink | None:
     centre = mid + 0.524 * noise
     top = float(flat[max(0, n - max(12, n // 1000)) :].mean())
     strong = flat[np.searchsorted(flat, (centre + top) / 2) :]
+    if strong.size == 0:  # a picture of one colour: rounding puts the threshold above all of it
+        return None
     strength = float(np.median(strong)) - centre
     if strength < max(MIN_CONTRAST, 3 * noise):
         return None
