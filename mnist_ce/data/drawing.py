@@ -51,8 +51,8 @@ def _write(
     matrix = spline_matrix(style)  # [samples, points]
     num_points = matrix.shape[1]
     # A stroke's free ends vary most: it starts early or late, runs on or stops short.
-    looseness = torch.tensor([1.8 if point in style.free_ends else 1.0 for point in style.points])
-    sloppiness = lognormal(0.042, 0.5).clamp(max=0.1)[:, :, None] * looseness[:, None]
+    looseness = torch.tensor([1.5 if point in style.free_ends else 1.0 for point in style.points])
+    sloppiness = lognormal(0.04, 0.5).clamp(max=0.09)[:, :, None] * looseness[:, None]
     points = torch.tensor(style.points) + sloppiness * normal(num_points, 2)  # [n, points, 2]
     pressure = lognormal(0.145, 0.35) * (1 + 0.12 * normal(num_points))  # [n, points]
     centres = matrix @ points  # [samples, points] @ [n, points, 2] → [n, samples, 2]
