@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mnist_ce.data.batches import Batches, scale_pixels
+from mnist_ce.model import MLP
 from mnist_ce.objective import Objective
 from mnist_ce.steps.base import Step, Totals
+from mnist_ce.steps.products import best_products
 
 __all__ = ["Evaluation", "evaluate", "predict_logits", "train_one_epoch"]
 
@@ -79,7 +81,7 @@ class Evaluation:
 
 @torch.inference_mode()
 def predict_logits(
-    model: nn.Module,
+    model: MLP,
     images: Tensor,
     *,
     mean: float = 0.0,
@@ -96,20 +98,28 @@ def predict_logits(
     Returns:
         float32 [n, classes], on the CPU.
     """
-    was_training = model.training
-    model.eval()
-    logits = [
-        model(
-            (scale_pixels(batch) - mean) / std if (mean, std) != (0.0, 1.0) else scale_pixels(batch)
-        )
-        for batch in torch.split(images, EVALUATION_BATCH)
-    ]
-    model.train(was_training)
+    forward = _forward_on_cpu if images.device.type == "cpu" else MLP.__call__
+    logits = []
+    for batch in torch.split(images, EVALUATION_BATCH):
+        inputs = scale_pixels(batch)  # → [batch, 784]
+        if (mean, std) != (0.0, 1.0):
+            inputs = (inputs - mean) / std
+        logits.append(forward(model, inputs))
     return torch.cat(logits).cpu()
 
 
+def _forward_on_cpu(model: MLP, inputs: Tensor) -> Tensor:
+    """Do what `MLP.forward` does with the faster products of the fast step."""
+    products = best_products()
+    *hidden, last = model.layers
+    for layer in hidden:
+        inputs = products.linear(inputs, layer.weight, layer.bias).relu_()
+    logits: Tensor = last(inputs)
+    return logits
+
+
 def evaluate(
-    model: nn.Module,
+    model: MLP,
     images: Tensor,
     labels: Tensor,
     objective: Objective,

@@ -7,6 +7,7 @@ that all three products of a layer can be written with it. All is float32.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -83,6 +84,7 @@ class OneDnnProducts(TorchProducts):
             torch.add(weight_gradient, momentum, alpha=kept, out=momentum)
 
 
+@lru_cache(maxsize=1)
 def best_products() -> Products:
     """Return oneDNN's products if they work in this torch on this machine, else torch's own.
 
