@@ -1,23 +1,38 @@
-"""Files that are either whole or not there: atomic writes, digests, cache and shipped folders."""
+"""Files that are either whole or not there: atomic writes, locks, digests, well-known folders."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
-import tempfile
+import secrets
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 __all__ = [
     "cache_dir",
     "check_writable",
+    "flush_folder",
+    "lock_folder",
     "md5_of",
     "one_line",
+    "remove_unfinished",
     "repository_root",
     "shipped_dir",
+    "temporary_beside",
     "version",
     "write_atomically",
 ]
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_UNFINISHED = ".tmp"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
 
 
 def one_line(error: BaseException) -> str:
@@ -43,18 +58,68 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             and no temporary file remains.
     """
     data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = temporary_beside(path)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644 & ~_umask())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise
-    _flush_directory(path.parent)
+    flush_folder(path.parent)
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return a new hidden path for what will take this place once it is whole."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the files in a folder that processes killed while writing left behind."""
+    for path in folder.glob(f".*{_UNFINISHED}"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush a folder's own entry to the disk where the system can (Windows cannot)."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold a folder against other processes that ask for it in this way.
+
+    The system lets go of the lock when the process ends, however that happens, and it stays with
+    the folder when that is renamed. Where there are no such locks (Windows, some network file
+    systems) nothing is held.
+
+    Raises:
+        BlockingIOError: If another process holds it.
+        OSError: If the folder cannot be opened.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def check_writable(folder: Path) -> None:
@@ -113,21 +178,3 @@ def version() -> str:
         return metadata.version("mnist-ce")
     except metadata.PackageNotFoundError:
         return "unknown"
-
-
-def _umask() -> int:
-    """Return the process's umask (there is no way to read it without setting it)."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
-
-
-def _flush_directory(folder: Path) -> None:
-    """Flush a folder's own entry to the disk where the system can (Windows cannot)."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,18 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-import subprocess
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
-from mnist_ce.errors import CheckpointError, RunError, UsageError
-from mnist_ce.files import one_line, repository_root, shipped_dir, write_atomically
+from mnist_ce.errors import CheckpointError, RunError
+from mnist_ce.files import lock_folder, one_line, shipped_dir, write_atomically
 
 __all__ = [
     "FORMAT_VERSION",
@@ -24,11 +21,8 @@ __all__ = [
     "Run",
     "find_checkpoint",
     "find_run",
-    "git_commit",
     "list_runs",
     "metric_columns",
-    "run_name",
-    "timestamp",
 ]
 
 FORMAT_VERSION = 1
@@ -41,29 +35,6 @@ class Run:
     """The folder of one run, `<output>/<name>/`, whose files are written whole or not at all."""
 
     path: Path
-
-    @classmethod
-    def create(cls, output: Path, name: str) -> Run:
-        """Make the folder of a new run.
-
-        Raises:
-            UsageError: If a run of this name exists.
-            RunError: If the folder cannot be made.
-        """
-        run = cls(output / name)
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-            run.path.mkdir()
-        except FileExistsError:
-            if not run.path.exists():
-                raise RunError(f"{output} is not a folder; choose another --output") from None
-            raise UsageError(
-                f"run {run.path} exists and is never overwritten; choose another --name, "
-                f"or continue it with --resume {name}"
-            ) from None
-        except OSError as error:
-            raise RunError(f"run folder {run.path} cannot be made: {one_line(error)}") from None
-        return run
 
     @property
     def name(self) -> str:
@@ -99,6 +70,26 @@ class Run:
     def record_path(self) -> Path:
         """What was done, with what, and what came out."""
         return self.path / "run.json"
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a process trains it at this moment, as far as its lock tells."""
+        try:
+            with lock_folder(self.path):
+                return False
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    @property
+    def holder(self) -> str:
+        """Who trains it, in words, as its record says."""
+        try:
+            process = (self.read_record() or {})["process"]
+            return f"process {process['id']} on {process['host']}"
+        except (RunError, KeyError, TypeError):
+            return "another process"
 
     def write_config(self, tables: Mapping[str, Any]) -> None:
         """Write `config.toml`."""
@@ -184,21 +175,6 @@ def _number(column: str, text: str) -> float | None:
     return float(text) if text else None
 
 
-def run_name(output: Path, dataset: str, recipe: str) -> str:
-    """Make a name that no run in the folder has: dataset, recipe and local time."""
-    stem = f"{dataset}-{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
-    name, number = stem, 1
-    while (output / name).exists():
-        number += 1
-        name = f"{stem}-{number}"
-    return name
-
-
-def timestamp() -> str:
-    """Return the present moment in UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
 def list_runs(output: Path) -> list[tuple[Run, dict[str, Any]]]:
     """Return the runs in a folder that have a record, newest first; damaged ones are left out."""
     runs = []
@@ -209,12 +185,16 @@ def list_runs(output: Path) -> list[tuple[Run, dict[str, Any]]]:
             continue
         if record is not None:
             runs.append((Run(path), record))
-    return sorted(runs, key=lambda run: str(run[1].get("created", "")), reverse=True)
+    return sorted(
+        runs, key=lambda item: (str(item[1].get("created", "")), item[0].name), reverse=True
+    )
 
 
 def _folders(output: Path) -> Iterable[Path]:
     try:
-        return [path for path in output.iterdir() if path.is_dir()]
+        return [
+            path for path in output.iterdir() if path.is_dir() and not path.name.startswith(".")
+        ]
     except OSError:
         return []
 
@@ -256,36 +236,18 @@ def find_checkpoint(checkpoint: str | Path | None, output: Path) -> Path:
 
 
 def find_run(name: str, output: Path) -> Run:
-    """Return the run meant by a folder, a name, or `latest`: the newest unfinished one.
+    """Return the run meant by a folder, a name, or `latest`: the newest one that was interrupted.
 
     Raises:
         RunError: If there is no such run.
     """
     if name == "latest":
         for run, record in list_runs(output):
-            if record.get("status") != "finished" and run.resume_path.is_file():
+            if record.get("status") in ("running", "stopped") and not run.is_held:
                 return run
-        raise RunError(f"there is no unfinished run in {output}")
+        raise RunError(f"there is no interrupted run in {output}")
     for folder in (Path(name), output / name):
         run = Run(folder)
         if run.config_path.is_file():
             return run
     raise RunError(f"there is no run {name} in {output}")
-
-
-def git_commit() -> str | None:
-    """Return the commit that the program runs from, where it runs from a git checkout."""
-    if not (repository_root() / ".git").exists():
-        return None
-    try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=repository_root(),
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() or None

@@ -99,8 +99,9 @@ class TensorBoardReporter(Reporter):
             if section != "run"
             for key, value in table.items()
         }
-        for summary in hparams(settings, dict.fromkeys(_METRICS, 0.0)):
-            self.writer._get_file_writer().add_summary(summary)
+        file = self.writer._get_file_writer()  # type: ignore[no-untyped-call]
+        for summary in hparams(settings, dict.fromkeys(_METRICS, 0.0)):  # type: ignore[no-untyped-call]
+            file.add_summary(summary)
 
     def batch(self, trainer: Trainer) -> None:
         """Pass it on."""
@@ -114,6 +115,10 @@ class TensorBoardReporter(Reporter):
                     self.writer.add_scalar(tag, row[key], row["epoch"])
             self.writer.flush()
         self.inner.epoch(trainer, row)
+
+    def complete(self, trainer: Trainer) -> None:
+        """Pass it on."""
+        self.inner.complete(trainer)
 
     def finish(self, trainer: Trainer, result: TrainResult) -> None:
         """Write the picture of mistakes."""

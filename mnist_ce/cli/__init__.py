@@ -11,6 +11,7 @@ import typer
 
 from mnist_ce.cli import evaluate, explain, export, predict, report, runs, train
 from mnist_ce.cli.options import Traceback, Traceback_
+from mnist_ce.distributed import OtherProcessError
 from mnist_ce.errors import MnistCeError
 from mnist_ce.files import one_line
 
@@ -69,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _exit_code(error)
     except KeyboardInterrupt:
         return _fail("stopped", 130)
+    except OtherProcessError as error:
+        return error.exit_code  # the main process says why
     except MnistCeError as error:
         return _fail(str(error), error.exit_code)
     except OSError as error:

@@ -13,6 +13,7 @@ import typer
 from tqdm import tqdm
 
 from mnist_ce.cli.options import is_terminal, note, warn
+from mnist_ce.distributed import is_main
 from mnist_ce.progress import Reporter, Row
 from mnist_ce.trainer import Trainer, TrainResult
 
@@ -28,7 +29,8 @@ class TerminalReporter(Reporter):
     """
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
-        self.quiet = quiet
+        self.speaks = is_main()  # of several processes one tells it all
+        self.quiet = quiet or not self.speaks
         self.verbose = verbose
         self.bar: tqdm[Any] | None = None
         self.signal_number: int | None = None
@@ -37,7 +39,8 @@ class TerminalReporter(Reporter):
 
     def warn(self, text: str) -> None:
         """Print a warning."""
-        warn(text)
+        if self.speaks:
+            warn(text)
 
     def progress(self, text: str) -> None:
         """Print a line."""
@@ -105,22 +108,37 @@ class TerminalReporter(Reporter):
         """Return the signal that came, if any."""
         return self.signal_number
 
+    def complete(self, trainer: Trainer) -> None:
+        """Let a signal stop at once what is left to do."""
+        self.training = False
+
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Turn the first Ctrl-C or SIGTERM into a polite stop, the second into an instant one."""
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, self._heard) for number in numbers}
+        """Turn the first Ctrl-C or SIGTERM into a polite stop, the second into an instant one.
+
+        While nothing is trained there is nothing to save, and the first one stops at once. A
+        signal that the parent process wants ignored (as a shell does for what it starts with &)
+        stays ignored.
+        """
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        heard = [number for number, handler in before.items() if handler != signal.SIG_IGN]
         try:
+            for number in heard:
+                signal.signal(number, self._heard)
             yield
+        except SystemExit:
+            if self.speaks:
+                warn("stopped at once; what was saved last is intact")
+            raise
         finally:
+            for number in heard:
+                signal.signal(number, before[number])
             if self.bar is not None:
                 self.bar.close()
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         if self.signal_number is not None or not self.training:
-            raise typer.Exit(128 + number)
+            raise SystemExit(128 + number)  # no Exception, so that nothing takes it for an error
         self.signal_number = number
 
 

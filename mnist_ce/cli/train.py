@@ -134,6 +134,8 @@ def train(
 
             told = stack.enter_context(TensorBoardReporter(reporter))
         result = run_training(config, settings, resume=resume, dry_run=dry_run, reporter=told)
+    if not reporter.speaks:
+        return
     if json:
         print_json(result.record)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mnist_ce.data.batches import Batches
+from mnist_ce.distributed import num_processes
 from mnist_ce.errors import UsageError
 from mnist_ce.model import MLP
 from mnist_ce.objective import Objective
@@ -16,9 +17,17 @@ __all__ = ["NonFiniteLossError", "OptimizerSettings", "Step", "Totals", "choose_
 def choose_step(kind: str, device_type: str) -> str:
     """Return the step to use: `auto` takes the fast one of the device, where there is one.
 
+    Several processes share the plain step.
+
     Raises:
-        UsageError: If the step asked for does not run on the device.
+        UsageError: If the step asked for does not run on the device or in several processes.
     """
+    if num_processes() > 1:
+        if kind not in ("auto", "plain"):
+            raise UsageError(
+                f"train.step = '{kind}' does not run in several processes; use 'auto' or 'plain'"
+            )
+        return "distributed"
     fast = {"cpu": "fast", "cuda": "cuda-graph"}.get(device_type, "plain")
     if kind == "auto":
         return fast
@@ -36,6 +45,10 @@ def make_step(
     objective: Objective,
     settings: OptimizerSettings,
 ) -> Step:
-    """Build the step of a kind: `plain`, `fast` or `cuda-graph`."""
+    """Build the step of a kind that `choose_step` returned."""
+    if kind == "distributed":
+        from mnist_ce.steps.distributed import DistributedStep
+
+        return DistributedStep(model, batches, objective, settings)
     kinds: dict[str, type[PlainStep] | type[FastStep]] = {"plain": PlainStep, "fast": FastStep}
     return kinds[kind](model, batches, objective, settings)

@@ -1,0 +1,89 @@
+"""What a run needs before its first step, made from its config."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mnist_ce.config import Config
+from mnist_ce.data.augment import Augment
+from mnist_ce.data.batches import Batches
+from mnist_ce.data.splits import Split
+from mnist_ce.errors import RunError
+from mnist_ce.model import MLP
+from mnist_ce.progress import Reporter
+from mnist_ce.steps import OptimizerSettings, Step, make_step
+from mnist_ce.task import Task, load_task
+
+__all__ = ["config_tables", "first_batch", "load_run_task", "make_batches", "make_run_step"]
+
+
+def load_run_task(config: Config, reporter: Reporter, before: dict[str, Any] | None) -> Task:
+    """Load the data; of a run that is continued, the same as before."""
+    task = load_task(
+        config.data.dataset if before is None else str(before.get("dataset")),
+        Path(config.data.dir),
+        mirror=config.data.mirror or None,
+        classes=config.data.classes,
+        validation_size=config.data.validation_size,
+        seed=config.train.seed,
+        kind=config.objective.kind,
+        positive=config.objective.positive,
+        label_smoothing=config.objective.label_smoothing,
+        warn=reporter.warn,
+        progress=reporter.progress,
+    )
+    if before is not None and before.get("dataset_digest") != task.digest:
+        raise RunError(
+            f"run {before.get('name')} was trained on other data than this {task.dataset}"
+        )
+    return task
+
+
+def first_batch(task: Task, batch_size: int) -> Task:
+    """Return a task with no more than one batch of each split."""
+
+    def first(split: Split) -> Split:
+        return Split(split.images[:batch_size], split.labels[:batch_size])
+
+    return replace(
+        task,
+        train=first(task.train),
+        validation=first(task.validation) if task.validation else None,
+        test=first(task.test),
+    )
+
+
+def make_batches(config: Config, train: Split, device: torch.device, num_epochs: int) -> Batches:
+    """Put the training images on the device, to be served as the config says."""
+    strengths = config.augment.model_dump()
+    del strengths["final_epochs"]
+    return Batches(
+        train.images.to(device),
+        train.labels.to(device),
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        augment=Augment(**strengths),
+        last_augmented_epoch=num_epochs - config.augment.final_epochs,
+    )
+
+
+def make_run_step(config: Config, kind: str, model: MLP, batches: Batches, task: Task) -> Step:
+    """Build the optimisation step that the config describes."""
+    settings = OptimizerSettings(
+        momentum=config.optimizer.momentum,
+        nesterov=config.optimizer.nesterov,
+        weight_decay=config.optimizer.weight_decay,
+        average_decay=config.average.decay,
+    )
+    return make_step(kind, model, batches, task.objective, settings)
+
+
+def config_tables(config: Config) -> dict[str, Any]:
+    """Return the config as tables, without a name, so that feeding it back makes a new run."""
+    tables = config.to_dict()
+    del tables["run"]["name"]
+    return tables
