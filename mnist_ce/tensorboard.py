@@ -44,7 +44,7 @@ class TensorBoardReporter(Reporter):
 
     def __init__(self, inner: Reporter | None = None) -> None:
         try:
-            from torch.utils import tensorboard  # noqa: F401
+            import torch.utils.tensorboard  # noqa: F401
         except ImportError as error:
             raise UsageError(
                 f"--tensorboard needs the package {error.name or 'tensorboard'}: "

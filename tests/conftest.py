@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from mnist_ce.data.splits import Dataset, Split
+from mnist_ce.data.synthetic import _write as store
+from mnist_ce.data.synthetic import generate
 
 
 @pytest.fixture(scope="session")
@@ -18,9 +23,34 @@ def mnist_dir() -> Path:
     return Path(folder).resolve()
 
 
+@pytest.fixture(scope="session")
+def tiny_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder whose synthetic set has 300 + 100 images, which subprocesses can use too."""
+    folder = tmp_path_factory.mktemp("data")
+    store(folder / "synthetic", generate(300, seed=1), generate(100, seed=2))
+    return folder
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what the tests unpack out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def small_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every dataset's name stand for 1,000 + 1,000 digits, which train in no time."""
+    train, test = _small_splits()
+
+    def load(name: str, *arguments: object, **options: object) -> Dataset:
+        digits = tuple("0123456789")
+        return Dataset("mnist" if name == "auto" else name, train, test, digits, "0" * 64)
+
+    monkeypatch.setattr("mnist_ce.data.dataset.load_dataset", load)
+
+
+@functools.cache
+def _small_splits() -> tuple[Split, Split]:
+    return generate(1_000, seed=1), generate(1_000, seed=2)

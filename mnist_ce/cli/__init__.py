@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from mnist_ce.cli import evaluate, explain, export, predict, report, runs, train
-from mnist_ce.cli.options import Traceback, Traceback_
+from mnist_ce.cli.help import GroupedCommand
+from mnist_ce.cli.options import Traceback, Traceback_, label
 from mnist_ce.distributed import OtherProcessError
 from mnist_ce.errors import MnistCeError
 from mnist_ce.files import one_line
@@ -25,13 +26,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
     help="Train, evaluate and use one small network on MNIST.",
 )
-app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
-app.command("predict")(predict.predict)
-app.command("explain")(explain.explain)
-app.command("runs")(runs.runs)
-app.command("report")(report.report)
-app.command("export")(export.export)
+for command in (
+    train.train,
+    evaluate.evaluate,
+    predict.predict,
+    explain.explain,
+    runs.runs,
+    report.report,
+    export.export,
+):
+    app.command(command.__name__, cls=GroupedCommand)(command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -89,7 +93,6 @@ def _exit_code(error: SystemExit) -> int:
 def _fail(message: str, exit_code: int) -> int:
     if Traceback_.wanted:
         traceback.print_exc()
-    label = typer.style("error:", fg="red", bold=True)
-    typer.echo(f"{label} {message}", err=True)
+    typer.echo(f"{label('error:', 'red')} {message}", err=True)
     sys.stdout.flush()
     return exit_code

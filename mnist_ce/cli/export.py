@@ -32,11 +32,13 @@ def export(
     json: options.Json = False,
     traceback: Traceback = False,
 ) -> None:
-    """Write a network as ONNX, checked against torch on 1,000 test images.
+    """Write a network as an ONNX file, checked against torch.
 
-    Needs: pip install 'mnist-ce[export]'
+    Nothing is written unless ONNX Runtime gives the same answers as torch for
+    1,000 test images. (Packages: pip install 'mnist-ce[export]')
 
     Examples:
+
       mnist-ce export
 
       mnist-ce export my-run --file digits.onnx

@@ -6,6 +6,7 @@ Results go to stdout, everything else to stderr.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ __all__ = [
     "Threads",
     "Traceback",
     "is_terminal",
+    "label",
     "note",
     "print_json",
     "warn",
@@ -49,9 +51,7 @@ DataDir = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", metavar="DEVICE")]
-Threads = Annotated[
-    int, typer.Option(min=0, help="CPU threads; 0: as torch chooses.", metavar="N")
-]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: as torch chooses.", metavar="N")]
 Output = Annotated[str, typer.Option(help="Folder that holds the runs.", metavar="DIR")]
 InputMean = Annotated[
     float, typer.Option(help="For foreign networks: input is (pixel/255 - mean) / std.")
@@ -87,8 +87,12 @@ def note(text: str) -> None:
 
 def warn(text: str) -> None:
     """Print a warning that stands out on a terminal."""
-    label = typer.style("warning:", fg="yellow", bold=True)
-    typer.echo(f"{label} {text}", err=True)
+    typer.echo(f"{label('warning:', 'yellow')} {text}", err=True)
+
+
+def label(text: str, colour: str) -> str:
+    """Return a text in colour, which is only shown on a terminal, and not with `NO_COLOR` set."""
+    return text if os.environ.get("NO_COLOR") else typer.style(text, fg=colour, bold=True)
 
 
 def print_json(document: Any) -> None:  # noqa: ANN401 - whatever JSON can hold

@@ -80,6 +80,7 @@ def predict(
     (exit code 0). One that cannot be read is named on stderr (exit code 1).
 
     Examples:
+
       mnist-ce predict photo.jpg
 
       mnist-ce predict scans/ --csv > answers.csv

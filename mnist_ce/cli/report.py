@@ -35,6 +35,7 @@ def report(
     """Redraw the pictures of runs and show them in one HTML file.
 
     Examples:
+
       mnist-ce report
 
       mnist-ce report first-run second-run --file comparison.html

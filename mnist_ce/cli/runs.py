@@ -33,6 +33,7 @@ def runs(
     A run that is resumable goes on with: mnist-ce train --resume NAME
 
     Examples:
+
       mnist-ce runs
 
       mnist-ce runs --json
@@ -82,11 +83,17 @@ def _state(run: Run, record: Mapping[str, Any]) -> str:
         return "finished"
     saved = [path for path in (run.resume_path, run.record_path) if path.is_file()]
     if status == "running":
-        settings = record.get("config", {}).get("run", {})
-        interval = _number(settings, "save_every_seconds") or 30.0
+        interval = _save_interval(record)
         if time.time() - max(path.stat().st_mtime for path in saved) < 3 * interval:
             return "running"
     return "resumable" if run.resume_path in saved else "lost"
+
+
+def _save_interval(record: Mapping[str, Any]) -> float:
+    config = record.get("config")
+    settings = config.get("run") if isinstance(config, dict) else None
+    seconds = _number(settings, "save_every_seconds") if isinstance(settings, dict) else None
+    return seconds or 30.0
 
 
 def _cells(summary: Mapping[str, Any]) -> dict[str, str]:
@@ -114,14 +121,15 @@ def _lines(rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
     for key, least in (("recipe", SHORTEST), ("dataset", SHORTEST), ("name", 12)):
         excess = sum(widths.values()) + 2 * (len(HEAD) - 1) - width
         widths[key] = min(widths[key], max(widths[key] - excess, least))
-    lines = []
-    for row in table:
-        cells = [
-            f"{shortened(row[key], widths[key]):{'>' if key in NUMBERS else '<'}{widths[key]}}"
-            for key in HEAD
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
+    return ["  ".join(_cell(key, row[key], widths[key]) for key in HEAD).rstrip() for row in table]
+
+
+def _cell(key: str, text: str, width: int) -> str:
+    if key in NUMBERS:
+        return text.rjust(width)
+    if key == "name":
+        return shortened(text, width).ljust(width)
+    return (text if len(text) <= width else f"{text[: width - 1]}…").ljust(width)
 
 
 def _text(record: Mapping[str, Any], key: str) -> str | None:

@@ -10,11 +10,6 @@ import typer
 from mnist_ce.cli import options
 from mnist_ce.cli.options import Traceback, note, print_json
 
-RECIPE = "Recipe"
-WHERE = "Data and device"
-RUN = "Run"
-TOLD = "What is printed"
-
 
 def train(
     config: Annotated[
@@ -83,14 +78,14 @@ def train(
     Without options: MNIST, the classic recipe, 9 epochs.
 
     Examples:
+
       mnist-ce train
 
       mnist-ce train --epochs 1 --lr 0.05 --set optimizer.nesterov=true
 
       mnist-ce train --resume latest
     """
-    from mnist_ce.cli.reporting import TerminalReporter, print_training_result
-    from mnist_ce.config import parse_assignments
+    from mnist_ce.config import parse_assignments, resolve_config
 
     settings: dict[str, Any] = {
         "train.epochs": epochs,
@@ -109,8 +104,6 @@ def train(
     }
     settings = {key: value for key, value in settings.items() if value is not None}
     settings |= parse_assignments(assignments or [])
-    from mnist_ce.config import resolve_config
-
     if resume is not None and config is not None:
         raise typer.BadParameter("--resume takes the run's own config; leave --config out")
     if resume is not None and show_config:
@@ -123,6 +116,7 @@ def train(
             typer.echo(config_text(resolved), nl=False)
             return
 
+    from mnist_ce.cli.reporting import TerminalReporter, print_training_result
     from mnist_ce.training import Reporter
     from mnist_ce.training import train as run_training
 

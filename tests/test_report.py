@@ -1,0 +1,293 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mnist_ce import train
+from mnist_ce.cli import main
+from mnist_ce.errors import DataError, RunError
+from mnist_ce.progress import Reporter
+from mnist_ce.records import Run
+from mnist_ce.report import report
+from mnist_ce.trainer import TrainResult
+
+PICTURES = {"curves.png", "confusion_matrix.png", "mistakes.png", "weights.png"}
+NASTY = '<script>alert(1)</script>&"x$y'
+
+pytestmark = pytest.mark.usefixtures("small_data")
+
+
+def train_small(output: Path, name: str, **settings: object) -> TrainResult:
+    keys = {f"{key.replace('__', '.')}": value for key, value in settings.items()}
+    return train(
+        None,
+        {
+            "run.output": str(output),
+            "run.name": name,
+            "train.epochs": 1,
+            "model.hidden": [16],
+            "run.plots": False,
+            **keys,
+        },
+    )
+
+
+def pictures(run: Run) -> set[str]:
+    return {path.name for path in run.path.glob("*.png")}
+
+
+def edit_record(run: Run, **changes: object) -> None:
+    run.write_record({**(run.read_record() or {}), **changes})
+
+
+class Page(HTMLParser):
+    """Reads a page as a browser would, and keeps its tags and texts."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def addresses(self) -> list[str | None]:
+        keys = {"src", "href", "srcset", "action", "data"}
+        return [value for _, attrs in self.tags for key, value in attrs.items() if key in keys]
+
+
+def test_training_draws_the_pictures(tmp_path: Path) -> None:
+    run = train_small(tmp_path, "a", run__plots=True).run
+    assert pictures(run) == PICTURES
+    for name in PICTURES:
+        with Image.open(run.path / name) as picture:
+            assert picture.width >= 600
+
+
+def test_pictures_can_be_switched_off_and_change_no_weight(tmp_path: Path) -> None:
+    with_plots = train_small(tmp_path, "a", run__plots=True)
+    without = train_small(tmp_path, "b")
+    assert pictures(without.run) == set()
+    assert with_plots.record["weights_sha256"] == without.record["weights_sha256"]
+
+
+def test_a_dry_run_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mnist_ce.trainer.draw_plots", lambda *_: pytest.fail("drawn"))
+    train(None, dry_run=True)
+
+
+def test_a_failure_to_draw_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise ValueError("no font\nat all")
+
+    class Listener(Reporter):
+        warnings: list[str] = []  # noqa: RUF012 - one test, one list
+
+        def warn(self, text: str) -> None:
+            self.warnings.append(text)
+
+    monkeypatch.setattr("mnist_ce.plots.canvas.Canvas.png", fail)
+    settings = {"run.output": str(tmp_path), "run.name": "a", "train.epochs": 1}
+    result = train(None, settings, reporter=Listener())
+    assert result.record["status"] == "finished"
+    (warning,) = Listener.warnings
+    assert "no font; draw them with: mnist-ce report" in warning
+
+
+def test_the_report_of_one_run_stands_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = train_small(tmp_path, NASTY.replace("/", ""), data__validation_size=100)
+    assert main(["report", "--output", str(tmp_path)]) == 0
+    file = result.run.path / "report.html"
+    assert capsys.readouterr().out == f"{file}\n"
+    page = Page(file)
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base"}
+    addresses = page.addresses()
+    assert len(addresses) == len(PICTURES) == len(pictures(result.run))
+    assert all(str(address).startswith("data:image/png;base64,") for address in addresses)
+    assert "url(" not in file.read_text()
+    assert result.run.name in page.text
+    record = result.record
+    for expected in (
+        f"{100 * record['test_accuracy']:.2f} %",
+        f"{record['test_loss']:.4f}",
+        record["weights_sha256"],
+        record["versions"]["torch"],
+        "data.validation_size",
+        "validation accuracy",
+        "hidden = [",
+    ):
+        assert expected in page.text
+
+
+def test_several_runs_are_compared(tmp_path: Path) -> None:
+    for name, rate in (("slow", 0.01), ("quick", 0.1)):
+        train_small(tmp_path, name, optimizer__learning_rate=rate)
+    file = report(["slow", "quick"], output=tmp_path)
+    assert file == tmp_path / "report.html"
+    page = Page(file)
+    assert len(page.addresses()) == 1 + 2 * len(PICTURES)
+    table = page.text[page.text.index("Settings in which the runs differ") :]
+    assert re.search(r"optimizer\.learning_rate\s*0\.01\s*0\.1\b", table)
+    assert "train.epochs" not in table[: table.index("slow", 60)]
+
+
+def test_a_yes_no_run_is_reported(tmp_path: Path) -> None:
+    train_small(tmp_path, "yes", objective__kind="binary")
+    assert len(Page(report(["yes"], output=tmp_path)).addresses()) == len(PICTURES)
+
+
+def test_a_calibrated_run_has_its_diagram(tmp_path: Path) -> None:
+    run = train_small(tmp_path, "a").run
+    edit_record(run, prediction={"temperature": 1.7})
+    file = report(["a"], output=tmp_path, file=tmp_path / "elsewhere.html")
+    assert file == tmp_path / "elsewhere.html"
+    assert len(Page(file).addresses()) == 5
+    assert pictures(run) == PICTURES | {"calibration.png"}
+
+
+def test_a_stopped_run_says_so(tmp_path: Path) -> None:
+    edit_record(train_small(tmp_path, "a").run, status="stopped")
+    page = Page(report(["a"], output=tmp_path))
+    assert "This run is not finished (status: stopped)." in page.text
+
+
+def test_without_the_data_what_can_be_drawn_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train_small(tmp_path, "a").run
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise DataError("it is not here")
+
+    monkeypatch.setattr("mnist_ce.report.task_of", fail)
+    warnings: list[str] = []
+    report(["a"], output=tmp_path, warn=warnings.append)
+    assert pictures(run) == {"curves.png", "weights.png"}
+    assert warnings == ["a: pictures of test images are not redrawn: it is not here"]
+
+
+def test_a_record_from_a_stranger_is_escaped(tmp_path: Path) -> None:
+    run = train_small(tmp_path, "a").run
+    nasty: dict[str, Any] = dict.fromkeys(("recipe", "device", "status", "command"), NASTY)
+    edit_record(
+        run,
+        **nasty,
+        config={"data": {NASTY: NASTY}, NASTY: 1},
+        versions={NASTY: [NASTY]},
+        test_correct="x",
+        train_seconds=None,
+        class_names=[NASTY] * 10,
+    )
+    run.config_path.write_text(f"# {NASTY}")
+    page = Page(report(["a"], output=tmp_path))
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert page.text.count("<script>alert(1)") > 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        ([], 1, "there is no finished run in"),
+        (["nothing"], 1, "there is no run nothing in"),
+        (["young"], 1, "has no model.pt yet"),
+        (["bad"], 1, "is not a table of metrics"),
+        (["good", "--file", "/dev/null/report.html"], 1, "cannot be written"),
+    ],
+)
+def test_what_cannot_be_reported_is_told_in_one_line(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    exit_code: int,
+    message: str,
+) -> None:
+    if arguments:
+        for name in ("good", "bad", "young"):
+            train_small(tmp_path, name)
+        (tmp_path / "bad" / "metrics.csv").write_text("loss\n1\n")
+        (tmp_path / "young" / "model.pt").unlink()
+    assert main(["report", *arguments, "--output", str(tmp_path)]) == exit_code
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_metrics_are_read_back_as_they_were_written(tmp_path: Path) -> None:
+    result = train_small(tmp_path, "a", data__validation_size=100)
+    (row,) = result.run.read_metrics()
+    assert row == {key: result.rows[0][key] for key in row}
+    assert {"epoch", "validation_loss", "test_accuracy", "seconds"} <= set(row)
+    result.run.metrics_path.write_text("epoch,train_loss\none,2\n")
+    with pytest.raises(RunError, match="is not a table of metrics"):
+        result.run.read_metrics()
+
+
+@pytest.fixture
+def chromium() -> str:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+    if found is None:
+        pytest.skip("needs Chromium, which is not installed")
+    return found
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 500])
+def test_the_report_looks_right_in_a_browser(tmp_path: Path, chromium: str, width: int) -> None:
+    """The page is as wide as the window, not wider, and its pictures are shown."""
+    train_small(tmp_path, "a")
+    file = report(["a"], output=tmp_path)
+    probe = tmp_path / "probe.html"
+    # The report's policy lets no script run, so the measuring stands around it.
+    policy = re.compile(r"<meta\s+http-equiv.*?>", re.DOTALL)
+    measure = (
+        "<script>onload = () => { const page = document.documentElement;"
+        "document.title = JSON.stringify({page: page.scrollWidth, window: innerWidth,"
+        "pictures: [...document.images].map(image => [image.naturalWidth, image.width])}) }"
+        "</script>"
+    )
+    probe.write_text(policy.sub(measure, file.read_text(), count=1))
+    command = [
+        *(chromium, "--headless", "--no-sandbox", "--disable-gpu"),
+        *("--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}"),
+        f"--window-size={width},900",
+    ]
+    answer = subprocess.run(
+        [*command, "--dump-dom", probe.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    title = re.search(r"<title>(.*?)</title>", answer.stdout)
+    assert title is not None
+    seen = json.loads(title[1].replace("&quot;", '"'))
+    assert seen["page"] <= seen["window"] == width
+    assert len(seen["pictures"]) == len(PICTURES)
+    assert all(natural >= shown > 400 for natural, shown in seen["pictures"])
+
+    shot = tmp_path / "shot.png"
+    subprocess.run(
+        [*command, f"--screenshot={shot}", file.as_uri()],
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
+    with Image.open(shot) as picture:
+        colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    assert (colours == 255).all(axis=1).mean() > 0.5  # dark text and curves on white
+    assert (colours == (0xD5, 0x5E, 0x00)).all(axis=1).any()  # the curve of the test loss

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mnist_ce.cli import main
+from mnist_ce.config import Config, resolve_config, shipped_configs
+from mnist_ce.records import Run
+
+METRICS = "epoch,train_loss,train_accuracy,learning_rate\n1,0.5,0.9,0.01\n2,0.4,0.91,0.01\n"
+
+
+def make_run(folder: Path, name: str, **more: object) -> Run:
+    run = Run(folder / name)
+    run.path.mkdir(parents=True)
+    record = {
+        "format_version": 1,
+        "created": "2026-01-01T00:00:00+00:00",
+        "status": "finished",
+        "dataset": "mnist",
+        "recipe": "default",
+        "epochs": 2,
+        "test_accuracy": 0.9876,
+        "train_seconds": 12.34,
+        **more,
+    }
+    run.write_record(record)
+    run.metrics_path.write_text(METRICS)
+    return run
+
+
+def listed(folder: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> str:
+    assert main(["runs", "--output", str(folder), *flags]) == 0
+    return capsys.readouterr().out
+
+
+def test_runs_are_listed_newest_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path, "old", created="2025-05-05T00:00:00+00:00")
+    make_run(tmp_path, "new", created="2026-06-06T00:00:00+00:00")
+    (tmp_path / "not-a-run").mkdir()
+    head, *lines = listed(tmp_path, capsys).splitlines()
+    assert head.split() == ["name", "dataset", "recipe", "epochs", "test", "time", "state"]
+    assert [line.split()[0] for line in lines] == ["new", "old"]
+    assert lines[0].split() == ["new", "mnist", "default", "2/2", "98.76%", "12.3", "s", "finished"]
+
+
+def test_json_holds_plain_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path, "a", weights_sha256="ab")
+    (found,) = json.loads(listed(tmp_path, capsys, "--json"))
+    assert found == {
+        "name": "a",
+        "path": str(tmp_path / "a"),
+        "dataset": "mnist",
+        "recipe": "default",
+        "objective": None,
+        "created": "2026-01-01T00:00:00+00:00",
+        "epochs_done": 2,
+        "epochs": 2,
+        "test_accuracy": 0.9876,
+        "train_seconds": 12.34,
+        "state": "finished",
+        "weights_sha256": "ab",
+    }
+
+
+def test_no_run_is_an_empty_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert json.loads(listed(tmp_path / "nowhere", capsys, "--json")) == []
+    assert main(["runs", "--output", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "there is no run" in err
+
+
+@pytest.mark.parametrize(
+    ("status", "age_seconds", "has_state", "state"),
+    [
+        ("finished", 0, True, "finished"),
+        ("stopped", 0, True, "resumable"),
+        ("failed", 0, True, "resumable"),
+        ("failed", 0, False, "lost"),
+        ("running", 10, True, "running"),
+        ("running", 1000, True, "resumable"),  # killed: it would have saved since
+        ("running", 1000, False, "lost"),
+    ],
+)
+def test_the_state_says_what_can_be_done(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    status: str,
+    age_seconds: int,
+    has_state: bool,
+    state: str,
+) -> None:
+    run = make_run(tmp_path, "a", status=status)
+    if has_state:
+        run.resume_path.touch()
+    for path in run.path.iterdir():
+        then = path.stat().st_mtime - age_seconds
+        os.utime(path, (then, then))
+    assert json.loads(listed(tmp_path, capsys, "--json"))[0]["state"] == state
+
+
+def test_a_longer_saving_interval_is_waited_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {"run": {"save_every_seconds": 3600.0}}
+    run = make_run(tmp_path, "a", status="running", config=config)
+    os.utime(run.record_path, (then := run.record_path.stat().st_mtime - 1000, then))
+    assert json.loads(listed(tmp_path, capsys, "--json"))[0]["state"] == "running"
+
+
+@pytest.mark.parametrize("columns", [80, 100, 200])
+def test_the_table_fits_the_terminal(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    columns: int,
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    long = "fashion-mnist-accurate-20260101-120000"
+    make_run(tmp_path, long, dataset="fashion-mnist", recipe="accurate", epochs=100)
+    make_run(tmp_path, "mnist-default-20260101-120000", status="stopped", test_accuracy=None)
+    text = listed(tmp_path, capsys)
+    assert max(map(len, text.splitlines())) <= columns
+    assert (long in text) == (columns >= 100)
+    assert ("accurate " in text) == (columns >= 100)
+
+
+def test_a_strangers_records_neither_crash_nor_write_to_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path, "red\x1b[31m", dataset="\x1b[2J", status="\x07")
+    wrong: dict[str, Any] = {key: [1] for key in ("dataset", "recipe", "epochs", "test_accuracy")}
+    make_run(tmp_path, "wrong", **wrong, config=[], status="running", train_seconds={})
+    make_run(tmp_path, "damaged").metrics_path.write_text("epoch,train_loss\n1,x\n")
+    make_run(tmp_path, "no-json").record_path.write_text("{")
+    text = listed(tmp_path, capsys)
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert "damaged" in text
+    assert "no-json" not in text
+
+
+def shown_config(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
+    assert main(["train", "--show-config", *flags]) == 0
+    return capsys.readouterr().out
+
+
+def test_show_config_prints_the_resolved_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--epochs", "3", "--set", "data.classes=[3, 7]", "--name", 'a "b"']
+    text = shown_config(capsys, *flags)
+    (tmp_path / "shown.toml").write_text(text)
+    settings = {"train.epochs": 3, "data.classes": [3, 7], "run.name": 'a "b"'}
+    assert resolve_config(tmp_path / "shown.toml") == resolve_config(flags=settings)
+
+
+def test_show_config_explains_every_key_and_names_every_recipe(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = shown_config(capsys)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    for section, table in tomllib.loads(text).items():
+        place = lines.index(f"[{section}]")
+        assert lines[place - 1].startswith("# ")
+        for key in table:
+            place = next(n for n in range(place, len(lines)) if lines[n].startswith(f"{key} = "))
+            assert lines[place - 1].startswith("# "), key
+    for name in shipped_configs():
+        assert f"# {name} " in text
+    assert set(tomllib.loads(text)) == set(Config.model_fields)
+
+
+def test_show_config_refuses_what_training_would(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--show-config", "--set", "train.epoch=3"]) == 2
+    assert "did you mean train.epochs?" in capsys.readouterr().err
+    assert main(["train", "--show-config", "--resume", "latest"]) == 2
+
+
+def test_listing_and_showing_import_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from mnist_ce.cli import main\n"
+        "assert main(['runs', '--output', '/nonexistent']) == 0\n"
+        "assert main(['train', '--show-config']) == 0\n"
+        "assert not {'torch', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mnist_ce import train
+from mnist_ce.cli import main
+from mnist_ce.errors import StoppedError, UsageError
+from mnist_ce.progress import Reporter
+from mnist_ce.records import Run
+from mnist_ce.tensorboard import FOLDER, TensorBoardReporter
+from mnist_ce.trainer import Trainer
+
+pytest.importorskip("tensorboard")
+SPLITS = ("train", "validation", "test")
+
+pytestmark = pytest.mark.usefixtures("small_data")
+
+
+def events(run: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return EventAccumulator(str(run / FOLDER)).Reload()
+
+
+def scalars(run: Path, tag: str) -> Any:
+    return [(event.step, event.value) for event in events(run).Scalars(tag)]
+
+
+def test_the_events_hold_what_was_measured(tmp_path: Path) -> None:
+    flags = ["--epochs", "2", "--tensorboard", "--output", str(tmp_path), "--name", "a", "-q"]
+    assert main(["train", *flags, "--set", "data.validation_size=100"]) == 0
+    run = tmp_path / "a"
+    found = events(run)
+    assert set(found.Tags()["scalars"]) == {
+        *(f"{kind}/{split}" for kind in ("loss", "accuracy") for split in SPLITS),
+        *("learning_rate", "images_per_second"),
+    }
+    rows = Run(run).read_metrics()
+    for tag, column in (("loss/train", "train_loss"), ("accuracy/test", "test_accuracy")):
+        expected = [(row["epoch"], pytest.approx(row[column])) for row in rows]
+        assert scalars(run, tag) == expected
+    (image,) = found.Images("mistakes")
+    with Image.open(run / "mistakes.png") as picture:
+        assert (image.step, image.width, image.height) == (2, *picture.size)
+
+
+def test_the_settings_are_hyper_parameters(tmp_path: Path) -> None:
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    settings = {"run.output": str(tmp_path), "run.name": "a", "train.epochs": 1, "run.plots": False}
+    with TensorBoardReporter() as reporter:
+        train(None, {**settings, "optimizer.learning_rate": 0.25}, reporter=reporter)
+    content = events(tmp_path / "a").PluginTagToContent("hparams")
+    started = HParamsPluginData.FromString(content["_hparams_/session_start_info"])
+    values = started.session_start_info.hparams
+    assert values["optimizer.learning_rate"].number_value == 0.25
+    assert values["optimizer.nesterov"].bool_value is False
+    assert values["data.dataset"].string_value == "auto"
+    assert "run.name" not in values
+
+
+def test_a_continued_run_goes_on_in_its_events(tmp_path: Path) -> None:
+    class Stopper(Reporter):
+        """Stops in the middle of the second epoch."""
+
+        number: int | None = None
+
+        def batch(self, trainer: Trainer) -> None:
+            if trainer.progress.epoch == 2 and trainer.progress.batch == 3:
+                self.number = 15
+
+        def stop_signal(self) -> int | None:
+            return self.number
+
+    settings = {"run.output": str(tmp_path), "run.name": "a", "train.epochs": 3, "run.plots": False}
+    with pytest.raises(StoppedError), TensorBoardReporter(Stopper()) as reporter:
+        train(None, settings, reporter=reporter)
+    with TensorBoardReporter() as reporter:
+        result = train(None, {"run.output": str(tmp_path)}, resume="a", reporter=reporter)
+    assert scalars(tmp_path / "a", "loss/train") == [
+        (row["epoch"], pytest.approx(row["train_loss"])) for row in result.rows
+    ]
+
+
+def test_a_dry_run_leaves_no_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--dry-run", "--tensorboard", "-q"]) == 0
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_without_the_package_training_does_not_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    with pytest.raises(UsageError):
+        TensorBoardReporter()
+    assert main(["train", "--tensorboard", "--output", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error == (
+        "error: --tensorboard needs the package tensorboard: pip install 'mnist-ce[tensorboard]'\n"
+    )
+    assert list(tmp_path.iterdir()) == []
