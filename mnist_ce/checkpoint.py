@@ -63,25 +63,38 @@ def load_tensors(path: Path) -> Any:  # noqa: ANN401 - the caller checks what a 
         raise CheckpointError(f"checkpoint {path} does not exist") from None
     except OSError as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {one_line(error)}") from None
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            records = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
-        raise CheckpointError(
-            f"checkpoint {path} is damaged or is not a file that torch.save wrote"
-        ) from None
-    # torch.save compresses nothing: a compressed record could unpack to any size.
-    if any(record.compress_type != zipfile.ZIP_STORED for record in records) or (
-        sum(record.file_size for record in records) > size
-    ):
-        raise CheckpointError(f"checkpoint {path} holds compressed records, which torch.save does not write")
+    _check_archive(path, content)
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = one_line(error)
         if "Weights only load failed" in reason:
-            reason = "it holds more than tensors and plain values, and code is never run from a checkpoint"
+            reason = (
+                "it holds more than tensors and plain values, and code is never run from a "
+                "checkpoint"
+            )
         raise CheckpointError(f"checkpoint {path} cannot be loaded: {reason}") from None
+
+
+def _check_archive(path: Path, content: bytes) -> None:
+    """Check that the records of a zip archive are as long and as they were written."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            records = archive.infolist()
+            # torch.save compresses nothing: a compressed record could unpack to any size.
+            if any(record.compress_type != zipfile.ZIP_STORED for record in records) or (
+                sum(record.file_size for record in records) > len(content)
+            ):
+                raise CheckpointError(
+                    f"checkpoint {path} holds compressed records, which torch.save does not write"
+                )
+            damaged = archive.testzip()  # torch.load itself does not compare the checksums
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, OSError, EOFError):
+        raise CheckpointError(
+            f"checkpoint {path} is damaged or is not a file that torch.save wrote"
+        ) from None
+    if damaged is not None:
+        raise CheckpointError(f"checkpoint {path} is damaged: its bytes have changed ({damaged})")
 
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mnist_ce.checkpoint import load_state_dict, load_tensors, save_tensors, weights_sha256
+from mnist_ce.errors import CheckpointError, RunError, StoppedError, UsageError
+from mnist_ce.progress import Reporter
+from mnist_ce.records import Run
+from mnist_ce.run_folder import held_run, new_run
+from mnist_ce.trainer import Trainer
+from mnist_ce.training import TrainResult, train
+
+NUM_BATCHES = 10  # of 30 images, in an epoch
+EVERYTHING = {
+    "optimizer.momentum": 0.9,
+    "optimizer.nesterov": True,
+    "optimizer.weight_decay": 1e-3,
+    "average.decay": 0.99,
+    "augment.rotation_degrees": 10.0,
+    "augment.elastic_pixels": 1.0,
+    "augment.final_epochs": 1,
+    "schedule.kind": "one-cycle",
+    "data.validation_size": 20,
+    "train.test_every": 2,
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "plain step": {"train.step": "plain"},
+    "fast step": {"train.step": "fast"},
+    "plain step with everything": {"train.step": "plain", **EVERYTHING},
+    "fast step with everything": {"train.step": "fast", **EVERYTHING},
+    "patience": {
+        "data.validation_size": 20,
+        "train.patience": 2,
+        "train.epochs": 30,
+        "optimizer.learning_rate": 1e-6,
+    },
+    "step schedule, yes or no": {
+        "schedule.kind": "step",
+        "schedule.step_epochs": 1,
+        "objective.kind": "binary",
+        "average.decay": 0.9,
+    },
+}
+TIMES = ("seconds", "images_per_second")
+
+
+class StopAfter(Reporter):
+    """Asks to stop after so many batches, and keeps what it hears."""
+
+    def __init__(self, num_batches: int = 10**9) -> None:
+        self.left = num_batches
+        self.heard: list[str] = []
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def progress(self, text: str) -> None:
+        self.heard.append(text)
+
+    def batch(self, trainer: Trainer) -> None:
+        self.left -= 1
+
+    def stop_signal(self) -> int | None:
+        return signal.SIGTERM if self.left <= 0 else None
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def base(tiny_data_dir: Path, tmp_path: Path) -> dict[str, Any]:
+    return {
+        "data.dataset": "synthetic",
+        "data.dir": str(tiny_data_dir),
+        "model.hidden": [24, 16],
+        "train.epochs": 3,
+        "train.batch_size": 30,
+        "optimizer.learning_rate": 0.1,
+        "run.output": str(tmp_path),
+        "run.plots": False,
+    }
+
+
+def train_in_pieces(settings: dict[str, Any], stops: Sequence[int]) -> TrainResult:
+    """Train, stopped after each of these numbers of batches since the run began."""
+    output = {key: settings[key] for key in ("run.output", "data.dir")}
+    for number, (before, stop) in enumerate(pairwise([0, *stops])):
+        changes, resume = (output, settings["run.name"]) if number else (settings, None)
+        with pytest.raises(StoppedError) as stopped:
+            train(None, changes, resume=resume, reporter=StopAfter(stop - before))
+        assert stopped.value.exit_code == 128 + signal.SIGTERM
+        assert f"--resume {settings['run.output']}" in str(stopped.value)
+    return train(None, output, resume="latest")
+
+
+def without_times(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+
+def check_equal(found: TrainResult, expected: TrainResult) -> None:
+    assert found.record["weights_sha256"] == expected.record["weights_sha256"]
+    assert without_times(found.rows) == without_times(expected.rows)
+    read = [without_times(result.run.read_metrics()) for result in (found, expected)]
+    assert read[0] == read[1]
+    assert found.run.best_path.exists() == expected.run.best_path.exists()
+    if found.run.best_path.exists():
+        best = [load_state_dict(result.run.best_path) for result in (found, expected)]
+        assert weights_sha256(best[0]) == weights_sha256(best[1])
+    for key in ("status", "best_epoch", "test_correct", "command", "created"):
+        assert (key in found.record) == (key in expected.record)
+    assert found.record["status"] == "finished"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_run_in_pieces_equals_one_in_one_go(base: dict[str, Any], name: str) -> None:
+    settings = base | RECIPES[name]
+    expected = train(None, settings | {"run.name": "whole"})
+    # within the first epoch, at its last batch but one, at its end, and within the next ones
+    pieces = train_in_pieces(settings | {"run.name": "pieces"}, [1, 3, 9, 10, 17])
+    check_equal(pieces, expected)
+    assert any(row["train_accuracy"] > 0 for row in expected.rows)
+
+
+def test_the_other_step_continues_nearly_the_same(base: dict[str, Any]) -> None:
+    expected = train(None, base | {"run.name": "whole", "train.step": "plain"})
+    with pytest.raises(StoppedError):
+        train(None, base | {"run.name": "a", "train.step": "fast"}, reporter=StopAfter(13))
+    reporter = StopAfter()
+    settings = {"run.output": base["run.output"], "train.step": "plain"}
+    found = train(None, settings, resume="a", reporter=reporter)
+    assert found.rows[-1]["train_loss"] == pytest.approx(expected.rows[-1]["train_loss"], rel=1e-3)
+    assert ["step fast → plain" in text for text in reporter.warnings] == [True]
+
+
+def test_a_finished_run_is_extended(base: dict[str, Any]) -> None:
+    expected = train(None, base | {"run.name": "five", "train.epochs": 5})
+    train(None, base | {"run.name": "three"})
+    output = {"run.output": base["run.output"]}
+    found = train(None, output | {"train.epochs": 5}, resume="three")
+    check_equal(found, expected)
+    assert found.record["epochs"] == 5
+    assert "epochs = 5" in found.run.config_path.read_text()
+    with pytest.raises(UsageError, match="past epoch 4 already; give more --epochs"):
+        train(None, output | {"train.epochs": 4}, resume="three")
+
+
+def test_a_finished_run_is_left_as_it_is(base: dict[str, Any]) -> None:
+    expected = train(None, base | {"run.name": "a"})
+    reporter = StopAfter()
+    found = train(None, {"run.output": base["run.output"]}, resume="a", reporter=reporter)
+    check_equal(found, expected)
+    assert reporter.heard == [f"run {found.run.path} is complete after 3 epochs"]
+    with pytest.raises(RunError, match="there is no interrupted run"):
+        train(None, {"run.output": base["run.output"]}, resume="latest")
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"schedule.kind": "one-cycle"}, "schedule.kind = 'one-cycle' is laid out for 1"),
+        ({"augment.final_epochs": 1}, "augment.final_epochs = 1 is laid out for 1"),
+    ],
+)
+def test_what_is_laid_out_for_its_epochs_gets_no_others(
+    base: dict[str, Any], settings: dict[str, Any], reason: str
+) -> None:
+    train(None, base | settings | {"run.name": "a", "train.epochs": 1})
+    with pytest.raises(UsageError, match=reason):
+        train(None, {"run.output": base["run.output"], "train.epochs": 2}, resume="a")
+
+
+def test_only_circumstances_may_change(base: dict[str, Any]) -> None:
+    train(None, base | {"run.name": "a", "train.epochs": 1})
+    for key, value in (("train.batch_size", 10), ("train.seed", 3), ("run.name", "b")):
+        with pytest.raises(UsageError, match=f"{key} cannot change"):
+            train(None, {"run.output": base["run.output"], key: value}, resume="a")
+
+
+def test_a_run_killed_before_its_first_save_begins_anew(base: dict[str, Any]) -> None:
+    expected = train(None, base | {"run.name": "whole"})
+    with pytest.raises(StoppedError):
+        train(None, base | {"run.name": "a"}, reporter=StopAfter(3))
+    run = Run(Path(base["run.output"]) / "a")
+    run.resume_path.unlink()
+    (run.path / ".resume.pt.0123.tmp").write_bytes(b"half a file")
+    check_equal(train(None, {"run.output": base["run.output"]}, resume="latest"), expected)
+    assert not list(run.path.glob(".*"))
+
+
+def test_a_run_is_held_by_one_process(base: dict[str, Any]) -> None:
+    with pytest.raises(StoppedError):
+        train(None, base | {"run.name": "a"}, reporter=StopAfter(3))
+    run = Run(Path(base["run.output"]) / "a")
+    with held_run(run):
+        assert run.is_held
+        with pytest.raises(RunError, match=r"a is being trained by process \d+ on "):
+            train(None, {"run.output": base["run.output"]}, resume="a")
+        with pytest.raises(RunError, match="there is no interrupted run"):
+            train(None, {"run.output": base["run.output"]}, resume="latest")
+    assert not run.is_held
+    assert train(None, {"run.output": base["run.output"]}, resume="a").record["epochs_done"] == 3
+
+
+def test_of_two_that_want_a_name_one_gets_it(base: dict[str, Any], tmp_path: Path) -> None:
+    class TakesTheName(Reporter):
+        """Another process that is faster."""
+
+        def progress(self, text: str) -> None:
+            other = new_run(tmp_path, lambda: "a", lambda run: run.write_config({}))
+            other.__enter__()
+            self.other = other
+
+    reporter = TakesTheName()
+    folder = Path(base["data.dir"]) / "none"  # what is not there is drawn, which is told
+    reporter.progress("")
+    with pytest.raises(UsageError, match=r"a exists and is never overwritten"):
+        train(None, base | {"run.name": "a", "data.dir": str(folder)}, reporter=Reporter())
+    reporter.other.__exit__(None, None, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_names_made_at_the_same_moment_differ(
+    base: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.strftime", lambda form: "20260101-000000")
+    names = [train(None, base | {"train.epochs": 1}).run.name for _ in range(2)]
+    assert names == [f"synthetic-default-20260101-000000{end}" for end in ("", "-2")]
+
+
+def test_a_clock_that_goes_backwards_changes_nothing(
+    base: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = train(None, base | {"run.name": "whole"})
+    hours = iter(range(10**6, 0, -1))
+    monkeypatch.setattr("time.time", lambda: 3600.0 * next(hours))
+    pieces = train_in_pieces(base | {"run.name": "a"}, [4, 12])
+    check_equal(pieces, expected)
+    assert all(row["seconds"] > 0 for row in pieces.rows)
+
+
+def changed(run: Run, change: Any) -> None:
+    content = load_tensors(run.resume_path)
+    change(content)
+    save_tensors(run.resume_path, content)
+
+
+def expand(content: dict[str, Any]) -> None:
+    content["step"]["momentum"]["l1.weight"] = torch.zeros(1).expand(2**40)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda content: content.pop("step"), "does not belong"),
+        (lambda content: content.update(format_version=99), "format_version 99"),
+        (lambda content: content["step"].update(num_steps="3"), "num_steps is not a number"),
+        (lambda content: content["step"]["weights"].pop("l1.bias"), "of another network"),
+        (expand, "l1.weight in its momentum has another shape"),
+        (lambda content: content["step"]["weights"].update({"l1.bias": 3}), "not a tensor"),
+        (lambda content: content["progress"].update(epoch="1"), "progress"),
+        (lambda content: content["progress"].update(epoch=2), "progress"),
+        (lambda content: content["progress"].update(rows=[{}]), "progress"),
+        (lambda content: content["progress"].update(batch=4), "does not fit"),
+        (lambda content: content["progress"].update(colour=4), "progress"),
+    ],
+)
+def test_a_foreign_resume_file_is_refused(base: dict[str, Any], change: Any, reason: str) -> None:
+    with pytest.raises(StoppedError):
+        train(None, base | {"run.name": "a"}, reporter=StopAfter(3))
+    changed(Run(Path(base["run.output"]) / "a"), change)
+    with pytest.raises(RunError, match=reason):
+        train(None, {"run.output": base["run.output"]}, resume="a")
+
+
+def test_a_changed_byte_in_the_resume_file_is_noticed(base: dict[str, Any]) -> None:
+    with pytest.raises(StoppedError):
+        train(None, base | {"run.name": "a"}, reporter=StopAfter(3))
+    path = Path(base["run.output"]) / "a" / "resume.pt"
+    weights = load_tensors(path)["step"]["weights"]["l1.weight"].numpy().tobytes()
+    content = bytearray(path.read_bytes())
+    content[content.index(weights)] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"resume.pt is damaged: its bytes have changed"):
+        train(None, {"run.output": base["run.output"]}, resume="a")
+
+
+def test_a_vanished_folder_is_named(base: dict[str, Any]) -> None:
+    class Vanishes(Reporter):
+        def epoch(self, trainer: Trainer, row: dict[str, Any]) -> None:
+            trainer.saver.wait()
+            trainer.run.path.rename(trainer.run.path.with_name("elsewhere"))
+
+    with pytest.raises(RunError, match=r"run folder .*a has vanished"):
+        train(None, base | {"run.name": "a"}, reporter=Vanishes())
+
+
+def test_the_run_goes_on_without_the_clock_of_saves(base: dict[str, Any]) -> None:
+    """Saving as often as possible changes nothing."""
+    expected = train(None, base | {"run.name": "whole"})
+    found = train(None, base | {"run.name": "a", "run.save_every_seconds": 1e-9})
+    check_equal(found, expected)
