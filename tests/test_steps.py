@@ -12,9 +12,18 @@ from torch import Tensor
 
 from mnist_ce.data.augment import Augment
 from mnist_ce.data.batches import Batches
+from mnist_ce.errors import UsageError
 from mnist_ce.model import MLP
 from mnist_ce.objective import Binary, Multiclass, Objective
-from mnist_ce.steps import NonFiniteLossError, OptimizerSettings, Step, fast, make_step
+from mnist_ce.steps import (
+    NonFiniteLossError,
+    OptimizerSettings,
+    Step,
+    choose_step,
+    fast,
+    make_step,
+)
+from mnist_ce.steps.cuda_graph import CudaGraphStep
 from mnist_ce.steps.fast import FastStep
 from mnist_ce.steps.plain import PlainStep
 from mnist_ce.steps.products import OneDnnProducts, TorchProducts
@@ -38,6 +47,15 @@ def make_batches(num_images: int = 650, batch_size: int = 64, **options: Any) ->
     return Batches(images, labels, batch_size=batch_size, seed=3, **options)
 
 
+def new_step(
+    kind: str, model: MLP, batches: Batches, objective: Objective, settings: OptimizerSettings
+) -> Step:
+    """Without a GPU, the CUDA graph's body runs as it is at each replay."""
+    if kind == "cuda-graph":
+        return CudaGraphStep(model, batches, objective, settings, capture=lambda body: body)
+    return make_step(kind, model, batches, objective, settings)
+
+
 def run(
     kind: str,
     settings: OptimizerSettings,
@@ -49,7 +67,7 @@ def run(
 ) -> Step:
     torch.manual_seed(0)
     model = MLP(hidden, num_outputs)
-    step = make_step(kind, model, batches, objective or Multiclass(), settings)
+    step = new_step(kind, model, batches, objective or Multiclass(), settings)
     done = 0
     for epoch in itertools.count(1):
         step.start_epoch()
@@ -121,15 +139,18 @@ def test_fast_step_equals_plain_step(settings: OptimizerSettings) -> None:
     assert statistics.median(fast_errors) <= 2 * statistics.median(plain_errors)
 
 
+@pytest.mark.parametrize("kind", ["fast", "cuda-graph"])
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_fast_run_equals_plain_run(settings: OptimizerSettings) -> None:
+def test_fast_run_equals_plain_run(settings: OptimizerSettings, kind: str) -> None:
     """200 steps left alone, with so few ReLUs that none is likely to hang on rounding."""
     plain = run("plain", settings, 200, make_batches(), hidden=(12, 10))
-    fast = run("fast", settings, 200, make_batches(), hidden=(12, 10))
+    fast = run(kind, settings, 200, make_batches(), hidden=(12, 10))
+    assert fast.totals().num_correct == plain.totals().num_correct
+    assert fast.totals().loss == pytest.approx(plain.totals().loss, rel=1e-5)
     assert difference(fast.weights(), plain.weights()) <= 1e-5
 
 
-@pytest.mark.parametrize("kind", ["plain", "fast"])
+@pytest.mark.parametrize("kind", ["plain", "fast", "cuda-graph"])
 def test_steps_see_the_same_batches_and_distortions(kind: str) -> None:
     augment = Augment(rotation_degrees=10, shift_pixels=1, elastic_pixels=0.5)
     settings = OptimizerSettings(momentum=0.9, nesterov=True)
@@ -140,7 +161,7 @@ def test_steps_see_the_same_batches_and_distortions(kind: str) -> None:
         assert (other.weights()[name] - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-@pytest.mark.parametrize("kind", ["plain", "fast"])
+@pytest.mark.parametrize("kind", ["plain", "fast", "cuda-graph"])
 def test_binary_objective(kind: str) -> None:
     batches = make_batches()
     batches.labels = (batches.labels == 7).long()
@@ -151,7 +172,7 @@ def test_binary_objective(kind: str) -> None:
     assert step.totals().accuracy > 0.8
 
 
-@pytest.mark.parametrize("kind", ["plain", "fast"])
+@pytest.mark.parametrize("kind", ["plain", "fast", "cuda-graph"])
 def test_one_batch_can_be_overfitted(kind: str) -> None:
     batches = make_batches(num_images=64)
     step = run(kind, OptimizerSettings(momentum=0.9), 150, batches)
@@ -178,14 +199,14 @@ def test_non_finite_loss_stops_before_the_update(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("saved_by", "loaded_by"), list(itertools.product(["plain", "fast"], repeat=2))
+    ("saved_by", "loaded_by"), list(itertools.product(["plain", "fast", "cuda-graph"], repeat=2))
 )
 def test_state_continues_with_any_kind(saved_by: str, loaded_by: str) -> None:
     settings, batches = SETTINGS[-1], make_batches()
     whole = run(saved_by, settings, 8, batches)
     half = run(saved_by, settings, 4, batches)
     torch.manual_seed(5)
-    rest = make_step(loaded_by, MLP(), batches, Multiclass(), settings)
+    rest = new_step(loaded_by, MLP(), batches, Multiclass(), settings)
     rest.load_state(half.state())
     for indices in list(batches.epoch(1))[4:8]:
         rest(indices, 0.05 / (1 + rest.num_steps / 100))
@@ -230,3 +251,63 @@ def test_fast_step_works_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None
     plain = run("plain", SETTINGS[-1], 60, make_batches(), hidden=(12, 10))
     without = run("fast", SETTINGS[-1], 60, make_batches(), hidden=(12, 10))
     assert difference(without.weights(), plain.weights()) <= 1e-5
+
+
+def test_cuda_graph_step_does_nothing_after_a_loss_that_is_not_finite() -> None:
+    step = run("cuda-graph", SETTINGS[-1], 5, make_batches())
+    assert isinstance(step, CudaGraphStep)
+    before = {name: tensor.clone() for name, tensor in step.weights().items()}
+    good = step.totals()
+    bias = step.model.layers[-1].bias.detach()
+    kept = bias.clone()
+    bias[0] = float("inf")
+    step(torch.arange(64), 0.1)  # the loss is infinite or NaN, and nobody asks yet
+    bias.copy_(kept)
+    step(torch.arange(64), 0.1)  # would be fine, but comes after
+    assert all(torch.equal(tensor, before[name]) for name, tensor in step.weights().items())
+    assert float(step.loss_sum) == good.loss_sum
+    for ask in (step.totals, step.state):
+        with pytest.raises(NonFiniteLossError) as caught:
+            ask()
+        assert caught.value.step == 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "device", "chosen"),
+    [
+        ("auto", "cpu", "fast"),
+        ("auto", "cuda", "cuda-graph"),
+        ("auto", "mps", "plain"),
+        ("plain", "cuda", "plain"),
+        ("fast", "cpu", "fast"),
+    ],
+)
+def test_choice_of_the_step(kind: str, device: str, chosen: str) -> None:
+    assert choose_step(kind, device) == chosen
+
+
+@pytest.mark.parametrize(
+    ("kind", "device"), [("fast", "cuda"), ("cuda-graph", "cpu"), ("fast", "mps")]
+)
+def test_step_that_does_not_fit_the_device(kind: str, device: str) -> None:
+    with pytest.raises(UsageError, match=f"does not run on {device}"):
+        choose_step(kind, device)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_captured_graph_equals_plain_step(settings: OptimizerSettings) -> None:
+    def on_gpu(kind: str) -> Step:
+        batches = make_batches()
+        batches = Batches(batches.images.cuda(), batches.labels.cuda(), batch_size=64, seed=3)
+        torch.manual_seed(0)
+        step = make_step(kind, MLP((12, 10)).cuda(), batches, Multiclass(), settings)
+        for epoch in range(1, 6):
+            step.start_epoch()
+            for indices in batches.epoch(epoch):
+                step(indices, 0.05 / epoch)
+        return step
+
+    plain, graph = on_gpu("plain"), on_gpu("cuda-graph")
+    assert difference(graph.weights(), plain.weights()) <= 1e-5
+    assert graph.totals().num_correct == plain.totals().num_correct

@@ -79,7 +79,12 @@ class Batches:
             step: The number of the step since the run began, of which distortions are a function.
             out: Where to write the inputs; None: a new tensor.
         """
-        inputs = scale_pixels(self.images.index_select(0, indices), out=out)
+        inputs, labels = self.gather_plain(indices, out=out)
         if self.augment is not None and self.augments(step):
             inputs = distort(inputs, self.augment, seed=self.seed, step=step, out=out)
+        return inputs, labels
+
+    def gather_plain(self, indices: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Do what `gather` does without distortion."""
+        inputs = scale_pixels(self.images.index_select(0, indices), out=out)
         return inputs, self.labels[indices]

@@ -8,6 +8,7 @@ from mnist_ce.errors import UsageError
 from mnist_ce.model import MLP
 from mnist_ce.objective import Objective
 from mnist_ce.steps.base import NonFiniteLossError, OptimizerSettings, Step, Totals
+from mnist_ce.steps.cuda_graph import CudaGraphStep
 from mnist_ce.steps.fast import FastStep
 from mnist_ce.steps.plain import PlainStep
 
@@ -50,5 +51,9 @@ def make_step(
         from mnist_ce.steps.distributed import DistributedStep
 
         return DistributedStep(model, batches, objective, settings)
-    kinds: dict[str, type[PlainStep] | type[FastStep]] = {"plain": PlainStep, "fast": FastStep}
+    kinds: dict[str, type[PlainStep | FastStep | CudaGraphStep]] = {
+        "plain": PlainStep,
+        "fast": FastStep,
+        "cuda-graph": CudaGraphStep,
+    }
     return kinds[kind](model, batches, objective, settings)
