@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from mnist_ce.distributed import is_main
 from mnist_ce.errors import UsageError
 from mnist_ce.progress import Reporter, Row
 from mnist_ce.trainer import Trainer, TrainResult
@@ -76,6 +77,11 @@ class TensorBoardReporter(Reporter):
 
     def start(self, trainer: Trainer) -> None:
         """Open the events' file; of a continued run, what comes again is forgotten there."""
+        if is_main():
+            self._open(trainer)
+        self.inner.start(trainer)
+
+    def _open(self, trainer: Trainer) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         epoch = trainer.progress.epoch
@@ -83,7 +89,6 @@ class TensorBoardReporter(Reporter):
             str(trainer.run.path / FOLDER), purge_step=epoch if epoch > 1 else None
         )
         self._hyper_parameters(trainer)
-        self.inner.start(trainer)
 
     def _hyper_parameters(self, trainer: Trainer) -> None:
         """Write the settings as TensorBoard's HPARAMS page reads them, beside the run's scalars.

@@ -245,14 +245,21 @@ def chromium() -> str:
     return found
 
 
+def browse(chromium: str, profile: Path, width: int, *arguments: str) -> str:
+    command = [
+        *(chromium, "--headless", "--no-sandbox", "--disable-gpu"),
+        *("--disable-background-networking", f"--user-data-dir={profile}"),
+        *(f"--window-size={width},900", *arguments),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [1280, 500])
-def test_the_report_looks_right_in_a_browser(tmp_path: Path, chromium: str, width: int) -> None:
+def test_the_report_looks_right_in_a_browser(tmp_path: Path, chromium: str) -> None:
     """The page is as wide as the window, not wider, and its pictures are shown."""
     train_small(tmp_path, "a")
     file = report(["a"], output=tmp_path)
-    probe = tmp_path / "probe.html"
-    # The report's policy lets no script run, so the measuring stands around it.
+    # The report's policy lets no script run, so what is measured is a copy without it.
     policy = re.compile(r"<meta\s+http-equiv.*?>", re.DOTALL)
     measure = (
         "<script>onload = () => { const page = document.documentElement;"
@@ -260,33 +267,19 @@ def test_the_report_looks_right_in_a_browser(tmp_path: Path, chromium: str, widt
         "pictures: [...document.images].map(image => [image.naturalWidth, image.width])}) }"
         "</script>"
     )
-    probe.write_text(policy.sub(measure, file.read_text(), count=1))
-    command = [
-        *(chromium, "--headless", "--no-sandbox", "--disable-gpu"),
-        *("--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}"),
-        f"--window-size={width},900",
-    ]
-    answer = subprocess.run(
-        [*command, "--dump-dom", probe.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    title = re.search(r"<title>(.*?)</title>", answer.stdout)
-    assert title is not None
-    seen = json.loads(title[1].replace("&quot;", '"'))
-    assert seen["page"] <= seen["window"] == width
-    assert len(seen["pictures"]) == len(PICTURES)
-    assert all(natural >= shown > 400 for natural, shown in seen["pictures"])
+    copy = tmp_path / "copy.html"
+    copy.write_text(policy.sub(measure, file.read_text(), count=1))
+    for width in (1280, 500):  # Chromium's windows are not narrower than 500
+        page = browse(chromium, tmp_path / "profile", width, "--dump-dom", copy.as_uri())
+        title = re.search(r"<title>(.*?)</title>", page)
+        assert title is not None
+        seen = json.loads(title[1].replace("&quot;", '"'))
+        assert seen["page"] <= seen["window"] == width
+        assert len(seen["pictures"]) == len(PICTURES)
+        assert all(natural >= shown > 400 for natural, shown in seen["pictures"])
 
     shot = tmp_path / "shot.png"
-    subprocess.run(
-        [*command, f"--screenshot={shot}", file.as_uri()],
-        capture_output=True,
-        timeout=120,
-        check=True,
-    )
+    browse(chromium, tmp_path / "profile", 1280, f"--screenshot={shot}", file.as_uri())
     with Image.open(shot) as picture:
         colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
     assert (colours == 255).all(axis=1).mean() > 0.5  # dark text and curves on white

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tomllib
@@ -12,6 +11,7 @@ import pytest
 
 from mnist_ce.cli import main
 from mnist_ce.config import Config, resolve_config, shipped_configs
+from mnist_ce.files import lock_folder
 from mnist_ce.records import Run
 
 METRICS = "epoch,train_loss,train_accuracy,learning_rate\n1,0.5,0.9,0.01\n2,0.4,0.91,0.01\n"
@@ -79,41 +79,35 @@ def test_no_run_is_an_empty_list(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
-    ("status", "age_seconds", "has_state", "state"),
+    ("status", "has_state", "state"),
     [
-        ("finished", 0, True, "finished"),
-        ("stopped", 0, True, "resumable"),
-        ("failed", 0, True, "resumable"),
-        ("failed", 0, False, "lost"),
-        ("running", 10, True, "running"),
-        ("running", 1000, True, "resumable"),  # killed: it would have saved since
-        ("running", 1000, False, "lost"),
+        ("finished", True, "finished"),
+        ("stopped", True, "resumable"),
+        ("failed", True, "resumable"),
+        ("failed", False, "lost"),
+        ("running", True, "resumable"),  # nobody holds it: it was killed
+        ("running", False, "lost"),
     ],
 )
 def test_the_state_says_what_can_be_done(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     status: str,
-    age_seconds: int,
     has_state: bool,
     state: str,
 ) -> None:
     run = make_run(tmp_path, "a", status=status)
     if has_state:
         run.resume_path.touch()
-    for path in run.path.iterdir():
-        then = path.stat().st_mtime - age_seconds
-        os.utime(path, (then, then))
     assert json.loads(listed(tmp_path, capsys, "--json"))[0]["state"] == state
 
 
-def test_a_longer_saving_interval_is_waited_for(
+def test_a_run_that_is_being_trained_is_running(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = {"run": {"save_every_seconds": 3600.0}}
-    run = make_run(tmp_path, "a", status="running", config=config)
-    os.utime(run.record_path, (then := run.record_path.stat().st_mtime - 1000, then))
-    assert json.loads(listed(tmp_path, capsys, "--json"))[0]["state"] == "running"
+    run = make_run(tmp_path, "a", status="running")
+    with lock_folder(run.path):
+        assert json.loads(listed(tmp_path, capsys, "--json"))[0]["state"] == "running"
 
 
 @pytest.mark.parametrize("columns", [80, 100, 200])

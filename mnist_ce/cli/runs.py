@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,27 +72,12 @@ def _summary(run: Run, record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _state(run: Run, record: Mapping[str, Any]) -> str:
-    """Return `finished`, `running`, `resumable`, or `lost` where nothing can be continued.
-
-    A run that was killed still says that it is running; one that has saved nothing for three
-    times as long as it may is taken for dead.
-    """
-    status = record.get("status")
-    if status == "finished":
+    """Return `finished`, `running`, `resumable`, or `lost` where nothing can be continued."""
+    if run.is_held:
+        return "running"
+    if record.get("status") == "finished":
         return "finished"
-    saved = [path for path in (run.resume_path, run.record_path) if path.is_file()]
-    if status == "running":
-        interval = _save_interval(record)
-        if time.time() - max(path.stat().st_mtime for path in saved) < 3 * interval:
-            return "running"
-    return "resumable" if run.resume_path in saved else "lost"
-
-
-def _save_interval(record: Mapping[str, Any]) -> float:
-    config = record.get("config")
-    settings = config.get("run") if isinstance(config, dict) else None
-    seconds = _number(settings, "save_every_seconds") if isinstance(settings, dict) else None
-    return seconds or 30.0
+    return "resumable" if run.resume_path.is_file() else "lost"
 
 
 def _cells(summary: Mapping[str, Any]) -> dict[str, str]:
