@@ -33,12 +33,14 @@ class Snapshot:
         progress: What `Progress.to_plain` returned.
         weights: For `model.pt`, by name, on the CPU; None within an epoch.
         best: For `best.pt`, where an epoch was better than the ones before; else None.
+        has_new_rows: Whether `metrics.csv` is to be written.
     """
 
     state: dict[str, Any]
     progress: dict[str, Any]
     weights: dict[str, Tensor] | None = None
     best: dict[str, Tensor] | None = None
+    has_new_rows: bool = False
 
     def write(self, run: Run) -> None:
         """Write it, `resume.pt` last.
@@ -50,6 +52,7 @@ class Snapshot:
             save_tensors(run.best_path, self.best)
         if self.weights is not None:
             save_tensors(run.model_path, self.weights)
+        if self.has_new_rows:
             run.write_metrics(self.progress["rows"])
         content = {
             "format_version": FORMAT_VERSION,

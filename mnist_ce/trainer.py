@@ -96,6 +96,7 @@ class Trainer:
             self.num_epochs = 1
         self.progress = Progress()
         self.unsaved_best: dict[str, Tensor] | None = None
+        self.num_saved_rows = 0
         self.last_save = time.monotonic()
 
     @property
@@ -268,7 +269,7 @@ class Trainer:
         number = agreed_max(self.reporter.stop_signal() or 0)
         if not number:
             return
-        self._save()
+        self._save(epoch_is_done=not self.progress.batch)
         self._write_record("stopped")
         raise StoppedError(
             f"stopped in epoch {self.progress.epoch} after batch {self.progress.batch} of "
@@ -298,7 +299,11 @@ class Trainer:
             return
         weights = self.weights() if epoch_is_done else None
         best, self.unsaved_best = self.unsaved_best, None
-        self.saver.save(Snapshot(self.step.state(), progress.to_plain(), weights, best))
+        has_new_rows = len(progress.rows) > self.num_saved_rows
+        self.num_saved_rows = len(progress.rows)
+        self.saver.save(
+            Snapshot(self.step.state(), progress.to_plain(), weights, best, has_new_rows)
+        )
 
     def _write_record(self, status: str) -> None:
         self.record["status"] = status
