@@ -239,7 +239,9 @@ def test_metrics_are_read_back_as_they_were_written(tmp_path: Path) -> None:
 
 @pytest.fixture
 def chromium() -> str:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+    found = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     if found is None:
         pytest.skip("needs Chromium, which is not installed")
     return found
