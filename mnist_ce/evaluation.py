@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mnist_ce.calibration import (
+    NUM_BINS,
+    CalibrationReport,
+    answer_confidences,
+    calibration_report,
+)
 from mnist_ce.config import Config, resolve_config
 from mnist_ce.device import resolve_device
 from mnist_ce.errors import UsageError
-from mnist_ce.loop import Evaluation, evaluate as run_loop
+from mnist_ce.loop import Evaluation
+from mnist_ce.loop import evaluate as run_loop
 from mnist_ce.metrics import (
     BinaryReport,
     ClassReport,
@@ -20,10 +28,11 @@ from mnist_ce.metrics import (
     wilson_interval,
 )
 from mnist_ce.objective import Binary
+from mnist_ce.plots import Heading, draw_calibration
 from mnist_ce.task import Task, load_task
 from mnist_ce.trained import TrainedModel, load_model
 
-__all__ = ["EvaluationReport", "evaluate", "task_of"]
+__all__ = ["EvaluationReport", "evaluate", "reliability_diagram", "task_of"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,21 @@ class EvaluationReport:
         )
         return class_reports(matrix, self.class_names)
 
+    @cached_property
+    def calibration(self) -> CalibrationReport:
+        """How far the probabilities can be trusted, at the temperature that `predict` uses."""
+        return self._calibration(self.trained.temperature)
+
+    @cached_property
+    def uncalibrated(self) -> CalibrationReport:
+        """The same without a temperature."""
+        return self.calibration if self.trained.temperature == 1 else self._calibration(1.0)
+
+    def _calibration(self, temperature: float) -> CalibrationReport:
+        return calibration_report(
+            self.result.logits, self.result.labels, self.trained.objective, temperature
+        )
+
     @property
     def binary(self) -> BinaryReport | None:
         """The yes/no figures; None for a network of several classes."""
@@ -78,6 +102,7 @@ class EvaluationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values: fractions, not percent."""
+        before = self.uncalibrated.to_dict()
         content: dict[str, Any] = {
             "loss": self.result.loss,
             "correct": self.result.num_correct,
@@ -86,6 +111,12 @@ class EvaluationReport:
             "accuracy_interval": list(self.accuracy_interval),
             "per_class": [report.to_dict() for report in self.per_class],
             "confusion_matrix": self.confusion,
+            "calibration": {
+                "temperature": self.trained.temperature,
+                "num_bins": NUM_BINS,
+                **self.calibration.to_dict(),
+                **{f"{key}_uncalibrated": before[key] for key in ("nll", "ece", "ece_interval")},
+            },
             "dataset": self.dataset,
             "split": self.split,
             "checkpoint": str(self.trained.path),
@@ -146,6 +177,34 @@ def evaluate(
         std=input_std,
     )
     return EvaluationReport(trained, task.dataset, split, task.class_names, result, chosen.images)
+
+
+def reliability_diagram(report: EvaluationReport, name: str | None = None) -> bytes:
+    """Draw how sure and how right the answers are, without and with the fitted temperature.
+
+    Args:
+        report: The answers.
+        name: What to call the network; None: its own name.
+
+    Returns:
+        A PNG file.
+    """
+    trained, result = report.trained, report.result
+    temperatures = {"as trained": 1.0}
+    if trained.temperature != 1:
+        temperatures[f"temperature {trained.temperature:.3g}"] = trained.temperature
+    heading = Heading(
+        f"{name or trained.label}: how sure, how right",
+        f"{report.dataset}, {report.split} split: {result.num_correct:,} of "
+        f"{result.num_examples:,} right ({100 * result.accuracy:.2f} %), loss {result.loss:.4f}",
+    )
+    return draw_calibration(
+        heading,
+        {
+            label: answer_confidences(result.logits, result.labels, trained.objective, temperature)
+            for label, temperature in temperatures.items()
+        },
+    )
 
 
 def task_of(

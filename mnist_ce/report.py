@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mnist_ce.errors import DataError, RunError
-from mnist_ce.evaluation import task_of
+from mnist_ce.evaluation import EvaluationReport, reliability_diagram, task_of
 from mnist_ce.files import one_line, write_atomically
-from mnist_ce.loop import Evaluation, evaluate
+from mnist_ce.loop import evaluate
 from mnist_ce.metrics import confusion_matrix
 from mnist_ce.plots import (
     Heading,
-    draw_calibration,
     draw_confusion_matrix,
     draw_curves,
     draw_mistakes,
@@ -134,20 +133,11 @@ def _test_pictures(name: str, trained: TrainedModel, task: Task) -> dict[str, by
         ),
     }
     if "temperature" in trained.record.get("prediction", {}):
-        pictures["calibration"] = _calibration(name, about, trained, result)
+        evaluated = EvaluationReport(
+            trained, task.dataset, "test", task.class_names, result, task.test.images
+        )
+        pictures["calibration"] = reliability_diagram(evaluated, name)
     return pictures
-
-
-def _calibration(name: str, about: str, trained: TrainedModel, result: Evaluation) -> bytes:
-    correct = (result.predictions == result.labels).numpy()
-    series = {}
-    for label, temperature in (
-        ("as trained", 1.0),
-        (f"temperature {trained.temperature:.3g}", trained.temperature),
-    ):
-        probabilities = trained.objective.probabilities(result.logits / temperature)
-        series[label] = (probabilities.amax(dim=1).numpy(), correct)
-    return draw_calibration(Heading(f"{name}: how sure, how right", about), series)
 
 
 def _curves_heading(name: str, record: dict[str, Any], num_epochs: int) -> Heading:

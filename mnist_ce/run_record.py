@@ -32,7 +32,7 @@ _FINAL_KEYS = (
 _RESULTS = (
     *("epochs_done", "train_seconds", "wall_seconds", "weights_sha256"),
     *_FINAL_KEYS,
-    *("best_epoch", "best_validation_accuracy"),
+    *("best_epoch", "best_validation_accuracy", "prediction"),
 )
 # What the bytes of the weights depend on beside the config.
 _CIRCUMSTANCES = ("device", "threads", "processes", "step", "versions")

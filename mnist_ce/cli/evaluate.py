@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mnist_ce.cli import options
 from mnist_ce.cli.options import Traceback, note, print_json, warn
+from mnist_ce.errors import MnistCeError
+from mnist_ce.files import one_line, write_atomically
 
 if TYPE_CHECKING:
+    from mnist_ce.calibration import CalibrationReport
     from mnist_ce.evaluation import EvaluationReport
 
 
@@ -22,6 +26,10 @@ def evaluate(
     dataset: Annotated[
         str | None,
         typer.Option(help="Another dataset.", show_default="the run's own"),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw how sure and how right the answers are.", metavar="FILE.png"),
     ] = None,
     data_dir: options.DataDir = None,
     output: options.Output = "checkpoints",
@@ -39,9 +47,13 @@ def evaluate(
       mnist-ce evaluate
 
       mnist-ce evaluate my-run --split train --json
+
+      mnist-ce evaluate my-run --plot reliability.png
     """
     if checkpoint is not None and checkpoint_option is not None:
         raise typer.BadParameter("name the checkpoint once")
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise typer.BadParameter(f"--plot {plot}: the picture is a PNG; end its name in .png")
     from mnist_ce.device import use_threads
     from mnist_ce.evaluation import evaluate as run_evaluation
 
@@ -59,6 +71,8 @@ def evaluate(
             progress=note,
         )
     note(f"checkpoint {report.trained.path}")
+    if plot is not None:
+        _plot(report, plot)
     if json:
         print_json(report.to_dict())
     else:
@@ -70,6 +84,15 @@ def evaluate(
         )
 
 
+def _plot(report: EvaluationReport, path: Path) -> None:
+    from mnist_ce.evaluation import reliability_diagram
+
+    try:
+        write_atomically(path, reliability_diagram(report))
+    except OSError as error:
+        raise MnistCeError(f"--plot {path} cannot be written: {one_line(error)}") from None
+
+
 def _print(report: EvaluationReport) -> None:
     result = report.result
     low, high = report.accuracy_interval
@@ -79,6 +102,7 @@ def _print(report: EvaluationReport) -> None:
         f"accuracy      {result.num_correct}/{result.num_examples} ({result.accuracy:.2%}), "
         f"95 % interval {low:.2%} to {high:.2%}"
     )
+    _print_calibration(report)
     if (binary := report.binary) is not None:
         typer.echo(f"precision     {binary.precision:.4f}")
         typer.echo(f"recall        {binary.recall:.4f}")
@@ -98,6 +122,26 @@ def _print(report: EvaluationReport) -> None:
     typer.echo("\nconfusion matrix (row: truth, column: answer)")
     for line in confusion_lines(report.confusion, report.class_names):
         typer.echo(line)
+
+
+def _print_calibration(report: EvaluationReport) -> None:
+    """Print how far the probabilities can be trusted, with and without the temperature."""
+    if report.trained.temperature == 1:  # then the NLL is the loss
+        typer.echo(f"calibration   {_calibration_error(report.calibration)}")
+        return
+    for name, calibration, temperature in (
+        ("calibration", report.calibration, report.trained.temperature),
+        ("uncalibrated", report.uncalibrated, 1),
+    ):
+        typer.echo(
+            f"{name:<14}{_calibration_error(calibration)}, NLL {calibration.nll:.4f}, "
+            f"T = {temperature:.4g}"
+        )
+
+
+def _calibration_error(calibration: CalibrationReport) -> str:
+    low, high = calibration.ece_interval
+    return f"error {calibration.ece:.2%}, 95 % interval {low:.2%} to {high:.2%}"
 
 
 def confusion_lines(confusion: list[list[int]], class_names: tuple[str, ...]) -> list[str]:

@@ -6,7 +6,7 @@ canvas are used, so that nothing global changes and no display is needed.
 
 from __future__ import annotations
 
-from mnist_ce.plots.calibration import draw_calibration, expected_calibration_error
+from mnist_ce.plots.calibration import draw_calibration
 from mnist_ce.plots.canvas import Heading
 from mnist_ce.plots.confusion import draw_confusion_matrix
 from mnist_ce.plots.curves import draw_curves, draw_overlaid_curves
@@ -21,5 +21,4 @@ __all__ = [
     "draw_mistakes",
     "draw_overlaid_curves",
     "draw_weights",
-    "expected_calibration_error",
 ]

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mnist_ce.calibration import expected_calibration_error
 from mnist_ce.metrics import wilson_interval
 from mnist_ce.plots.canvas import COLOURS, GREY, Canvas, Heading, style
 from mnist_ce.text import printable
 
-__all__ = ["draw_calibration", "expected_calibration_error"]
+__all__ = ["draw_calibration"]
 
 _NUM_BINS = 15
 _LOOKS: tuple[dict[str, Any], ...] = (
@@ -24,28 +25,11 @@ Confidences = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
 
 
-def expected_calibration_error(
-    confidence: Confidences, correct: Bools, num_bins: int = _NUM_BINS
-) -> float:
-    """Return the mean gap between confidence and accuracy, over bins of equal width.
-
-    That is Σ (images in the bin / all images) · |accuracy − mean confidence| (Guo et al. 2017,
-    "On Calibration of Modern Neural Networks", eq. 3).
-
-    Args:
-        confidence: float [n], the probability of each answer.
-        correct: bool [n], whether it is right.
-        num_bins: Bins between 0 and 1.
-    """
-    gap = sum(
-        abs(int(correct[inside].sum()) - float(confidence[inside].sum(dtype=np.float64)))
-        for inside in _bins(confidence, num_bins)
-    )
-    return gap / len(confidence)
-
-
 def draw_calibration(heading: Heading, series: Mapping[str, tuple[Confidences, Bools]]) -> bytes:
     """Draw reliability diagrams over each other, with the number of answers per bin below.
+
+    The bins drawn are of equal width: of those of equal mass, by which the error is counted, most
+    would lie on top of each other at 100 %.
 
     Args:
         heading: The lines above the picture.

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from scipy import stats
+from sklearn.calibration import calibration_curve
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+
+from mnist_ce.calibration import (
+    answer_confidences,
+    calibration_interval,
+    calibration_report,
+    expected_calibration_error,
+    fit_temperature,
+    negative_log_likelihood,
+    reliability_bins,
+)
+from mnist_ce.errors import UsageError
+from mnist_ce.objective import Binary, Multiclass
+
+
+def made_answers(
+    num_images: int, seed: int, overconfidence: float = 1.0
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Confidences as of a good network, whose odds are the truth's to that power."""
+    rng = np.random.default_rng(seed)
+    log_odds = np.abs(rng.normal(9, 4, num_images)) + 0.01
+    correct = rng.random(num_images) < 1 / (1 + np.exp(-log_odds))
+    return 1 / (1 + np.exp(-log_odds * overconfidence)), correct
+
+
+def made_logits(num_images: int, seed: int, factor: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits `factor` times as large as those from which the labels were drawn."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(num_images, 10, generator=generator)
+    labels = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)[:, 0]
+    return factor * logits, labels
+
+
+def test_the_calibration_error_by_hand() -> None:
+    # The two least sure: sure of 0.6 on average, right 1 of 2. The others: 0.9, right 2 of 2.
+    confidence = np.array([0.95, 0.5, 0.85, 0.7])
+    correct = np.array([True, False, True, True])
+    expected = 0.5 * abs(0.5 - 0.6) + 0.5 * abs(1 - 0.9)
+    assert expected_calibration_error(confidence, correct, 2) == pytest.approx(expected)
+    low, high = reliability_bins(confidence, correct, 2)
+    assert (low.count, low.accuracy, high.count, high.accuracy) == (2, 0.5, 2, 1.0)
+    assert (low.confidence, high.confidence) == pytest.approx((0.6, 0.9))
+
+
+def test_certain_and_right_has_no_error_and_certain_and_wrong_has_all() -> None:
+    for right in (True, False):
+        correct = np.full(40, right)
+        assert expected_calibration_error(np.ones(40), correct) == (not right)
+        assert calibration_interval(np.ones(40), correct) == (not right, not right)
+
+
+def test_fewer_images_than_bins_are_a_bin_each() -> None:
+    assert expected_calibration_error(np.array([0.9, 0.5]), np.array([True, True])) == (
+        pytest.approx(0.3)
+    )
+    assert len(reliability_bins(np.array([0.9, 0.5]), np.array([True, True]))) == 2
+
+
+def test_the_bins_are_those_of_scikit_learn() -> None:
+    confidence, correct = made_answers(1_500, seed=3, overconfidence=1.4)
+    bins = reliability_bins(confidence, correct, 15)
+    accuracy, mean = calibration_curve(correct, confidence, n_bins=15, strategy="quantile")
+    assert [item.count for item in bins] == [100] * 15
+    assert [item.accuracy for item in bins] == pytest.approx(accuracy)
+    assert [item.confidence for item in bins] == pytest.approx(mean)
+    error = np.abs(accuracy - mean).mean()
+    assert expected_calibration_error(confidence, correct, 15) == pytest.approx(error)
+
+
+def test_the_interval_is_that_of_scipys_bootstrap() -> None:
+    rng = np.random.default_rng(1)
+    confidence = rng.uniform(0.5, 1.0, 400)
+    correct = rng.random(400) < confidence - 0.15
+
+    def statistic(said: Any, right: Any) -> float:
+        return expected_calibration_error(said, right.astype(bool), 5)
+
+    expected = stats.bootstrap(
+        (confidence, correct.astype(float)),
+        statistic,
+        paired=True,
+        vectorized=False,
+        n_resamples=1_000,
+        method="basic",
+        rng=np.random.default_rng(5),
+    ).confidence_interval
+    found = calibration_interval(confidence, correct, 5, num_resamples=4_000)
+    assert found == pytest.approx(tuple(expected), abs=0.003)
+
+
+def test_the_interval_depends_on_nothing_but_its_seed() -> None:
+    answers = made_answers(500, seed=2)
+    assert calibration_interval(*answers) == calibration_interval(*answers)
+    assert calibration_interval(*answers) != calibration_interval(*answers, seed=1)
+
+
+def test_the_interval_of_a_calibrated_network_reaches_zero() -> None:
+    """Which the plain quantiles of the resamples never do."""
+    answers = [made_answers(10_000, seed) for seed in range(20)]
+    lows = [calibration_interval(*item, num_resamples=200)[0] for item in answers]
+    assert sum(low == 0 for low in lows) >= 15
+
+
+def test_the_interval_of_an_overconfident_network_does_not() -> None:
+    low, high = calibration_interval(*made_answers(10_000, seed=0, overconfidence=2.0))
+    assert 0 < low < expected_calibration_error(*made_answers(10_000, 0, 2.0)) < high
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_the_likelihood_is_scikit_learns(temperature: float) -> None:
+    logits, labels = made_logits(300, seed=0, factor=2.0)
+    probabilities = (logits.double() / temperature).softmax(dim=1).numpy()
+    expected = log_loss(labels.numpy(), probabilities, labels=range(10))
+    found = negative_log_likelihood(logits, labels, Multiclass(), temperature)
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("factor", [0.4, 1.0, 3.0])
+def test_the_temperature_undoes_a_factor(factor: float) -> None:
+    logits, labels = made_logits(20_000, seed=1, factor=factor)
+    temperature = fit_temperature(logits, labels)
+    assert temperature == pytest.approx(factor, rel=0.03)
+    least = negative_log_likelihood(logits, labels, Multiclass(), temperature)
+    for nearby in (0.99 * temperature, 1.01 * temperature):
+        assert negative_log_likelihood(logits, labels, Multiclass(), nearby) > least
+
+
+def test_the_temperature_of_a_yes_no_network_is_that_of_logistic_regression() -> None:
+    """Dividing one logit by T is logistic regression with the slope 1/T and no intercept."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(3_000, 1, generator=generator, dtype=torch.float64)
+    labels = torch.bernoulli(torch.sigmoid(logits[:, 0] / 1.7), generator=generator).long()
+    regression = LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-10)
+    slope = regression.fit(logits.numpy(), labels.numpy()).coef_[0, 0]
+    assert fit_temperature(logits, labels, Binary()) == pytest.approx(1 / slope, rel=1e-5)
+
+
+@pytest.mark.parametrize(("shift", "reason"), [(0, "all are right"), (1, "no better than chance")])
+def test_a_temperature_that_cannot_be_fitted_is_refused(shift: int, reason: str) -> None:
+    labels = torch.arange(10)
+    logits = 5 * torch.eye(10)[(labels + shift) % 10]
+    with pytest.raises(UsageError, match=reason):
+        fit_temperature(logits, labels)
+
+
+def test_a_temperature_changes_confidence_and_no_answer() -> None:
+    logits, labels = made_logits(200, seed=4, factor=5.0)
+    sharp, correct = answer_confidences(logits, labels, Multiclass())
+    soft, still_correct = answer_confidences(logits, labels, Multiclass(), 5.0)
+    assert (correct == still_correct).all()
+    assert (soft < sharp).all()
+
+
+def test_confidences_near_one_stay_apart() -> None:
+    logits = torch.tensor([[20.0, 0.0], [22.0, 0.0]])
+    confidence, _ = answer_confidences(logits, torch.tensor([0, 0]), Multiclass())
+    assert confidence[0] < confidence[1] < 1
+
+
+def test_a_report_has_plain_values() -> None:
+    logits, labels = made_logits(150, seed=4, factor=1.0)
+    report = calibration_report(logits, labels, Multiclass())
+    content = report.to_dict()
+    assert set(content) == {"nll", "ece", "ece_interval", "bins"}
+    assert len(content["ece_interval"]) == 2
+    assert [set(item) for item in content["bins"]] == [{"count", "confidence", "accuracy"}] * 15
