@@ -128,7 +128,8 @@ def device_name(device: torch.device) -> str:
 
 def environment() -> dict[str, str]:
     """Return the versions that the bytes of a run depend on."""
-    versions = {"python": platform.python_version(), "platform": f"{platform.system()}-{platform.machine()}"}
+    system = f"{platform.system()}-{platform.machine()}"
+    versions = {"python": platform.python_version(), "platform": system}
     for package in ("mnist-ce", "torch", "torchvision", "numpy"):
         try:
             versions[package] = metadata.version(package)
