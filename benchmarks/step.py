@@ -8,6 +8,7 @@ MNIST), the plain step and the fast step. `--growth` prints how the cost grows w
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -41,7 +42,7 @@ def floor(hidden: Sequence[int], batch_size: int, num_steps: int) -> Callable[[]
     gradients = [torch.randn(batch_size, size, generator=generator) for size in sizes]
     weights = [
         torch.randn(outputs, inputs, generator=generator)
-        for inputs, outputs in zip(sizes, sizes[1:], strict=False)
+        for inputs, outputs in itertools.pairwise(sizes)
     ]
     outputs = [torch.empty(batch_size, size) for size in sizes]
     weight_gradients = [torch.empty_like(weight) for weight in weights]
