@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -94,11 +94,14 @@ class Look:
     ink: Ink
     labels: NDArray[np.int32]
     groups: list[Group]
+    total_score: float
 
     @property
     def likeness(self) -> float:
-        """How much the best group looks like writing."""
-        return self.groups[0].score * (1.0 if self.ink.is_dark else LIGHT_PRIOR)
+        """How much the best group looks like writing, and how much of what does it explains."""
+        best = self.groups[0]
+        explained = best.score / self.total_score
+        return best.score * explained * (1.0 if self.ink.is_dark else LIGHT_PRIOR)
 
 
 def read(light: Plane, seen: Look, multi: bool) -> Reading:
@@ -123,8 +126,8 @@ def look(light: Plane, is_dark: bool, reach: float = REACH) -> Look | None:
     if ink is None:
         return None
     labels, parts = find_parts(ink)
-    groups = group_parts(parts, (light.shape[0], light.shape[1]))
-    return Look(ink, labels, groups) if groups else None
+    groups = group_parts(parts, labels)
+    return Look(ink, labels, groups, sum(part.score for part in parts)) if groups else None
 
 
 def look_closer(light: Plane, first: Look, group: Group) -> Look:
@@ -142,7 +145,7 @@ def look_closer(light: Plane, first: Look, group: Group) -> Look:
     reach = min(REACH, (4 * stroke + 5) / max(part.shape))
     second = look(part, first.ink.is_dark, reach)
     if second is None or second.groups[0].size < 0.6 * group.size:
-        return Look(first.ink, first.labels, [group])
+        return replace(first, groups=[group])
     return second
 
 

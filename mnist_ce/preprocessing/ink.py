@@ -140,7 +140,8 @@ def even_out(light: Plane) -> Plane:
         + c[5] * np.outer(y, x)
     )
     middle = max(float(np.median(surface)), 0.02)
-    return (light / np.maximum(surface, 0.3 * middle)).astype(np.float32)
+    even: Plane = (light / np.maximum(surface, 0.3 * middle)).astype(np.float32)
+    return even
 
 
 def find_ink(light: Plane, is_dark: bool, reach: float = REACH) -> Ink | None:
@@ -184,6 +185,8 @@ def _cut(contrast: Plane, is_dark: bool) -> Ink | None:
     noise = (mid - low) / 1.12 + 1e-3  # a normal's 5 % and 30 % points lie 1.12 deviations apart
     centre = mid + 0.524 * noise
     top = float(flat[max(0, n - max(12, n // 1000)) :].mean())
+    if top - centre < MIN_CONTRAST:
+        return None
     strong = flat[np.searchsorted(flat, (centre + top) / 2) :]
     if strong.size == 0:  # a picture of one colour: rounding puts the threshold above all of it
         return None

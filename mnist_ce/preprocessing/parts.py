@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,9 @@ from scipy import ndimage
 
 from mnist_ce.preprocessing.ink import Ink
 
-__all__ = ["Group", "Part", "find_parts", "group_parts", "main_group"]
+Labels: TypeAlias = NDArray[np.int32]
+
+__all__ = ["Group", "Part", "find_parts", "group_parts"]
 
 MAX_PARTS = 400
 
@@ -43,6 +46,16 @@ class Part:
     touch: float
     level: float
     score: float
+
+    @property
+    def rows(self) -> slice:
+        """The rows of its box."""
+        return slice(self.top, self.bottom)
+
+    @property
+    def columns(self) -> slice:
+        """The columns of its box."""
+        return slice(self.left, self.right)
 
     @property
     def height(self) -> int:
@@ -82,13 +95,18 @@ class Group:
         return sum(p.score for p in self.parts)
 
     @property
+    def area(self) -> int:
+        """In pixels of ink."""
+        return sum(p.area for p in self.parts)
+
+    @property
     def size(self) -> int:
         """The longer side of the box."""
         top, left, bottom, right = self.box
         return max(bottom - top, right - left)
 
 
-def find_parts(ink: Ink) -> tuple[NDArray[np.int32], list[Part]]:
+def find_parts(ink: Ink) -> tuple[Labels, list[Part]]:
     """Label the connected ink and measure each piece.
 
     Returns:
@@ -181,16 +199,16 @@ def belong(a: Part, b: Part) -> bool:
     return overlap > 0.5 and down <= 0.3 * height
 
 
-def group_parts(parts: list[Part], shape: tuple[int, int]) -> list[Group]:
+def group_parts(parts: list[Part], labels: Labels) -> list[Group]:
     """Gather parts into digits, best first, and leave out what is none.
 
     Args:
         parts: As `find_parts` gives them.
-        shape: (height, width) of the picture.
+        labels: int32 [h, w], likewise.
     """
     if not parts:
         return []
-    parts = _without_frames(parts, shape)
+    parts = _without_frames(parts, labels)
     best = parts[0]
     real = [
         p
@@ -215,28 +233,41 @@ def group_parts(parts: list[Part], shape: tuple[int, int]) -> list[Group]:
     return groups
 
 
-def _without_frames(parts: list[Part], shape: tuple[int, int]) -> list[Part]:
-    """Drop printed boxes around the digit: thin outlines that hold another good part."""
+def _without_frames(parts: list[Part], labels: Labels) -> list[Part]:
+    """Drop printed boxes around the digit: outlines with four straight sides around a good part."""
+    height, width = labels.shape
     kept = []
     for part in parts:
-        fill = part.area / (part.height * part.width)
-        spans = part.height > 0.55 * shape[0] and part.width > 0.55 * shape[1]
-        inside = [
-            p
-            for p in parts
-            if p is not part
-            and p.top > part.top
-            and p.left > part.left
-            and p.bottom < part.bottom
-            and p.right < part.right
-            and p.size > 0.25 * part.size
-        ]
-        if spans and fill < 0.25 and inside:
+        if (
+            part.height > 0.5 * height
+            and part.width > 0.5 * width
+            and part.area < 0.3 * part.height * part.width
+            and any(encloses(part, other) for other in parts)
+            and _has_four_sides(labels[part.rows, part.columns] == part.label)
+        ):
             continue
         kept.append(part)
     return kept
 
 
-def main_group(groups: list[Group]) -> Group:
-    """The group that the picture is about."""
-    return groups[0]
+def encloses(outer: Part, inner: Part) -> bool:
+    """Whether a part that could be a digit lies within the box of another."""
+    return (
+        inner.top > outer.top
+        and inner.left > outer.left
+        and inner.bottom < outer.bottom
+        and inner.right < outer.right
+        and inner.size > 0.25 * outer.size
+    )
+
+
+def _has_four_sides(mask: NDArray[np.bool_]) -> bool:
+    """Whether ink runs along each side of a box, within a sixteenth of its height or width."""
+    down, across = max(2, mask.shape[0] // 16), max(2, mask.shape[1] // 16)
+    sides = (
+        mask[:down].any(axis=0),
+        mask[-down:].any(axis=0),
+        mask[:, :across].any(axis=1),
+        mask[:, -across:].any(axis=1),
+    )
+    return all(side.mean() > 0.8 for side in sides)
