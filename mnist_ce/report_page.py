@@ -120,7 +120,7 @@ def _results(runs: Sequence[ReportedRun]) -> str:
                 run.record.get("recipe", "–"),
             )
         )
-    note = "<p>On the test split, which chose nothing; the interval is Wilson's.</p>"
+    note = "<p>On the test split; the interval is Wilson's.</p>"
     return note + _table(head, rows, numbers=range(1, 7))
 
 

@@ -29,7 +29,8 @@ def runs(
 ) -> None:
     """List the runs, newest first.
 
-    A run that is resumable goes on with: mnist-ce train --resume NAME
+    A run that is resumable goes on with: mnist-ce train --resume NAME. A wider
+    terminal, or --json, shows long names whole.
 
     Examples:
 
