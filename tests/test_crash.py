@@ -183,13 +183,12 @@ def wait_for(path: Path) -> None:
 
 def stopped_while_stuck(arguments: list[str]) -> None:
     """Train until the network hangs, as far as the reporter can tell, after the first epoch."""
-    from mnist_ce.cli.reporting import TerminalReporter
 
-    def hang(self: TerminalReporter, *rest: object) -> None:
+    def hang(*rest: object) -> None:
         while True:
             time.sleep(0.01)
 
-    TerminalReporter.epoch = hang  # type: ignore[method-assign]
+    pytest.MonkeyPatch().setattr("mnist_ce.cli.reporting.TerminalReporter.epoch", hang)
     sys.exit(main(["train", "-q", *arguments]))
 
 
@@ -216,9 +215,7 @@ def stopped_while_loading(arguments: list[str]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
 
-    import mnist_ce.trainer
-
-    mnist_ce.trainer.load_run_task = load  # type: ignore[assignment]
+    pytest.MonkeyPatch().setattr("mnist_ce.trainer.load_run_task", load)
     sys.exit(main(["train", "-q", *arguments]))
 
 
@@ -236,9 +233,7 @@ def stopped_while_drawing(arguments: list[str]) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(60)
 
-    import mnist_ce.trainer
-
-    mnist_ce.trainer.draw_plots = draw  # type: ignore[assignment]
+    pytest.MonkeyPatch().setattr("mnist_ce.trainer.draw_plots", draw)
     options = ["--set", "run.plots=true", "--epochs", "1"]
     sys.exit(main(["train", "-q", *arguments, *options]))
 

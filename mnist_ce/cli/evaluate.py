@@ -9,6 +9,7 @@ import typer
 
 from mnist_ce.cli import options
 from mnist_ce.cli.options import Traceback, note, print_json, warn
+from mnist_ce.cli.verify import verify_run
 from mnist_ce.errors import MnistCeError
 from mnist_ce.files import one_line, write_atomically
 
@@ -31,6 +32,9 @@ def evaluate(
         Path | None,
         typer.Option(help="Draw how sure and how right the answers are.", metavar="FILE.png"),
     ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Say whether what a finished run records is true.")
+    ] = False,
     data_dir: options.DataDir = None,
     output: options.Output = "checkpoints",
     device: options.Device = "auto",
@@ -49,11 +53,23 @@ def evaluate(
       mnist-ce evaluate my-run --split train --json
 
       mnist-ce evaluate my-run --plot reliability.png
+
+      mnist-ce evaluate my-run --verify
     """
     if checkpoint is not None and checkpoint_option is not None:
         raise typer.BadParameter("name the checkpoint once")
     if plot is not None and plot.suffix.lower() != ".png":
         raise typer.BadParameter(f"--plot {plot}: the picture is a PNG; end its name in .png")
+    if verify:
+        name = checkpoint or checkpoint_option
+        if name is None:
+            raise typer.BadParameter("--verify needs the name of a run")
+        if split != "test" or dataset or plot or (input_mean, input_std) != (0.0, 1.0):
+            raise typer.BadParameter("--verify is for a run as it is, on its own data")
+        verify_run(
+            name, output=output, data_dir=data_dir, device=device, threads=threads, json=json
+        )
+        return
     from mnist_ce.device import use_threads
     from mnist_ce.evaluation import evaluate as run_evaluation
 

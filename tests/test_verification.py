@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mnist_ce.checkpoint import load_state_dict, save_tensors
+from mnist_ce.cli import main
+from mnist_ce.records import Run
+from mnist_ce.training import train
+from mnist_ce.verification import verify
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = {
+        "data.dataset": "synthetic",
+        "data.dir": str(tiny_data_dir),
+        "data.validation_size": 20,
+        "model.hidden": [24, 16],
+        "average.decay": 0.9,
+        "train.epochs": 2,
+        "optimizer.learning_rate": 0.1,
+        "run.output": str(tmp_path_factory.mktemp("runs")),
+        "run.plots": False,
+    }
+    return train(None, settings).run.path
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Run:
+    shutil.copytree(finished, tmp_path / "a")
+    return Run(tmp_path / "a")
+
+
+def untrue(run: Run, data_dir: Path) -> list[str]:
+    return [check.name for check in verify(str(run.path), data_dir=data_dir)[1] if not check.ok]
+
+
+def test_an_honest_run_is_what_it_says(
+    run: Run, tiny_data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate", str(run.path), "--verify", "--data-dir", str(tiny_data_dir)]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.endswith("a is what it says\n")
+    assert main([*arguments, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["verified"]
+    names = ["config", "weights", "metrics", "resume", "data", "test", "best"]
+    assert [check["name"] for check in told["checks"]] == names
+
+
+def in_record(**changes: Any) -> Callable[[Run], None]:
+    def change(run: Run) -> None:
+        run.write_record((run.read_record() or {}) | changes)
+
+    return change
+
+
+def in_text(name: str, before: str, after: str) -> Callable[[Run], None]:
+    def change(run: Run) -> None:
+        text = (run.path / name).read_text()
+        assert before in text
+        (run.path / name).write_text(text.replace(before, after))
+
+    return change
+
+
+def one_weight(path: Callable[[Run], Path]) -> Callable[[Run], None]:
+    def change(run: Run) -> None:
+        state = load_state_dict(path(run))
+        state["l3.bias"][0] += 5.0
+        save_tensors(path(run), state)
+
+    return change
+
+
+def one_row_less(run: Run) -> None:
+    run.write_metrics(run.read_metrics()[:-1])
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (in_record(weights_sha256="0" * 64), ["weights"]),
+        (in_record(num_parameters=3), ["weights"]),
+        (in_record(test_correct=99), ["test"]),
+        (in_record(test_accuracy=0.99), ["metrics", "test"]),
+        (in_record(test_loss=0.1), ["metrics", "test"]),
+        (in_record(train_accuracy=0.99), ["metrics"]),
+        (in_record(train_seconds=0.01), ["metrics"]),
+        (in_record(best_validation_accuracy=1.0), ["best"]),
+        (in_record(dataset_digest="0" * 64), ["data"]),
+        (in_record(config=3), ["config", "weights"]),
+        (in_text("config.toml", "learning_rate = 0.1", "learning_rate = 0.2"), ["config"]),
+        (one_weight(lambda run: run.model_path), ["weights", "resume", "test"]),
+        (one_weight(lambda run: run.best_path), ["best"]),
+        (one_row_less, ["metrics"]),
+    ],
+)
+def test_a_lie_is_found(
+    run: Run, tiny_data_dir: Path, change: Callable[[Run], None], found: list[str]
+) -> None:
+    change(run)
+    assert set(found) <= set(untrue(run, tiny_data_dir))
+
+
+def test_a_lie_fails_the_command(
+    run: Run, tiny_data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_record(test_correct=99)(run)
+    arguments = ["evaluate", str(run.path), "--verify", "--data-dir", str(tiny_data_dir)]
+    assert main(arguments) == 1
+    told = capsys.readouterr()
+    assert "FALSE  test " in told.out
+    assert "a is not what it says: test" in told.err
+    assert main(["evaluate", "--verify"]) == 2
+    assert main(["evaluate", str(run.path / "none"), "--verify"]) == 1
