@@ -1,0 +1,149 @@
+"""Two processes on this machine, started by torchrun, against one."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mnist_ce.checkpoint import load_state_dict
+from mnist_ce.progress import Reporter
+from mnist_ce.records import Run
+from mnist_ce.trainer import Trainer
+from mnist_ce.training import train
+
+ROOT = Path(__file__).parent.parent
+# 300 images in batches of 43: shares of 22 and 21, and in the last batch of 42.
+SETTINGS: dict[str, Any] = {
+    "data.dataset": "synthetic",
+    "model.hidden": [24, 16],
+    "train.batch_size": 43,
+    "train.step": "plain",
+    "train.threads": 1,
+    "optimizer.learning_rate": 0.1,
+    "augment.rotation_degrees": 10.0,
+    "average.decay": 0.9,
+    "run.plots": False,
+}
+
+
+class Losses(Reporter):
+    """Keeps the mean loss since the epoch began, as it is after each batch."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def batch(self, trainer: Trainer) -> None:
+        self.losses.append(trainer.step.totals().loss)
+
+
+def torchrun(*arguments: str, processes: int = 2) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    command += ["--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
+    return subprocess.Popen(
+        [*command, "-m", "mnist_ce", "train", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that all of it can be ended
+    )
+
+
+@pytest.fixture
+def flags(tiny_data_dir: Path, tmp_path: Path) -> list[str]:
+    settings = SETTINGS | {"data.dir": tiny_data_dir, "run.output": tmp_path}
+    shown = {key: "false" if value is False else value for key, value in settings.items()}
+    return [part for key, value in shown.items() for part in ("--set", f"{key}={value}")]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[str, str]:
+    out, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    return out, errors
+
+
+def test_two_processes_do_what_one_does(
+    flags: list[str], tiny_data_dir: Path, tmp_path: Path
+) -> None:
+    """The losses agree, and so do the weights; one process continues what two began."""
+    arguments = [*flags, "--epochs", "2", "--name", "two", "--verbose"]
+    out, errors = finished(torchrun(*arguments, "--set", "run.log_interval=1"))
+    assert out.count("weights_sha256") == 1  # one of them tells it
+    assert "distributed step" in errors
+    record = Run(tmp_path / "two").read_record()
+    assert record is not None
+    assert record["processes"] == 2
+
+    settings = SETTINGS | {"data.dir": str(tiny_data_dir), "run.output": str(tmp_path)}
+    reporter = Losses()
+    alone = train(None, settings | {"run.name": "one", "train.epochs": 2}, reporter=reporter)
+    told = [float(loss) for loss in re.findall(r"batch \d+/7  loss ([\d.]+)", errors)]
+    assert told == pytest.approx(reporter.losses, abs=1.5e-4)  # as it is told with four digits
+    for ours, theirs in zip(Run(tmp_path / "two").read_metrics(), alone.rows, strict=True):
+        for key in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
+            assert ours[key] == pytest.approx(theirs[key], abs=1e-4)
+    one, two = (load_state_dict(tmp_path / name / "model.pt") for name in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=1e-4, rtol=1e-4)
+
+    expected = train(None, {"run.output": str(tmp_path), "train.epochs": 4}, resume="one")
+    found = train(None, {"run.output": str(tmp_path), "train.epochs": 4}, resume="two")
+    assert found.record["processes"] == 1
+    assert found.rows[-1]["test_loss"] == pytest.approx(expected.rows[-1]["test_loss"], abs=1e-4)
+
+
+def test_more_processes_than_images_and_a_killed_one(flags: list[str], tmp_path: Path) -> None:
+    """Batches of one leave a process without an image; one that is killed ends them all."""
+    arguments = [*flags, "--name", "a", "--epochs", "100000", "--batch-size", "1"]
+    process = torchrun(*arguments, "--set", "run.save_every_seconds=0.05")
+    try:
+        end = time.monotonic() + 120
+        while not (tmp_path / "a" / "resume.pt").exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        os.kill(worker(process.pid, rank=1), signal.SIGKILL)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode != 0
+    assert "error: another process of this run has ended" in errors or "error: stopped" in errors
+    assert "--resume" in errors
+    output = {"run.output": str(tmp_path)}
+    done = len(Run(tmp_path / "a").read_metrics())
+    result = train(None, output | {"train.epochs": done + 2}, resume="latest")
+    assert result.record["epochs_done"] == done + 2
+
+
+def worker(parent: int, rank: int) -> int:
+    """Return the process of a rank, by what the system keeps of its environment."""
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                stat = (folder / "stat").read_text()
+                environment = (folder / "environ").read_bytes()
+            except OSError:
+                continue
+            if int(re.sub(r".*\) ", "", stat).split()[1]) == parent and (
+                b"\0RANK=%d\0" % rank in b"\0" + environment
+            ):
+                return int(folder.name)
+    pytest.fail("no such process")
