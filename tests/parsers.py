@@ -1,0 +1,210 @@
+"""The program's parsers of files from strangers, with good files to spoil.
+
+Used by the fuzzing tests and by benchmarks/fuzz.py.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mnist_ce.checkpoint import load_state_dict, model_from
+from mnist_ce.config import parse_assignments, resolve_config
+from mnist_ce.config_text import config_text
+from mnist_ce.data.idx import idx_header, read_split
+from mnist_ce.model import MLP
+from mnist_ce.preprocessing.reading import open_picture, to_planes
+from mnist_ce.progress import Progress
+from mnist_ce.records import FORMAT_VERSION, Run
+from mnist_ce.saving import load_snapshot
+from mnist_ce.steps import Totals
+from mnist_ce.trained import load_model
+
+__all__ = ["EDITS", "INTERESTING", "PARSERS", "Edit", "Parser"]
+
+EDITS = ("replace", "insert", "delete", "repeat", "truncate")
+INTERESTING = (
+    *(b"\0", b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0\0\0\x80", b"\xff" * 8, b"-1", b"1e999"),
+    *(b"nan", b"9" * 30, b"9" * 5000, b"[" * 2000, b"{", b'"', b"\n", b"null", b"true", b"=", b"."),
+)
+
+
+@dataclass(frozen=True)
+class Parser:
+    """What reads a file, and good files of its kind."""
+
+    name: str
+    seeds: Sequence[bytes]
+    parse: Callable[[Path, bytes], object]
+    """Takes a folder to write in, and what the file is to hold."""
+
+
+def _weights() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return MLP([4], 10).state_dict()
+
+
+def _saved(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def _resume() -> dict[str, object]:
+    row = {"epoch": 1, "train_loss": 2.3, "train_accuracy": 0.1, "seconds": 0.2}
+    row |= {"validation_loss": 2.3, "validation_accuracy": 0.1}
+    progress = Progress(2, 3, Totals(1.5, 2, 30), 0.1, 0.2, 0.5, [row], 1)
+    step = {"num_steps": 13, "weights": _weights(), "momentum": _weights(), "average": {}}
+    return {"format_version": FORMAT_VERSION, "step": step, "progress": progress.to_plain()}
+
+
+def _written(folder: Path, name: str, content: bytes) -> Path:
+    (folder / name).write_bytes(content)
+    return folder / name
+
+
+def _pickle_of(content: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl")))
+
+
+def _with_pickle(content: bytes, pickled: bytes) -> bytes:
+    """Return what torch.save wrote with another pickle in it, and the checksums right."""
+    buffer = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(content)) as archive,
+        zipfile.ZipFile(buffer, "w") as changed,
+    ):
+        for name in archive.namelist():
+            changed.writestr(name, pickled if name.endswith("data.pkl") else archive.read(name))
+    return buffer.getvalue()
+
+
+def _parse_checkpoint(folder: Path, content: bytes) -> object:
+    return model_from(load_state_dict(_written(folder, "x.pt", content)))
+
+
+def _parse_checkpoint_pickle(folder: Path, content: bytes) -> object:
+    return _parse_checkpoint(folder, _with_pickle(_saved(_weights()), content))
+
+
+def _parse_resume(folder: Path, content: bytes) -> object:
+    _written(folder, "resume.pt", content)
+    return load_snapshot(Run(folder), _weights())
+
+
+def _parse_resume_pickle(folder: Path, content: bytes) -> object:
+    return _parse_resume(folder, _with_pickle(_saved(_resume()), content))
+
+
+def _parse_config(folder: Path, content: bytes) -> object:
+    return resolve_config(_written(folder, "c.toml", content), environment={})
+
+
+def _parse_assignment(folder: Path, content: bytes) -> object:
+    flags = parse_assignments([content.decode("utf-8", errors="replace")])
+    return resolve_config(None, flags=flags, environment={})
+
+
+def _parse_record(folder: Path, content: bytes) -> object:
+    if not (folder / "model.pt").exists():
+        _written(folder, "model.pt", _saved(_weights()))
+    _written(folder, "run.json", content)
+    return load_model(folder / "model.pt"), Run(folder).holder
+
+
+def _parse_metrics(folder: Path, content: bytes) -> object:
+    _written(folder, "metrics.csv", content)
+    return Run(folder).read_metrics()
+
+
+def _parse_idx(folder: Path, content: bytes) -> object:
+    path = _written(folder, "x-idx", content)
+    if not (folder / "labels-idx").exists():
+        _written(folder, "labels-idx", idx_header((3,)) + bytes(3))
+    return read_split(path, folder / "labels-idx", num_classes=10)
+
+
+def _parse_picture(folder: Path, content: bytes) -> object:
+    return to_planes(open_picture(_written(folder, "x.png", content)))
+
+
+def _pictures() -> list[bytes]:
+    noise = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    found = []
+    for form in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"):
+        buffer = io.BytesIO()
+        image.save(buffer, form)
+        found.append(buffer.getvalue())
+    buffer = io.BytesIO()
+    image.convert("I;16").save(buffer, "PNG")
+    return [*found, buffer.getvalue()]
+
+
+@functools.cache
+def _record() -> bytes:
+    names = [str(digit) for digit in range(10)]
+    record = {"format_version": FORMAT_VERSION, "name": "a", "status": "finished"}
+    record |= {"dataset": "mnist", "objective": "multiclass"}
+    content = record | {
+        "class_names": names,
+        "prediction": {"temperature": 1.5},
+        "process": {"id": 3, "host": "x"},
+        "config": resolve_config(environment={}).to_dict(),
+    }
+    return json.dumps(content).encode()
+
+
+def _parsers() -> list[Parser]:
+    checkpoint, resume = _saved(_weights()), _saved(_resume())
+    config = config_text(resolve_config(environment={})).encode()
+    metrics = b"epoch,train_loss,train_accuracy,test_loss,test_accuracy,learning_rate,seconds\n"
+    return [
+        Parser("checkpoint", [checkpoint], _parse_checkpoint),
+        Parser("checkpoint's pickle", [_pickle_of(checkpoint)], _parse_checkpoint_pickle),
+        Parser("resume.pt", [resume], _parse_resume),
+        Parser("resume.pt's pickle", [_pickle_of(resume)], _parse_resume_pickle),
+        Parser("config", [config, b"[train]\nepochs = 3\n"], _parse_config),
+        Parser("--set", [b"train.epochs=3", b"model.hidden=[3, 4]"], _parse_assignment),
+        Parser("run.json", [_record()], _parse_record),
+        Parser("metrics.csv", [metrics + b"1,2.3,0.1,2.3,0.1,0.01,1.5\n"], _parse_metrics),
+        Parser("IDX", [idx_header((3, 28, 28)) + bytes(3 * 784)], _parse_idx),
+        Parser("picture", _pictures(), _parse_picture),
+    ]
+
+
+PARSERS = {parser.name: parser for parser in _parsers()}
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change of a file: at a place (as a fraction of its length), of some length."""
+
+    kind: str
+    place: float
+    length: int
+    content: bytes
+
+    def apply(self, data: bytes) -> bytes:
+        """Return the changed file."""
+        at = int(self.place * len(data))
+        end = at + self.length
+        if self.kind == "replace":
+            return data[:at] + self.content + data[at + len(self.content) :]
+        if self.kind == "insert":
+            return data[:at] + self.content + data[at:]
+        if self.kind == "delete":
+            return data[:at] + data[end:]
+        if self.kind == "repeat":
+            return data[:end] + data[at:]
+        return data[:at]
