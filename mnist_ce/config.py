@@ -11,6 +11,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,6 +41,10 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
+MAX_CONFIG_BYTES = 1 << 20
+MAX_SHOWN = 100  # characters of a wrong value
+MAX_HIDDEN = 63  # as many as a checkpoint may have
+MAX_PARAMETERS = 100_000_000  # 400 MB of weights, and as much momentum; MNIST needs a hundredth
 Width = Annotated[int, Field(ge=1, le=65_536)]
 
 
@@ -91,7 +96,7 @@ class Objective(Section):
 class Train(Section):
     """How long and on what the network is trained."""
 
-    epochs: Annotated[int, Field(ge=1)] = 9
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 9
     """How many times each training image is seen."""
     batch_size: Annotated[int, Field(ge=1)] = 64
     """Images per step; the last batch of an epoch holds the rest."""
@@ -203,6 +208,19 @@ class Config(Section):
         return self.schedule.kind in ("one-cycle", "cosine")
 
     @model_validator(mode="after")
+    def _network_fits(self) -> Config:
+        widths = [784, *self.model.hidden, 10]
+        num_parameters = sum((a + 1) * b for a, b in pairwise(widths))
+        if num_parameters > MAX_PARAMETERS:
+            raise ValueError(
+                f"model.hidden makes a network of {num_parameters:,} parameters; "
+                f"{MAX_PARAMETERS:,} are the most"
+            )
+        if len(self.model.hidden) > MAX_HIDDEN:
+            raise ValueError(f"model.hidden has more than {MAX_HIDDEN} layers")
+        return self
+
+    @model_validator(mode="after")
     def _keys_agree(self) -> Config:
         if self.train.patience and not self.data.validation_size:
             raise ValueError(
@@ -303,10 +321,12 @@ def _config_path(config: str | Path) -> Path:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise UsageError(f"config {path} has more than {MAX_CONFIG_BYTES:,} bytes")
         return tomllib.loads(path.read_bytes().decode())
     except OSError as error:
         raise UsageError(f"config {path} cannot be read: {one_line(error)}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: numbers of 5000 digits, too
         raise UsageError(f"config {path} is not valid TOML: {one_line(error)}") from None
 
 
@@ -327,7 +347,7 @@ def _assignment(text: str) -> tuple[str, Any]:
         raise UsageError(f"--set {text}: write section.key=value, for example train.epochs=3")
     try:
         return key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key, value.strip()
 
 
@@ -345,7 +365,15 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
     message = detail["msg"].replace("Input should be", "must be").replace("String should", "must")
     if detail["type"] == "string_pattern_mismatch" and key == "train.device":
         message = "must be auto, cpu, mps, cuda or cuda:N"
-    return f"{key} = {detail['input']!r}{where}: {message}"
+    return f"{key} = {_shown(detail['input'])}{where}: {message}"
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits
+        return "…"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def _valid_keys(place: Sequence[str]) -> list[str]:

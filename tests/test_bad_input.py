@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -80,6 +81,19 @@ def compressed_zip(folder: Path) -> None:
 
 def existing_run(folder: Path) -> None:
     (folder / "runs" / "old").mkdir(parents=True)
+
+
+def run_files(record: object) -> Callable[[Path], None]:
+    """Make a run's folder with an empty config and this record: none where it is empty."""
+
+    def prepare(folder: Path) -> None:
+        (folder / "a").mkdir()
+        (folder / "a" / "config.toml").write_text("")
+        if record:
+            content = record if isinstance(record, str) else json.dumps(record)
+            (folder / "a" / "run.json").write_text(content)
+
+    return prepare
 
 
 def tiny_mnist(change: Callable[[Path], None]) -> Callable[[Path], None]:
@@ -162,6 +176,18 @@ CASES = [
         text("c.toml", '[train]\nepochs = "3"'),
     ),
     Case("width 0", "train --set model.hidden=[0]", 2, "model.hidden"),
+    Case("a network too large", "train --set model.hidden=[65536,65536]", 2, "model.hidden makes"),
+    Case("too many epochs", "train --epochs 1000000000000", 2, "train.epochs"),
+    Case(
+        "a config too large", "train -c {}/c.toml", 2, "more than", text("c.toml", "#" * 2_000_000)
+    ),
+    Case(
+        "a number too long",
+        "train -c {}/c.toml",
+        2,
+        "c.toml",
+        text("c.toml", f"[train]\nepochs = {'9' * 5000}"),
+    ),
     Case("patience alone", "train --set train.patience=2", 2, "data.validation_size"),
     Case(
         "patience and one-cycle",
@@ -205,6 +231,36 @@ CASES = [
     Case("no run to resume", "train --resume nothing --output {}", 1, "there is no run nothing"),
     Case(
         "nothing to resume", "train --resume latest --output {}", 1, "there is no interrupted run"
+    ),
+    Case("name taken", f"{TRAIN} --name old", 2, "is never overwritten", existing_run),
+    Case("name with a slash", f"{TRAIN} --name a/b", 2, "run.name = 'a/b'"),
+    Case("hidden name", f"{TRAIN} --name .a", 2, "run.name = '.a'"),
+    Case("no folder", "train --output {}/file/runs", 1, "is not a folder", text("file", "")),
+    Case("a folder that is no run", "train --resume {}/runs/old", 1, "no run", existing_run),
+    Case("no record", "train --resume {}/a", 1, "it has no run.json", run_files({})),
+    Case("a record of text", "train --resume {}/a", 1, "not valid JSON", run_files("hello")),
+    Case(
+        "a record of the future",
+        "train --resume {}/a",
+        1,
+        "format_version 2",
+        run_files({"format_version": 2}),
+    ),
+    Case(
+        "another batch size",
+        "train --resume {}/a -b 3",
+        2,
+        "train.batch_size cannot change",
+        run_files({"format_version": 1}),
+    ),
+    Case("verify no run", "evaluate {} --verify", 1, "there is no run"),
+    Case("verify nothing", "evaluate --verify", 2, "needs the name of a run"),
+    Case(
+        "verify an unfinished run",
+        "evaluate {}/a --verify",
+        1,
+        "is not finished",
+        run_files({"format_version": 1}),
     ),
     # Checkpoints
     Case("no checkpoint", "evaluate {}/x.pt", 1, "neither a file nor a run"),
