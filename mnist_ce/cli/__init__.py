@@ -9,7 +9,17 @@ from typing import Annotated
 
 import typer
 
-from mnist_ce.cli import evaluate, explain, export, predict, report, runs, train
+from mnist_ce.cli import (
+    calibrate,
+    compare,
+    evaluate,
+    explain,
+    export,
+    predict,
+    report,
+    runs,
+    train,
+)
 from mnist_ce.cli.help import GroupedCommand
 from mnist_ce.cli.options import Traceback, Traceback_, label
 from mnist_ce.distributed import OtherProcessError
@@ -31,6 +41,8 @@ for command in (
     evaluate.evaluate,
     predict.predict,
     explain.explain,
+    compare.compare,
+    calibrate.calibrate,
     runs.runs,
     report.report,
     export.export,

@@ -1,0 +1,163 @@
+"""Calibrating a run: fit a temperature on held-out images, and keep it in the run's record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mnist_ce.calibration import fit_temperature, negative_log_likelihood
+from mnist_ce.errors import RunError, UsageError
+from mnist_ce.evaluation import EvaluationReport, evaluate
+from mnist_ce.files import one_line
+from mnist_ce.records import Run
+from mnist_ce.run_folder import held_run
+from mnist_ce.trained import TrainedModel, load_model
+
+__all__ = ["CalibratedRun", "calibrate"]
+
+# What may differ between a run and the one that holds images out for it, because it is no part of
+# the recipe.
+_NOT_THE_RECIPE = frozenset(
+    {
+        *("data.dir", "data.mirror", "data.validation_size"),
+        *("train.seed", "train.device", "train.threads", "train.step", "train.test_every"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class CalibratedRun:
+    """A run that has a temperature now.
+
+    Args:
+        run: Its folder.
+        temperature: What `predict` divides its logits by.
+        fitted_on: Which answers it was fitted to, and how much it helped there.
+    """
+
+    run: Run
+    temperature: float
+    fitted_on: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the run's record holds under `prediction`, and where that lies."""
+        return {"temperature": self.temperature, "fitted_on": dict(self.fitted_on)}
+
+
+def calibrate(
+    run: str | Path,
+    held_out: str | Path | None = None,
+    *,
+    data_dir: str | Path | None = None,
+    output: str | Path = "checkpoints",
+    warn: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> CalibratedRun:
+    """Fit a temperature to answers about images that a run did not learn from, and keep it.
+
+    A run that learned from all training images has none to spare. For such a one, the same recipe
+    is trained once more with images held out, and that run's temperature is taken.
+
+    Args:
+        run: The run's folder or name, or `pretrained`.
+        held_out: The run whose validation images and weights are used; None: the run itself.
+        data_dir: The folder of the datasets; None: `MNIST_CE_DATA_DIR`, or the run's own.
+        output: The folder that holds the runs.
+        warn: Takes warnings.
+        progress: Takes lines before slow things.
+
+    Raises:
+        UsageError: If the run that holds images out does not, or is of another kind, or no
+            temperature fits.
+        RunError: If a run is not finished, or the record cannot be written.
+        CheckpointError: If a run is not there or its weights cannot be loaded.
+        DataError: If the data cannot be had.
+    """
+    target = _finished(load_model(run, output))
+    source = target if held_out is None else _finished(load_model(held_out, output))
+    _check_kinship(target, source, warn)
+    report = _validation_report(source, data_dir, warn, progress)
+    logits, labels = report.result.logits, report.result.labels
+    temperature = fit_temperature(logits, labels, source.objective)
+    fitted_on = {
+        "run": source.path.parent.name,
+        "weights_sha256": source.weights_sha256,
+        "dataset": report.dataset,
+        "split": report.split,
+        "num_images": len(labels),
+        "nll": negative_log_likelihood(logits, labels, source.objective, temperature),
+        "nll_uncalibrated": negative_log_likelihood(logits, labels, source.objective),
+    }
+    calibrated = CalibratedRun(Run(target.path.parent), temperature, fitted_on)
+    with held_run(calibrated.run) as folder:
+        record = folder.read_record() or {}
+        if record.get("weights_sha256") != target.record.get("weights_sha256"):
+            raise RunError(f"run {folder.path} was trained on meanwhile; calibrate it again")
+        try:
+            folder.write_record({**record, "prediction": calibrated.to_dict()})
+        except OSError as error:
+            raise RunError(f"{folder.record_path} cannot be written: {one_line(error)}") from None
+    return calibrated
+
+
+def _finished(trained: TrainedModel) -> TrainedModel:
+    folder = trained.path.parent
+    if not trained.record:
+        raise UsageError(f"{trained.path} is not a run: there is no run.json beside it")
+    if trained.record.get("status") != "finished":
+        raise RunError(f"run {folder} is not finished; continue it with --resume first")
+    return trained
+
+
+def _validation_report(
+    source: TrainedModel,
+    data_dir: str | Path | None,
+    warn: Callable[[str], None],
+    progress: Callable[[str], None],
+) -> EvaluationReport:
+    if not _settings(source).get("data.validation_size"):
+        raise UsageError(
+            f"run {source.path.parent} learned from all its images, so none are left to fit a "
+            "temperature to: train the same recipe with --set data.validation_size=5000 and name "
+            "that run with --with"
+        )
+    return evaluate(
+        source, split="validation", data_dir=data_dir, warn=warn, progress=progress, device="cpu"
+    )
+
+
+def _check_kinship(target: TrainedModel, source: TrainedModel, warn: Callable[[str], None]) -> None:
+    for key in ("dataset_digest", "class_names", "objective"):
+        mine, other = target.record.get(key), source.record.get(key)
+        if mine != other:
+            raise UsageError(
+                f"runs {target.path.parent} and {source.path.parent} were trained for different "
+                f"things: {key} is {mine} and {other}"
+            )
+    mine, other = _settings(target), _settings(source)
+    differing = sorted(
+        key
+        for key in mine.keys() | other.keys()
+        if mine.get(key) != other.get(key)
+        and key not in _NOT_THE_RECIPE
+        and not key.startswith("run.")
+    )
+    if differing:
+        warn(
+            f"{source.path.parent} was trained by another recipe than {target.path.parent} "
+            f"({', '.join(differing)}), so its temperature may not suit"
+        )
+
+
+def _settings(trained: TrainedModel) -> dict[str, Any]:
+    """Return the values of the config that stands in the run's record, by dotted key."""
+    config = trained.record.get("config")
+    return dict(_dotted(config)) if isinstance(config, dict) else {}
+
+
+def _dotted(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for section, table in config.items():
+        if isinstance(table, dict):
+            yield from ((f"{section}.{key}", value) for key, value in table.items())

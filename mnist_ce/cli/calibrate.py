@@ -1,0 +1,66 @@
+"""`mnist-ce calibrate`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mnist_ce.cli import options
+from mnist_ce.cli.options import Traceback, note, print_json, warn
+
+
+def calibrate(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="The run that gets a temperature: its name or folder, or 'pretrained'.",
+            show_default=False,
+        ),
+    ],
+    held_out: Annotated[
+        str | None,
+        typer.Option(
+            "--with",
+            help="The run whose held-out images it is fitted to.",
+            show_default="the run itself",
+            metavar="RUN",
+        ),
+    ] = None,
+    data_dir: options.DataDir = None,
+    output: options.Output = "checkpoints",
+    threads: options.Threads = 0,
+    json: options.Json = False,
+    traceback: Traceback = False,
+) -> None:
+    """Fit a temperature, so that answers given with 90 % are right nine times in ten.
+
+    predict divides the run's logits by it; no answer changes. It is fitted to
+    images that were held out: by the run itself, or, for a run that learned from
+    all of them, by another run of the same recipe.
+
+    Examples:
+      mnist-ce train --config fast --name all
+
+      mnist-ce train --config fast --name some --set data.validation_size=5000
+
+      mnist-ce calibrate all --with some
+    """
+    from mnist_ce.calibrating import calibrate as run_calibration
+    from mnist_ce.device import use_threads
+
+    with use_threads(threads):
+        calibrated = run_calibration(
+            run, held_out, data_dir=data_dir, output=output, warn=warn, progress=note
+        )
+    if json:
+        print_json(calibrated.to_dict())
+    else:
+        fitted = calibrated.fitted_on
+        typer.echo(
+            f"temperature {calibrated.temperature:.4f}, fitted to {fitted['num_images']:,} "
+            f"held-out images of {fitted['dataset']} by {fitted['run']}"
+        )
+        typer.echo(f"NLL there   {fitted['nll_uncalibrated']:.4f} → {fitted['nll']:.4f}")
+    note(f"kept in {calibrated.run.record_path}")

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mnist_ce import evaluate, load_model, train
+from mnist_ce.calibrating import calibrate
+from mnist_ce.cli import main
+from mnist_ce.evaluation import reliability_diagram
+from mnist_ce.records import Run
+from mnist_ce.report import report
+
+pytestmark = pytest.mark.usefixtures("small_data")
+
+
+def train_small(output: Path, name: str, **settings: object) -> Run:
+    keys = {key.replace("__", "."): value for key, value in settings.items()}
+    return train(
+        None,
+        {
+            "run.output": str(output),
+            "run.name": name,
+            "run.plots": False,
+            "train.epochs": 2,
+            "train.batch_size": 20,
+            "optimizer.learning_rate": 0.2,
+            "model.hidden": [32],
+            **keys,
+        },
+    ).run
+
+
+def record_of(run: Run) -> dict[str, Any]:
+    return run.read_record() or {}
+
+
+@pytest.fixture
+def held_out(tmp_path: Path) -> Run:
+    return train_small(tmp_path, "held-out", data__validation_size=300)
+
+
+def test_a_run_is_fitted_to_its_own_held_out_images(tmp_path: Path, held_out: Run) -> None:
+    before = record_of(held_out)
+    calibrated = calibrate("held-out", output=tmp_path)
+    record = record_of(held_out)
+    assert record.pop("prediction") == calibrated.to_dict()
+    assert record == before
+    fitted = calibrated.fitted_on
+    assert (fitted["num_images"], fitted["split"], fitted["run"]) == (300, "validation", "held-out")
+    assert fitted["nll"] < fitted["nll_uncalibrated"]
+    assert fitted["nll_uncalibrated"] == pytest.approx(record["validation_loss"], rel=1e-5)
+    assert load_model("held-out", tmp_path).temperature == calibrated.temperature != 1
+
+
+def test_another_runs_temperature_is_taken(
+    tmp_path: Path, held_out: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train_small(tmp_path, "all")
+    arguments = ["calibrate", "all", "--with", "held-out", "--output", str(tmp_path)]
+    assert main([*arguments, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == record_of(run)["prediction"]
+    assert "warning" not in err
+    assert "prediction" not in record_of(held_out)
+    assert record_of(run)["prediction"]["temperature"] == calibrate(held_out.path).temperature
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.startswith("temperature ")
+
+
+def test_evaluate_reports_both_ways(
+    tmp_path: Path, held_out: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = evaluate("held-out", output=tmp_path).to_dict()
+    calibrated = calibrate("held-out", output=tmp_path)
+    content = evaluate("held-out", output=tmp_path).to_dict()
+    for key in ("loss", "correct", "accuracy", "confusion_matrix"):
+        assert content[key] == plain[key]  # a temperature changes no answer, and the loss is raw
+    before, after = plain["calibration"], content["calibration"]
+    assert before["temperature"] == 1
+    assert after["temperature"] == calibrated.temperature
+    assert after["num_bins"] == len(after["bins"]) == 15
+    for key in ("nll", "ece", "ece_interval"):
+        assert before[key] == before[f"{key}_uncalibrated"] == after[f"{key}_uncalibrated"]
+        assert after[key] != before[key]
+    assert after["nll_uncalibrated"] == pytest.approx(content["loss"], rel=1e-5)
+    assert main(["evaluate", "held-out", "--output", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert f"NLL {after['nll']:.4f}, T = {calibrated.temperature:.4g}\n" in out
+    assert f"NLL {before['nll']:.4f}, T = 1\n" in out
+
+
+def test_a_yes_no_run_is_calibrated(tmp_path: Path) -> None:
+    train_small(tmp_path, "yes", objective__kind="binary", data__validation_size=300)
+    fitted = calibrate("yes", output=tmp_path).fitted_on
+    assert fitted["nll"] <= fitted["nll_uncalibrated"]
+
+
+def test_training_on_drops_the_temperature(tmp_path: Path, held_out: Run) -> None:
+    calibrate("held-out", output=tmp_path)
+    train(None, {"run.output": str(tmp_path), "train.epochs": 3}, resume="held-out")
+    assert record_of(held_out)["epochs_done"] == 3
+    assert load_model("held-out", tmp_path).temperature == 1
+
+
+def test_the_diagram_is_drawn_by_evaluate_and_report(tmp_path: Path, held_out: Run) -> None:
+    one = reliability_diagram(evaluate("held-out", output=tmp_path))
+    calibrate("held-out", output=tmp_path)
+    file = tmp_path / "drawn.png"
+    assert main(["evaluate", "held-out", "--output", str(tmp_path), "--plot", str(file)]) == 0
+    assert file.read_bytes() != one
+    with Image.open(io.BytesIO(one)) as first, Image.open(file) as second:
+        assert first.size == second.size
+    report(["held-out"], output=tmp_path)
+    assert (held_out.path / "calibration.png").read_bytes() == file.read_bytes()
+
+
+def test_another_recipe_is_warned_of(tmp_path: Path, held_out: Run) -> None:
+    train_small(tmp_path, "wide", model__hidden=[64], train__seed=3)
+    warnings: list[str] = []
+    calibrate("wide", "held-out", output=tmp_path, warn=warnings.append)
+    (warning,) = warnings
+    assert "by another recipe" in warning
+    assert "(model.hidden)" in warning
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        ("all", 2, "learned from all its images"),
+        ("all --with all", 2, "name that run with --with"),
+        ("yes --with held-out", 2, "were trained for different things: class_names"),
+        ("stopped", 1, "is not finished"),
+        ("bare.pt", 2, "is not a run"),
+        ("nothing", 1, "is neither a file nor a run"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_refused(
+    tmp_path: Path,
+    held_out: Run,
+    capsys: pytest.CaptureFixture[str],
+    arguments: str,
+    exit_code: int,
+    message: str,
+) -> None:
+    if "all" in arguments:
+        train_small(tmp_path, "all")
+    if "yes" in arguments:
+        train_small(tmp_path, "yes", objective__kind="binary")
+    (tmp_path / "bare.pt").write_bytes(held_out.model_path.read_bytes())
+    stopped = Run(tmp_path / "stopped")
+    stopped.path.mkdir()
+    stopped.model_path.write_bytes(held_out.model_path.read_bytes())
+    stopped.write_record({**record_of(held_out), "status": "stopped"})
+    target, *rest = arguments.split()
+    if target == "bare.pt":
+        target = str(tmp_path / target)
+    assert main(["calibrate", target, *rest, "--output", str(tmp_path)]) == exit_code
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_a_plot_that_is_no_png_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--plot", "drawn.jpg"]) == 2
+    assert "end its name in .png" in capsys.readouterr().err

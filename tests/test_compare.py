@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from scipy import stats
+
+from mnist_ce import train
+from mnist_ce.cli import main
+from mnist_ce.comparison import compare, mcnemar_p_value
+from mnist_ce.data.splits import Dataset
+from mnist_ce.data.synthetic import generate
+
+pytestmark = pytest.mark.usefixtures("small_data")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of different quality and for different classes."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        train_split, test_split = generate(1_000, seed=1), generate(1_000, seed=2)
+
+        def load(name: str, *arguments: object, **options: object) -> Dataset:
+            dataset = "mnist" if name == "auto" else name
+            return Dataset(dataset, train_split, test_split, tuple("0123456789"), "0" * 64)
+
+        patch.setattr("mnist_ce.data.dataset.load_dataset", load)
+        variants: dict[str, dict[str, object]] = {
+            "good": {"train.epochs": 4},
+            "poor": {"train.epochs": 1},
+            "other": {"data.dataset": "kmnist"},
+            "three": {"data.classes": [1, 2, 3]},
+            "four": {"data.classes": [4, 5, 6]},
+            "seed-0": {"data.validation_size": 100},
+            "seed-1": {"data.validation_size": 100, "train.seed": 1},
+        }
+        for name, settings in variants.items():
+            train(
+                None,
+                {
+                    "run.output": str(folder),
+                    "run.name": name,
+                    "run.plots": False,
+                    "train.epochs": 1,
+                    "train.batch_size": 20,
+                    "optimizer.learning_rate": 0.1,
+                    "model.hidden": [32],
+                    **settings,
+                },
+            )
+    return folder
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (0, 1), (3, 9), (9, 3), (50, 50), (1, 30)])
+def test_mcnemars_test_is_the_sum_of_the_binomial_tails(only_a: int, only_b: int) -> None:
+    tail = stats.binom.cdf(min(only_a, only_b), only_a + only_b, 0.5)
+    assert mcnemar_p_value(only_a, only_b) == pytest.approx(min(1.0, 2 * tail))
+
+
+def test_a_run_beside_itself_differs_in_nothing(runs: Path) -> None:
+    comparison = compare("good", "good", output=runs)
+    assert comparison.differences == []
+    assert comparison.p_value == 1
+    assert not comparison.is_more_than_chance
+    assert comparison.verdict.startswith("Neither is better")
+
+
+def test_every_difference_is_told(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "good", "poor", "--output", str(runs), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    comparison = compare("good", "poor", output=runs)
+    a, b = comparison.a.result, comparison.b.result
+    assert [item["index"] for item in found["differences"]] == (
+        (a.predictions != b.predictions).nonzero()[:, 0].tolist()
+    )
+    for item in found["differences"]:
+        place = item["index"]
+        told = (item["label"], item["a"], item["b"])
+        assert told == (a.labels[place], a.predictions[place], b.predictions[place])
+    outcomes = [found[key] for key in ("both_right", "only_a_right", "only_b_right", "both_wrong")]
+    assert sum(outcomes) == found["total"] == 1_000
+    assert outcomes[0] + outcomes[1] == found["a"]["correct"] == a.num_correct
+    assert outcomes[0] + outcomes[2] == found["b"]["correct"] == b.num_correct
+    assert found["more_than_chance"] is (found["mcnemar_p_value"] < 0.05) is True
+    assert found["verdict"].startswith("A gets ")
+    assert "more than chance" in found["verdict"]
+
+
+def test_the_other_way_round_is_the_same_test(runs: Path) -> None:
+    one, other = compare("good", "poor", output=runs), compare("poor", "good", output=runs)
+    assert one.p_value == other.p_value
+    assert one.verdict == other.verdict.replace("B gets", "A gets")
+
+
+def test_a_small_difference_may_be_chance(runs: Path) -> None:
+    comparison = compare("good", "good", output=runs)
+    right = (comparison.a.result.predictions == comparison.a.result.labels).nonzero()[0]
+    comparison.b.result.predictions[right] = (comparison.b.result.labels[right] + 1) % 10
+    assert comparison.verdict == (
+        "A gets 1 more of 1,000 images right, but that may well be chance, which alone would do "
+        "as much in nearly all of such comparisons."
+    )
+
+
+def test_the_list_can_be_cut(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["compare", "good", "poor", "--output", str(runs)]
+    num = len(compare("good", "poor", output=runs).differences)
+    assert main([*arguments, "--limit", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"images they answer differently ({num})" in lines
+    assert lines[-1].startswith(f"and {num - 2} more")
+    assert main([*arguments, "--limit", "0"]) == 0
+    assert "differently" not in capsys.readouterr().out
+
+
+def test_bare_weights_are_compared_too(runs: Path, tmp_path: Path) -> None:
+    weights = torch.load(runs / "good" / "model.pt", weights_only=True)
+    torch.save(weights, tmp_path / "bare.pt")
+    assert compare("good", tmp_path / "bare.pt", output=runs).differences == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("good three", "knows 10 classes and"),
+        ("good other", "name the one to compare them on with --dataset"),
+        ("three four", "not the same images"),
+        ("seed-0 seed-1 --split validation", "the validation splits of"),
+        ("good poor --split validation", "there is no validation split"),
+        ("good poor --split all", "split 'all' is not one of"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    runs: Path, capsys: pytest.CaptureFixture[str], arguments: str, message: str
+) -> None:
+    assert main(["compare", *arguments.split(), "--output", str(runs)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_runs_of_two_datasets_are_compared_on_a_named_one(runs: Path) -> None:
+    assert compare("good", "other", dataset="mnist", output=runs).a.dataset == "mnist"
