@@ -1,7 +1,8 @@
 """The cost of a training step beside its floor: the 14 matrix products of the step alone.
 
 All are run in turn in one process: the floor, the tutorial loop (`DataLoader` over torchvision's
-MNIST), the plain step and the fast step. `--growth` prints how the cost grows with batch and width.
+MNIST), the plain step and the fast step. `--growth` prints how the cost grows with batch and width,
+`--augment best` what the distortions of a recipe add.
 
     MNIST_CE_DATA_DIR=… python benchmarks/step.py
 """
@@ -19,6 +20,7 @@ from common import arguments, interleaved, ratios, report, spread
 from torch import Tensor, nn
 
 from mnist_ce.config import resolve_config
+from mnist_ce.data.augment import Augment
 from mnist_ce.data.batches import Batches
 from mnist_ce.data.dataset import load_dataset
 from mnist_ce.data.splits import Split
@@ -87,11 +89,15 @@ def tutorial_loop(train: Split, hidden: Sequence[int], batch_size: int) -> Calla
 
 
 def own_epoch(
-    kind: str, train: Split, hidden: Sequence[int], batch_size: int
+    kind: str,
+    train: Split,
+    hidden: Sequence[int],
+    batch_size: int,
+    augment: Augment | None = None,
 ) -> Callable[[], float]:
     """Return a task that trains one epoch with a step of this program."""
     torch.manual_seed(0)
-    batches = Batches(train.images, train.labels, batch_size=batch_size, seed=0)
+    batches = Batches(train.images, train.labels, batch_size=batch_size, seed=0, augment=augment)
     settings = OptimizerSettings(momentum=MOMENTUM)
     step = make_step(kind, MLP(hidden), batches, Multiclass(), settings)
     epoch = 0
@@ -125,11 +131,15 @@ def main() -> None:
     """Measure and print."""
     parser = arguments(__doc__)
     parser.add_argument("--growth", action="store_true", help="batch sizes and widths instead")
+    parser.add_argument("--augment", metavar="CONFIG", help="the cost of a recipe's distortions")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     train = load_dataset("mnist", Path(resolve_config().data.dir), warn=print).train
     if options.growth:
         growth(train, options.repeats, as_json=options.json)
+        return
+    if options.augment:
+        distortion(train, options.augment, options.repeats, as_json=options.json)
         return
     num_steps = -(-len(train) // 64)
     times = interleaved(
@@ -189,6 +199,47 @@ def growth(train: Split, repeats: int, *, as_json: bool) -> None:
         f"Seconds per epoch of 60,000 images as work grows, median of {repeats} interleaved rounds "
         "(wider networks timed on a part of the images and scaled)",
         ["batch", "widths", "floor", "fast step", "× the floor"],
+        rows,
+        as_json=as_json,
+    )
+
+
+def distortion(train: Split, config: str, repeats: int, *, as_json: bool) -> None:
+    """Print what the distortions of a recipe add to the plain and to the fast step."""
+    strengths = resolve_config(config).augment.model_dump()
+    del strengths["final_epochs"]
+    batch_size, part = 128, Split(train.images[:12_800], train.labels[:12_800])
+    kinds = ("plain", "fast")
+    times = interleaved(
+        {
+            f"{kind} {name}": own_epoch(kind, part, HIDDEN, batch_size, augment)
+            for kind in kinds
+            for name, augment in (("as it is", None), ("distorted", Augment(**strengths)))
+        },
+        repeats,
+    )
+    per_step = 1000 / (len(part) // batch_size)  # milliseconds
+    rows = [
+        (
+            f"{kind} step",
+            *(
+                spread([per_step * value for value in times[f"{kind} {name}"]], 2)
+                for name in ("as it is", "distorted")
+            ),
+            spread(
+                [
+                    100 * (ratio - 1)
+                    for ratio in ratios(times[f"{kind} distorted"], times[f"{kind} as it is"])
+                ],
+                0,
+            ),
+        )
+        for kind in kinds
+    ]
+    report(
+        f"Milliseconds per step of {batch_size} images, as they are and distorted as in {config}, "
+        f"{torch.get_num_threads()} threads, median (min to max) of {repeats} interleaved rounds",
+        ["", "as they are", "distorted", "added, %"],
         rows,
         as_json=as_json,
     )
