@@ -41,6 +41,7 @@ def calibrate(
     all of them, by another run of the same recipe.
 
     Examples:
+
       mnist-ce train --config fast --name all
 
       mnist-ce train --config fast --name some --set data.validation_size=5000

@@ -37,6 +37,7 @@ def compare(
     """Compare two networks on the same images, and say whether chance explains it.
 
     Examples:
+
       mnist-ce compare my-run pretrained
 
       mnist-ce compare first-run second-run --limit 5

@@ -1,0 +1,83 @@
+"""Every command and every piece of Python in the README runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from mnist_ce import train
+from mnist_ce.cli import main
+from mnist_ce.errors import StoppedError
+from mnist_ce.training import Reporter
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+INSTALLATION = ("pip", "python -m pip", "python -m venv", "python -m pytest")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    text = "\n".join(blocks("sh"))
+    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+        line.partition("#")[0].strip() for block in blocks("sh") for line in block.splitlines()
+    ]
+    return [line for line in lines if line]
+
+
+def draw(path: Path, text: str) -> None:
+    """Write digits in dark ink on bright paper."""
+    picture = Image.new("L", (60 + 60 * len(text), 140), 235)
+    font = ImageFont.load_default(size=90)
+    ImageDraw.Draw(picture).text((35, 15), text, fill=30, font=font)
+    picture.save(path)
+
+
+class StopAtOnce(Reporter):
+    def stop_signal(self) -> int | None:
+        return 15
+
+
+@pytest.mark.usefixtures("small_data")
+def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / "photo.jpg", "7")
+    draw(tmp_path / "postcode.png", "8 0 5")
+    ours = [line for line in commands() if line.startswith("mnist-ce")]
+    assert len(ours) > 10
+    for line in ours:
+        if "--resume latest" in line:  # something must have been interrupted
+            with pytest.raises(StoppedError):
+                train(None, {"train.epochs": 1}, reporter=StopAtOnce())
+        assert main(shlex.split(line)[1:]) == 0, line
+
+
+def test_all_other_commands_install_or_test() -> None:
+    for line in commands():
+        for part in line.split("&&"):
+            words = part.strip()
+            assert words.startswith(("mnist-ce", ". ", *INSTALLATION)), words
+
+
+@pytest.mark.usefixtures("small_data")
+def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / "seven.png", "7")
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_files_named_in_the_tree_exist() -> None:
+    for place in re.findall(r"^\| (`.*?) \|", README, re.MULTILINE):
+        parent = Path()
+        for name in re.findall(r"`([^`]+)`", place):
+            path = parent / name if (ROOT / parent / name).exists() else Path(name)
+            candidates = [ROOT / path, ROOT / "mnist_ce" / name]
+            found = any(c.exists() for c in candidates) or list((ROOT / "mnist_ce").glob(name))
+            assert found, name
