@@ -221,7 +221,7 @@ def test_the_recipe_asks_for_sevens_in_ten_epochs_without_distortions() -> None:
 
 
 @pytest.mark.slow
-def test_the_recipe_is_as_good_as_it_says(mnist_dir: Path, tmp_path: Path) -> None:
+def test_the_recipe_has_not_become_worse(mnist_dir: Path, tmp_path: Path) -> None:
     settings = {
         "data.dir": str(mnist_dir),
         "data.dataset": "mnist",
@@ -231,6 +231,7 @@ def test_the_recipe_is_as_good_as_it_says(mnist_dir: Path, tmp_path: Path) -> No
     train("is-it-a-7", settings)
     report = evaluate("seven", output=tmp_path, data_dir=mnist_dir)
     assert report.binary is not None
-    # 0.1 % and 0.7 % below what single runs reach: three seeds are not affordable here.
+    # A guard, not the goal: the goal for recall is 0.97, which the recipe misses (docs/lessons.md).
+    # Three seeds gave 0.9946, 0.9945, 0.9951 and 0.9669, 0.9679, 0.9708.
     assert report.result.accuracy >= 0.993
-    assert report.binary.recall >= 0.965
+    assert report.binary.recall >= 0.96
