@@ -1,0 +1,87 @@
+"""The wheel, installed somewhere else, is the whole program: recipes and weights included."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mnist_ce.config import shipped_configs
+from mnist_ce.data.synthetic import generate
+
+ROOT = Path(__file__).resolve().parent.parent
+PRETRAINED = ROOT / "checkpoints" / "pretrained"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from this checkout without a network."""
+    pytest.importorskip("hatchling", reason="needs hatchling: pip install '.[test]'")
+    folder = tmp_path_factory.mktemp("wheel")
+    run("-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder), cwd=ROOT)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which the wheel is installed, and nothing else."""
+    folder = tmp_path_factory.mktemp("site")
+    pip = ("-m", "pip", "--disable-pip-version-check", "install", "--quiet")
+    run(*pip, "--no-index", "--no-deps", "--no-compile", "--target", str(folder), str(wheel))
+    return folder
+
+
+def run(*arguments: str, cwd: Path | None = None, site: Path | None = None) -> str:
+    """Run Python and return what it prints; with `site`, with its modules before all others."""
+    environment = {**os.environ, "PIP_ROOT_USER_ACTION": "ignore"}
+    if site is not None:
+        environment["PYTHONPATH"] = str(site)
+    command = [sys.executable, *arguments]
+    answer = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+def test_the_wheel_holds_recipes_weights_and_type_marker(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        for source, place in ((ROOT / "configs", "configs"), (PRETRAINED, "pretrained")):
+            files = {path.name: path for path in source.iterdir()}
+            inside = {name for name in names if name.startswith(f"mnist_ce/shipped/{place}/")}
+            assert {name.rpartition("/")[2] for name in inside} == set(files)
+            for name in inside:
+                assert archive.read(name) == files[name.rpartition("/")[2]].read_bytes()
+    assert "mnist_ce/py.typed" in names
+    assert not any(name.startswith(("tests/", "benchmarks/", "docs/")) for name in names)
+
+
+def test_help_and_recipes_work_elsewhere(site: Path, tmp_path: Path) -> None:
+    where = "import mnist_ce; print(mnist_ce.__file__)"
+    assert Path(run("-c", where, cwd=tmp_path, site=site).strip()).is_relative_to(site)
+    assert "evaluate" in run("-m", "mnist_ce", "--help", cwd=tmp_path, site=site)
+    shown = run(
+        *("-m", "mnist_ce", "train", "--config", "best", "--show-config"), cwd=tmp_path, site=site
+    )
+    assert all(name in shown for name in shipped_configs())
+    assert "rotation_degrees = 10" in shown
+
+
+def test_predict_works_elsewhere_with_the_shipped_weights(site: Path, tmp_path: Path) -> None:
+    split = generate(100, seed=3)
+    seven = int((split.labels == 7).nonzero()[0])
+    Image.fromarray(split.images[seven].numpy()).save(tmp_path / "seven.png")
+    arguments = ("-m", "mnist_ce", "predict", "seven.png", "--json")
+    (prediction,) = json.loads(run(*arguments, cwd=tmp_path, site=site))
+    assert prediction["label"] == 7
+    from mnist_ce.records import find_checkpoint
+
+    assert find_checkpoint("pretrained", tmp_path).samefile(PRETRAINED / "model.pt")
