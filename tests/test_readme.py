@@ -24,10 +24,8 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    text = "\n".join(blocks("sh"))
+    text = "".join(blocks("sh"))
     lines = [line.partition("#")[0].strip() for line in text.splitlines()]
-        line.partition("#")[0].strip() for block in blocks("sh") for line in block.splitlines()
-    ]
     return [line for line in lines if line]
 
 
