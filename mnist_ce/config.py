@@ -91,6 +91,8 @@ class Objective(Section):
     """The class that counts as yes where the kind is `binary`."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """The share of each target that is spread evenly over all classes."""
+    positive_weight: Positive = 1.0
+    """`binary`: how many times the loss of a yes counts; above 1, fewer are missed."""
 
 
 class Train(Section):
@@ -236,6 +238,8 @@ class Config(Section):
             raise ValueError("optimizer.nesterov needs optimizer.momentum above 0")
         if self.objective.kind == "binary" and self.objective.label_smoothing:
             raise ValueError("objective.label_smoothing is for kind = 'multiclass' only")
+        if self.objective.kind != "binary" and self.objective.positive_weight != 1:
+            raise ValueError("objective.positive_weight is for kind = 'binary' only")
         if len(set(self.data.classes)) != len(self.data.classes):
             raise ValueError("data.classes names a class twice")
         if len(self.data.classes) == 1:

@@ -1,5 +1,6 @@
-"""Numbers about answers: intervals, tables per class, confusion. Sums over examples, never means
-of batch means.
+"""Numbers about answers: intervals, tables per class, confusion.
+
+All are sums over examples, never means of batch means.
 """
 
 from __future__ import annotations

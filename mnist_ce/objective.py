@@ -63,11 +63,20 @@ class Binary:
     """Binary cross-entropy on one raw logit per image, float32 [batch, 1].
 
     Labels are 1 for yes and 0 for no, int64 [batch].
+
+    Args:
+        positive_weight: How many times the loss of a yes counts (`pos_weight` of torch's
+            `BCEWithLogitsLoss`); in `loss` only, so that losses on test data stay comparable.
     """
+
+    positive_weight: float = 1.0
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """See `Objective.loss`."""
-        return F.binary_cross_entropy_with_logits(logits[:, 0], labels.to(logits.dtype))
+        losses = self.example_losses(logits, labels)
+        if self.positive_weight != 1:
+            losses = losses * (1 + (self.positive_weight - 1) * labels)
+        return losses.mean()
 
     def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """See `Objective.example_losses`."""

@@ -33,6 +33,7 @@ def load_run_task(config: Config, reporter: Reporter, before: dict[str, Any] | N
         kind=config.objective.kind,
         positive=config.objective.positive,
         label_smoothing=config.objective.label_smoothing,
+        positive_weight=config.objective.positive_weight,
         warn=reporter.warn,
         progress=reporter.progress,
     )

@@ -55,9 +55,11 @@ class Task:
         return chosen
 
 
-def objective_of(kind: str, label_smoothing: float = 0.0) -> Objective:
+def objective_of(
+    kind: str, label_smoothing: float = 0.0, positive_weight: float = 1.0
+) -> Objective:
     """Return the objective of a kind, `multiclass` or `binary`."""
-    return Binary() if kind == "binary" else Multiclass(label_smoothing)
+    return Binary(positive_weight) if kind == "binary" else Multiclass(label_smoothing)
 
 
 def binary_class_names(class_name: str) -> tuple[str, str]:
@@ -76,6 +78,7 @@ def load_task(
     kind: str = "multiclass",
     positive: int = 7,
     label_smoothing: float = 0.0,
+    positive_weight: float = 1.0,
     warn: Callable[[str], None],
     progress: Callable[[str], None] | None = None,
 ) -> Task:
@@ -91,6 +94,7 @@ def load_task(
         kind: `multiclass` or `binary`.
         positive: The class, as the dataset numbers it, that counts as yes.
         label_smoothing: See `Multiclass`.
+        positive_weight: See `Binary`.
         warn: Takes warnings.
         progress: Takes lines before slow things.
 
@@ -115,7 +119,7 @@ def load_task(
         dataset=data.name,
         digest=data.digest,
         class_names=data.class_names,
-        objective=objective_of(kind, label_smoothing),
+        objective=objective_of(kind, label_smoothing, positive_weight),
         num_outputs=num_outputs,
         train=train,
         validation=validation if validation_size else None,

@@ -1,0 +1,1 @@
+"""Datasets and their files, synthetic digits, batches, and distortions."""
