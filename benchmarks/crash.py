@@ -58,7 +58,8 @@ def kill_and_compare(output: Path, options: argparse.Namespace) -> dict[str, obj
     began = time.perf_counter()
     subprocess.run([*begin, "--name", "undisturbed"], check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - began
-    expected = (Run(output / "undisturbed").read_record() or {})["weights_sha256"]
+    record = Run(output / "undisturbed").read_record() or {}
+    expected, train_seconds = record["weights_sha256"], record["train_seconds"]
 
     moments = random.Random(options.seed)
     kills = kills_in_writes = runs = equal = unreadable = 0
@@ -66,15 +67,17 @@ def kill_and_compare(output: Path, options: argparse.Namespace) -> dict[str, obj
         run = Run(output / f"run-{runs}")
         again = [*base, "--resume", run.name]
         command = again if run.path.exists() else [*begin, "--name", run.name]
+        in_write = False
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        in_write = wait(process, run, moments.uniform(0.3, seconds), kills % 2 == 1)
+        if wait_for_training(process, run):
+            in_write = wait(process, run, moments.uniform(0, train_seconds), kills % 2 == 1)
         process.kill()
         _, errors = process.communicate()
         if process.returncode > 0:
             raise SystemExit(f"{' '.join(command)} failed: {errors.decode()}")
         if process.returncode == 0:
             runs += 1
-        elif run.path.exists():  # else it was killed before there was anything
+        else:
             kills += 1
             kills_in_writes += in_write
             unreadable += num_unreadable(run)
@@ -101,6 +104,16 @@ def finished_copy(run: Run, path: Path) -> str:
         return str(train(resume=str(path)).record["weights_sha256"])
     finally:
         shutil.rmtree(path)
+
+
+def wait_for_training(process: subprocess.Popen[bytes], run: Run) -> bool:
+    """Wait until a process has taken up a run, as its record then says; return whether it has."""
+    while process.poll() is None:
+        record = run.read_record() or {}
+        if record.get("process", {}).get("id") == process.pid:
+            return True
+        time.sleep(0.005)
+    return False
 
 
 def wait(process: subprocess.Popen[bytes], run: Run, seconds: float, until_write: bool) -> bool:

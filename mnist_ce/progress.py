@@ -75,6 +75,8 @@ class Progress:
             ValueError: If the values are not of that form.
         """
         try:
+            if not isinstance(values, dict) or not isinstance(values["totals"], dict):
+                raise TypeError("no table")
             progress = cls(**{**values, "totals": Totals(**values["totals"])})
         except (TypeError, KeyError) as error:
             raise ValueError(f"its progress is not of this program ({error})") from None

@@ -23,6 +23,8 @@ from mnist_ce.records import FORMAT_VERSION, Run
 
 __all__ = ["Saver", "Snapshot", "load_snapshot"]
 
+_PLAIN = (torch.float32, torch.strided)
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -78,9 +80,11 @@ def load_snapshot(run: Run, weights: dict[str, Tensor]) -> tuple[dict[str, Any],
     """
     content = load_tensors(run.resume_path)
     try:
-        if content["format_version"] != FORMAT_VERSION:
-            raise ValueError(f"format_version {content['format_version']!r}")
-        state = dict(content["step"])
+        if not isinstance(content, dict) or not isinstance(content["step"], dict):
+            raise TypeError("it is not a table")
+        state, version = content["step"], content["format_version"]
+        if not isinstance(version, int) or version != FORMAT_VERSION:
+            raise ValueError(f"format_version {version!r}")
         if not isinstance(state["num_steps"], int):
             raise ValueError("num_steps is not a number")
         for part in ("weights", "momentum", "average"):
@@ -94,14 +98,16 @@ def load_snapshot(run: Run, weights: dict[str, Tensor]) -> tuple[dict[str, Any],
 
 def _check(part: str, found: Any, expected: dict[str, Tensor], *, may_be_empty: bool) -> None:  # noqa: ANN401
     """Check names and shapes before anything is copied: a file may promise any size."""
+    if not isinstance(found, dict):
+        raise TypeError(f"its {part} are not a table")
     if not found and may_be_empty:
         return
     if set(found) != set(expected):
         raise ValueError(f"its {part} are of another network")
     for name, tensor in expected.items():
         value = found[name]
-        if not isinstance(value, Tensor) or value.dtype != torch.float32:
-            raise ValueError(f"{name} in its {part} is not a tensor of float32")
+        if not isinstance(value, Tensor) or (value.dtype, value.layout) != _PLAIN:
+            raise ValueError(f"{name} in its {part} is not a plain tensor of float32")
         if value.shape != tensor.shape or not value.is_contiguous():
             raise ValueError(f"{name} in its {part} has another shape")
 

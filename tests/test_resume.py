@@ -269,7 +269,7 @@ def expand(content: dict[str, Any]) -> None:
         (lambda content: content["step"].update(num_steps="3"), "num_steps is not a number"),
         (lambda content: content["step"]["weights"].pop("l1.bias"), "of another network"),
         (expand, "l1.weight in its momentum has another shape"),
-        (lambda content: content["step"]["weights"].update({"l1.bias": 3}), "not a tensor"),
+        (lambda content: content["step"]["weights"].update({"l1.bias": 3}), "not a plain tensor"),
         (lambda content: content["progress"].update(epoch="1"), "progress"),
         (lambda content: content["progress"].update(epoch=2), "progress"),
         (lambda content: content["progress"].update(rows=[{}]), "progress"),
