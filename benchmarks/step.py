@@ -208,7 +208,7 @@ def distortion(train: Split, config: str, repeats: int, *, as_json: bool) -> Non
     """Print what the distortions of a recipe add to the plain and to the fast step."""
     strengths = resolve_config(config).augment.model_dump()
     del strengths["final_epochs"]
-    batch_size, part = 128, Split(train.images[:12_800], train.labels[:12_800])
+    batch_size, part = 128, Split(train.images[:6_400], train.labels[:6_400])
     kinds = ("plain", "fast")
     times = interleaved(
         {
