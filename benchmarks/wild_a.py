@@ -245,6 +245,17 @@ def squared_page(digit: Digit, rng: Rng) -> Image.Image:
     return lined(digit, rng, True, rng.uniform(0.3, 0.8))
 
 
+def pencil_on_lines(digit: Digit, rng: Rng) -> Image.Image:
+    """Pencil on lines that are darker than it, ruled or squared."""
+    shape = frame(rng, 250, 550)
+    cover = on_page(digit, rng, shape, (0.3, 0.6), (0.06, 0.11))
+    squared = rng.random() < 0.4
+    spacing = min(shape) * rng.uniform(0.2, 0.4)
+    rule = page_lines(shape, rng, spacing, rng.uniform(1, 2.6), squared)[..., None]
+    grey = rng.uniform(0.2, 0.4)
+    return photo(cover, rng, ink=(0.4, 0.4, 0.42), extra=lambda s: s * (1 - rule) + grey * rule)
+
+
 def form_box(digit: Digit, rng: Rng) -> Image.Image:
     """A digit in a printed box of a form, seen with a little of its surroundings."""
     side = int(rng.integers(60, 300))
@@ -529,7 +540,9 @@ def deep(digit: Digit, rng: Rng) -> Image.Image:
 KINDS: dict[str, Callable[[Digit, Rng], Image.Image]] = {
     kind.__name__: kind
     for kind in (
-        lamp_photo, hard_shadow, faint_pen, grainy_pencil, ruled_page, squared_page, form_box,
+        lamp_photo, hard_shadow, faint_pen, grainy_pencil, ruled_page, squared_page,
+        pencil_on_lines,
+        form_box,
         heavy_jpeg, blurred, aside, thumbnail, phone, corner, cropped_tight, cut_at_edge,
         neighbours, mnist, mnist_enlarged, canvas28, ink_in_alpha, coloured, board, marker_board,
         one_pixel, fat_brush, bilevel_scan, noisy_scan, on_a_desk, broken, screen, deep,

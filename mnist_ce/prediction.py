@@ -19,11 +19,14 @@ from mnist_ce.errors import UsageError
 from mnist_ce.loop import predict_logits
 from mnist_ce.objective import Binary
 from mnist_ce.preprocessing import Digit, Options, Picture, Prepared, Reading, Stages, Workers
+from mnist_ce.preprocessing.detector import load_detector
 from mnist_ce.trained import TrainedModel, load_model
 
 __all__ = ["Prediction", "predict", "predict_each"]
 
 BATCH_SIZE = 256
+SPLIT_MARGIN = 0.5  # how much surer, in nats, several digits must be than one
+USUAL_WIDTH = 1.25  # of two digits, over their height; narrower ones must be surer still
 SURENESS = 2.0  # weight of the network's opinion beside the ink's when readings compete
 
 
@@ -170,56 +173,89 @@ class Reader:
     def __post_init__(self) -> None:
         self.torch_device = resolve_device(self.device)
         self.model = self.trained.model.to(self.torch_device)
+        settings = self.trained.record.get("prediction") or {}
+        self.threshold = float(settings.get("rejection_threshold", load_detector().threshold))
 
     def read(self, names: Sequence[str | None], batch: Sequence[Prepared]) -> Iterator[Prediction]:
         """Yield the records of some pictures."""
-        readings = [reading for prepared in batch for reading in prepared.readings]
-        answers = iter(self.probabilities([d for reading in readings for d in reading.digits]))
+        asked = [
+            digit
+            for prepared in batch
+            for reading in prepared.readings
+            for whole in reading.digits
+            for digit in (whole, *(part for split in whole.splits for part in split))
+        ]
+        answers = dict(zip(map(id, asked), self.ask(asked), strict=True))
         for name, prepared in zip(names, batch, strict=True):
-            options = [
-                (reading, [next(answers) for _ in reading.digits]) for reading in prepared.readings
-            ]
             if prepared.error is not None:
                 yield Prediction(name, 0, "error", reason=prepared.error)
-            elif not options:
+                continue
+            options = [self.understand(reading, answers) for reading in prepared.readings]
+            if not options:
                 yield Prediction(name, 0, "rejected", reason="no ink found")
-            else:
-                reading, chosen = max(options, key=lambda option: plausibility(*option))
-                for index, (digit, answer) in enumerate(zip(reading.digits, chosen, strict=True)):
-                    yield self.record(name, index, digit, answer, reading)
+                continue
+            chosen = max(options, key=lambda option: option.plausibility)
+            for index, answer in enumerate(chosen.answers):
+                yield self.record(name, index, answer, chosen)
 
-    def probabilities(self, digits: Sequence[Digit]) -> NDArray[np.float64]:
-        """Return float64 [digits, classes]."""
+    def ask(self, digits: Sequence[Digit]) -> list[Answer]:
+        """Ask the network, and the detector where classes are digits, about each glyph."""
         if not digits:
-            return np.zeros((0, len(self.trained.class_names)))
-        images = torch.from_numpy(np.stack([digit.glyph for digit in digits]))
+            return []
+        glyphs = np.stack([digit.glyph for digit in digits])
         logits = predict_logits(
-            self.model, images.to(self.torch_device), mean=self.input_mean, std=self.input_std
+            self.model,
+            torch.from_numpy(glyphs).to(self.torch_device),
+            mean=self.input_mean,
+            std=self.input_std,
         )
         scaled = logits.double() / self.trained.temperature
-        return self.trained.objective.probabilities(scaled).numpy()
+        probabilities = self.trained.objective.probabilities(scaled).numpy()
+        scores = (
+            load_detector().scores(glyphs) if self.trained.reads_digits else np.ones(len(glyphs))
+        )
+        return [
+            Answer(glyph, row, float(score))
+            for glyph, row, score in zip(glyphs, probabilities, scores, strict=True)
+        ]
+
+    def understand(self, reading: Reading, answers: dict[int, Answer]) -> Understood:
+        """Settle which ink of a reading is one digit and which is several that touch."""
+        chosen: list[Answer] = []
+        num_found = reading.num_found
+        for digit in reading.digits:
+            whole = answers[id(digit)]
+            splits = [[answers[id(part)] for part in split] for split in digit.splits]
+            best = max(splits, key=sureness, default=None)
+            top, left, bottom, right = digit.box
+            narrow = max(0.0, USUAL_WIDTH - (right - left) / max(1, bottom - top))
+            margin = SPLIT_MARGIN + 4 * narrow
+            if best is None or sureness(best) < sureness([whole]) + margin:
+                chosen.append(whole)
+                continue
+            num_found += len(best) - 1
+            chosen.extend(best if self.multi else [whole])
+        plausibility = math.log(reading.likeness) + SURENESS * sureness(chosen)
+        return Understood(chosen, num_found, plausibility, reading.stages)
 
     def record(
-        self,
-        name: str | None,
-        index: int,
-        digit: Digit,
-        answer: NDArray[np.float64],
-        reading: Reading,
+        self, name: str | None, index: int, answer: Answer, understood: Understood
     ) -> Prediction:
         """Return the record of one digit."""
         names = self.trained.class_names
-        order = np.argsort(-answer, kind="stable")
+        order = np.argsort(-answer.probabilities, kind="stable")
         # a network of one output says yes above 1/2, as its objective does
-        label = (
-            int(answer[1] > 0.5) if isinstance(self.trained.objective, Binary) else int(order[0])
-        )
-        best = float(answer[label])
+        binary = isinstance(self.trained.objective, Binary)
+        label = int(answer.probabilities[1] > 0.5) if binary else int(order[0])
+        best = float(answer.probabilities[label])
         reason = None
-        if reading.num_found > 1 and not self.multi:
-            reason = f"{reading.num_found} digits found: use --multi to read them all"
-        elif self.min_confidence is not None and best < self.min_confidence:
-            reason = f"probability {best:.3f} is below {self.min_confidence:g}"
+        if understood.num_found > 1 and not self.multi:
+            reason = f"{understood.num_found} digits found: --multi reads them all"
+        elif self.min_confidence is not None:
+            if best < self.min_confidence:
+                reason = f"probability {best:.3f} is below {self.min_confidence:g}"
+        elif self.trained.reads_digits and answer.score < self.threshold:
+            reason = "does not look like a digit"
         return Prediction(
             path=name,
             index=index,
@@ -228,16 +264,40 @@ class Reader:
             class_name=names[label],
             probability=best,
             top_k=[
-                {"label": int(k), "class_name": names[k], "probability": float(answer[k])}
+                {
+                    "label": int(k),
+                    "class_name": names[k],
+                    "probability": float(answer.probabilities[k]),
+                }
                 for k in order[: self.top_k]
             ],
             reason=reason,
-            glyph=digit.glyph,
-            stages=reading.stages if index == 0 else {},
+            glyph=answer.glyph,
+            stages=understood.stages if index == 0 else {},
         )
 
 
-def plausibility(reading: Reading, answers: Sequence[NDArray[np.float64]]) -> float:
-    """How likely a reading is, by its ink and by how sure the network is of its digits."""
-    sure = float(np.mean([math.log(answer.max()) for answer in answers]))
-    return math.log(reading.likeness) + SURENESS * sure
+@dataclass(frozen=True)
+class Answer:
+    """What the networks say of one glyph: class probabilities, and the log-odds of a digit."""
+
+    glyph: NDArray[np.uint8]
+    probabilities: NDArray[np.float64]
+    score: float
+
+
+@dataclass(frozen=True)
+class Understood:
+    """A reading with its answers, and how plausible it is beside the picture's other readings."""
+
+    answers: list[Answer]
+    num_found: int
+    plausibility: float
+    stages: Stages
+
+
+def sureness(answers: Sequence[Answer]) -> float:
+    """The mean log-probability that a glyph is a digit and the likeliest one."""
+    return float(
+        np.mean([math.log(a.probabilities.max()) - np.logaddexp(0, -a.score) for a in answers])
+    )

@@ -11,18 +11,29 @@ from PIL import Image
 from scipy import ndimage
 
 from mnist_ce.glyph import fit_glyph
-from mnist_ce.preprocessing.ink import REACH, Ink, Plane, even_out, find_ink, merge_colours
+from mnist_ce.preprocessing.ink import (
+    REACH,
+    Ink,
+    Plane,
+    even_out,
+    find_ink,
+    merge_colours,
+    obvious_polarity,
+)
+from mnist_ce.preprocessing.lines import erase_lines
 from mnist_ce.preprocessing.parts import Group, find_parts, group_parts
 from mnist_ce.preprocessing.reading import to_planes
 from mnist_ce.preprocessing.ready import as_it_is
+from mnist_ce.preprocessing.split import cuts
 from mnist_ce.preprocessing.stroke import normalise_weight
 
 __all__ = ["Digit", "Reading", "Stages", "find_digits"]
 
 Stages: TypeAlias = dict[str, NDArray[np.generic]]
 
+CLOSE = 0.6  # of the picture's longer side; a digit that fills more needs no closer look
 LIGHT_PRIOR = 0.8  # light ink on dark is the rarer case
-WORTH_ASKING = 0.1  # of the best reading's likeness
+WORTH_ASKING = 0.2  # of the best reading's likeness
 
 
 @dataclass(frozen=True)
@@ -32,10 +43,12 @@ class Digit:
     Args:
         glyph: uint8 [28, 28], ink bright on black.
         box: (top, left, bottom, right) at the working size of the picture.
+        splits: The ways to take it for several digits that touch, each from left to right.
     """
 
     glyph: NDArray[np.uint8]
     box: tuple[int, int, int, int] = (0, 0, 0, 0)
+    splits: tuple[tuple[Digit, ...], ...] = ()
 
 
 @dataclass
@@ -74,23 +87,32 @@ def find_digits(
         return [Reading([Digit(ready)], stages={"glyph": ready} if keep_stages else {})]
     light = merge_colours(to_planes(image))
     even = even_out(light)
-    looks = [seen for is_dark in (True, False) if (seen := look(even, is_dark)) is not None]
+    polarity = obvious_polarity(even)
+    polarities = (True, False) if polarity is None else (polarity,)
+    looks = []
+    for is_dark in polarities:
+        seen = look(even, is_dark)
+        if seen is not None and (unruled := erase_lines(even, seen.ink)) is not None:
+            seen = look(unruled, is_dark) or seen
+        if seen is not None:
+            looks.append(seen)
     looks.sort(key=lambda seen: -seen.likeness)
     readings = []
     for seen in looks:
         if seen.likeness < WORTH_ASKING * looks[0].likeness:
             break
-        reading = read(even, seen, multi)
+        reading = read(seen, multi)
         if keep_stages:
-            reading.stages = {"light": light, "even": even / 1.3} | reading.stages
+            reading.stages = {"light": light, "even": seen.light / 1.3, **reading.stages}
         readings.append(reading)
     return readings
 
 
 @dataclass(frozen=True)
 class Look:
-    """The ink of a picture and the groups that it forms, best first."""
+    """The light in a picture, the ink in it, and the groups that it forms, best first."""
 
+    light: Plane
     ink: Ink
     labels: NDArray[np.int32]
     groups: list[Group]
@@ -104,20 +126,37 @@ class Look:
         return best.score * explained * (1.0 if self.ink.is_dark else LIGHT_PRIOR)
 
 
-def read(light: Plane, seen: Look, multi: bool) -> Reading:
+def read(seen: Look, multi: bool) -> Reading:
     """Cut out the digits of one look at a picture."""
     main = seen.groups[0]
-    near = look_closer(light, seen, main)
-    digit, drawn = cut_out(near.ink, near.groups[0], near.labels)
-    others = [g for g in seen.groups[1:] if g.size > 0.5 * main.size and g.score > 0.4 * main.score]
-    stages: Stages = {
-        "ink": seen.ink.levels.clip(0, 1),
-        "mask": seen.ink.mask,
-        "close": near.ink.levels.clip(0, 1),
-        "digit": drawn,
-        "glyph": digit.glyph,
-    }
-    return Reading([digit], 1 + len(others), seen.likeness, stages)
+    row = row_of(seen.groups)
+    stages: Stages = {"ink": seen.ink.levels.clip(0, 1), "mask": seen.ink.mask}
+    if multi and len(row) > 1:
+        cut = [cut_out(seen, group) for group in row]
+    else:
+        near = look_closer(seen, main)
+        stages["close"] = near.ink.levels.clip(0, 1)
+        cut = [cut_out(near, near.groups[0])]
+    for place, (digit, drawn) in enumerate(cut):
+        mark = f" {place}" if len(cut) > 1 else ""
+        stages |= {f"digit{mark}": drawn, f"glyph{mark}": digit.glyph}
+    return Reading([digit for digit, _ in cut], len(row), seen.likeness, stages)
+
+
+def row_of(groups: list[Group]) -> list[Group]:
+    """The main group and those that look like its neighbours in a row, from left to right."""
+    main = groups[0]
+    row = [main]
+    for group in groups[1:]:
+        top, _, bottom, _ = group.box
+        middle = (top + bottom) / 2
+        if (
+            0.5 * main.size < group.size < 2 * main.size
+            and group.score > 0.25 * main.score
+            and abs(middle - (main.box[0] + main.box[2]) / 2) < 0.6 * main.size
+        ):
+            row.append(group)
+    return sorted(row, key=lambda group: group.box[1])
 
 
 def look(light: Plane, is_dark: bool, reach: float = REACH) -> Look | None:
@@ -127,16 +166,19 @@ def look(light: Plane, is_dark: bool, reach: float = REACH) -> Look | None:
         return None
     labels, parts = find_parts(ink)
     groups = group_parts(parts, labels)
-    return Look(ink, labels, groups, sum(part.score for part in parts)) if groups else None
+    return Look(light, ink, labels, groups, sum(p.score for p in parts)) if groups else None
 
 
-def look_closer(light: Plane, first: Look, group: Group) -> Look:
+def look_closer(first: Look, group: Group) -> Look:
     """Look again at the surroundings of one digit, with a square that fits its strokes.
 
     What is elsewhere in the picture no longer sets the threshold, and shadows wider than a few
     strokes are taken as paper.
     """
     top, left, bottom, right = group.box
+    light = first.light
+    if group.size > CLOSE * max(light.shape):
+        return replace(first, groups=[group])
     margin = round(0.3 * group.size) + 4
     rows = slice(max(0, top - margin), bottom + margin)
     columns = slice(max(0, left - margin), right + margin)
@@ -149,14 +191,19 @@ def look_closer(light: Plane, first: Look, group: Group) -> Look:
     return second
 
 
-def cut_out(ink: Ink, group: Group, labels: NDArray[np.int32]) -> tuple[Digit, Plane]:
-    """Cut a digit out of its picture and make it a glyph."""
+def cut_out(seen: Look, group: Group) -> tuple[Digit, Plane]:
+    """Cut a digit out of its picture, with the ways to take it for several, and make it a glyph."""
     top, left, bottom, right = group.box
     margin = 2
     rows = slice(max(0, top - margin), bottom + margin)
     columns = slice(max(0, left - margin), right + margin)
-    inside = np.isin(labels[rows, columns], [p.label for p in group.parts])
+    inside = np.isin(seen.labels[rows, columns], [p.label for p in group.parts])
     near = ndimage.binary_dilation(inside, np.ones((3, 3)))
-    levels = np.where(near, ink.levels[rows, columns], 0).clip(0, 1.2).astype(np.float32)
+    levels = np.where(near, seen.ink.levels[rows, columns], 0).clip(0, 1.2).astype(np.float32)
     drawn = normalise_weight(levels)
-    return Digit(fit_glyph(drawn), group.box), drawn
+    splits = tuple(
+        tuple(Digit(fit_glyph(normalise_weight(piece)), group.box) for piece in pieces)
+        for pieces in cuts(levels)
+        if all((piece > 0.5).any() for piece in pieces)
+    )
+    return Digit(fit_glyph(drawn), group.box, splits), drawn

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from mnist_ce.preprocessing.reading import Planes
 
-__all__ = ["Ink", "Plane", "even_out", "find_ink", "merge_colours"]
+__all__ = ["Ink", "Mask", "Plane", "even_out", "find_ink", "merge_colours", "obvious_polarity"]
 
 Plane: TypeAlias = NDArray[np.float32]
 Mask: TypeAlias = NDArray[np.bool_]
@@ -104,8 +104,12 @@ def even_out(light: Plane) -> Plane:
         float32 [h, w], 1 where the picture is as the surface.
     """
     height, width = light.shape
-    step = max(1, max(height, width) // 40)
+    step = max(1, max(height, width) // 32)
     small = light[step // 2 :: step, step // 2 :: step]
+    values = small.ravel().astype(np.float64)
+    median = float(np.median(values))
+    if median < 0.08 or (np.abs(values - median) < 0.02).mean() > 0.65:
+        return light  # black, or even already
 
     def terms(rows: NDArray[np.floating], columns: NDArray[np.floating]) -> list[Plane]:
         y, x = (2 * rows / height - 1)[:, None], (2 * columns / width - 1)[None]
@@ -119,11 +123,9 @@ def even_out(light: Plane) -> Plane:
         ),
         axis=-1,
     ).reshape(-1, 6)
-    values = small.ravel().astype(np.float64)
-    weights = np.ones_like(values)
     ridge = 1e-3 * values.size * np.diag([0, 1, 1, 1, 1, 1])
-    coefficients = np.array([np.median(values), 0, 0, 0, 0, 0])
-    for _ in range(6):
+    coefficients = np.array([median, 0, 0, 0, 0, 0])
+    for _ in range(5):
         away = np.abs(values - grid @ coefficients)
         scale = 4.685 * 1.4826 * float(np.median(away)) + 0.02
         weights = np.maximum(1 - (away / scale) ** 2, 0) ** 2
@@ -131,9 +133,8 @@ def even_out(light: Plane) -> Plane:
         coefficients = np.linalg.solve(weighted.T @ grid + ridge, weighted.T @ values)
     y, x = 2 * (np.arange(height) + 0.5) / height - 1, 2 * (np.arange(width) + 0.5) / width - 1
     c = coefficients
-    fits = np.abs(values - grid @ coefficients) < 0.06 * max(1e-6, float(np.median(values)))
-    if fits.mean() < 0.6 or np.median(values) < 0.08:
-        return light  # no one surface is most of the picture, or it is black already
+    if (np.abs(values - grid @ coefficients) < 0.06 * median).mean() < 0.6:
+        return light  # no one surface is most of the picture
     surface = (
         (c[0] + c[1] * y + c[3] * y * y)[:, None]
         + (c[2] * x + c[4] * x * x)
@@ -142,6 +143,24 @@ def even_out(light: Plane) -> Plane:
     middle = max(float(np.median(surface)), 0.02)
     even: Plane = (light / np.maximum(surface, 0.3 * middle)).astype(np.float32)
     return even
+
+
+def obvious_polarity(light: Plane) -> bool | None:
+    """Tell whether ink is dark, where most of the picture is even and all the rest on one side.
+
+    Args:
+        light: float32 [h, w], evened out.
+
+    Returns:
+        True for dark ink, False for light ink, None where it takes a closer look.
+    """
+    sample = light[:: max(1, light.shape[0] // 128), :: max(1, light.shape[1] // 128)]
+    away = sample - np.median(sample)
+    limit = max(0.1, 0.3 * float(np.abs(away).max()))
+    dark, bright = int((away < -limit).sum()), int((away > limit).sum())
+    if dark + bright > 0.3 * sample.size or min(dark, bright) > 0.02 * max(dark, bright):
+        return None
+    return dark > bright if dark or bright else None
 
 
 def find_ink(light: Plane, is_dark: bool, reach: float = REACH) -> Ink | None:

@@ -63,7 +63,7 @@ def _read(path: Path) -> bytes:
         raise ImageError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:
         raise ImageError(f"{path} cannot be read: {one_line(error)}") from None
-    with os.fdopen(handle, "rb") as file:
+    try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(f"{path} is not a file")
@@ -71,10 +71,12 @@ def _read(path: Path) -> bytes:
             raise ImageError(f"{path} is empty (0 bytes)")
         if status.st_size > MAX_BYTES:
             raise ImageError(f"{path} has {status.st_size:,} bytes, more than {MAX_BYTES:,}")
-        try:
+        with os.fdopen(handle, "rb", closefd=False) as file:
             return file.read()
-        except OSError as error:
-            raise ImageError(f"{path} cannot be read: {one_line(error)}") from None
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {one_line(error)}") from None
+    finally:
+        os.close(handle)
 
 
 def _decode_file(file: io.BytesIO, name: str) -> Image.Image:
