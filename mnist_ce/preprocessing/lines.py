@@ -68,7 +68,9 @@ def find_lines(mask: Mask) -> Mask | None:
     room = math.ceil(float(SLOPES.max()) * width / 2) + 1  # what shearing moves beyond the edges
 
     def sheared(slope: float, part: slice) -> NDArray[np.intp]:
-        return np.asarray(np.rint(rows[part] - slope * centred[part]), dtype=np.intp) + room
+        level: NDArray[np.intp] = np.rint(rows[part] - slope * centred[part]).astype(np.intp)
+        level += room
+        return level
 
     peaks = [int(np.bincount(sheared(slope, some)).max()) for slope in SLOPES]
     best = int(np.argmax(peaks))
