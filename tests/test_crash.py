@@ -138,7 +138,14 @@ def test_killed_at_random(settings: dict[str, Any], fork: ForkServerContext) -> 
     assert found_in(settings) == expected
 
 
+def hear_signals() -> None:
+    """Undo what the suite may have inherited: a shell ignores SIGINT for what it starts with &."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def train_with_signals(settings: dict[str, Any], arguments: list[str]) -> None:
+    hear_signals()
     sys.exit(main(["train", "-q", *arguments]))
 
 
@@ -188,6 +195,7 @@ def stopped_while_stuck(arguments: list[str]) -> None:
         while True:
             time.sleep(0.01)
 
+    hear_signals()
     pytest.MonkeyPatch().setattr("mnist_ce.cli.reporting.TerminalReporter.epoch", hang)
     sys.exit(main(["train", "-q", *arguments]))
 
@@ -215,6 +223,7 @@ def stopped_while_loading(arguments: list[str]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
 
+    hear_signals()
     pytest.MonkeyPatch().setattr("mnist_ce.trainer.load_run_task", load)
     sys.exit(main(["train", "-q", *arguments]))
 
@@ -233,6 +242,7 @@ def stopped_while_drawing(arguments: list[str]) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(60)
 
+    hear_signals()
     pytest.MonkeyPatch().setattr("mnist_ce.trainer.draw_plots", draw)
     options = ["--set", "run.plots=true", "--epochs", "1"]
     sys.exit(main(["train", "-q", *arguments, *options]))
