@@ -11,7 +11,6 @@ from mnist_ce.data.splits import Dataset, Split
 from mnist_ce.data.synthetic import _write as store
 from mnist_ce.data.synthetic import generate
 
-
 # Taken out, so that no test depends on it unasked: it goes before what a config says.
 REAL_MNIST = os.environ.pop("MNIST_CE_DATA_DIR", None)
 
