@@ -87,4 +87,4 @@ class Batches:
     def gather_plain(self, indices: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Do what `gather` does without distortion."""
         inputs = scale_pixels(self.images.index_select(0, indices), out=out)
-        return inputs, self.labels[indices]
+        return inputs, self.labels.index_select(0, indices)

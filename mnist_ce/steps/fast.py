@@ -2,8 +2,9 @@
 
 It computes what the plain step computes, with less around it:
 
-- All weights lie in one flat buffer and all momenta in another, so that an update is one pass.
-- Nothing is zeroed, collected or copied between a gradient and the momentum it goes into.
+- Each layer is updated by torch's fused kernel, one pass over its weights, gradient and momentum
+  while the gradient is still in the cache; nothing is zeroed, collected or copied.
+- All weights lie in one flat buffer, so that averaging them is one pass too.
 - oneDNN does the products, where torch has it.
 - Autograd runs on the logits alone, so that any objective works; the layers' gradients are written
   out: D is the gradient of the loss by a layer's output, A the layer's input,
@@ -38,6 +39,7 @@ __all__ = ["FastStep"]
 
 ALIGNMENT = 16  # floats: a cache line, so that every matrix starts on one
 
+_sgd = torch._fused_sgd_  # what torch.optim.SGD(fused=True) calls
 _relu_backward = torch.ops.aten.threshold_backward.grad_input
 
 
@@ -47,10 +49,8 @@ class LayerViews:
 
     weight: Tensor  # [outputs, inputs]
     bias: Tensor  # [outputs]
-    weight_momentum: Tensor  # [outputs, inputs]
-    bias_momentum: Tensor  # [outputs]
-    all_weights: Tensor  # weight and bias, flat
-    all_momentum: Tensor  # their momenta, flat
+    parameters: list[Tensor]  # weight and bias
+    momenta: list[Tensor]  # theirs
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class FastStep:
         self.products = best_products()
         self.buffers: dict[int, Buffers] = {}
         self.logits = torch.empty(len(batches.labels), model.sizes[-1])
-        self.labels = torch.empty_like(batches.labels)
+        self.labels: list[Tensor] = []  # of the batches whose right answers are not yet counted
         self.sums = Totals()
         self.num_seen = 0  # images since the epoch began
         self.num_counted = 0  # of which the right answers are in the sums
@@ -101,10 +101,8 @@ class FastStep:
             views = LayerViews(
                 weight=self.flat[start:middle].view(shape),
                 bias=self.flat[middle:stop],
-                weight_momentum=self.momentum[start:middle].view(shape),
-                bias_momentum=self.momentum[middle:stop],
-                all_weights=self.flat[start:stop],
-                all_momentum=self.momentum[start:stop],
+                parameters=[self.flat[start:middle].view(shape), self.flat[middle:stop]],
+                momenta=[self.momentum[start:middle].view(shape), self.momentum[middle:stop]],
             )
             views.weight.copy_(layer.weight.detach())
             views.bias.copy_(layer.bias.detach())
@@ -130,7 +128,7 @@ class FastStep:
             decay = average_decay(self.settings.average_decay, self.num_steps)
             self.average.lerp_(self.flat, 1 - decay)
 
-        self.labels[self.num_seen : self.num_seen + size] = labels
+        self.labels.append(labels)
         self.num_seen += size
         self.sums.loss_sum += loss * size
         self.sums.num_examples += size
@@ -155,37 +153,34 @@ class FastStep:
     def _backward_and_update(
         self, inputs: list[Tensor], gradient: Tensor, ones: Tensor, rate: float
     ) -> None:
-        """From the last layer to the first: pass the gradient down, then update the layer.
-
-        `torch.optim.SGD` computes g' = g + λ·w, v ← μ·v + g', and w ← w − η·v, or with Nesterov
-        w ← w − η·(g' + μ·v). As g' = v_new − μ·v_old, the latter is w ← w + η·μ·v_old −
-        η·(1 + μ)·v_new: no gradient is needed, but the first part must come before v changes.
-        Since it changes the w of λ·w too, μ is corrected: λ·w_old = λ·w − λ·η·μ·v_old.
-        """
+        """From the last layer to the first: pass the gradient down, then update the layer."""
         settings = self.settings
-        momentum, decay = settings.momentum, settings.weight_decay
-        kept = momentum * (1 - decay * rate) if settings.nesterov else momentum
-        pace = rate * (1 + momentum) if settings.nesterov else rate
         for number in range(len(self.layers) - 1, -1, -1):
             layer, layer_input = self.layers[number], inputs[number]
             above = gradient  # of the loss by this layer's output, [batch, outputs]
             if number:
                 gradient = self.products.input_gradient(above, layer.weight)
                 _relu_backward(gradient, layer_input, 0.0, grad_input=gradient)
-            if settings.nesterov:
-                layer.all_weights.add_(layer.all_momentum, alpha=rate * momentum)
-            self.products.accumulate(layer.weight_momentum, kept, above, layer_input)
-            layer.bias_momentum.addmv_(above.t(), ones, beta=kept)
-            if decay:
-                layer.all_momentum.add_(layer.all_weights, alpha=decay)
-            layer.all_weights.add_(layer.all_momentum, alpha=-pace)
+            _sgd(
+                layer.parameters,
+                [self.products.weight_gradient(above, layer_input), torch.mv(above.t(), ones)],
+                layer.momenta if settings.momentum else [],
+                lr=rate,
+                momentum=settings.momentum,
+                weight_decay=settings.weight_decay,
+                nesterov=settings.nesterov,
+                dampening=0.0,
+                maximize=False,
+                is_first_step=False,
+            )
 
     def totals(self) -> Totals:
         """See `Step.totals`."""
-        fresh = slice(self.num_counted, self.num_seen)
-        answers = self.objective.predictions(self.logits[fresh])
-        self.sums.num_correct += int((answers == self.labels[fresh]).sum())
-        self.num_counted = self.num_seen
+        if self.labels:
+            answers = self.objective.predictions(self.logits[self.num_counted : self.num_seen])
+            self.sums.num_correct += int((answers == torch.cat(self.labels)).sum())
+            self.num_counted = self.num_seen
+            self.labels.clear()
         return Totals(self.sums.loss_sum, self.sums.num_correct, self.sums.num_examples)
 
     def start_epoch(self, totals: Totals | None = None) -> None:
@@ -193,6 +188,7 @@ class FastStep:
         self.sums = totals or Totals()
         self.num_seen = 0
         self.num_counted = 0
+        self.labels.clear()
 
     def weights(self) -> dict[str, Tensor]:
         """See `Step.weights`."""
