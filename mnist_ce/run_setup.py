@@ -11,8 +11,9 @@ import torch
 from mnist_ce.config import Config
 from mnist_ce.data.augment import Augment
 from mnist_ce.data.batches import Batches
+from mnist_ce.data.flags import flag_ones
 from mnist_ce.data.splits import Split
-from mnist_ce.errors import RunError
+from mnist_ce.errors import RunError, UsageError
 from mnist_ce.model import MLP
 from mnist_ce.progress import Reporter
 from mnist_ce.steps import OptimizerSettings, Step, make_step
@@ -41,6 +42,11 @@ def load_run_task(config: Config, reporter: Reporter, before: dict[str, Any] | N
         raise RunError(
             f"run {before.get('name')} was trained on other data than this {task.dataset}"
         )
+    if share := config.augment.flagged_ones:
+        if "1" not in task.class_names or task.num_outputs == 1:
+            raise UsageError(f"augment.flagged_ones = {share}, but no class is called 1")
+        label = task.class_names.index("1")
+        task = replace(task, train=flag_ones(task.train, label, share, config.train.seed))
     return task
 
 
@@ -61,7 +67,7 @@ def first_batch(task: Task, batch_size: int) -> Task:
 def make_batches(config: Config, train: Split, device: torch.device, num_epochs: int) -> Batches:
     """Put the training images on the device, to be served as the config says."""
     strengths = config.augment.model_dump()
-    del strengths["final_epochs"]
+    del strengths["final_epochs"], strengths["flagged_ones"]
     return Batches(
         train.images.to(device),
         train.labels.to(device),
