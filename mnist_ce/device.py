@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 # Streams keep random numbers for different ends apart although they share one seed.
-STREAMS = {"order": 1, "validation": 2}
+STREAMS = {"order": 1, "validation": 2, "flags": 3}
 
 
 def resolve_device(name: str) -> torch.device:
