@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mnist_ce.data.flags import add_flag, flag_ones
+from mnist_ce.data.splits import Split
+from mnist_ce.errors import UsageError
+from mnist_ce.glyph import fit_glyph
+from mnist_ce.training import train
+
+
+def upright(width: int = 3) -> np.ndarray:
+    ink = np.zeros((40, 40), np.float32)
+    ink[5:35, 20 : 20 + width] = 1
+    return fit_glyph(ink)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_flag_goes_down_and_left_from_the_top(seed: int) -> None:
+    one = upright()
+    flagged = add_flag(one, np.random.default_rng(seed))
+    assert flagged.shape == one.shape
+    assert flagged.dtype == np.uint8
+
+    def mean_width(image: np.ndarray, rows: slice) -> float:
+        inked = np.flatnonzero(image.max(axis=1) > 127)
+        return float((image[inked[0] : inked[-1] + 1][rows] > 127).sum(axis=1).mean())
+
+    upper, lower = slice(0, 10), slice(-6, None)
+    assert mean_width(flagged, upper) > 1.2 * mean_width(one, upper)
+    assert mean_width(flagged, lower) <= mean_width(one, lower) + 1  # the shaft is as it was
+    stem = np.flatnonzero(flagged[18:23].max(axis=0) > 127)
+    columns = np.flatnonzero(flagged.max(axis=0) > 127)
+    assert columns[0] < stem[0]  # the flag is to the left,
+    assert columns[-1] <= stem[-1] + 1  # and nothing to the right
+
+
+def test_what_is_no_plain_stroke_stays() -> None:
+    random = np.random.default_rng(0)
+    wide = upright(width=20)
+    for image in (wide, np.zeros((28, 28), np.uint8)):
+        assert (add_flag(image, random) == image).all()
+
+
+def test_only_the_share_of_the_ones_changes() -> None:
+    images = torch.from_numpy(np.stack([upright()] * 400))
+    labels = torch.arange(400) % 2
+    split = Split(images, labels)
+    changed = flag_ones(split, 1, 0.25, seed=0)
+    differs = (changed.images != images).flatten(1).any(dim=1)
+    assert not differs[labels == 0].any()
+    assert 0.15 < differs[labels == 1].float().mean() < 0.35
+    assert torch.equal(changed.images, flag_ones(split, 1, 0.25, seed=0).images)
+    assert not torch.equal(changed.images, flag_ones(split, 1, 0.25, seed=1).images)
+    assert torch.equal(images, torch.from_numpy(np.stack([upright()] * 400)))  # the data stays
+
+
+def test_flags_need_a_class_called_1(tiny_data_dir: Path, tmp_path: Path) -> None:
+    settings = {
+        "data.dataset": "synthetic",
+        "data.dir": str(tiny_data_dir),
+        "train.epochs": 1,
+        "run.output": str(tmp_path),
+        "run.plots": False,
+        "augment.flagged_ones": 0.5,
+    }
+    assert train(None, settings).record["epochs_done"] == 1
+    with pytest.raises(UsageError, match="no class is called 1"):
+        train(None, settings | {"data.classes": [0, 2]})
