@@ -1,31 +1,33 @@
-"""What the benchmarks of predictions share: MNIST's training images."""
+"""What the benchmarks of predictions share: MNIST's training images, and those never learned from.
+
+The images set aside are the validation split of seed 0, so that a network trained with
+`--set data.validation_size=5000` has not seen them.
+"""
 
 from __future__ import annotations
 
-import gzip
+import sys
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist_ce.data.dataset import load_dataset, split_validation
+
 __all__ = ["training_images"]
 
+Images = NDArray[np.uint8]
 
-def training_images(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return MNIST's training images, uint8 [60000, 28, 28], and labels, uint8 [60000].
+
+def training_images(folder: Path) -> tuple[Images, Images, NDArray[np.int64]]:
+    """Return 55,000 images to fit on, 5,000 to measure on, and the labels of the latter.
 
     Args:
-        folder: Holds the packed or unpacked files, flat or in torchvision's layout.
+        folder: As for `--data-dir`.
+
+    Returns:
+        uint8 [55000, 28, 28], uint8 [5000, 28, 28] and int64 [5000].
     """
-
-    def content(name: str) -> bytes:
-        for path in (folder / name, folder / "MNIST" / "raw" / name):
-            if path.is_file():
-                return path.read_bytes()
-            if (packed := path.with_name(path.name + ".gz")).is_file():
-                return gzip.decompress(packed.read_bytes())
-        raise SystemExit(f"{name} is not in {folder}")
-
-    images = np.frombuffer(content("train-images-idx3-ubyte"), np.uint8, offset=16)
-    labels = np.frombuffer(content("train-labels-idx1-ubyte"), np.uint8, offset=8)
-    return images.reshape(-1, 28, 28).copy(), labels.copy()
+    dataset = load_dataset("mnist", folder, warn=lambda line: print(line, file=sys.stderr))
+    fitted, held_out = split_validation(dataset.train, 5_000, seed=0)
+    return fitted.images.numpy(), held_out.images.numpy(), held_out.labels.numpy()

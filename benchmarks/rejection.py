@@ -3,8 +3,8 @@
 python benchmarks/rejection.py --data-dir DIR          measure with the shipped detector
 python benchmarks/rejection.py --data-dir DIR --fit    train the detector again first
 
-Digits are MNIST's training images: the first 55,000 to fit, the last 5,000 to set the threshold
-and to measure. Letters are of other fonts when measuring than when fitting.
+Digits are MNIST's training images: 55,000 to fit, and the 5,000 set aside (see `pictures`) to set
+the threshold and to measure. Letters are of other fonts when measuring than when fitting.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def fit(digits: Glyphs, others: Glyphs, epochs: int, seed: int = 0) -> nn.Sequen
     return model
 
 
-def fit_and_save(images: Glyphs, count: int, epochs: int) -> None:
+def fit_and_save(images: Glyphs, held_out: Glyphs, count: int, epochs: int) -> None:
     """Make the training pictures, train, set the threshold on held-out digits, and save."""
     fonts = nondigits.font_files(nondigits.TRAINING_FONTS)
     makers = {
@@ -116,12 +116,12 @@ def fit_and_save(images: Glyphs, count: int, epochs: int) -> None:
     rng = np.random.default_rng(0)
     kinds = [kind for name, kind in wild_a.KINDS.items() if name not in ("phone", "mnist")]
     hard, _ = glyphs_of(
-        kind(images[rng.integers(55_000)], np.random.default_rng([7, i]))
+        kind(images[rng.integers(len(images))], np.random.default_rng([7, i]))
         for i in range(count // 20)
         for kind in kinds
     )
     printed, _ = glyphs_of(made(nondigits.letter(fonts, "0123456789"), count // 2, 99))
-    digits = np.concatenate([images[:55_000], *[hard] * 3, *[printed] * 3])
+    digits = np.concatenate([images, *[hard] * 3, *[printed] * 3])
     model = fit(digits, np.concatenate(others), epochs)
     state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
     weights = {
@@ -138,11 +138,11 @@ def fit_and_save(images: Glyphs, count: int, epochs: int) -> None:
         float(plain["output_bias"]),
         0.0,
     )
-    threshold = float(np.quantile(detector.scores(images[55_000:]), REJECTED_DIGITS))
+    threshold = float(np.quantile(detector.scores(held_out), REJECTED_DIGITS))
     np.savez_compressed(FILE, **weights, threshold=np.float32(threshold))
 
 
-def measure(images: Glyphs, count: int) -> dict[str, float]:
+def measure(held_out: Glyphs, count: int) -> dict[str, float]:
     """The rejected fraction of each kind."""
     detector = load_detector()
 
@@ -155,7 +155,6 @@ def measure(images: Glyphs, count: int) -> dict[str, float]:
             num_all += 1
         return num_rejected / num_all
 
-    held_out = images[55_000:]
     rows = {"digits, MNIST": float((detector.scores(held_out) < detector.threshold).mean())}
     for name, kind in wild_a.KINDS.items():
         if name not in ("phone", "mnist"):
@@ -190,10 +189,10 @@ def main() -> None:
     parser.add_argument("--measure", type=int, default=200, help="pictures per kind to measure on")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    images, _ = training_images(Path(arguments.data_dir))
+    images, held_out, _ = training_images(Path(arguments.data_dir))
     if arguments.fit:
-        fit_and_save(images, arguments.count, arguments.epochs)
-    rows = measure(images, arguments.measure)
+        fit_and_save(images, held_out, arguments.count, arguments.epochs)
+    rows = measure(held_out, arguments.measure)
     if arguments.json:
         print(json.dumps(rows, indent=2))
         return
