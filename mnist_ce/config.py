@@ -173,7 +173,7 @@ class Augment(Section):
     elastic_grid: Annotated[int, Field(ge=2, le=28)] = 6
     """Control points of the smooth displacement, per side."""
     flagged_ones: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """The share of ones that get an upstroke, as Europeans write them."""
+    """The share of ones that get an upstroke, as Europeans write them; see docs/log.md."""
     final_epochs: Count = 0
     """How many epochs at the end go without distortion."""
 
