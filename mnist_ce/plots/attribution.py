@@ -60,8 +60,8 @@ def draw_attributions(
         bar.set_ticks([-limit, 0, limit], labels=[f"−{limit:.2g}", "0", f"{limit:.2g}"])
         canvas.figure.text(
             (2 * _GAP + _SIDE) / canvas.width,
-            0.42 / canvas.height,
-            "gradient × input: red ink speaks for it, blue against",
+            0.2 / canvas.height,
+            "gradient × input: red ink speaks for it,\nblue against",
             color=GREY,
             va="baseline",
         )
