@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from PIL import Image
 from mnist_ce import load_model, predict
 from mnist_ce.data.splits import Split
 from mnist_ce.data.synthetic import generate
-from mnist_ce.errors import UsageError
+from mnist_ce.errors import CheckpointError, UsageError
 from mnist_ce.model import MLP
 from mnist_ce.prediction import predict_each
 from mnist_ce.trained import TrainedModel
@@ -182,3 +184,14 @@ def test_other_data_sets_are_not_cropped(trained: TrainedModel, tmp_path: Path) 
     (record,) = predict(block, checkpoint=clothes)
     assert record.status == "ok"
     np.testing.assert_array_equal(record.glyph, block)
+
+
+@pytest.mark.parametrize("threshold", ["high", True, [1]])
+def test_a_threshold_that_is_no_number_is_named(tmp_path: Path, threshold: object) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(load_model("pretrained").path.parent, run)
+    record = json.loads((run / "run.json").read_text())
+    record["prediction"]["rejection_threshold"] = threshold
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match="rejection_threshold must be a number"):
+        predict([np.zeros((28, 28), np.uint8)], checkpoint=str(run))
