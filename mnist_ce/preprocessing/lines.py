@@ -59,9 +59,9 @@ def find_lines(mask: Mask) -> Mask | None:
         bool [h, w], the whole bands, with what crosses them; None where there are no lines.
     """
     height, width = mask.shape
+    if mask.any(axis=0).mean() <= SPAN:
+        return None  # no row of it, sheared or not, can have ink in enough columns
     rows, columns = np.nonzero(mask)
-    if rows.size < SPAN * width:
-        return None
     some = slice(None, None, rows.size // SAMPLE + 1)
     needed = 0.6 * SPAN * width * rows[some].size / rows.size  # a line may fall between two rows
     centred = columns - width / 2
