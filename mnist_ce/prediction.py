@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mnist_ce.device import resolve_device
-from mnist_ce.errors import CheckpointError, UsageError
+from mnist_ce.errors import UsageError
 from mnist_ce.loop import predict_logits
 from mnist_ce.objective import Binary
 from mnist_ce.preprocessing import Digit, Options, Picture, Prepared, Reading, Stages, Workers
@@ -173,14 +173,8 @@ class Reader:
     def __post_init__(self) -> None:
         self.torch_device = resolve_device(self.device)
         self.model = self.trained.model.to(self.torch_device)
-        settings = self.trained.record.get("prediction") or {}
-        threshold = settings.get("rejection_threshold", load_detector().threshold)
-        if isinstance(threshold, bool) or not isinstance(threshold, int | float):
-            raise CheckpointError(
-                f"{self.trained.path.parent / 'run.json'}: prediction.rejection_threshold "
-                "must be a number"
-            )
-        self.threshold = float(threshold)
+        threshold = self.trained.rejection_threshold
+        self.threshold = load_detector().threshold if threshold is None else threshold
 
     def read(self, names: Sequence[str | None], batch: Sequence[Prepared]) -> Iterator[Prediction]:
         """Yield the records of some pictures."""

@@ -52,6 +52,24 @@ class TrainedModel:
         )
 
     @property
+    def rejection_threshold(self) -> float | None:
+        """The lowest score of a digit, where its record names one; None: the detector's own.
+
+        Raises:
+            CheckpointError: If what the record names is no number.
+        """
+        settings = self.record.get("prediction") or {}
+        if "rejection_threshold" not in settings:
+            return None
+        value = settings["rejection_threshold"]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise CheckpointError(
+                f"{Run(self.path.parent).record_path}: prediction.rejection_threshold "
+                "must be a number"
+            )
+        return float(value)
+
+    @property
     def label(self) -> str:
         """What to call the checkpoint: the run's name where it is a run's, else its path."""
         return str(self.record.get("name") or self.path)

@@ -49,8 +49,8 @@ class LayerViews:
 
     weight: Tensor  # [outputs, inputs]
     bias: Tensor  # [outputs]
-    parameters: list[Tensor]  # weight and bias
-    momenta: list[Tensor]  # theirs
+    weight_momentum: Tensor  # [outputs, inputs]
+    bias_momentum: Tensor  # [outputs]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,6 @@ class FastStep:
         self.labels: list[Tensor] = []  # of the batches whose right answers are not yet counted
         self.sums = Totals()
         self.num_seen = 0  # images since the epoch began
-        self.num_counted = 0  # of which the right answers are in the sums
 
     def _flatten(self) -> None:
         """Move the parameters into one buffer, each layer's weight and bias side by side."""
@@ -101,8 +100,8 @@ class FastStep:
             views = LayerViews(
                 weight=self.flat[start:middle].view(shape),
                 bias=self.flat[middle:stop],
-                parameters=[self.flat[start:middle].view(shape), self.flat[middle:stop]],
-                momenta=[self.momentum[start:middle].view(shape), self.momentum[middle:stop]],
+                weight_momentum=self.momentum[start:middle].view(shape),
+                bias_momentum=self.momentum[middle:stop],
             )
             views.weight.copy_(layer.weight.detach())
             views.bias.copy_(layer.bias.detach())
@@ -162,9 +161,9 @@ class FastStep:
                 gradient = self.products.input_gradient(above, layer.weight)
                 _relu_backward(gradient, layer_input, 0.0, grad_input=gradient)
             _sgd(
-                layer.parameters,
+                [layer.weight, layer.bias],
                 [self.products.weight_gradient(above, layer_input), torch.mv(above.t(), ones)],
-                layer.momenta if settings.momentum else [],
+                [layer.weight_momentum, layer.bias_momentum] if settings.momentum else [],
                 lr=rate,
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
@@ -177,9 +176,9 @@ class FastStep:
     def totals(self) -> Totals:
         """See `Step.totals`."""
         if self.labels:
-            answers = self.objective.predictions(self.logits[self.num_counted : self.num_seen])
-            self.sums.num_correct += int((answers == torch.cat(self.labels)).sum())
-            self.num_counted = self.num_seen
+            labels = torch.cat(self.labels)
+            logits = self.logits[self.num_seen - len(labels) : self.num_seen]
+            self.sums.num_correct += int((self.objective.predictions(logits) == labels).sum())
             self.labels.clear()
         return Totals(self.sums.loss_sum, self.sums.num_correct, self.sums.num_examples)
 
@@ -187,7 +186,6 @@ class FastStep:
         """See `Step.start_epoch`."""
         self.sums = totals or Totals()
         self.num_seen = 0
-        self.num_counted = 0
         self.labels.clear()
 
     def weights(self) -> dict[str, Tensor]:
