@@ -6,10 +6,11 @@ It computes what the plain step computes, with less around it:
   while the gradient is still in the cache; nothing is zeroed, collected or copied.
 - All weights lie in one flat buffer, so that averaging them is one pass too.
 - oneDNN does the products, where torch has it.
-- Autograd runs on the logits alone, so that any objective works; the layers' gradients are written
-  out: D is the gradient of the loss by a layer's output, A the layer's input,
+- The objective gives its gradient by the logits, so that any will do; the layers' gradients are
+  written out: D is the gradient of the loss by a layer's output, A the layer's input,
 
       dL/dW = Dᵀ·A,    dL/db = Σ D over the batch,    dL/dA = D·W, zero where A is zero (ReLU).
+- All runs in inference mode, so that no operation asks whether autograd watches it.
 - Right answers are counted when somebody asks, from the logits kept since the epoch began.
 """
 
@@ -108,7 +109,7 @@ class FastStep:
             layer.weight.data, layer.bias.data = views.weight, views.bias
             self.layers.append(views)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def __call__(self, indices: Tensor, learning_rate: float) -> None:
         """See `Step.__call__`."""
         size = len(indices)
@@ -119,7 +120,8 @@ class FastStep:
         _, labels = self.batches.gather(indices, self.num_steps, out=buffers.images)
         logits = self.logits[self.num_seen : self.num_seen + size]
         inputs = self._forward(buffers.images, logits)
-        loss, gradient = self._loss(logits, labels)
+        mean_loss, gradient = self.objective.loss_and_gradient(logits, labels)
+        loss = mean_loss.item()
         if not math.isfinite(loss):
             raise NonFiniteLossError(self.num_steps, loss)
         self._backward_and_update(inputs, gradient, buffers.ones, learning_rate)
@@ -141,13 +143,6 @@ class FastStep:
         last = self.layers[-1]
         torch.addmm(last.bias, inputs[-1], last.weight.t(), out=logits)
         return inputs
-
-    def _loss(self, logits: Tensor, labels: Tensor) -> tuple[float, Tensor]:
-        """Return the mean loss and its gradient by the logits, [batch, outputs]."""
-        leaf = logits.detach().requires_grad_()
-        with torch.enable_grad():
-            loss = self.objective.loss(leaf, labels)
-        return loss.item(), torch.autograd.grad(loss, leaf)[0]
 
     def _backward_and_update(
         self, inputs: list[Tensor], gradient: Tensor, ones: Tensor, rate: float
