@@ -57,6 +57,9 @@ class OneDnnProducts(TorchProducts):
     """
 
     SMALL = 1 << 13  # weights; for fewer, torch's own gradients are faster
+    WIDE = (
+        6  # inputs per image of the batch, from which on the weights had better stay where they are
+    )
 
     def __init__(self) -> None:
         self.operator = torch.ops.mkldnn._linear_pointwise.default
@@ -67,8 +70,16 @@ class OneDnnProducts(TorchProducts):
         return result
 
     def linear(self, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """See `Products.linear`."""
-        return self._product(images, weight, bias)
+        """See `Products.linear`.
+
+        oneDNN gives each thread a share of the left factor's rows. With the weights there, a core
+        reads those that it updated itself after the last batch, not half of them from the cache of
+        the other. The price is turning the result over.
+        """
+        if images.shape[1] < self.WIDE * len(images):
+            return self._product(images, weight, bias)
+        result = torch.empty(len(images), len(weight))
+        return torch.add(self._product(weight, images).t(), bias, out=result)
 
     def input_gradient(self, gradient: Tensor, weight: Tensor) -> Tensor:
         """See `Products.input_gradient`."""
@@ -91,20 +102,21 @@ def best_products() -> Products:
     """
     try:
         products = OneDnnProducts()
-        if _agree(products, TorchProducts()):
+        # As few images as make the layer wide, and more.
+        if all(_agree(products, TorchProducts(), number) for number in (2, 64)):
             return products
     except (AttributeError, RuntimeError, TypeError):
         pass
     return TorchProducts()
 
 
-def _agree(products: Products, reference: Products) -> bool:
+def _agree(products: Products, reference: Products, num_images: int) -> bool:
     """Compare on small whole numbers, on which every order of summation gives the same."""
     outputs, inputs = 64, OneDnnProducts.SMALL // 64
-    images = (torch.arange(2.0 * inputs) % 7).reshape(2, inputs)
+    images = (torch.arange(float(num_images * inputs)) % 7).reshape(num_images, inputs)
     weight = (torch.arange(float(outputs * inputs)) % 5).reshape(outputs, inputs)
     bias = torch.arange(float(outputs))
-    gradient = (torch.arange(2.0 * outputs) % 3).reshape(2, outputs)
+    gradient = (torch.arange(float(num_images * outputs)) % 3).reshape(num_images, outputs)
     return (
         torch.equal(products.linear(images, weight, bias), reference.linear(images, weight, bias))
         and torch.equal(
