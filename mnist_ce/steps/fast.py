@@ -54,14 +54,6 @@ class LayerViews:
     bias_momentum: Tensor  # [outputs]
 
 
-@dataclass(frozen=True)
-class Buffers:
-    """What batches of one size need."""
-
-    images: Tensor  # [batch, 784]
-    ones: Tensor  # [batch]
-
-
 class FastStep:
     """See the module's text; arguments as for `PlainStep`.
 
@@ -79,7 +71,6 @@ class FastStep:
         self._flatten()
         self.average = self.flat.clone() if settings.average_decay else None
         self.products = best_products()
-        self.buffers: dict[int, Buffers] = {}
         self.logits = torch.empty(len(batches.labels), model.sizes[-1])
         self.labels: list[Tensor] = []  # of the batches whose right answers are not yet counted
         self.sums = Totals()
@@ -113,18 +104,14 @@ class FastStep:
     def __call__(self, indices: Tensor, learning_rate: float) -> None:
         """See `Step.__call__`."""
         size = len(indices)
-        buffers = self.buffers.get(size)
-        if buffers is None:
-            buffers = Buffers(torch.empty(size, self.model.sizes[0]), torch.ones(size))
-            self.buffers[size] = buffers
-        _, labels = self.batches.gather(indices, self.num_steps, out=buffers.images)
+        images, labels = self.batches.gather(indices, self.num_steps)
         logits = self.logits[self.num_seen : self.num_seen + size]
-        inputs = self._forward(buffers.images, logits)
+        inputs = self._forward(images, logits)
         mean_loss, gradient = self.objective.loss_and_gradient(logits, labels)
         loss = mean_loss.item()
         if not math.isfinite(loss):
             raise NonFiniteLossError(self.num_steps, loss)
-        self._backward_and_update(inputs, gradient, buffers.ones, learning_rate)
+        self._backward_and_update(inputs, gradient, learning_rate)
         if self.average is not None:
             decay = average_decay(self.settings.average_decay, self.num_steps)
             self.average.lerp_(self.flat, 1 - decay)
@@ -144,11 +131,9 @@ class FastStep:
         torch.addmm(last.bias, inputs[-1], last.weight.t(), out=logits)
         return inputs
 
-    def _backward_and_update(
-        self, inputs: list[Tensor], gradient: Tensor, ones: Tensor, rate: float
-    ) -> None:
+    def _backward_and_update(self, inputs: list[Tensor], gradient: Tensor, rate: float) -> None:
         """From the last layer to the first: pass the gradient down, then update the layer."""
-        settings = self.settings
+        settings, ones = self.settings, torch.ones(len(gradient))
         for number in range(len(self.layers) - 1, -1, -1):
             layer, layer_input = self.layers[number], inputs[number]
             above = gradient  # of the loss by this layer's output, [batch, outputs]
