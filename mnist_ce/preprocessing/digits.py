@@ -197,7 +197,9 @@ def cut_out(seen: Look, group: Group) -> tuple[Digit, Plane]:
     margin = 2
     rows = slice(max(0, top - margin), bottom + margin)
     columns = slice(max(0, left - margin), right + margin)
-    inside = np.isin(seen.labels[rows, columns], [p.label for p in group.parts])
+    wanted = np.zeros(int(seen.labels.max()) + 1, dtype=bool)
+    wanted[[p.label for p in group.parts]] = True
+    inside = wanted[seen.labels[rows, columns]]
     near = ndimage.binary_dilation(inside, np.ones((3, 3)))
     levels = np.where(near, seen.ink.levels[rows, columns], 0).clip(0, 1.2).astype(np.float32)
     drawn = normalise_weight(levels)

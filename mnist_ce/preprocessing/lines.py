@@ -59,13 +59,13 @@ def find_lines(mask: Mask) -> Mask | None:
         bool [h, w], the whole bands, with what crosses them; None where there are no lines.
     """
     height, width = mask.shape
-    if mask.any(axis=0).mean() <= SPAN:
-        return None  # no row of it, sheared or not, can have ink in enough columns
+    room = math.ceil(float(SLOPES.max()) * width / 2) + 1  # what shearing moves beyond the edges
+    if not _spans(mask, room + 1):
+        return None
     rows, columns = np.nonzero(mask)
     some = slice(None, None, rows.size // SAMPLE + 1)
     needed = 0.6 * SPAN * width * rows[some].size / rows.size  # a line may fall between two rows
     centred = columns - width / 2
-    room = math.ceil(float(SLOPES.max()) * width / 2) + 1  # what shearing moves beyond the edges
 
     def sheared(slope: float, part: slice) -> NDArray[np.intp]:
         level: NDArray[np.intp] = np.rint(rows[part] - slope * centred[part]).astype(np.intp)
@@ -95,6 +95,16 @@ def find_lines(mask: Mask) -> Mask | None:
     back = np.rint(all_rows - SLOPES[best] * (all_columns - width / 2)).astype(np.intp) + room
     found: Mask = bands[back]
     return found
+
+
+def _spans(mask: Mask, reach: int) -> bool:
+    """Whether ink spans the page within so many rows of any row, as every line does."""
+    height = len(mask)
+    above = np.zeros((height + 1, mask.shape[1]), dtype=np.int16)  # ink above each row
+    np.cumsum(mask, axis=0, dtype=np.int16, out=above[1:])
+    rows = np.arange(height)
+    near = above[np.minimum(rows + reach + 1, height)] > above[np.maximum(rows - reach, 0)]
+    return bool(near.mean(axis=1).max() > SPAN)
 
 
 def _crossings(bands: Mask, strokes: Mask) -> Mask:

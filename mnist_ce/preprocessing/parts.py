@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mnist_ce.preprocessing.ink import Ink
+from mnist_ce.preprocessing.stroke import outline
 
 Labels: TypeAlias = NDArray[np.int32]
 
@@ -118,8 +119,7 @@ def find_parts(ink: Ink) -> tuple[Labels, list[Part]]:
     height, width = labels.shape
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     areas[0] = 0
-    padded = np.pad(ink.mask, 1)  # beyond the border is paper
-    edge = ink.mask & ~(padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
+    edge = outline(ink.mask)
     outlines = np.bincount(labels[edge], minlength=count + 1)
     supports = np.bincount(labels[edge], ink.edges[edge], minlength=count + 1)
     rim = np.concatenate([labels[0], labels[-1], labels[1:-1, 0], labels[1:-1, -1]])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
 from mnist_ce.glyph import BOX_SIZE
-from mnist_ce.preprocessing.ink import Plane
+from mnist_ce.preprocessing.ink import Mask, Plane
 
-__all__ = ["normalise_weight", "stroke_width"]
+__all__ = ["normalise_weight", "outline", "stroke_width"]
 
 WORK_SIDE = 64  # about three pixels per pixel of the glyph
 # In pixels of the 20×20 box. Over MNIST's training images the 5, 25, 50, 75 and 95 % points of the
@@ -18,7 +17,7 @@ WORK_SIDE = 64  # about three pixels per pixel of the glyph
 LIGHTEST, HEAVIEST = 1.75, 2.95
 
 
-def stroke_width(mask: NDArray[np.bool_]) -> float:
+def stroke_width(mask: Mask) -> float:
     """The mean width of the lines in a mask, in pixels.
 
     Across a bar of w pixels the distances to its edge, 1, 2 … 2, 1, have the mean
@@ -29,6 +28,14 @@ def stroke_width(mask: NDArray[np.bool_]) -> float:
     """
     inside = ndimage.distance_transform_edt(np.pad(mask, 1))
     return 4 * float(inside[inside > 0].mean()) - 2 if mask.any() else 0.0
+
+
+def outline(mask: Mask) -> Mask:
+    """The ink that has paper above, below or beside it; beyond the border is paper."""
+    padded = np.pad(mask, 1)
+    within = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    edge: Mask = mask & ~within
+    return edge
 
 
 def normalise_weight(
@@ -50,10 +57,9 @@ def normalise_weight(
     longer = max(levels.shape)
     mask = levels > 0.5
     # A line much thinner than a pixel of the work grid would fade when reduced: thicken it first.
-    outline = mask & ~ndimage.binary_erosion(mask)
-    width = 2 * mask.sum() / max(1, outline.sum())
     extra = 0
     if longer > WORK_SIDE:
+        width = 2 * mask.sum() / max(1, outline(mask).sum())
         extra = max(0, int(np.ceil(3 * longer / WORK_SIDE - width)))
         if extra:
             levels = ndimage.maximum_filter(np.pad(levels, extra), size=extra + 1)
