@@ -89,6 +89,8 @@ def predict(
     """
     if json + jsonl + as_csv > 1:
         raise typer.BadParameter("choose one of --json, --jsonl and --csv")
+    # NumPy reads this when it is imported. Its products here are small, and the cores the workers'.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from mnist_ce.preprocessing import Workers, find_pictures
 
     sources = list(find_pictures(images))
@@ -100,7 +102,7 @@ def predict(
 
         trained = load_model(checkpoint, output)
         note(f"checkpoint {trained.path}")
-        with use_threads(threads):
+        with use_threads(1 if many else threads):
             records = predict_each(
                 (sys.stdin.buffer.read() if path is None else path for path in sources),
                 checkpoint=trained,
