@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mnist_ce.calibration import fit_temperature, negative_log_likelihood
 from mnist_ce.errors import RunError, UsageError
@@ -48,7 +50,7 @@ class CalibratedRun:
 
 def calibrate(
     run: str | Path,
-    held_out: str | Path | None = None,
+    held_out: str | Path | Sequence[str | Path] = (),
     *,
     data_dir: str | Path | None = None,
     output: str | Path = "checkpoints",
@@ -58,37 +60,47 @@ def calibrate(
     """Fit a temperature to answers about images that a run did not learn from, and keep it.
 
     A run that learned from all training images has none to spare. For such a one, the same recipe
-    is trained once more with images held out, and that run's temperature is taken.
+    is trained once more with images held out, and that run's temperature is taken; more than once,
+    with other seeds and so other images, where 5,000 images leave the temperature uncertain. All
+    the answers together then give one temperature.
 
     Args:
         run: The run's folder or name, or `pretrained`.
-        held_out: The run whose validation images and weights are used; None: the run itself.
+        held_out: The run, or the runs, whose validation images and weights are used; none: the run
+            itself.
         data_dir: The folder of the datasets; None: `MNIST_CE_DATA_DIR`, or the run's own.
         output: The folder that holds the runs.
         warn: Takes warnings.
         progress: Takes lines before slow things.
 
     Raises:
-        UsageError: If the run that holds images out does not, or is of another kind, or no
-            temperature fits.
+        UsageError: If a run that holds images out does not, or is of another kind, or is named
+            twice, or no temperature fits.
         RunError: If a run is not finished, or the record cannot be written.
         CheckpointError: If a run is not there or its weights cannot be loaded.
         DataError: If the data cannot be had.
     """
     target = _finished(load_model(run, output))
-    source = target if held_out is None else _finished(load_model(held_out, output))
-    _check_kinship(target, source, warn)
-    report = _validation_report(source, data_dir, warn, progress)
-    logits, labels = report.result.logits, report.result.labels
-    temperature = fit_temperature(logits, labels, source.objective)
+    named = [held_out] if isinstance(held_out, (str, Path)) else held_out
+    sources = [_finished(load_model(name, output)) for name in named] or [target]
+    if len({source.weights_sha256 for source in sources}) < len(sources):
+        raise UsageError("one and the same run is named twice with --with")
+    for source in sources:
+        _check_kinship(target, source, warn)
+    reports = [_validation_report(source, data_dir, warn, progress) for source in sources]
+    logits = torch.cat([report.result.logits for report in reports])
+    labels = torch.cat([report.result.labels for report in reports])
+    temperature = fit_temperature(logits, labels, target.objective)
     fitted_on = {
-        "run": source.path.parent.name,
-        "weights_sha256": source.weights_sha256,
-        "dataset": report.dataset,
-        "split": report.split,
+        "runs": [
+            {"run": source.path.parent.name, "weights_sha256": source.weights_sha256}
+            for source in sources
+        ],
+        "dataset": reports[0].dataset,
+        "split": reports[0].split,
         "num_images": len(labels),
-        "nll": negative_log_likelihood(logits, labels, source.objective, temperature),
-        "nll_uncalibrated": negative_log_likelihood(logits, labels, source.objective),
+        "nll": negative_log_likelihood(logits, labels, target.objective, temperature),
+        "nll_uncalibrated": negative_log_likelihood(logits, labels, target.objective),
     }
     calibrated = CalibratedRun(Run(target.path.parent), temperature, fitted_on)
     with held_run(calibrated.run) as folder:

@@ -51,7 +51,8 @@ def test_a_run_is_fitted_to_its_own_held_out_images(tmp_path: Path, held_out: Ru
     assert record.pop("prediction") == calibrated.to_dict()
     assert record == before
     fitted = calibrated.fitted_on
-    assert (fitted["num_images"], fitted["split"], fitted["run"]) == (300, "validation", "held-out")
+    assert (fitted["num_images"], fitted["split"]) == (300, "validation")
+    assert [source["run"] for source in fitted["runs"]] == ["held-out"]
     assert fitted["nll"] < fitted["nll_uncalibrated"]
     assert fitted["nll_uncalibrated"] == pytest.approx(record["validation_loss"], rel=1e-5)
     assert load_model("held-out", tmp_path).temperature == calibrated.temperature != 1
@@ -70,6 +71,19 @@ def test_another_runs_temperature_is_taken(
     assert record_of(run)["prediction"]["temperature"] == calibrate(held_out.path).temperature
     assert main(arguments) == 0
     assert capsys.readouterr().out.startswith("temperature ")
+
+
+def test_several_runs_give_one_temperature(tmp_path: Path, held_out: Run) -> None:
+    other = train_small(tmp_path, "other", data__validation_size=300, train__seed=5)
+    one, two = (calibrate(run.path).fitted_on for run in (held_out, other))
+    both = calibrate(held_out.path, [held_out.path, other.path])
+    assert both.fitted_on["num_images"] == 600
+    assert [source["run"] for source in both.fitted_on["runs"]] == ["held-out", "other"]
+    plain = (one["nll_uncalibrated"] + two["nll_uncalibrated"]) / 2
+    assert both.fitted_on["nll_uncalibrated"] == pytest.approx(plain)
+    # No temperature can do better on both than each does with its own.
+    assert both.fitted_on["nll"] >= (one["nll"] + two["nll"]) / 2 - 1e-9
+    assert both.fitted_on["nll"] < plain
 
 
 def test_evaluate_reports_both_ways(
@@ -133,6 +147,7 @@ def test_another_recipe_is_warned_of(tmp_path: Path, held_out: Run) -> None:
     [
         ("all", 2, "learned from all its images"),
         ("all --with all", 2, "name that run with --with"),
+        ("held-out --with held-out --with held-out", 2, "named twice"),
         ("yes --with held-out", 2, "were trained for different things: class_names"),
         ("stopped", 1, "is not finished"),
         ("bare.pt", 2, "is not a run"),

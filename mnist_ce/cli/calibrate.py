@@ -20,10 +20,10 @@ def calibrate(
         ),
     ],
     held_out: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--with",
-            help="The run whose held-out images it is fitted to.",
+            help="A run whose held-out images it is fitted to; may be repeated.",
             show_default="the run itself",
             metavar="RUN",
         ),
@@ -38,7 +38,7 @@ def calibrate(
 
     predict divides the run's logits by it; no answer changes. It is fitted to
     images that were held out: by the run itself, or, for a run that learned from
-    all of them, by another run of the same recipe.
+    all of them, by other runs of the same recipe.
 
     Examples:
 
@@ -53,15 +53,16 @@ def calibrate(
 
     with use_threads(threads):
         calibrated = run_calibration(
-            run, held_out, data_dir=data_dir, output=output, warn=warn, progress=note
+            run, held_out or (), data_dir=data_dir, output=output, warn=warn, progress=note
         )
     if json:
         print_json(calibrated.to_dict())
     else:
         fitted = calibrated.fitted_on
+        names = ", ".join(source["run"] for source in fitted["runs"])
         typer.echo(
             f"temperature {calibrated.temperature:.4f}, fitted to {fitted['num_images']:,} "
-            f"held-out images of {fitted['dataset']} by {fitted['run']}"
+            f"held-out images of {fitted['dataset']} by {names}"
         )
         typer.echo(f"NLL there   {fitted['nll_uncalibrated']:.4f} → {fitted['nll']:.4f}")
     note(f"kept in {calibrated.run.record_path}")
