@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from mnist_ce.calibration import fit_temperature, negative_log_likelihood
+from mnist_ce.config import Config
 from mnist_ce.errors import RunError, UsageError
 from mnist_ce.evaluation import EvaluationReport, evaluate
 from mnist_ce.files import one_line
@@ -164,9 +165,13 @@ def _check_kinship(target: TrainedModel, source: TrainedModel, warn: Callable[[s
 
 
 def _settings(trained: TrainedModel) -> dict[str, Any]:
-    """Return the values of the config that stands in the run's record, by dotted key."""
+    """Return the values of the config in the run's record, by dotted key.
+
+    Keys that were not yet there when the run was recorded have their default values.
+    """
     config = trained.record.get("config")
-    return dict(_dotted(config)) if isinstance(config, dict) else {}
+    defaults = dict(_dotted(Config().model_dump(mode="json")))
+    return defaults | dict(_dotted(config if isinstance(config, dict) else {}))
 
 
 def _dotted(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
