@@ -28,7 +28,7 @@ import wild_a
 from pictures import training_images
 
 from mnist_ce.preprocessing import find_digits, open_picture
-from mnist_ce.preprocessing.detector import FILE, Detector, load_detector
+from mnist_ce.preprocessing.detector import FILE, Detector, demanded, load_detector
 
 NUM_HIDDEN = 48
 REJECTED_DIGITS = 0.005  # of the held-out digits, half of what is allowed
@@ -150,8 +150,12 @@ def measure(held_out: Glyphs, count: int) -> dict[str, float]:
         num_rejected = num_all = 0
         for picture in pictures:
             readings = find_digits(open_picture(picture))
-            best = readings[0].digits[0].glyph[None] if readings else None
-            num_rejected += best is None or detector.scores(best)[0] < detector.threshold
+            if readings:
+                best = readings[0]
+                score = detector.scores(best.digits[0].glyph[None])[0]
+                num_rejected += score < demanded(detector.threshold, best.soundness)
+            else:
+                num_rejected += 1
             num_all += 1
         return num_rejected / num_all
 

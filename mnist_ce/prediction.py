@@ -19,7 +19,7 @@ from mnist_ce.errors import UsageError
 from mnist_ce.loop import predict_logits
 from mnist_ce.objective import Binary
 from mnist_ce.preprocessing import Digit, Options, Picture, Prepared, Reading, Stages, Workers
-from mnist_ce.preprocessing.detector import load_detector
+from mnist_ce.preprocessing.detector import demanded, load_detector
 from mnist_ce.trained import TrainedModel, load_model
 
 __all__ = ["Prediction", "predict", "predict_each"]
@@ -236,7 +236,7 @@ class Reader:
             num_found += len(best) - 1
             chosen.extend(best if self.multi else [whole])
         plausibility = math.log(reading.likeness) + SURENESS * sureness(chosen)
-        return Understood(chosen, num_found, plausibility, reading.stages)
+        return Understood(chosen, num_found, plausibility, reading.soundness, reading.stages)
 
     def record(
         self, name: str | None, index: int, answer: Answer, understood: Understood
@@ -254,7 +254,9 @@ class Reader:
         elif self.min_confidence is not None:
             if best < self.min_confidence:
                 reason = f"probability {best:.3f} is below {self.min_confidence:g}"
-        elif self.trained.reads_digits and answer.score < self.threshold:
+        elif self.trained.reads_digits and answer.score < demanded(
+            self.threshold, understood.soundness
+        ):
             reason = "does not look like a digit"
         return Prediction(
             path=name,
@@ -293,6 +295,7 @@ class Understood:
     answers: list[Answer]
     num_found: int
     plausibility: float
+    soundness: float
     stages: Stages
 
 

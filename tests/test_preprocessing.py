@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from mnist_ce.data.synthetic import generate
 from mnist_ce.preprocessing import draw_strip, find_digits, open_picture
+from mnist_ce.preprocessing.detector import SOUND, demanded
 from mnist_ce.preprocessing.ink import even_out, find_ink, merge_colours, obvious_polarity
 from mnist_ce.preprocessing.parts import find_parts, group_parts
 from mnist_ce.preprocessing.reading import to_planes
@@ -200,6 +201,35 @@ def test_a_28x28_drawing_off_the_centre_is_brought_there(covers: list[Cover]) ->
     moved = np.roll(image, (-4, 4), (0, 1))
     assert as_it_is(Image.fromarray(moved)) is None
     assert likeness(glyph_of(Image.fromarray(moved)), image) > 0.9
+
+
+@pytest.mark.parametrize("size", [240, 900])
+def test_ink_is_sound_whatever_its_size_and_number(covers: list[Cover], size: int) -> None:
+    page = Image.new("L", (size, size), 250)
+    page.paste(picture(covers[0]), (30, 0))
+    assert find_digits(page)[0].soundness > SOUND
+    row = np.concatenate([cover[:, 50:210] for cover in covers], axis=1)
+    assert find_digits(picture(row))[0].soundness > SOUND
+
+
+def test_dark_that_creeps_in_from_the_border_is_not_sound() -> None:
+    slope = np.linspace(-20, 40, 120)[None] + np.linspace(0, 20, 90)[:, None]
+    grain = np.random.default_rng(0).normal(0, 2, slope.shape)
+    readings = find_digits(Image.fromarray((slope + grain).clip(0, 255).astype(np.uint8)))
+    assert readings
+    assert readings[0].soundness < 0.25
+
+
+def test_specks_everywhere_are_not_sound() -> None:
+    specks = np.random.default_rng(0).random((150, 150)) > 0.1
+    readings = find_digits(Image.fromarray((255 * specks).astype(np.uint8)))
+    assert readings
+    assert readings[0].soundness < 0.1
+
+
+def test_unsound_ink_must_look_more_like_a_digit() -> None:
+    assert demanded(-1.5, 1.0) == demanded(-1.5, SOUND) == -1.5
+    assert -1.5 < demanded(-1.5, 0.3) < demanded(-1.5, 0.1) < demanded(-1.5, 0.0) < math.inf
 
 
 @pytest.mark.parametrize("level", [0, 90, 255])

@@ -9,6 +9,7 @@ read the digits, so that new weights need no new threshold.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,9 +17,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Detector", "load_detector"]
+__all__ = ["Detector", "demanded", "load_detector"]
 
 FILE = Path(__file__).with_name("detector.npz")
+# Of 1,854 hard pictures of digits 3 % have less than this soundness, of pictures of noise in which
+# any ink was found 95 %. The caution was chosen on both: docs/log.md.
+SOUND = 0.5
+CAUTION = 2.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,16 @@ class Detector:
         hidden = np.maximum(pixels @ self.hidden_weight + self.hidden_bias, 0)  # [n, hidden]
         scores: NDArray[np.float32] = hidden @ self.output_weight + np.float32(self.output_bias)
         return scores
+
+
+def demanded(threshold: float, soundness: float) -> float:
+    """Return the score that a digit must have, given how sound its ink is.
+
+    Args:
+        threshold: The score for sound ink.
+        soundness: See `Reading`.
+    """
+    return threshold + CAUTION * max(0.0, math.log(SOUND / max(soundness, 1e-9)))
 
 
 @cache

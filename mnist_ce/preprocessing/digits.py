@@ -59,12 +59,15 @@ class Reading:
         digits: From left to right; one of them where a single digit was asked for.
         num_found: How many digits there seem to be.
         likeness: How much the ink looks like writing; to compare readings of one picture.
+        soundness: The same whatever the size of the writing, in [0, 1]: small where its edges are
+            soft, where it runs along the border, or where there is much else that could be ink.
         stages: The picture after each stage, by name; uint8, bool or float32 [h, w].
     """
 
     digits: list[Digit]
     num_found: int = 1
     likeness: float = 1.0
+    soundness: float = 1.0
     stages: Stages = field(default_factory=dict, repr=False)
 
 
@@ -140,7 +143,9 @@ def read(seen: Look, multi: bool) -> Reading:
     for place, (digit, drawn) in enumerate(cut):
         mark = f" {place}" if len(cut) > 1 else ""
         stages |= {f"digit{mark}": drawn, f"glyph{mark}": digit.glyph}
-    return Reading([digit for digit, _ in cut], len(row), seen.likeness, stages)
+    explained = sum(group.score for group in row) / seen.total_score
+    soundness = main.likeness * explained
+    return Reading([digit for digit, _ in cut], len(row), seen.likeness, soundness, stages)
 
 
 def row_of(groups: list[Group]) -> list[Group]:

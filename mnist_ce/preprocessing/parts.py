@@ -34,7 +34,8 @@ class Part:
         stroke: Mean width of its lines in pixels, 2 × area / outline.
         touch: The share of its outline that lies on the picture's border.
         level: Its mean ink level.
-        score: How much it looks like (a piece of) the digit that the picture shows.
+        likeness: How much it looks like writing whatever its size, in [0, 1].
+        span: Its size over the picture's: (longer side + √area) / longer side.
     """
 
     label: int
@@ -46,7 +47,13 @@ class Part:
     stroke: float
     touch: float
     level: float
-    score: float
+    likeness: float
+    span: float
+
+    @property
+    def score(self) -> float:
+        """How much it looks like (a piece of) the digit that the picture shows."""
+        return self.likeness * self.span
 
     @property
     def rows(self) -> slice:
@@ -94,6 +101,11 @@ class Group:
     def score(self) -> float:
         """The sum of the parts' scores."""
         return sum(p.score for p in self.parts)
+
+    @property
+    def likeness(self) -> float:
+        """The mean likeness of the parts, the large ones counting more."""
+        return self.score / sum(p.span for p in self.parts)
 
     @property
     def area(self) -> int:
@@ -154,7 +166,7 @@ def find_parts(ink: Ink) -> tuple[Labels, list[Part]]:
         parts.append(
             Part(
                 int(label), rows.start, columns.start, rows.stop, columns.stop, area, stroke,
-                float(touch), float(level), float(likeness * (size + area**0.5) / longer),
+                float(touch), float(level), float(likeness), (size + area**0.5) / longer,
             )
         )  # fmt: skip
     parts.sort(key=lambda part: -part.score)
