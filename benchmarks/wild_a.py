@@ -428,6 +428,42 @@ def marker_board(digit: Digit, rng: Rng) -> Image.Image:
     )  # fmt: skip
 
 
+def dry_marker(digit: Digit, rng: Rng) -> Image.Image:
+    """A half-dry marker on a glossy board: streaks, a lamp's reflection, half-wiped old strokes."""
+    shape = frame(rng, 250, 600)
+    cover = on_page(digit, rng, shape, (0.35, 0.7), (0.05, 0.14), 0.4)
+    stretched = ndimage.zoom(cloud((shape[0] // 12, shape[1]), 0.8, rng), (14, 1), order=1)
+    streaks = ndimage.rotate(stretched, rng.uniform(0, 180), reshape=False, mode="reflect")
+    streaks = np.resize(streaks, shape)
+    cover = cover * np.clip(0.85 + 0.2 * streaks, 0.35, 1)
+    y, x = np.mgrid[0 : shape[0], 0 : shape[1]]
+    centre, radius = rng.uniform(0, 1, 2) * shape, rng.uniform(0.1, 0.35) * min(shape)
+    lamp = np.exp(-(((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / radius**2))[..., None]
+    old = np.roll(cover[::-1, ::-1], rng.integers(-90, 90, 2), (0, 1))
+    wiped = old * np.clip(cloud(shape, 1.2, rng), 0, 1) * rng.uniform(0.05, 0.25)
+    inks = [(0.08, 0.08, 0.1), (0.75, 0.12, 0.15), (0.1, 0.25, 0.65), (0.1, 0.5, 0.3)]
+    ink = np.asarray(inks[rng.integers(4)])
+    gloss = rng.uniform(0.1, 0.5)
+    return photo(
+        cover, rng, sheet=(0.8, 0.81, 0.82), ink=tuple(ink), grain=0.004, light_strength=0.6,
+        extra=lambda s: s * (1 - wiped[..., None] * (1 - ink)) + gloss * lamp,
+    )  # fmt: skip
+
+
+def close_up(digit: Digit, rng: Rng) -> Image.Image:
+    """Thousands of pixels of brush or chalk: every hair of the stroke is wider than a pixel."""
+    side = int(rng.integers(1200, 3000))
+    shape = (side, int(side * rng.uniform(0.75, 1.33)))
+    cover = on_page(digit, rng, shape, (0.55, 0.95), (0.04, 0.2), 0.3)
+    rough = ndimage.zoom(cloud((side // 8, shape[1] // 8), 0.9, rng), 8.1, order=1)
+    rough = rough[: shape[0], : shape[1]]
+    soft = ndimage.gaussian_filter(cover, side / 250)
+    cover = np.clip((soft + 0.12 * rough - 0.4) * 5, 0, 1) * (1 - 0.15 * (rough > 1))
+    dark, bright = (0.15, 0.13, 0.12), (0.85, 0.84, 0.8)
+    sheet, ink = (bright, dark) if rng.random() < 0.7 else (dark, bright)
+    return photo(cover, rng, sheet=sheet, ink=ink, light_strength=rng.uniform(0.2, 0.9), blur=2)
+
+
 def one_pixel(digit: Digit, rng: Rng) -> Image.Image:
     """A paint program's pencil or a thin brush, hard-edged."""
     shape = frame(rng, 80, 400)
@@ -545,6 +581,7 @@ KINDS: dict[str, Callable[[Digit, Rng], Image.Image]] = {
         form_box,
         heavy_jpeg, blurred, aside, thumbnail, phone, corner, cropped_tight, cut_at_edge,
         neighbours, mnist, mnist_enlarged, canvas28, ink_in_alpha, coloured, board, marker_board,
+        dry_marker, close_up,
         one_pixel, fat_brush, bilevel_scan, noisy_scan, on_a_desk, broken, screen, deep,
     )
 }  # fmt: skip
