@@ -1,7 +1,7 @@
 """Whether a glyph is a digit at all: a small network of its own, trained on what is none.
 
 The confidence of a network that has only ever seen digits says little about letters: most of them
-look to it like some digit. This one, 784 → 48 → 1, was trained to tell MNIST's training digits
+look to it like some digit. This one, 784 → 256 → 1, was trained to tell MNIST's training digits
 from letters of several fonts, scribbles, garments, noise and clutter
 (`python benchmarks/rejection.py --fit` makes it again). It does not depend on the weights that
 read the digits, so that new weights need no new threshold.
