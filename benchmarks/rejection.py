@@ -3,8 +3,9 @@
 python benchmarks/rejection.py --data-dir DIR          measure with the shipped detector
 python benchmarks/rejection.py --data-dir DIR --fit    train the detector again first
 
-Digits are MNIST's training images, 55,000 to fit and the 5,000 set aside (see `pictures`) to set the
-threshold and to measure; to fit also hard pictures of them, printed digits and synthetic ones. Letters are of other fonts when measuring than when fitting.
+Digits are MNIST's training images: 55,000 to fit, and the 5,000 set aside (see `pictures`) to set
+the threshold and to measure. To fit there are hard pictures of the former too, printed digits and
+synthetic ones. Letters are of other fonts when measuring than when fitting.
 """
 
 from __future__ import annotations
