@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 __all__ = ["Detector", "demanded", "load_detector"]
 
 FILE = Path(__file__).with_name("detector.npz")
-# Of 1,854 hard pictures of digits 3 % have less than this soundness, of pictures of noise in which
-# any ink was found 95 %. The caution was chosen on both: docs/log.md.
+# Of hard pictures of digits 3 % are less sound, of noise in which any ink was found 95 %; what was
+# compared: docs/log.md.
 SOUND = 0.5
 CAUTION = 2.0
 
