@@ -13,11 +13,13 @@ import torch
 from PIL import Image
 
 from mnist_ce import load_model, predict
+from mnist_ce.data.dataset import load_dataset
 from mnist_ce.data.splits import Split
 from mnist_ce.data.synthetic import generate
 from mnist_ce.errors import CheckpointError, UsageError
 from mnist_ce.model import MLP
 from mnist_ce.prediction import predict_each
+from mnist_ce.preprocessing.detector import load_detector
 from mnist_ce.trained import TrainedModel
 
 
@@ -56,7 +58,14 @@ def test_28x28_pictures_get_the_answers_of_the_bare_network(
     given = np.array([r.probability for r in records], float)
     np.testing.assert_allclose(given, expected.max(1).values, atol=1e-5)
     rejected = sum(r.status == "rejected" for r in records)
-    assert rejected <= 0.05 * len(records)
+    assert rejected <= 0.08 * len(records)  # rougher than MNIST's: see below
+
+
+def test_at_most_one_percent_of_the_test_digits_of_mnist_are_rejected(mnist_dir: Path) -> None:
+    images = load_dataset("mnist", mnist_dir, warn=print).test.images.numpy()
+    detector = load_detector()
+    rejected = detector.scores(images) < detector.threshold
+    assert 0 < rejected.mean() <= 0.01
 
 
 def test_inverted_and_enlarged_pictures_keep_their_answers(
