@@ -38,8 +38,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
-    strengths = resolve_config(options.config).augment.model_dump()
-    del strengths["final_epochs"]
+    strengths = resolve_config(options.config).augment.strengths()
     data = load_dataset(options.dataset, Path(resolve_config().data.dir), warn=print)
     generator = torch.Generator().manual_seed(options.seed)
     order = torch.randperm(len(data.train), generator=generator)

@@ -90,9 +90,9 @@ class Task:
 def readings_of(task: Task) -> list[list[tuple[Glyphs, float]]]:
     """Of each picture, each reading's first glyph, uint8 [28, 28], and its soundness."""
     make = maker(task.kind, task.data_dir, held_out=task.held_out)
+    name = zlib.crc32(task.kind.encode())
     found = []
     for number in task.numbers:
-        name = zlib.crc32(task.kind.encode())
         picture = make(np.random.default_rng([name, task.held_out, number]))
         readings = find_digits(open_picture(picture))
         found.append([(r.digits[0].glyph, r.soundness) for r in readings])

@@ -206,8 +206,7 @@ def growth(train: Split, repeats: int, *, as_json: bool) -> None:
 
 def distortion(train: Split, config: str, repeats: int, *, as_json: bool) -> None:
     """Print what the distortions of a recipe add to the plain and to the fast step."""
-    strengths = resolve_config(config).augment.model_dump()
-    del strengths["final_epochs"]
+    strengths = resolve_config(config).augment.strengths()
     batch_size, part = 128, Split(train.images[:6_400], train.labels[:6_400])
     kinds = ("plain", "fast")
     times = interleaved(

@@ -177,6 +177,10 @@ class Augment(Section):
     final_epochs: Count = 0
     """How many epochs at the end go without distortion."""
 
+    def strengths(self) -> dict[str, Any]:
+        """Return the arguments of `data.augment.Augment`."""
+        return self.model_dump(exclude={"final_epochs", "flagged_ones"})
+
 
 class Run(Section):
     """Where a run is kept and how much it tells."""

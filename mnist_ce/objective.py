@@ -64,11 +64,10 @@ class Multiclass(Objective):
         """
         log_p, answers = logits.log_softmax(dim=1), labels[:, None]
         loss = log_p.gather(1, answers).mean().neg_()
+        gradient = log_p.exp()
         spread = self.label_smoothing
         if spread:
             loss = (1 - spread) * loss - spread * log_p.mean()
-        gradient = log_p.exp_()
-        if spread:
             gradient -= spread / logits.shape[1]
         gradient.scatter_add_(1, answers, gradient.new_full(answers.shape, spread - 1))
         return loss, gradient.div_(len(labels))

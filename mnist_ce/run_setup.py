@@ -66,13 +66,12 @@ def first_batch(task: Task, batch_size: int) -> Task:
 
 def make_batches(config: Config, train: Split, device: torch.device, num_epochs: int) -> Batches:
     """Put the training images on the device, to be served as the config says."""
-    strengths = config.augment.model_dump(exclude={"final_epochs", "flagged_ones"})
     return Batches(
         train.images.to(device),
         train.labels.to(device),
         batch_size=config.train.batch_size,
         seed=config.train.seed,
-        augment=Augment(**strengths),
+        augment=Augment(**config.augment.strengths()),
         last_augmented_epoch=num_epochs - config.augment.final_epochs,
     )
 

@@ -57,9 +57,7 @@ class OneDnnProducts(TorchProducts):
     """
 
     SMALL = 1 << 13  # weights; for fewer, torch's own gradients are faster
-    WIDE = (
-        6  # inputs per image of the batch, from which on the weights had better stay where they are
-    )
+    WIDE = 6  # inputs per image; from here on the weights had better stay in their core's cache
 
     def __init__(self) -> None:
         self.operator = torch.ops.mkldnn._linear_pointwise.default
