@@ -46,7 +46,9 @@ class DistributedStep(PlainStep):
         labels = labels.tensor_split(num_processes())[rank()]
         logits = self.parallel(images)  # → [share, classes]
         # The mean over no images is undefined; this is 0 and has gradients of 0.
-        loss = self.objective.loss(logits, labels) if len(labels) else logits.sum()
+        loss = logits.sum()
+        if len(labels):
+            loss = self.objective.loss(logits, self.batches.targets(images, labels))
         sums = sum_over_processes(
             [
                 loss.item() * len(labels),
