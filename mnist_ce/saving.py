@@ -102,7 +102,7 @@ def checked_state(content: Any, weights: dict[str, Tensor]) -> dict[str, Any]:  
     if not isinstance(version, int) or version != FORMAT_VERSION:
         raise ValueError(f"format_version {version!r}")
     if not isinstance(state["num_steps"], int) or state["num_steps"] < 0:
-        raise ValueError("num_steps is not a number")
+        raise ValueError("num_steps is not a count")
     for part in ("weights", "momentum", "average"):
         _check(part, state[part], weights, may_be_empty=part != "weights")
     return state

@@ -161,26 +161,6 @@ def test_steps_see_the_same_batches_and_distortions(kind: str) -> None:
         assert (other.weights()[name] - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-@pytest.mark.parametrize("kind", ["fast", "cuda-graph"])
-def test_steps_learn_alike_from_a_teacher(kind: str) -> None:
-    augment = Augment(rotation_degrees=10)
-    teacher = MLP((20,), 10)
-
-    def probabilities(images: Tensor) -> Tensor:
-        with torch.no_grad():
-            answer: Tensor = teacher(images).softmax(dim=1)
-        return answer
-
-    settings = SETTINGS[-1]
-    batches = [make_batches(augment=augment, teacher=probabilities) for _ in range(2)]
-    one = run("plain", settings, 15, batches[0], hidden=(12, 10))
-    other = run(kind, settings, 15, batches[1], hidden=(12, 10))
-    alone = run(kind, settings, 15, make_batches(augment=augment), hidden=(12, 10))
-    assert difference(other.weights(), one.weights()) <= 1e-5
-    assert difference(alone.weights(), one.weights()) > 1e-3
-    assert other.totals().num_correct == one.totals().num_correct  # counted by the labels
-
-
 @pytest.mark.parametrize("kind", ["plain", "fast", "cuda-graph"])
 def test_binary_objective(kind: str) -> None:
     batches = make_batches()
