@@ -31,7 +31,6 @@ __all__ = [
     "Run",
     "Schedule",
     "Section",
-    "Teacher",
     "Train",
     "parse_assignments",
     "resolve_config",
@@ -183,16 +182,6 @@ class Augment(Section):
         return self.model_dump(exclude={"final_epochs", "flagged_ones"})
 
 
-class Teacher(Section):
-    """A convolutional network, trained first, whose probabilities are learned in place of labels.
-
-    Its batches and distortions are as the network's own.
-    """
-
-    epochs: Count = 0
-    """How many times the teacher sees each training image; 0: no teacher."""
-
-
 class Run(Section):
     """Where a run is kept and how much it tells."""
 
@@ -219,7 +208,6 @@ class Config(Section):
     schedule: Schedule = Field(default_factory=Schedule)
     average: Average = Field(default_factory=Average)
     augment: Augment = Field(default_factory=Augment)
-    teacher: Teacher = Field(default_factory=Teacher)
     run: Run = Field(default_factory=Run)
 
     @property
@@ -258,8 +246,6 @@ class Config(Section):
             raise ValueError("objective.label_smoothing is for kind = 'multiclass' only")
         if self.objective.kind != "binary" and self.objective.positive_weight != 1:
             raise ValueError("objective.positive_weight is for kind = 'binary' only")
-        if self.objective.kind == "binary" and self.teacher.epochs:
-            raise ValueError("teacher.epochs is for objective.kind = 'multiclass' only")
         if len(set(self.data.classes)) != len(self.data.classes):
             raise ValueError("data.classes names a class twice")
         if len(self.data.classes) == 1:

@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 # Streams keep random numbers for different ends apart although they share one seed.
-STREAMS = {"order": 1, "validation": 2, "flags": 3, "teacher": 4}
+STREAMS = {"order": 1, "validation": 2, "flags": 3}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -104,7 +104,7 @@ def derived_generator(seed: int, stream: str, number: int = 0) -> torch.Generato
 
     Args:
         seed: The run's seed.
-        stream: What the numbers are for, one of `STREAMS`.
+        stream: What the numbers are for: `order` or `validation`.
         number: The epoch or step.
     """
     mixed = np.random.SeedSequence([seed, STREAMS[stream], number])

@@ -1,4 +1,4 @@
-"""What is minimised and how an answer is read: logits and targets → loss, predictions."""
+"""What is minimised and how an answer is read: logits and labels → loss, predictions."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["Binary", "Multiclass", "Objective"]
 class Objective(Protocol):
     """One way to turn logits into a loss and an answer."""
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean training loss of a batch, float32 []; the targets are mostly labels."""
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean training loss of a batch, float32 []."""
 
-    def loss_and_gradient(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_and_gradient(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return `loss` and its gradient by the logits, float32 [] and [batch, outputs].
 
         By autograd, so that every objective has it, inside `torch.inference_mode` as well.
         """
         with torch.inference_mode(False), torch.enable_grad():
             leaf = logits.clone().requires_grad_()
-            loss = self.loss(leaf, targets.clone())
+            loss = self.loss(leaf, labels.clone())
         return loss.detach(), torch.autograd.grad(loss, leaf)[0]
 
     def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -42,8 +42,7 @@ class Objective(Protocol):
 class Multiclass(Objective):
     """Cross-entropy over the classes, on raw logits float32 [batch, classes].
 
-    Labels are class indices, int64 [batch]. Targets are labels, or the probability of each class,
-    float32 [batch, classes].
+    Labels are class indices, int64 [batch].
 
     Args:
         label_smoothing: The share of each target spread evenly over all classes (Szegedy et al.
@@ -52,30 +51,26 @@ class Multiclass(Objective):
 
     label_smoothing: float = 0.0
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """See `Objective.loss`."""
-        return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
-    def loss_and_gradient(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_and_gradient(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """See `Objective.loss_and_gradient`.
 
         Written out, since autograd takes longer than ten logits are worth: with p the softmax of
         the logits and t the target's share of each class, the loss is -Σ t·log p and its gradient
         p - t, over the number of images (Bishop 2006, section 4.3.4).
         """
-        log_p, spread = logits.log_softmax(dim=1), self.label_smoothing
+        log_p, answers = logits.log_softmax(dim=1), labels[:, None]
+        loss = log_p.gather(1, answers).mean().neg_()
         gradient = log_p.exp()
-        if targets.is_floating_point():
-            loss = (log_p * targets).sum(dim=1).mean().neg_()
-            gradient.sub_(targets, alpha=1 - spread)
-        else:
-            answers = targets[:, None]
-            loss = log_p.gather(1, answers).mean().neg_()
-            gradient.scatter_add_(1, answers, gradient.new_full(answers.shape, spread - 1))
+        spread = self.label_smoothing
         if spread:
             loss = (1 - spread) * loss - spread * log_p.mean()
             gradient -= spread / logits.shape[1]
-        return loss, gradient.div_(len(targets))
+        gradient.scatter_add_(1, answers, gradient.new_full(answers.shape, spread - 1))
+        return loss, gradient.div_(len(labels))
 
     def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """See `Objective.example_losses`."""
@@ -103,11 +98,11 @@ class Binary(Objective):
 
     positive_weight: float = 1.0
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """See `Objective.loss`; the targets are labels."""
-        losses = self.example_losses(logits, targets)
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """See `Objective.loss`."""
+        losses = self.example_losses(logits, labels)
         if self.positive_weight != 1:
-            losses = losses * (1 + (self.positive_weight - 1) * targets)
+            losses = losses * (1 + (self.positive_weight - 1) * labels)
         return losses.mean()
 
     def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -57,11 +57,6 @@ class Run:
         return self.path / "resume.pt"
 
     @property
-    def teacher_path(self) -> Path:
-        """The teacher, where the run has one."""
-        return self.path / "teacher.pt"
-
-    @property
     def config_path(self) -> Path:
         """The whole resolved config."""
         return self.path / "config.toml"

@@ -21,7 +21,7 @@ from mnist_ce.files import one_line
 from mnist_ce.progress import Progress
 from mnist_ce.records import FORMAT_VERSION, Run
 
-__all__ = ["Saver", "Snapshot", "checked_state", "load_snapshot"]
+__all__ = ["Saver", "Snapshot", "load_snapshot"]
 
 _PLAIN = (torch.float32, torch.strided)
 
@@ -80,32 +80,20 @@ def load_snapshot(run: Run, weights: dict[str, Tensor]) -> tuple[dict[str, Any],
     """
     content = load_tensors(run.resume_path)
     try:
-        return checked_state(content, weights), Progress.from_plain(content["progress"])
+        if not isinstance(content, dict) or not isinstance(content["step"], dict):
+            raise TypeError("it is not a table")
+        state, version = content["step"], content["format_version"]
+        if not isinstance(version, int) or version != FORMAT_VERSION:
+            raise ValueError(f"format_version {version!r}")
+        if not isinstance(state["num_steps"], int):
+            raise ValueError("num_steps is not a number")
+        for part in ("weights", "momentum", "average"):
+            _check(part, state[part], weights, may_be_empty=part != "weights")
+        return state, Progress.from_plain(content["progress"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(
             f"{run.resume_path} does not belong to this run: {one_line(error)}"
         ) from None
-
-
-def checked_state(content: Any, weights: dict[str, Tensor]) -> dict[str, Any]:  # noqa: ANN401
-    """Return the state of a step from a file's content, if it is one of a network like this.
-
-    Raises:
-        KeyError: If something is missing.
-        TypeError: If something is of another kind.
-        ValueError: If something is of another network or version.
-    """
-    if not isinstance(content, dict) or not isinstance(content["step"], dict):
-        raise TypeError("it is not a table")
-    state: dict[str, Any] = content["step"]
-    version = content["format_version"]
-    if not isinstance(version, int) or version != FORMAT_VERSION:
-        raise ValueError(f"format_version {version!r}")
-    if not isinstance(state["num_steps"], int) or state["num_steps"] < 0:
-        raise ValueError("num_steps is not a count")
-    for part in ("weights", "momentum", "average"):
-        _check(part, state[part], weights, may_be_empty=part != "weights")
-    return state
 
 
 def _check(part: str, found: Any, expected: dict[str, Tensor], *, may_be_empty: bool) -> None:  # noqa: ANN401

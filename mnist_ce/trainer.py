@@ -34,7 +34,6 @@ from mnist_ce.run_setup import (
 from mnist_ce.saving import Saver, Snapshot, load_snapshot
 from mnist_ce.schedule import learning_rates
 from mnist_ce.steps import NonFiniteLossError, Step, Totals, choose_step
-from mnist_ce.teaching import Lesson, teach
 
 __all__ = ["TrainResult", "Trainer"]
 
@@ -91,12 +90,10 @@ class Trainer:
         before = resumed.read_record() if resumed is not None and is_main() else None
         self.task = from_main(lambda: load_run_task(config, reporter, before))
         self.num_epochs = config.train.epochs
-        self.num_teacher_epochs = config.teacher.epochs
         self.draws_plots = config.run.plots and not first_batch_only
         if first_batch_only:
             self.task = first_batch(self.task, config.train.batch_size)
             self.num_epochs = 1
-            self.num_teacher_epochs = min(1, config.teacher.epochs)
         self.progress = Progress()
         self.unsaved_best: dict[str, Tensor] | None = None
         self.num_saved_rows = 0
@@ -124,8 +121,6 @@ class Trainer:
             if self.resumed is not None:
                 self._take_up()
             self.reporter.start(self)
-            if self.num_teacher_epochs and not self.is_over:
-                self._be_taught()
             try:
                 while not self.is_over:
                     self._run_epoch()
@@ -220,34 +215,6 @@ class Trainer:
                 f"run {self.run.path} is past epoch {self.num_epochs} already; give more --epochs"
             )
         return state, progress
-
-    def _be_taught(self) -> None:
-        """Learn from a teacher's probabilities; train it first, where that is not done."""
-        lesson = from_main(self._lesson)
-        self.record["teacher"] = lesson.summary
-        self._write_record("running")
-        self.batches.teacher = lesson.teacher.to(self.device).probabilities
-        self.last_save = time.monotonic()
-
-    def _lesson(self) -> Lesson:
-        lesson = teach(
-            self.config,
-            self.task,
-            self.device,
-            self.num_teacher_epochs,
-            run=self.run,
-            saver=self.saver,
-            report=self.reporter.progress,
-            wants_stop=lambda: self.reporter.stop_signal() is not None,
-        )
-        if lesson is None:
-            self._write_record("stopped")
-            raise StoppedError(
-                "stopped while the teacher was trained; continue with: mnist-ce train --resume "
-                f"{self.run.path}",
-                self.reporter.stop_signal() or 0,
-            )
-        return lesson
 
     def _run_epoch(self) -> None:
         progress = self.progress

@@ -20,14 +20,12 @@ FLOORS = {
     **dict.fromkeys(
         ("errors", "files", "text", "config", "config_text", "device", "formulas", "distributed"), 0
     ),
-    **dict.fromkeys(
-        ("glyph", "data", "model", "teacher", "objective", "metrics", "calibration"), 1
-    ),
+    **dict.fromkeys(("glyph", "data", "model", "objective", "metrics", "calibration"), 1),
     **dict.fromkeys(("steps", "preprocessing", "task", "schedule", "progress"), 2),
     **dict.fromkeys(
         ("loop", "checkpoint", "records", "trained", "plots", "run_folder", "run_record"), 3
     ),
-    **dict.fromkeys(("saving", "measuring", "run_setup", "teaching"), 3),
+    **dict.fromkeys(("saving", "measuring", "run_setup"), 3),
     **dict.fromkeys(
         (
             *("trainer", "training", "evaluation", "prediction", "explanation", "export"),

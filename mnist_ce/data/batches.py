@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -31,8 +31,6 @@ class Batches:
         seed: Makes the order and the distortions.
         augment: Strengths of the distortions; None: none.
         last_augmented_epoch: Epochs after this one are shown without distortion.
-        teacher: Turns inputs, float32 [batch, 784], into the probability of each class, float32
-            [batch, classes]: what to learn in place of the labels; None: the labels.
     """
 
     def __init__(
@@ -44,7 +42,6 @@ class Batches:
         seed: int,
         augment: Augment | None = None,
         last_augmented_epoch: int | None = None,
-        teacher: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.images = images.flatten(start_dim=1)  # [n, 784]
         self.labels = labels
@@ -52,7 +49,6 @@ class Batches:
         self.seed = seed
         self.augment = augment if augment is not None and augment.enabled else None
         self.last_augmented_epoch = last_augmented_epoch
-        self.teacher = teacher
         self.device = images.device
 
     def __len__(self) -> int:
@@ -92,11 +88,3 @@ class Batches:
         """Do what `gather` does without distortion."""
         inputs = scale_pixels(self.images.index_select(0, indices), out=out)
         return inputs, self.labels.index_select(0, indices)
-
-    def targets(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Return what the objective compares the logits of gathered inputs with.
-
-        Returns:
-            The labels, int64 [batch], or the teacher's probabilities, float32 [batch, classes].
-        """
-        return labels if self.teacher is None else self.teacher(inputs)

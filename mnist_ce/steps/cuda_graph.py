@@ -111,7 +111,7 @@ class CudaGraphStep:
         else:
             images, labels = place.images, self.batches.labels[place.indices]
         logits = self.model(images)  # → [batch, classes]
-        loss = self.objective.loss(logits, self.batches.targets(images, labels))  # → []
+        loss = self.objective.loss(logits, labels)  # → []
         gradients = torch.autograd.grad(loss, self.parameters)
         with torch.no_grad():
             bad = ~torch.isfinite(loss) & (self.first_bad_step < 0)

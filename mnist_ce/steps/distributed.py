@@ -46,9 +46,7 @@ class DistributedStep(PlainStep):
         labels = labels.tensor_split(num_processes())[rank()]
         logits = self.parallel(images)  # → [share, classes]
         # The mean over no images is undefined; this is 0 and has gradients of 0.
-        loss = logits.sum()
-        if len(labels):
-            loss = self.objective.loss(logits, self.batches.targets(images, labels))
+        loss = self.objective.loss(logits, labels) if len(labels) else logits.sum()
         sums = sum_over_processes(
             [
                 loss.item() * len(labels),

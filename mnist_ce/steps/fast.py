@@ -107,8 +107,7 @@ class FastStep:
         images, labels = self.batches.gather(indices, self.num_steps)
         logits = self.logits[self.num_seen : self.num_seen + size]
         inputs = self._forward(images, logits)
-        targets = self.batches.targets(images, labels)
-        mean_loss, gradient = self.objective.loss_and_gradient(logits, targets)
+        mean_loss, gradient = self.objective.loss_and_gradient(logits, labels)
         loss = mean_loss.item()
         if not math.isfinite(loss):
             raise NonFiniteLossError(self.num_steps, loss)

@@ -62,7 +62,7 @@ class PlainStep:
         """See `Step.__call__`."""
         images, labels = self.batches.gather(indices, self.num_steps)  # [batch, 784], [batch]
         logits = self.model(images)  # → [batch, classes]
-        loss = self.objective.loss(logits, self.batches.targets(images, labels))  # → []
+        loss = self.objective.loss(logits, labels)  # → []
         loss_value = loss.item()
         if not math.isfinite(loss_value):
             raise NonFiniteLossError(self.num_steps, loss_value)
