@@ -1,7 +1,7 @@
 """How many digits are rejected, and how many pictures of other things: measure it, or fit it.
 
-python benchmarks/rejection.py --data-dir DIR          measure with the shipped detector
-python benchmarks/rejection.py --data-dir DIR --fit    train the detector again first
+MNIST_CE_DATA_DIR=… python benchmarks/rejection.py          measure with the shipped detector
+MNIST_CE_DATA_DIR=… python benchmarks/rejection.py --fit    train the detector again first
 
 Digits are MNIST's training images: 55,000 to fit, and the 5,000 set aside (see `pictures`) to set
 the threshold and to measure. To fit there are hard pictures of the former too, printed digits and
@@ -34,6 +34,7 @@ import nondigits
 import wild_a
 from pictures import training_images
 
+from mnist_ce.config import resolve_config
 from mnist_ce.data.synthetic import generate
 from mnist_ce.preprocessing import find_digits, open_picture
 from mnist_ce.preprocessing.detector import FILE, Detector, demanded, load_detector
@@ -228,7 +229,7 @@ def measure(data_dir: Path, count: int) -> dict[str, float]:
 def main() -> None:
     """Fit if asked to, then measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", required=True, type=Path)
+    parser.add_argument("--data-dir", default=Path(resolve_config().data.dir), type=Path)
     parser.add_argument("--fit", action="store_true")
     parser.add_argument("--count", type=int, default=2000, help="pictures per share to fit on")
     parser.add_argument("--epochs", type=int, default=20)

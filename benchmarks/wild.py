@@ -1,6 +1,6 @@
 """Accuracy on hard pictures made from digits: `wild_a`, to tune on, and `wild_b`, frozen.
 
-python benchmarks/wild.py --data-dir DIR [--generator b] [--count 100] [--checkpoint FILE]
+MNIST_CE_DATA_DIR=… python benchmarks/wild.py [--generator b] [--count 100] [--checkpoint FILE]
 
 Three ways to bring a picture to 28×28 are compared: ours; the picture made grey and resized,
 without any of it; and the same inverted where it is bright, as most programs do. The digits are
@@ -26,6 +26,7 @@ import wild_a
 import wild_b
 from pictures import training_images
 
+from mnist_ce.config import resolve_config
 from mnist_ce.loop import predict_logits
 from mnist_ce.prediction import predict
 from mnist_ce.trained import load_model
@@ -48,7 +49,7 @@ def shrunk(picture: Image.Image, invert_bright: bool) -> np.ndarray:
 def main() -> None:
     """Make the pictures, ask the network, print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--data-dir", default=resolve_config().data.dir)
     parser.add_argument("--generator", choices=["a", "b"], default="b")
     parser.add_argument("--count", type=int, default=100, help="pictures per kind")
     parser.add_argument("--kinds", nargs="*", help="only these")

@@ -30,7 +30,7 @@ from mnist_ce.metrics import (
 from mnist_ce.objective import Binary
 from mnist_ce.plots import Heading, draw_calibration
 from mnist_ce.task import Task, load_task
-from mnist_ce.trained import TrainedModel, load_model
+from mnist_ce.trained import TrainedModel, check_input_scale, load_model
 
 __all__ = ["EvaluationReport", "evaluate", "reliability_diagram", "task_of"]
 
@@ -158,11 +158,10 @@ def evaluate(
     Raises:
         CheckpointError: If the network cannot be loaded.
         DataError: If the data cannot be had.
-        UsageError: If the split or dataset does not fit the network, or `input_std` is not
-            above 0.
+        UsageError: If the split or dataset does not fit the network, or the input's
+            scale makes no sense.
     """
-    if not input_std > 0:
-        raise UsageError(f"--input-std = {input_std}: must be above 0")
+    check_input_scale(input_mean, input_std)
     trained = checkpoint if isinstance(checkpoint, TrainedModel) else load_model(checkpoint, output)
     torch_device = resolve_device(device)
     task = task_of(trained, dataset=dataset, data_dir=data_dir, warn=warn, progress=progress)

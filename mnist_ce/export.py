@@ -21,7 +21,7 @@ from mnist_ce.evaluation import task_of
 from mnist_ce.files import one_line, version, write_atomically
 from mnist_ce.objective import Binary
 from mnist_ce.records import Run
-from mnist_ce.trained import TrainedModel, load_model
+from mnist_ce.trained import TrainedModel, check_input_scale, load_model
 
 if TYPE_CHECKING:
     import onnx
@@ -94,14 +94,13 @@ def export(
 
     Raises:
         UsageError: If the packages of the extra `export` are missing, the dataset does not fit
-            the network, or `input_std` is not above 0.
+            the network, or the input's scale makes no sense.
         CheckpointError: If the network cannot be loaded, or the ONNX file would answer otherwise.
         DataError: If the test images cannot be had.
         RunError: If the file cannot be written.
     """
     _require_packages()
-    if not input_std > 0:
-        raise UsageError(f"--input-std = {input_std}: must be above 0")
+    check_input_scale(input_mean, input_std)
     trained = load_model(checkpoint, output)
     path = Path(file) if file is not None else Path(f"{_name(trained)}.onnx")
     content = onnx_model(trained, input_mean, input_std).SerializeToString(deterministic=True)

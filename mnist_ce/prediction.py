@@ -20,7 +20,7 @@ from mnist_ce.loop import predict_logits
 from mnist_ce.objective import Binary
 from mnist_ce.preprocessing import Digit, Options, Picture, Prepared, Reading, Stages, Workers
 from mnist_ce.preprocessing.detector import demanded, load_detector
-from mnist_ce.trained import TrainedModel, load_model
+from mnist_ce.trained import TrainedModel, check_input_scale, load_model
 
 __all__ = ["Prediction", "predict", "predict_each"]
 
@@ -121,7 +121,8 @@ def predict_each(
         output: The folder that holds the runs.
         top_k: How many of the likeliest classes each record lists.
         multi: Find and read every digit of a row, from left to right.
-        min_confidence: Reject what the network holds less probable than this; None: the default.
+        min_confidence: Reject what the network holds less probable than this, in place of what does
+            not look like a digit; None: the latter.
         input_mean: For networks trained on normalised pixels: (pixel/255 - mean) / std.
         input_std: See `input_mean`.
         device: See `resolve_device`.
@@ -140,8 +141,7 @@ def predict_each(
         raise UsageError(f"--top-k = {top_k}: must be at least 1")
     if min_confidence is not None and not 0 <= min_confidence <= 1:
         raise UsageError(f"--min-confidence = {min_confidence}: must be from 0 to 1")
-    if not input_std > 0:
-        raise UsageError(f"--input-std = {input_std}: must be above 0")
+    check_input_scale(input_mean, input_std)
     trained = checkpoint if isinstance(checkpoint, TrainedModel) else load_model(checkpoint, output)
     reader = Reader(trained, device, input_mean, input_std, top_k, multi, min_confidence)
     options = Options(crop=trained.reads_digits, multi=multi, keep_stages=keep_stages)
@@ -192,7 +192,7 @@ class Reader:
                 continue
             options = [self.understand(reading, answers) for reading in prepared.readings]
             if not options:
-                yield Prediction(name, 0, "rejected", reason="no ink found")
+                yield Prediction(name, 0, "rejected", reason="no ink found", stages=prepared.stages)
                 continue
             chosen = max(options, key=lambda option: option.plausibility)
             for index, answer in enumerate(chosen.answers):
@@ -209,6 +209,10 @@ class Reader:
             mean=self.input_mean,
             std=self.input_std,
         )
+        if not torch.isfinite(logits).all():
+            raise UsageError(
+                "the network's logits are not finite: do --input-mean and --input-std fit it?"
+            )
         scaled = logits.double() / self.trained.temperature
         probabilities = self.trained.objective.probabilities(scaled).numpy()
         scores = (

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mnist_ce.checkpoint import load_state_dict, model_from, weights_sha256
-from mnist_ce.errors import CheckpointError
+from mnist_ce.errors import CheckpointError, RunError, UsageError
 from mnist_ce.model import MLP
 from mnist_ce.objective import Binary, Multiclass, Objective
 from mnist_ce.records import Run, find_checkpoint
 
-__all__ = ["TrainedModel", "load_model"]
+__all__ = ["TrainedModel", "check_input_scale", "load_model"]
 
 DIGITS = tuple("0123456789")
 DIGIT_DATASETS = ("mnist", "synthetic")
@@ -92,7 +92,7 @@ def load_model(
     path = find_checkpoint(checkpoint, Path(output))
     state = load_state_dict(path)
     model = model_from(state)
-    record = Run(path.parent).read_record() or {}
+    record = _record_beside(path)
     num_outputs = model.sizes[-1]
     class_names = _class_names(path, num_outputs, record)
     return TrainedModel(
@@ -105,6 +105,32 @@ def load_model(
         weights_sha256=weights_sha256(state),
         temperature=_temperature(path, record),
     )
+
+
+def check_input_scale(mean: float, std: float) -> None:
+    """Check what a network's input is shifted and divided by: (pixel/255 - mean) / std.
+
+    Raises:
+        UsageError: If one is not finite, or `std` is not above 0.
+    """
+    if not math.isfinite(mean):
+        raise UsageError(f"--input-mean = {mean}: must be a finite number")
+    if not (math.isfinite(std) and std > 0):
+        raise UsageError(f"--input-std = {std}: must be a finite number above 0")
+
+
+def _record_beside(path: Path) -> dict[str, Any]:
+    """Return the record of the run that a checkpoint is of, empty where there is none.
+
+    Beside another file than a run's own, a `run.json` that is no record is some other program's.
+    """
+    run = Run(path.parent)
+    try:
+        return run.read_record() or {}
+    except RunError:
+        if path in (run.model_path, run.best_path):
+            raise
+        return {}
 
 
 def _class_names(path: Path, num_outputs: int, record: dict[str, Any]) -> tuple[str, ...]:

@@ -316,6 +316,8 @@ CASES = [
         ),
     ),
     Case("std of 0", f"{CHECK} --input-std 0", 2, "--input-std", state(lambda w: None)),
+    Case("mean of nan", f"{CHECK} --input-mean nan", 2, "--input-mean", state(lambda w: None)),
+    Case("infinite std", f"{CHECK} --input-std inf", 2, "--input-std", state(lambda w: None)),
     Case(
         "no such split",
         f"{CHECK} --split dev --dataset synthetic",
@@ -338,10 +340,16 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_wrong_input_gets_one_clear_line(
-    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    case: Case,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NO_COLOR", "1")
+    # of its own, lest it hold the MNIST that another test unpacked
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.delenv("MNIST_CE_DATA_DIR", raising=False)
     case.prepare(tmp_path)
     before = {path: path.stat().st_size for path in tmp_path.rglob("*")}

@@ -117,6 +117,53 @@ def test_what_the_network_saw_and_every_stage_are_written(folder: Path) -> None:
         assert strip.width > 500
 
 
+def test_a_picture_without_ink_has_stages_too(folder: Path) -> None:
+    Image.new("L", (80, 80), 255).save("blank.png")
+    assert run("blank.png", "--stages", "one.png") == 0
+    assert (folder / "one.png").is_file()
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("option", ["--save-inputs", "--stages"])
+def test_a_file_where_a_folder_should_be(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("plain.png", "two words.png", option, "net.pt") == 1
+    captured = capsys.readouterr()
+    assert f"{option} net.pt: no such folder can be made" in captured.err
+    assert captured.out == ""
+
+
+def test_the_longest_names(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    longest = f"{'数' * 83}nn.png"  # 255 bytes
+    (folder / longest).write_bytes((folder / "plain.png").read_bytes())
+    too_long = f"{'n' * 300}.png"
+    arguments = (longest, too_long, "plain.png", "--json")
+    assert run(*arguments, "--save-inputs", "seen", "--stages", "strips") == 1
+    records = json.loads(capsys.readouterr().out)
+    assert [r["path"] for r in records] == [longest, too_long, "plain.png"]
+    assert [r["status"] == "error" for r in records] == [False, True, False]
+    assert len(list((folder / "seen").iterdir())) == 2
+    assert len(list((folder / "strips").iterdir())) == 2
+
+
+def test_a_folder_without_pictures_is_named_as_one(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "empty").mkdir()
+    assert run("empty", "plain.png", "--jsonl") == 1
+    captured = capsys.readouterr()
+    assert "empty is a folder that holds no pictures" in captured.err
+    assert len(captured.out.splitlines()) == 2
+
+
+def test_an_error_is_one_line_whatever_the_name(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "broken\nname.png").write_text("no picture")
+    assert run("broken\nname.png") == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if "broken" in line]
+    assert errors == ["error: broken?name.png is not a picture that Pillow can read"]
+
+
 def command(*arguments: str, cwd: Path, content: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [sys.executable, "-m", "mnist_ce", "predict", "--checkpoint", "net.pt", *arguments],
@@ -133,6 +180,40 @@ def test_stdin(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     (record,) = json.loads(done.stdout)
     assert record["path"] == "-"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes exist on Linux only")
+def test_names_that_are_no_text_and_outputs_that_cannot_show_them(folder: Path) -> None:
+    odd = os.fsencode(folder) + b"/odd\xff.png"
+    Path(os.fsdecode(odd)).write_bytes((folder / "plain.png").read_bytes())
+    for encoding in ("utf-8", "ascii"):
+        for output in ("--jsonl", "--json", "--csv", "--top-k=1"):
+            done = subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "mnist_ce",
+                    "predict",
+                    "--checkpoint",
+                    "net.pt",
+                    ".",
+                    output,
+                ],
+                cwd=folder,
+                capture_output=True,
+                check=False,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": str(Path(__file__).parents[1]),
+                    "PYTHONIOENCODING": encoding,
+                },
+            )
+            assert done.returncode == 1, done.stderr  # for the broken one
+            assert b"Traceback" not in done.stderr
+            if output == "--jsonl":
+                paths = [json.loads(line)["path"] for line in done.stdout.splitlines()]
+                assert "odd\udcff.png" in paths
+                assert "Ünïcode 数字.png" in paths
 
 
 def test_many_pictures_go_through_several_processes_in_order(folder: Path) -> None:

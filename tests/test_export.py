@@ -143,7 +143,7 @@ def test_a_file_that_would_answer_otherwise_is_not_written(
     [
         (["net.pt", "--file", "/dev/null/a.onnx"], 1, "/dev/null/a.onnx cannot be written"),
         (["nothing.pt"], 1, "nothing.pt is neither a file nor a run"),
-        (["net.pt", "--input-std", "0"], 2, "--input-std = 0.0: must be above 0"),
+        (["net.pt", "--input-std", "0"], 2, "--input-std = 0.0: must be a finite number above 0"),
     ],
 )
 def test_what_cannot_be_exported_is_told_in_one_line(

@@ -16,7 +16,7 @@ from mnist_ce import load_model, predict
 from mnist_ce.data.dataset import load_dataset
 from mnist_ce.data.splits import Split
 from mnist_ce.data.synthetic import generate
-from mnist_ce.errors import CheckpointError, UsageError
+from mnist_ce.errors import CheckpointError, RunError, UsageError
 from mnist_ce.model import MLP
 from mnist_ce.prediction import predict_each
 from mnist_ce.preprocessing.detector import load_detector
@@ -204,3 +204,17 @@ def test_a_threshold_that_is_no_number_is_named(tmp_path: Path, threshold: objec
     (run / "run.json").write_text(json.dumps(record))
     with pytest.raises(CheckpointError, match="rejection_threshold must be a number"):
         predict([np.zeros((28, 28), np.uint8)], checkpoint=str(run))
+
+
+def test_a_strangers_record_beside_a_bare_network_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"accuracy": 1}')
+    torch.save(MLP([8], 10).state_dict(), tmp_path / "weights.pt")
+    assert load_model(tmp_path / "weights.pt").record == {}
+    torch.save(MLP([8], 10).state_dict(), tmp_path / "model.pt")
+    with pytest.raises(RunError, match="format_version"):
+        load_model(tmp_path / "model.pt")
+
+
+def test_logits_that_are_not_finite_are_no_answer(trained: TrainedModel, digits: Split) -> None:
+    with pytest.raises(UsageError, match="not finite"):
+        predict(digits.images.numpy()[0], checkpoint=trained, input_std=1e-45)

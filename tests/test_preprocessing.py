@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from mnist_ce.data.synthetic import generate
+from mnist_ce.errors import ImageError
 from mnist_ce.preprocessing import draw_strip, find_digits, open_picture
 from mnist_ce.preprocessing.detector import SOUND, demanded
 from mnist_ce.preprocessing.ink import even_out, find_ink, merge_colours, obvious_polarity
@@ -21,6 +22,7 @@ from mnist_ce.preprocessing.reading import to_planes
 from mnist_ce.preprocessing.ready import as_it_is, whole_picture
 from mnist_ce.preprocessing.split import cuts
 from mnist_ce.preprocessing.stroke import normalise_weight, stroke_width
+from mnist_ce.preprocessing.workers import Options, prepare
 
 Cover = NDArray[np.float64]
 SIDE = 240
@@ -328,10 +330,54 @@ def test_parts_far_away_are_another_group() -> None:
 
 
 def test_planes_of_any_size_come_at_a_size_to_work_at() -> None:
-    for size in ((5, 9), (300, 200), (1, 150), (4000, 100)):
+    for size in ((5, 9), (300, 200), (1, 50), (4000, 100)):
         height, width, channels = to_planes(open_picture(Image.new("L", size, 200))).shape
         assert channels == 1
         assert 80 <= max(height, width) <= 1000
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "F", "RGBA"])
+@pytest.mark.parametrize("size", [(1, 1), (50, 1), (1, 50), (1000, 20), (30, 1500), (4000, 80)])
+def test_the_narrowest_pictures_that_are_taken_are_read(size: tuple[int, int], mode: str) -> None:
+    values = np.random.default_rng(0).integers(0, 255, (size[1], size[0]), dtype=np.uint8)
+    image = Image.fromarray(values).convert(mode)
+    find_digits(open_picture(image))  # whatever it finds
+    assert whole_picture(image).shape == (28, 28)
+
+
+def test_narrower_ones_are_told() -> None:
+    with pytest.raises(ImageError, match="too narrow"):
+        open_picture(Image.new("L", (51, 1)))
+
+
+def test_a_picture_of_the_callers_stays_as_it_is(tmp_path: Path) -> None:
+    Image.new("L", (3000, 2400), 255).save(tmp_path / "page.jpg")
+    with Image.open(tmp_path / "page.jpg") as image:
+        assert max(open_picture(image).size) <= 1500
+        assert image.size == (3000, 2400)
+
+
+def test_the_whole_range_of_float32_is_light() -> None:
+    values = np.tile(np.array([3e38, -3e38], dtype=np.float32), (40, 20))
+    planes = to_planes(open_picture(Image.fromarray(values)))
+    assert (planes.min(), planes.max()) == (0, 1)
+
+
+def test_other_pictures_than_digits_may_have_more_bits() -> None:
+    image = generate(1, seed=5).images.numpy()[0]
+    deep = Image.fromarray(image.astype(np.uint16) * 257)
+    np.testing.assert_allclose(whole_picture(deep), image, atol=1)
+
+
+def test_a_bug_costs_the_answer_about_one_picture_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise IndexError("out of bounds")
+
+    monkeypatch.setattr("mnist_ce.preprocessing.workers.find_digits", fail)
+    prepared = prepare(Image.new("L", (9, 9)), Options())
+    assert prepared.error == (
+        "the picture defeats this program, please report it: IndexError: out of bounds"
+    )
 
 
 def test_other_pictures_than_digits_are_only_shrunk() -> None:

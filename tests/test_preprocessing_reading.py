@@ -38,7 +38,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda path: path.touch(), "empty"),
     "text": (lambda path: path.write_text("hello"), "not a picture"),
     "truncated": (truncated, "damaged"),
-    "folder": (lambda path: path.mkdir(), "not a file"),
+    "folder": (lambda path: path.mkdir(), "a folder that holds no pictures"),
     "pipe": (lambda path: os.mkfifo(path), "not a file"),
     "link to itself": (lambda path: path.symlink_to(path), "cannot be read"),
     "header of 60000×60000": (

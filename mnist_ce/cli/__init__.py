@@ -105,6 +105,7 @@ def _exit_code(error: SystemExit) -> int:
 def _fail(message: str, exit_code: int) -> int:
     if Traceback_.wanted:
         traceback.print_exc()
-    typer.echo(f"{label('error:', 'red')} {message}", err=True)
+    # a name may hold a line break
+    typer.echo(f"{label('error:', 'red')} {' '.join(message.splitlines())}", err=True)
     sys.stdout.flush()
     return exit_code

@@ -52,7 +52,7 @@ def explain(
         typer.Option(
             help="A run's name or folder, a state_dict file, or 'pretrained'.",
             metavar="FILE",
-            show_default="the newest finished run, else the shipped weights",
+            show_default="the newest finished multi-class run, else the shipped weights",
         ),
     ] = None,
     plot: Annotated[

@@ -38,7 +38,7 @@ CheckpointArgument = Annotated[
     typer.Argument(
         metavar="[RUN or CHECKPOINT]",
         help="A run's name or folder, a state_dict file, or 'pretrained'. "
-        "Default: the newest finished run, else the shipped weights.",
+        "Default: the newest finished multi-class run, else the shipped weights.",
         show_default=False,
     ),
 ]

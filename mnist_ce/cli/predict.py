@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mnist_ce.cli import options
-from mnist_ce.cli.options import Traceback, is_terminal, note
+from mnist_ce.cli.options import Traceback, is_terminal, label, note
+from mnist_ce.errors import RunError
+from mnist_ce.files import one_line
+from mnist_ce.text import printable
 
 if TYPE_CHECKING:
     from mnist_ce.prediction import Prediction
 
 FIELDS = ("path", "index", "label", "class_name", "probability", "top_k", "status", "reason")
 MANY = 200  # pictures from which starting processes and drawing a bar pays
+MAX_STEM_BYTES = 200  # of 255 that a name may have
 
 
 def predict(
@@ -28,7 +32,7 @@ def predict(
         list[str],
         typer.Argument(
             metavar="IMAGE...",
-            help="Pictures, folders of pictures, glob patterns, or - for stdin.",
+            help="Pictures, folders (without those inside), glob patterns, or - for stdin.",
             show_default=False,
         ),
     ],
@@ -37,7 +41,7 @@ def predict(
         typer.Option(
             help="A run's name or folder, a state_dict file, or 'pretrained'.",
             metavar="FILE",
-            show_default="the newest finished run, else the shipped weights",
+            show_default="the newest finished multi-class run, else the shipped weights",
         ),
     ] = None,
     multi: Annotated[
@@ -49,8 +53,9 @@ def predict(
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Reject answers less probable than this.",
-            show_default="a score that tells digits from other things",
+            help="Reject answers less probable than this, in place of what does not look like "
+            "a digit.",
+            show_default="reject what does not look like a digit",
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
@@ -71,7 +76,14 @@ def predict(
     input_std: options.InputStd = 1.0,
     output: options.Output = "checkpoints",
     device: options.Device = "cpu",
-    threads: options.Threads = 0,
+    threads: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help=f"CPU threads; from {MANY} pictures on, processes. 0: as many as cores.",
+            metavar="N",
+        ),
+    ] = 0,
     traceback: Traceback = False,
 ) -> None:
     """Read the digits in pictures: scans, photographs, drawings.
@@ -139,9 +151,7 @@ def _watched(records: Iterator[Prediction], total: int) -> Iterator[Prediction]:
             if record.status == "error":
                 if bar is not None:
                     bar.clear()
-                typer.echo(
-                    f"{typer.style('error:', fg='red', bold=True)} {record.reason}", err=True
-                )
+                typer.echo(f"{label('error:', 'red')} {printable(record.reason or '')}", err=True)
             yield record
     finally:
         if bar is not None:
@@ -157,13 +167,18 @@ def _saving(
     from mnist_ce.preprocessing import draw_strip
 
     one_file = stages is not None and single and stages.suffix.lower() == ".png"
-    for folder in (inputs, None if one_file else stages):
+    for option, folder in (("--save-inputs", inputs), ("--stages", None if one_file else stages)):
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise RunError(
+                    f"{option} {folder}: no such folder can be made: {one_line(error)}"
+                ) from None
     number = 0
     for record in records:
         number += record.index == 0
-        stem = f"{number:05d}-{Path(record.path or '-').stem}"
+        stem = f"{number:05d}-{_cut(Path(record.path or '-').stem)}"
         if inputs is not None and record.glyph is not None:
             Image.fromarray(record.glyph).save(inputs / f"{stem}-{record.index}.png")
         if stages is not None and record.stages:
@@ -172,31 +187,54 @@ def _saving(
         yield record
 
 
+def _cut(stem: str) -> str:
+    """Return as much of a name as leaves room for more in a file's name."""
+    return os.fsencode(stem)[:MAX_STEM_BYTES].decode("utf-8", "ignore")
+
+
 def _print(records: Iterator[Prediction], *, json: bool, jsonl: bool, as_csv: bool) -> int:
     """Print the records as they come, in one of the formats, and return the number of errors."""
+    encoding = (sys.stdout.encoding or "utf-8").lower().replace("_", "-")
     if hasattr(sys.stdout, "reconfigure"):  # names of files need not be valid text
-        sys.stdout.reconfigure(errors="surrogateescape")
-    num_errors = 0
+        is_utf8 = encoding in ("utf-8", "utf8")
+        sys.stdout.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")
+    num_errors = num_printed = 0
     table = csv.writer(sys.stdout, lineterminator="\n")
-    if as_csv:
-        table.writerow(FIELDS)
-    separator = "[\n"
-    for record in records:
-        num_errors += record.status == "error"
-        row = record.to_dict()
-        if json or jsonl:
-            text = json_module.dumps(row, ensure_ascii=False, allow_nan=False)
-            sys.stdout.write(separator + text if json else text + "\n")
-            separator = ",\n"
-        elif as_csv:
-            row["top_k"] = " ".join(f"{k['label']}:{k['probability']:.6f}" for k in row["top_k"])
-            table.writerow(["" if row[field] is None else row[field] for field in FIELDS])
-        else:
-            sys.stdout.write(_line(record) + "\n")
-    if json:
-        sys.stdout.write("[]\n" if separator == "[\n" else "\n]\n")
-    sys.stdout.flush()
+    try:
+        for record in records:
+            if as_csv and not num_printed:
+                table.writerow(FIELDS)
+            num_errors += record.status == "error"
+            row = record.to_dict()
+            if json or jsonl:
+                text = _json(row, encoding)
+                before = ",\n" if num_printed else "[\n"
+                sys.stdout.write(before + text if json else text + "\n")
+            elif as_csv:
+                row["top_k"] = " ".join(
+                    f"{k['label']}:{k['probability']:.6f}" for k in row["top_k"]
+                )
+                table.writerow(["" if row[field] is None else row[field] for field in FIELDS])
+            else:
+                sys.stdout.write(_line(record) + "\n")
+            num_printed += 1
+    finally:  # what was printed before an error is still a whole document
+        if json and num_printed:
+            sys.stdout.write("\n]\n")
+        sys.stdout.flush()
+    if not num_printed and json:
+        sys.stdout.write("[]\n")
     return num_errors
+
+
+def _json(row: dict[str, Any], encoding: str) -> str:
+    """Return a record as JSON; letters that the output cannot show are escaped."""
+    text = json_module.dumps(row, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return json_module.dumps(row, allow_nan=False)
+    return text
 
 
 def _line(record: Prediction) -> str:

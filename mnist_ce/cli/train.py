@@ -22,7 +22,7 @@ def train(
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     momentum: Annotated[float | None, typer.Option(help="Momentum.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes everything random.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Fixes everything random.")] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any other key, as section.key=value.", metavar="KEY=VALUE"),

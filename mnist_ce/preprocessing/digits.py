@@ -27,7 +27,7 @@ from mnist_ce.preprocessing.ready import as_it_is
 from mnist_ce.preprocessing.split import cuts
 from mnist_ce.preprocessing.stroke import normalise_weight
 
-__all__ = ["Digit", "Reading", "Stages", "find_digits"]
+__all__ = ["Digit", "Reading", "Stages", "find_digits", "light_of"]
 
 Stages: TypeAlias = dict[str, NDArray[np.generic]]
 
@@ -88,7 +88,7 @@ def find_digits(
     ready = as_it_is(image)
     if ready is not None:
         return [Reading([Digit(ready)], stages={"glyph": ready} if keep_stages else {})]
-    light = merge_colours(to_planes(image))
+    light = light_of(image)
     even = even_out(light)
     polarity = obvious_polarity(even)
     polarities = (True, False) if polarity is None else (polarity,)
@@ -109,6 +109,11 @@ def find_digits(
             reading.stages = {"light": light, "even": seen.light / 1.3, **reading.stages}
         readings.append(reading)
     return readings
+
+
+def light_of(image: Image.Image) -> Plane:
+    """Return the one plane of light in which ink is looked for, float32 [h, w]."""
+    return merge_colours(to_planes(image))
 
 
 @dataclass(frozen=True)

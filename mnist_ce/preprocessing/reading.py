@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from mnist_ce.errors import ImageError
 from mnist_ce.files import one_line
 
-__all__ = ["Picture", "Planes", "open_picture", "to_planes"]
+__all__ = ["Picture", "Planes", "deep_to_unit", "is_deep", "open_picture", "to_planes"]
 
 Picture: TypeAlias = Path | str | bytes | Image.Image | NDArray[np.uint8]
 Planes: TypeAlias = NDArray[np.float32]
@@ -25,7 +25,7 @@ MAX_PIXELS = 120_000_000  # above every phone of 2025 (108 megapixels) and 360 M
 MAX_BYTES = 300_000_000
 MAX_SIDE = 1000  # a digit 5 % as high as such a picture still has 50 pixels
 MIN_SIDE = 80  # smaller pictures are enlarged, so that every stage has pixels to work with
-MAX_ASPECT = 200
+MAX_ASPECT = 50  # at MAX_SIDE the shorter side still has 20 pixels
 FULL_SCALES = (1, 255, 1023, 4095, 16383, 65535)
 
 
@@ -45,7 +45,7 @@ def open_picture(source: Picture) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        return _decode(source, "the picture")
+        return _decode(source, "the picture", is_ours=False)
     if isinstance(source, bytes):
         return _decode_file(io.BytesIO(source), "the picture")
     path = Path(source)
@@ -65,6 +65,8 @@ def _read(path: Path) -> bytes:
         raise ImageError(f"{path} cannot be read: {one_line(error)}") from None
     try:
         status = os.fstat(handle)
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError(f"{path} is a folder that holds no pictures")
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(f"{path} is not a file")
         if status.st_size == 0:
@@ -93,7 +95,8 @@ def _decode_file(file: io.BytesIO, name: str) -> Image.Image:
     return _decode(image, name)
 
 
-def _decode(image: Image.Image, name: str) -> Image.Image:
+def _decode(image: Image.Image, name: str, *, is_ours: bool = True) -> Image.Image:
+    """Load an image at a size of use; one that is not ours keeps its own."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(
@@ -104,7 +107,8 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image.draft(None, (MAX_SIDE, MAX_SIDE))  # a JPEG decodes at a half, quarter or eighth
+            if is_ours:  # a JPEG decodes at a half, quarter or eighth
+                image.draft(None, (MAX_SIDE, MAX_SIDE))
             image.load()
             if image.mode in ("RGB", "L", "RGBA", "CMYK"):
                 factor = max(image.size) // MAX_SIDE
@@ -150,8 +154,8 @@ def to_planes(image: Image.Image) -> Planes:
     if "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBa", "RGBA"):
         rgba = np.asarray(_resize(image.convert("RGBA")), dtype=np.float32)
         return resolve_transparency(rgba / np.float32(255))
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        deep = Image.fromarray(_deep_to_unit(np.asarray(image, dtype=np.float32)))
+    if is_deep(image):
+        deep = Image.fromarray(deep_to_unit(image))
         return np.asarray(_resize(deep), dtype=np.float32)[..., None].clip(0, 1)
     if image.mode in ("1", "L"):
         grey = image.convert("L")
@@ -176,14 +180,21 @@ def _resize(image: Image.Image) -> Image.Image:
     return image.resize(size, method)
 
 
-def _deep_to_unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale 16- and 32-bit values to [0, 1] by the smallest full scale that holds them."""
+def is_deep(image: Image.Image) -> bool:
+    """Whether a picture has more than 8 bits per pixel."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;")
+
+
+def deep_to_unit(image: Image.Image) -> NDArray[np.float32]:
+    """Return 16- and 32-bit values in [0, 1], by the smallest full scale that holds them."""
+    values = np.asarray(image, dtype=np.float64)  # float32 would overflow at the ends of its range
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
     if low < 0:
-        return (values - low) / max(high - low, 1e-6)
-    full = next((scale for scale in FULL_SCALES if high <= scale), high)
-    return values / full
+        values = (values - low) / max(high - low, 1e-6)
+    else:
+        values = values / next((scale for scale in FULL_SCALES if high <= scale), high)
+    return values.astype(np.float32)
 
 
 def resolve_transparency(rgba: Planes) -> Planes:

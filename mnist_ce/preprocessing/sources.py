@@ -11,7 +11,7 @@ __all__ = ["STDIN", "find_pictures"]
 STDIN = "-"
 SUFFIXES = {
     *(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".ico"),
-    *(".pgm", ".ppm", ".pbm", ".pnm", ".tga"),
+    *(".pgm", ".ppm", ".pbm", ".pnm", ".tga", ".jfif", ".jpe", ".j2k", ".dib", ".apng"),
 }
 
 
@@ -21,14 +21,20 @@ def find_pictures(patterns: Sequence[str]) -> Iterator[Path | None]:
     What does not exist is yielded too, so that it gets its record of an error. None is stdin.
     """
     for pattern in patterns:
-        path = Path(pattern)
         if pattern == STDIN:
             yield None
-        elif path.is_dir():
-            pictures = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-            yield from pictures or [path]
-        elif glob.has_magic(pattern) and not path.exists():
-            matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - absolute patterns too
-            yield from [Path(m) for m in matches if not Path(m).is_dir()] or [path]
-        else:
+            continue
+        path = Path(pattern)
+        try:
+            yield from _meant_by(pattern, path) or [path]
+        except (OSError, ValueError):  # a name too long, a folder that may not be read
             yield path
+
+
+def _meant_by(pattern: str, path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+    if glob.has_magic(pattern) and not path.exists():
+        matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - absolute patterns too
+        return [Path(match) for match in matches if not Path(match).is_dir()]
+    return [path]

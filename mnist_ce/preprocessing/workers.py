@@ -12,8 +12,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+
 from mnist_ce.errors import ImageError
-from mnist_ce.preprocessing.digits import Digit, Reading, find_digits
+from mnist_ce.preprocessing.digits import Digit, Reading, Stages, find_digits, light_of
 from mnist_ce.preprocessing.reading import Picture, open_picture
 from mnist_ce.preprocessing.ready import whole_picture
 
@@ -44,24 +46,33 @@ class Prepared:
     Args:
         readings: What it may show, the likeliest first; see `find_digits`.
         error: Why it could not be read; None where it could.
+        stages: What can be shown where there is no reading, if that was asked for.
     """
 
     readings: list[Reading] = field(default_factory=list)
     error: str | None = None
+    stages: Stages = field(default_factory=dict)
 
 
 def prepare(source: Picture, options: Options) -> Prepared:
     """Read one picture and find what is in it; that it cannot be read is told, not raised."""
+    name = source if isinstance(source, (str, Path)) else "the picture"
     try:
         image = open_picture(source)
         if not options.crop:
-            return Prepared([Reading([Digit(whole_picture(image))])])
+            glyph = whole_picture(image)
+            stages = {"picture": np.asarray(image.convert("L")), "input": glyph}
+            return Prepared([Reading([Digit(glyph)], stages=stages if options.keep_stages else {})])
         readings = find_digits(image, multi=options.multi, keep_stages=options.keep_stages)
+        if options.keep_stages and not readings:
+            return Prepared(stages={"light": light_of(image)})
     except ImageError as error:
         return Prepared(error=str(error))
     except MemoryError:
-        name = source if isinstance(source, (str, Path)) else "the picture"
         return Prepared(error=f"{name} does not fit into memory")
+    except Exception as error:  # a bug, which must not cost the answers about all the others
+        kind = type(error).__name__
+        return Prepared(error=f"{name} defeats this program, please report it: {kind}: {error}")
     if not options.keep_stages:
         for reading in readings:
             reading.stages = {}  # they would cost more than the rest to send
