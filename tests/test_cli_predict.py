@@ -132,6 +132,16 @@ def test_a_file_where_a_folder_should_be(option: str, capsys: pytest.CaptureFixt
     assert captured.out == ""
 
 
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("names", [["plain.png", "strip.jpg"], ["*o*.png", "strip.png"]])
+def test_a_strip_is_a_png_of_one_picture(
+    names: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures, strip = names
+    assert run(pictures, "--stages", strip) == 2
+    assert f"--stages {strip}: name a folder" in capsys.readouterr().err
+
+
 def test_the_longest_names(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     longest = f"{'数' * 83}nn.png"  # 255 bytes
     (folder / longest).write_bytes((folder / "plain.png").read_bytes())

@@ -15,7 +15,7 @@ import typer
 
 from mnist_ce.cli import options
 from mnist_ce.cli.options import Traceback, is_terminal, label, note
-from mnist_ce.errors import RunError
+from mnist_ce.errors import RunError, UsageError
 from mnist_ce.files import one_line
 from mnist_ce.text import printable
 
@@ -165,8 +165,13 @@ def _saving(
     from PIL import Image
 
     from mnist_ce.preprocessing import draw_strip
+    from mnist_ce.preprocessing.sources import SUFFIXES
 
     one_file = stages is not None and single and stages.suffix.lower() == ".png"
+    if stages is not None and not one_file and stages.suffix.lower() in SUFFIXES:
+        raise UsageError(
+            f"--stages {stages}: name a folder, or for one picture a file that is a .png"
+        )
     for option, folder in (("--save-inputs", inputs), ("--stages", None if one_file else stages)):
         if folder is not None:
             try:
