@@ -16,6 +16,7 @@ from mnist_ce.data.synthetic import generate
 from mnist_ce.errors import ImageError
 from mnist_ce.preprocessing import draw_strip, find_digits, open_picture
 from mnist_ce.preprocessing.detector import SOUND, demanded
+from mnist_ce.preprocessing.digits import Reading
 from mnist_ce.preprocessing.ink import even_out, find_ink, merge_colours, obvious_polarity
 from mnist_ce.preprocessing.parts import find_parts, group_parts
 from mnist_ce.preprocessing.reading import to_planes
@@ -327,6 +328,24 @@ def test_parts_far_away_are_another_group() -> None:
     assert ink is not None
     labels, parts = find_parts(ink)
     assert len(group_parts(parts, labels)) == 2
+
+
+def test_distant_pieces_are_offered_as_one_digit_too() -> None:
+    """A 4 whose bar does not reach its stem; the gap is a fifth of its height."""
+    page = Image.new("L", (300, 300), 235)
+    pen = ImageDraw.Draw(page)
+    pen.line([(100, 80), (95, 150), (130, 152)], fill=40, width=7)
+    pen.line([(165, 80), (162, 215)], fill=40, width=7)
+
+    def width(reading: Reading) -> int:
+        _, left, _, right = reading.digits[0].box
+        return right - left
+
+    near, wide = find_digits(page)
+    assert width(near) < 20  # the stem alone
+    assert width(wide) > 60
+    (row,) = find_digits(page, multi=True)
+    assert width(row) < 60  # in a row, what is far apart is two
 
 
 def test_planes_of_any_size_come_at_a_size_to_work_at() -> None:

@@ -21,7 +21,7 @@ from mnist_ce.preprocessing.ink import (
     obvious_polarity,
 )
 from mnist_ce.preprocessing.lines import erase_lines
-from mnist_ce.preprocessing.parts import Group, find_parts, group_parts
+from mnist_ce.preprocessing.parts import NEAR, Group, Part, find_parts, group_parts
 from mnist_ce.preprocessing.reading import to_planes
 from mnist_ce.preprocessing.ready import as_it_is
 from mnist_ce.preprocessing.split import cuts
@@ -31,6 +31,7 @@ __all__ = ["Digit", "Reading", "Stages", "find_digits", "light_of"]
 
 Stages: TypeAlias = dict[str, NDArray[np.generic]]
 
+WIDE = 0.25  # how far apart the pieces of a badly broken digit are; see `belong`
 CLOSE = 0.6  # of the picture's longer side; a digit that fills more needs no closer look
 LIGHT_PRIOR = 0.8  # light ink on dark is the rarer case
 WORTH_ASKING = 0.2  # of the best reading's likeness
@@ -83,7 +84,8 @@ def find_digits(
 
     Returns:
         What the picture may show, the likeliest first: dark ink on light, or light ink on dark
-        where that is not out of the question. Empty where there is no ink.
+        where that is not out of the question, and for each a digit of near pieces, or one of
+        pieces further apart. Empty where there is no ink.
     """
     ready = as_it_is(image)
     if ready is not None:
@@ -104,10 +106,14 @@ def find_digits(
     for seen in looks:
         if seen.likeness < WORTH_ASKING * looks[0].likeness:
             break
-        reading = read(seen, multi)
-        if keep_stages:
-            reading.stages = {"light": light, "even": seen.light / 1.3, **reading.stages}
-        readings.append(reading)
+        options = [seen]
+        if not multi and (wider := wider_look(seen)) is not None:
+            options.append(wider)
+        for option in options:
+            reading = read(option, multi)
+            if keep_stages:
+                reading.stages = {"light": light, "even": seen.light / 1.3, **reading.stages}
+            readings.append(reading)
     return readings
 
 
@@ -123,8 +129,14 @@ class Look:
     light: Plane
     ink: Ink
     labels: NDArray[np.int32]
+    parts: list[Part]
     groups: list[Group]
-    total_score: float
+    near: float  # see `belong`
+
+    @property
+    def total_score(self) -> float:
+        """The score of all ink together."""
+        return sum(part.score for part in self.parts)
 
     @property
     def likeness(self) -> float:
@@ -169,14 +181,26 @@ def row_of(groups: list[Group]) -> list[Group]:
     return sorted(row, key=lambda group: group.box[1])
 
 
-def look(light: Plane, is_dark: bool, reach: float = REACH) -> Look | None:
+def wider_look(seen: Look) -> Look | None:
+    """Return a look that takes more distant parts for pieces of the best group, if there are such.
+
+    Which is right, a badly broken digit or a whole one beside something else, is settled by what
+    the network makes of either.
+    """
+    groups = group_parts(seen.parts, seen.labels, WIDE)
+    if not groups or len(groups[0].parts) == len(seen.groups[0].parts):
+        return None
+    return replace(seen, groups=groups, near=WIDE)
+
+
+def look(light: Plane, is_dark: bool, reach: float = REACH, near: float = NEAR) -> Look | None:
     """Find ink of one polarity and group it; None where there is none."""
     ink = find_ink(light, is_dark, reach)
     if ink is None:
         return None
     labels, parts = find_parts(ink)
-    groups = group_parts(parts, labels)
-    return Look(light, ink, labels, groups, sum(p.score for p in parts)) if groups else None
+    groups = group_parts(parts, labels, near)
+    return Look(light, ink, labels, parts, groups, near) if groups else None
 
 
 def look_closer(first: Look, group: Group) -> Look:
@@ -195,7 +219,7 @@ def look_closer(first: Look, group: Group) -> Look:
     part = light[rows, columns]
     stroke = max(p.stroke for p in group.parts)
     reach = min(REACH, (4 * stroke + 5) / max(part.shape))
-    second = look(part, first.ink.is_dark, reach)
+    second = look(part, first.ink.is_dark, reach, first.near)
     if second is None or second.groups[0].size < 0.6 * group.size:
         return replace(first, groups=[group])
     return second

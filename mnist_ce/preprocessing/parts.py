@@ -15,9 +15,10 @@ from mnist_ce.preprocessing.stroke import outline
 
 Labels: TypeAlias = NDArray[np.int32]
 
-__all__ = ["Group", "Part", "find_parts", "group_parts"]
+__all__ = ["NEAR", "Group", "Part", "find_parts", "group_parts"]
 
 MAX_PARTS = 400
+NEAR = 0.12  # how far apart the pieces of a broken digit are; see `belong`
 
 
 @dataclass(frozen=True)
@@ -193,30 +194,37 @@ def gap(a: Part, b: Part) -> tuple[int, int]:
     )
 
 
-def belong(a: Part, b: Part) -> bool:
+def belong(a: Part, b: Part, near: float = NEAR) -> bool:
     """Whether two parts are pieces of one digit.
 
     Pieces of a broken stroke are near each other; a loose top lies over the rest. Two whole
     digits in a row stand side by side and are equally high.
+
+    Args:
+        a: One part.
+        b: Another.
+        near: How far apart they may be, over the longer side of both together; a third of it where
+            they stand side by side.
     """
     down, across = gap(a, b)
     height = max(a.bottom, b.bottom) - min(a.top, b.top)
     width = max(a.right, b.right) - min(a.left, b.left)
     distance = math.hypot(max(down, 0), max(across, 0))
     side_by_side = -down > 0.7 * height and across > 0
-    reach = (0.04 if side_by_side else 0.12) * max(height, width)
+    reach = (near / 3 if side_by_side else near) * max(height, width)
     if distance <= reach + 0.5 * min(a.stroke, b.stroke):
         return True
     overlap = -across / max(1, min(a.width, b.width))
     return overlap > 0.5 and down <= 0.3 * height
 
 
-def group_parts(parts: list[Part], labels: Labels) -> list[Group]:
+def group_parts(parts: list[Part], labels: Labels, near: float = NEAR) -> list[Group]:
     """Gather parts into digits, best first, and leave out what is none.
 
     Args:
         parts: As `find_parts` gives them.
         labels: int32 [h, w], likewise.
+        near: See `belong`.
     """
     if not parts:
         return []
@@ -235,7 +243,7 @@ def group_parts(parts: list[Part], labels: Labels) -> list[Group]:
     ]
     groups: list[Group] = []
     for part in real:
-        joined = [g for g in groups if any(belong(part, q) for q in g.parts)]
+        joined = [g for g in groups if any(belong(part, q, near) for q in g.parts)]
         merged = Group([part])
         for other in joined:
             merged.parts.extend(other.parts)
