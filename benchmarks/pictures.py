@@ -7,6 +7,7 @@ The images set aside are the validation split of seed 0, so that a network train
 from __future__ import annotations
 
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = ["training_images"]
 Images = NDArray[np.uint8]
 
 
+@cache
 def training_images(folder: Path) -> tuple[Images, Images, NDArray[np.int64]]:
     """Return 55,000 images to fit on, 5,000 to measure on, and the labels of the latter.
 

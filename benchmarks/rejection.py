@@ -17,7 +17,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeAlias
@@ -51,7 +50,6 @@ Glyphs = NDArray[np.uint8]
 Maker: TypeAlias = Callable[[np.random.Generator], Image.Image]
 
 
-@cache
 def digits_of(data_dir: Path, *, held_out: bool) -> Glyphs:
     """MNIST's training digits to fit on, or those set aside."""
     to_fit, set_aside, _ = training_images(data_dir)
@@ -229,7 +227,7 @@ def measure(data_dir: Path, count: int) -> dict[str, float]:
 def main() -> None:
     """Fit if asked to, then measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", default=Path(resolve_config().data.dir), type=Path)
+    parser.add_argument("--data-dir", default=resolve_config().data.dir, type=Path)
     parser.add_argument("--fit", action="store_true")
     parser.add_argument("--count", type=int, default=2000, help="pictures per share to fit on")
     parser.add_argument("--epochs", type=int, default=20)

@@ -49,7 +49,7 @@ def shrunk(picture: Image.Image, invert_bright: bool) -> np.ndarray:
 def main() -> None:
     """Make the pictures, ask the network, print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", default=resolve_config().data.dir)
+    parser.add_argument("--data-dir", default=resolve_config().data.dir, type=Path)
     parser.add_argument("--generator", choices=["a", "b"], default="b")
     parser.add_argument("--count", type=int, default=100, help="pictures per kind")
     parser.add_argument("--kinds", nargs="*", help="only these")
@@ -60,7 +60,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     generator = wild_a if arguments.generator == "a" else wild_b
-    _, images, labels = training_images(Path(arguments.data_dir))
+    _, images, labels = training_images(arguments.data_dir)
     trained = load_model(arguments.checkpoint)
     rows = []
     for number, (name, kind) in enumerate(generator.KINDS.items()):

@@ -20,8 +20,8 @@ PROGRAMS = [
 ]
 
 
-@pytest.fixture
-def program(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a benchmark find its neighbours, as it does when it is started by its path."""
     monkeypatch.syspath_prepend(str(FOLDER))
 
@@ -31,7 +31,6 @@ def start(name: str, arguments: Sequence[str], patch: pytest.MonkeyPatch) -> Non
     runpy.run_path(str(FOLDER / name), run_name="__main__")
 
 
-@pytest.mark.usefixtures("program")
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_each_explains_itself(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -42,7 +41,6 @@ def test_each_explains_itself(
     assert f"usage: {name}" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("program")
 def test_contact_sheet_of_distortions(
     tiny_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,7 +55,6 @@ def test_contact_sheet_of_distortions(
     assert (pixels < 64).mean() > 0.02  # ink
 
 
-@pytest.mark.usefixtures("program")
 def test_cost_of_distortions(capsys: pytest.CaptureFixture[str]) -> None:
     measure = runpy.run_path(str(FOLDER / "step.py"))["distortion"]
     images = torch.randint(0, 256, (256, 28, 28), dtype=torch.uint8)

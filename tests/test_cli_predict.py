@@ -174,14 +174,16 @@ def test_an_error_is_one_line_whatever_the_name(
     assert errors == ["error: broken?name.png is not a picture that Pillow can read"]
 
 
-def command(*arguments: str, cwd: Path, content: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+def command(
+    *arguments: str, cwd: Path, content: bytes = b"", **environment: str
+) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [sys.executable, "-m", "mnist_ce", "predict", "--checkpoint", "net.pt", *arguments],
         cwd=cwd,
         input=content,
         capture_output=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **environment},
     )
 
 
@@ -198,26 +200,7 @@ def test_names_that_are_no_text_and_outputs_that_cannot_show_them(folder: Path) 
     Path(os.fsdecode(odd)).write_bytes((folder / "plain.png").read_bytes())
     for encoding in ("utf-8", "ascii"):
         for output in ("--jsonl", "--json", "--csv", "--top-k=1"):
-            done = subprocess.run(
-                [
-                    sys.executable,
-                    "-m",
-                    "mnist_ce",
-                    "predict",
-                    "--checkpoint",
-                    "net.pt",
-                    ".",
-                    output,
-                ],
-                cwd=folder,
-                capture_output=True,
-                check=False,
-                env={
-                    **os.environ,
-                    "PYTHONPATH": str(Path(__file__).parents[1]),
-                    "PYTHONIOENCODING": encoding,
-                },
-            )
+            done = command(".", output, cwd=folder, PYTHONIOENCODING=encoding)
             assert done.returncode == 1, done.stderr  # for the broken one
             assert b"Traceback" not in done.stderr
             if output == "--jsonl":

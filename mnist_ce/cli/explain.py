@@ -47,14 +47,7 @@ def explain(
     binary: Annotated[
         bool, typer.Option("--binary", help="Logits of a yes/no network, one per row.")
     ] = False,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            help="A run's name or folder, a state_dict file, or 'pretrained'.",
-            metavar="FILE",
-            show_default="the newest finished multi-class run, else the shipped weights",
-        ),
-    ] = None,
+    checkpoint: options.Checkpoint = None,
     plot: Annotated[
         Path | None,
         typer.Option(help="Draw which pixels moved the answer.", metavar="FILE.png"),

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 __all__ = [
+    "Checkpoint",
     "CheckpointArgument",
     "DataDir",
     "Device",
@@ -33,12 +34,18 @@ INPUT = "Input"
 RESULT = "Result"
 COMPUTATION = "Computation"
 
+CHECKPOINT_HELP = "A run's name or folder, a state_dict file, or 'pretrained'."
+NO_CHECKPOINT = "the newest finished multi-class run, else the shipped weights"
+
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(help=CHECKPOINT_HELP, metavar="FILE", show_default=NO_CHECKPOINT),
+]
 CheckpointArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="[RUN or CHECKPOINT]",
-        help="A run's name or folder, a state_dict file, or 'pretrained'. "
-        "Default: the newest finished multi-class run, else the shipped weights.",
+        help=f"{CHECKPOINT_HELP} Default: {NO_CHECKPOINT}.",
         show_default=False,
     ),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json as json_module
 import os
@@ -36,14 +37,7 @@ def predict(
             show_default=False,
         ),
     ],
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            help="A run's name or folder, a state_dict file, or 'pretrained'.",
-            metavar="FILE",
-            show_default="the newest finished multi-class run, else the shipped weights",
-        ),
-    ] = None,
+    checkpoint: options.Checkpoint = None,
     multi: Annotated[
         bool, typer.Option("--multi", help="Read every digit of a row, from left to right.")
     ] = False,
@@ -198,11 +192,11 @@ def _cut(stem: str) -> str:
 
 
 def _print(records: Iterator[Prediction], *, json: bool, jsonl: bool, as_csv: bool) -> int:
-    """Print the records as they come, in one of the formats, and return the number of errors."""
-    encoding = (sys.stdout.encoding or "utf-8").lower().replace("_", "-")
+    """Print the records as they come, one at least, and return the number of errors."""
+    encoding = codecs.lookup(sys.stdout.encoding or "utf-8").name
     if hasattr(sys.stdout, "reconfigure"):  # names of files need not be valid text
-        is_utf8 = encoding in ("utf-8", "utf8")
-        sys.stdout.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")
+        errors = "surrogateescape" if encoding == "utf-8" else "backslashreplace"
+        sys.stdout.reconfigure(errors=errors)
     num_errors = num_printed = 0
     table = csv.writer(sys.stdout, lineterminator="\n")
     try:
@@ -227,8 +221,6 @@ def _print(records: Iterator[Prediction], *, json: bool, jsonl: bool, as_csv: bo
         if json and num_printed:
             sys.stdout.write("\n]\n")
         sys.stdout.flush()
-    if not num_printed and json:
-        sys.stdout.write("[]\n")
     return num_errors
 
 

@@ -188,7 +188,7 @@ def wider_look(seen: Look) -> Look | None:
     the network makes of either.
     """
     groups = group_parts(seen.parts, seen.labels, WIDE)
-    if not groups or len(groups[0].parts) == len(seen.groups[0].parts):
+    if len(groups[0].parts) == len(seen.groups[0].parts):
         return None
     return replace(seen, groups=groups, near=WIDE)
 

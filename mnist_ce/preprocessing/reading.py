@@ -16,7 +16,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from mnist_ce.errors import ImageError
 from mnist_ce.files import one_line
 
-__all__ = ["Picture", "Planes", "deep_to_unit", "is_deep", "open_picture", "to_planes"]
+__all__ = [
+    "Picture",
+    "Planes",
+    "deep_to_unit",
+    "has_transparency",
+    "is_deep",
+    "open_picture",
+    "to_planes",
+]
 
 Picture: TypeAlias = Path | str | bytes | Image.Image | NDArray[np.uint8]
 Planes: TypeAlias = NDArray[np.float32]
@@ -151,7 +159,7 @@ def to_planes(image: Image.Image) -> Planes:
         float32 [height, width, 3], or [height, width, 1] where the picture has no colour; 0 is
         black and 1 white. Where a drawing lies on transparency, its ink is dark on light.
     """
-    if "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBa", "RGBA"):
+    if has_transparency(image):
         rgba = np.asarray(_resize(image.convert("RGBA")), dtype=np.float32)
         return resolve_transparency(rgba / np.float32(255))
     if is_deep(image):
@@ -178,6 +186,11 @@ def _resize(image: Image.Image) -> Image.Image:
     if image.mode == "RGBA":
         return image.convert("RGBa").resize(size, method).convert("RGBA")
     return image.resize(size, method)
+
+
+def has_transparency(image: Image.Image) -> bool:
+    """Whether some of a picture may be transparent."""
+    return "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBa", "RGBA")
 
 
 def is_deep(image: Image.Image) -> bool:

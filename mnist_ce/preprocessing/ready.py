@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 from scipy import ndimage
 
 from mnist_ce.glyph import BOX_SIZE, FIELD_SIZE
-from mnist_ce.preprocessing.reading import deep_to_unit, is_deep
+from mnist_ce.preprocessing.reading import deep_to_unit, has_transparency, is_deep
 
 __all__ = ["as_it_is", "whole_picture"]
 
@@ -63,7 +63,7 @@ def whole_picture(image: Image.Image) -> NDArray[np.uint8]:
     """
     if is_deep(image):
         image = Image.fromarray((deep_to_unit(image) * 255).round().astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if has_transparency(image):
         white = Image.new("RGBA", image.size, "white")
         white.alpha_composite(image.convert("RGBA"))
         image = white

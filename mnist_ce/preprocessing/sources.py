@@ -6,7 +6,7 @@ import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-__all__ = ["STDIN", "find_pictures"]
+__all__ = ["STDIN", "SUFFIXES", "find_pictures"]
 
 STDIN = "-"
 SUFFIXES = {

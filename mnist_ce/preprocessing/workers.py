@@ -15,6 +15,7 @@ from types import TracebackType
 import numpy as np
 
 from mnist_ce.errors import ImageError
+from mnist_ce.files import one_line
 from mnist_ce.preprocessing.digits import Digit, Reading, Stages, find_digits, light_of
 from mnist_ce.preprocessing.reading import Picture, open_picture
 from mnist_ce.preprocessing.ready import whole_picture
@@ -61,8 +62,10 @@ def prepare(source: Picture, options: Options) -> Prepared:
         image = open_picture(source)
         if not options.crop:
             glyph = whole_picture(image)
-            stages = {"picture": np.asarray(image.convert("L")), "input": glyph}
-            return Prepared([Reading([Digit(glyph)], stages=stages if options.keep_stages else {})])
+            whole = Reading([Digit(glyph)])
+            if options.keep_stages:
+                whole.stages = {"picture": np.asarray(image.convert("L")), "input": glyph}
+            return Prepared([whole])
         readings = find_digits(image, multi=options.multi, keep_stages=options.keep_stages)
         if options.keep_stages and not readings:
             return Prepared(stages={"light": light_of(image)})
@@ -72,7 +75,9 @@ def prepare(source: Picture, options: Options) -> Prepared:
         return Prepared(error=f"{name} does not fit into memory")
     except Exception as error:  # a bug, which must not cost the answers about all the others
         kind = type(error).__name__
-        return Prepared(error=f"{name} defeats this program, please report it: {kind}: {error}")
+        return Prepared(
+            error=f"{name} defeats this program, please report it: {kind}: {one_line(error)}"
+        )
     if not options.keep_stages:
         for reading in readings:
             reading.stages = {}  # they would cost more than the rest to send
