@@ -24,9 +24,9 @@ from pathlib import Path
 
 import torch
 
-from mnist_ce.checkpoint import load_state_dict, load_tensors
-from mnist_ce.records import Run
-from mnist_ce.training import train
+from mnist_ce.runs.checkpoint import load_state_dict, load_tensors
+from mnist_ce.runs.run_dir import Run
+from mnist_ce.training.training import train
 
 
 def main() -> None:

@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw
 
 from mnist_ce.config import resolve_config
 from mnist_ce.data.augment import Augment, distort
-from mnist_ce.data.batches import scale_pixels
 from mnist_ce.data.dataset import load_dataset
+from mnist_ce.data.loader import scale_pixels
 
 SCALE = 3
 PITCH = 28 * SCALE + 4
@@ -39,7 +39,7 @@ def main() -> None:
     options = parser.parse_args()
 
     strengths = resolve_config(options.config).augment.strengths()
-    data = load_dataset(options.dataset, Path(resolve_config().data.dir), warn=print)
+    data = load_dataset(options.dataset, Path(resolve_config().data.dir))
     generator = torch.Generator().manual_seed(options.seed)
     order = torch.randperm(len(data.train), generator=generator)
     labels = data.train.labels[order]

@@ -20,7 +20,7 @@ import traceback
 import warnings
 from pathlib import Path
 
-from mnist_ce.errors import MnistCeError
+from mnist_ce.system.errors import MnistCeError
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 

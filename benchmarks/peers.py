@@ -24,7 +24,7 @@ from step import LEARNING_RATE, MOMENTUM, own_epoch
 from mnist_ce.config import resolve_config
 from mnist_ce.data.dataset import load_dataset
 from mnist_ce.data.splits import Split
-from mnist_ce.model import HIDDEN
+from mnist_ce.network.model import HIDDEN
 
 BATCH_SIZE = 64
 
@@ -103,7 +103,7 @@ def main() -> None:
     """Measure and print."""
     options = arguments(__doc__).parse_args()
     torch.set_num_threads(options.threads)
-    train: Split = load_dataset("mnist", Path(resolve_config().data.dir), warn=print).train
+    train: Split = load_dataset("mnist", Path(resolve_config().data.dir)).train
     images = train.images.flatten(1).numpy().astype(np.float32) / 255
     labels = train.labels.numpy()
     tasks = {"mnist-ce, fast step": own_epoch("fast", train, HIDDEN, BATCH_SIZE)}

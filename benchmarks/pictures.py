@@ -6,7 +6,6 @@ The images set aside are the validation split of seed 0, so that a network train
 
 from __future__ import annotations
 
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -30,6 +29,6 @@ def training_images(folder: Path) -> tuple[Images, Images, NDArray[np.int64]]:
     Returns:
         uint8 [55000, 28, 28], uint8 [5000, 28, 28] and int64 [5000].
     """
-    dataset = load_dataset("mnist", folder, warn=lambda line: print(line, file=sys.stderr))
+    dataset = load_dataset("mnist", folder)
     fitted, held_out = split_validation(dataset.train, 5_000, seed=0)
     return fitted.images.numpy(), held_out.images.numpy(), held_out.labels.numpy()

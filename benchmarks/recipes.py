@@ -24,7 +24,7 @@ from typing import Any
 from common import report
 
 from mnist_ce.config import resolve_config
-from mnist_ce.records import Run
+from mnist_ce.runs.run_dir import Run
 
 COLUMNS = (
     *("recipe", "command", "epochs", "n", "test accuracy", "of each seed", "test loss"),

@@ -34,9 +34,9 @@ import wild_a
 from pictures import training_images
 
 from mnist_ce.config import resolve_config
-from mnist_ce.data.synthetic import generate
-from mnist_ce.preprocessing import find_digits, open_picture
-from mnist_ce.preprocessing.detector import FILE, Detector, demanded, load_detector
+from mnist_ce.data.synthetic.generate import generate
+from mnist_ce.reader import find_digits, open_picture
+from mnist_ce.reader.detector import FILE, Detector, demanded, load_detector
 
 NUM_HIDDEN = 256
 REJECTED_DIGITS = 0.006  # of the held-out digits, where 1 % is allowed

@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 
-from mnist_ce.progress import Reporter
-from mnist_ce.saving import Snapshot
-from mnist_ce.trainer import Trainer
-from mnist_ce.training import train
+from mnist_ce.runs.train_state import Snapshot
+from mnist_ce.training.callbacks import Reporter
+from mnist_ce.training.trainer import Trainer
+from mnist_ce.training.training import train
 
 
 class Timed(Reporter):

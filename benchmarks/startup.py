@@ -18,17 +18,17 @@ import torch
 from common import arguments, command_seconds, interleaved, ratios, report, spread
 from PIL import Image
 
-from mnist_ce.checkpoint import save_tensors
 from mnist_ce.config import resolve_config
-from mnist_ce.model import MLP
+from mnist_ce.network.model import MLP
+from mnist_ce.runs.checkpoint import save_tensors
 
 LOAD = """
 import time
-import mnist_ce.training, torchvision.datasets
+import mnist_ce.training.training, torchvision.datasets
 from pathlib import Path
 from mnist_ce.data.dataset import load_dataset
 start = time.perf_counter()
-load_dataset("mnist", Path({folder!r}), warn=print)
+load_dataset("mnist", Path({folder!r}))
 print(time.perf_counter() - start)
 """
 

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 
 from mnist_ce.config import resolve_config
 from mnist_ce.data.augment import Augment
-from mnist_ce.data.batches import Batches
 from mnist_ce.data.dataset import load_dataset
+from mnist_ce.data.loader import Batches
 from mnist_ce.data.splits import Split
-from mnist_ce.loop import evaluate
-from mnist_ce.model import HIDDEN, MLP
-from mnist_ce.objective import Multiclass
-from mnist_ce.steps import OptimizerSettings, make_step
+from mnist_ce.evaluation.inference import evaluate
+from mnist_ce.network.model import HIDDEN, MLP
+from mnist_ce.network.objective import Multiclass
+from mnist_ce.training.steps import OptimizerSettings, make_step
 
 LEARNING_RATE, MOMENTUM = 0.01, 0.5
 
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--augment", metavar="CONFIG", help="the cost of a recipe's distortions")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    train = load_dataset("mnist", Path(resolve_config().data.dir), warn=print).train
+    train = load_dataset("mnist", Path(resolve_config().data.dir)).train
     if options.growth:
         growth(train, options.repeats, as_json=options.json)
         return

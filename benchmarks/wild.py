@@ -27,9 +27,9 @@ import wild_b
 from pictures import training_images
 
 from mnist_ce.config import resolve_config
-from mnist_ce.loop import predict_logits
-from mnist_ce.prediction import predict
-from mnist_ce.trained import load_model
+from mnist_ce.evaluation.inference import predict_logits
+from mnist_ce.reader.predict import predict
+from mnist_ce.runs.load_model import load_model
 
 SLOW = ("phone", "huge")  # kinds of several megapixels: a fifth of the pictures
 

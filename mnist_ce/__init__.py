@@ -10,20 +10,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mnist_ce.evaluation import evaluate
-    from mnist_ce.model import MLP
-    from mnist_ce.prediction import predict
-    from mnist_ce.trained import load_model
-    from mnist_ce.training import train
+    from mnist_ce.evaluation.evaluate import evaluate
+    from mnist_ce.network.model import MLP
+    from mnist_ce.reader.predict import predict
+    from mnist_ce.runs.load_model import load_model
+    from mnist_ce.training.training import train
 
 __all__ = ["MLP", "evaluate", "load_model", "predict", "train"]
 
 _HOMES = {
-    "MLP": "model",
-    "evaluate": "evaluation",
-    "load_model": "trained",
-    "predict": "prediction",
-    "train": "training",
+    "MLP": "network.model",
+    "evaluate": "evaluation.evaluate",
+    "load_model": "runs.load_model",
+    "predict": "reader.predict",
+    "train": "training.training",
 }
 
 

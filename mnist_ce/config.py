@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mnist_ce.errors import UsageError
-from mnist_ce.files import one_line, shipped_dir
+from mnist_ce.system.errors import UsageError
+from mnist_ce.system.files import one_line, shipped_dir
 
 __all__ = [
     "Augment",

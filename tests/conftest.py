@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from mnist_ce.data.splits import Dataset, Split
-from mnist_ce.data.synthetic import _write as store
-from mnist_ce.data.synthetic import generate
+from mnist_ce.data.synthetic.generate import _write as store
+from mnist_ce.data.synthetic.generate import generate
 
 # Taken out, so that no test depends on it unasked: it goes before what a config says.
 REAL_MNIST = os.environ.pop("MNIST_CE_DATA_DIR", None)
@@ -57,3 +58,16 @@ def small_data(monkeypatch: pytest.MonkeyPatch) -> None:
 @functools.cache
 def _small_splits() -> tuple[Split, Split]:
     return generate(1_000, seed=1), generate(1_000, seed=2)
+
+
+@pytest.fixture
+def log_lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Return a function that returns what was logged at level INFO or above."""
+    caplog.set_level(logging.INFO, "mnist_ce")
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+@pytest.fixture
+def log_warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Return a function that returns the warnings logged."""
+    return lambda: [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]

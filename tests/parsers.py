@@ -17,17 +17,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mnist_ce.checkpoint import load_state_dict, model_from
+from mnist_ce.cli.config_docs import config_text
 from mnist_ce.config import parse_assignments, resolve_config
-from mnist_ce.config_text import config_text
 from mnist_ce.data.idx import idx_header, read_split
-from mnist_ce.model import MLP
-from mnist_ce.preprocessing.reading import open_picture, to_planes
-from mnist_ce.progress import Progress
-from mnist_ce.records import FORMAT_VERSION, Run
-from mnist_ce.saving import load_snapshot
-from mnist_ce.steps import Totals
-from mnist_ce.trained import load_model
+from mnist_ce.network.model import MLP
+from mnist_ce.reader.image_io import open_picture, to_planes
+from mnist_ce.runs.checkpoint import load_state_dict, model_from
+from mnist_ce.runs.load_model import load_model
+from mnist_ce.runs.run_dir import FORMAT_VERSION, Run
+from mnist_ce.runs.train_state import Progress, Totals, load_snapshot
 
 __all__ = ["EDITS", "INTERESTING", "PARSERS", "Edit", "Parser"]
 

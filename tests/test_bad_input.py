@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from mnist_ce.cli import main
-from mnist_ce.model import MLP
+from mnist_ce.network.model import MLP
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from mnist_ce.cli import main
 from mnist_ce.config import resolve_config
 from mnist_ce.data import dataset as dataset_module
 from mnist_ce.data.splits import Dataset
-from mnist_ce.data.synthetic import generate
-from mnist_ce.evaluation import evaluate
-from mnist_ce.metrics import average_precision, binary_report, roc_auc
-from mnist_ce.objective import Binary
-from mnist_ce.training import train
+from mnist_ce.data.synthetic.generate import generate
+from mnist_ce.evaluation.evaluate import evaluate
+from mnist_ce.evaluation.metrics import average_precision, binary_report, roc_auc
+from mnist_ce.network.objective import Binary
+from mnist_ce.training.training import train
 
 DIGITS = tuple("0123456789")
 

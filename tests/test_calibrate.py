@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,10 @@ import pytest
 from PIL import Image
 
 from mnist_ce import evaluate, load_model, train
-from mnist_ce.calibrating import calibrate
 from mnist_ce.cli import main
-from mnist_ce.evaluation import reliability_diagram
-from mnist_ce.records import Run
-from mnist_ce.report import report
+from mnist_ce.evaluation.temperature_scaling import calibrate
+from mnist_ce.report.report import reliability_diagram, report
+from mnist_ce.runs.run_dir import Run
 
 pytestmark = pytest.mark.usefixtures("small_data")
 
@@ -133,11 +133,12 @@ def test_the_diagram_is_drawn_by_evaluate_and_report(tmp_path: Path, held_out: R
     assert (held_out.path / "calibration.png").read_bytes() == file.read_bytes()
 
 
-def test_another_recipe_is_warned_of(tmp_path: Path, held_out: Run) -> None:
+def test_another_recipe_is_warned_of(
+    tmp_path: Path, held_out: Run, log_warnings: Callable[[], list[str]]
+) -> None:
     train_small(tmp_path, "wide", model__hidden=[64], train__seed=3)
-    warnings: list[str] = []
-    calibrate("wide", "held-out", output=tmp_path, warn=warnings.append)
-    (warning,) = warnings
+    calibrate("wide", "held-out", output=tmp_path)
+    (warning,) = log_warnings()
     assert "by another recipe" in warning
     assert "(model.hidden)" in warning
 

@@ -11,7 +11,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from mnist_ce.calibration import (
+from mnist_ce.evaluation.calibration import (
     answer_confidences,
     calibration_interval,
     calibration_report,
@@ -20,8 +20,8 @@ from mnist_ce.calibration import (
     negative_log_likelihood,
     reliability_bins,
 )
-from mnist_ce.errors import UsageError
-from mnist_ce.objective import Binary, Multiclass
+from mnist_ce.network.objective import Binary, Multiclass
+from mnist_ce.system.errors import UsageError
 
 
 def made_answers(

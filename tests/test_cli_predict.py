@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from mnist_ce.cli import main
-from mnist_ce.data.synthetic import generate
-from mnist_ce.model import MLP
+from mnist_ce.data.synthetic.generate import generate
+from mnist_ce.network.model import MLP
 
 NAMES = ("plain.png", "two words.png", "line\nbreak.png", "Ünïcode 数字.png", 'quote",comma.png')
 

@@ -9,9 +9,9 @@ from scipy import stats
 
 from mnist_ce import train
 from mnist_ce.cli import main
-from mnist_ce.comparison import compare, mcnemar_p_value
 from mnist_ce.data.splits import Dataset
-from mnist_ce.data.synthetic import generate
+from mnist_ce.data.synthetic.generate import generate
+from mnist_ce.evaluation.comparison import compare, mcnemar_p_value
 
 pytestmark = pytest.mark.usefixtures("small_data")
 

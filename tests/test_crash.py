@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from mnist_ce.cli import main
-from mnist_ce.records import Run
-from mnist_ce.training import train
+from mnist_ce.runs.run_dir import Run
+from mnist_ce.training.training import train
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 def fork() -> ForkServerContext:
     """Processes that start at once, since their parent has imported everything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mnist_ce.training", "mnist_ce.cli.reporting"])
+    context.set_forkserver_preload(["mnist_ce.training.training", "mnist_ce.cli.terminal"])
     return context
 
 
@@ -196,7 +196,7 @@ def stopped_while_stuck(arguments: list[str]) -> None:
             time.sleep(0.01)
 
     hear_signals()
-    pytest.MonkeyPatch().setattr("mnist_ce.cli.reporting.TerminalReporter.epoch", hang)
+    pytest.MonkeyPatch().setattr("mnist_ce.cli.terminal.TerminalReporter.epoch", hang)
     sys.exit(main(["train", "-q", *arguments]))
 
 
@@ -224,7 +224,7 @@ def stopped_while_loading(arguments: list[str]) -> None:
         time.sleep(60)
 
     hear_signals()
-    pytest.MonkeyPatch().setattr("mnist_ce.trainer.load_run_task", load)
+    pytest.MonkeyPatch().setattr("mnist_ce.training.trainer.load_run_task", load)
     sys.exit(main(["train", "-q", *arguments]))
 
 
@@ -243,7 +243,7 @@ def stopped_while_drawing(arguments: list[str]) -> None:
         time.sleep(60)
 
     hear_signals()
-    pytest.MonkeyPatch().setattr("mnist_ce.trainer.draw_plots", draw)
+    pytest.MonkeyPatch().setattr("mnist_ce.training.trainer.draw_plots", draw)
     options = ["--set", "run.plots=true", "--epochs", "1"]
     sys.exit(main(["train", "-q", *arguments, *options]))
 

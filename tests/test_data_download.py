@@ -6,14 +6,14 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from mnist_ce.data.download import DownloadError, download_file, fetch, mirror_url
-from mnist_ce.errors import UsageError
+from mnist_ce.system.errors import UsageError
 
 CONTENT = bytes(range(256)) * 40
 MD5 = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
@@ -139,26 +139,23 @@ def test_a_name_look_up_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         release.set()
 
 
-def test_the_next_mirror_is_tried_and_stays_first(server: str) -> None:
+def test_the_next_mirror_is_tried_and_stays_first(
+    server: str, log_lines: Callable[[], list[str]]
+) -> None:
     vices = ["silent", "stalled", "short", "corrupt", "missing", "good", "never-asked"]
     mirrors = deque(f"{server}/{vice}/" for vice in vices)
-    lines: list[str] = []
     for name in ("a.gz", "b.gz"):
-        content = download_file(
-            name, MD5, mirrors, max_bytes=20_000, stall_seconds=0.3, progress=lines.append
-        )
+        content = download_file(name, MD5, mirrors, max_bytes=20_000, stall_seconds=0.3)
         assert content == CONTENT
     assert Mirrors.requests == [*(f"/{vice}/a.gz" for vice in vices[:-1]), "/good/b.gz"]
-    assert lines[0] == f"downloading {server}/silent/a.gz"
-    assert len(lines) == 7
+    assert log_lines()[0] == f"downloading {server}/silent/a.gz"
+    assert len(log_lines()) == 7
 
 
 def test_every_mirrors_reason_is_told(server: str) -> None:
     mirrors = deque(f"{server}/{vice}/" for vice in ("short", "corrupt", "missing"))
     with pytest.raises(DownloadError) as caught:
-        download_file(
-            "a.gz", MD5, mirrors, max_bytes=20_000, stall_seconds=1, progress=lambda _: None
-        )
+        download_file("a.gz", MD5, mirrors, max_bytes=20_000, stall_seconds=1)
     found = hashlib.md5(CONTENT[:-1] + b"?", usedforsecurity=False).hexdigest()
     assert str(caught.value) == (
         f"{server}/short/a.gz: cut short: 1,000 of 10,240 bytes; "

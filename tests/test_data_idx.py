@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mnist_ce.data.idx import idx_header, read_idx, read_split, write_idx
-from mnist_ce.errors import DataError
+from mnist_ce.system.errors import DataError
 
 
 @pytest.mark.parametrize("shape", [(5,), (0,), (2, 3), (4, 28, 28), (0, 28, 28)])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib.abc
+import logging
 import os
 import socket
 import sys
@@ -10,20 +11,21 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision.datasets
 
-from mnist_ce.data import mnist, sources
+from mnist_ce.data import mnist
+from mnist_ce.data import registry as sources
 from mnist_ce.data.dataset import DATASETS, Dataset, class_names_of, load_dataset
 from mnist_ce.data.download import DownloadError
 from mnist_ce.data.idx import idx_header
 from mnist_ce.data.splits import Split
-from mnist_ce.errors import DataError, UsageError
-from mnist_ce.files import write_atomically
+from mnist_ce.system.errors import DataError, UsageError
+from mnist_ce.system.files import write_atomically
 
 CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 SHAPES = {
@@ -49,11 +51,15 @@ class World:
     mirror: Path
     raw: dict[str, dict[str, bytes]]
     packed: dict[str, dict[str, bytes]]
-    warnings: list[str] = field(default_factory=list)
+    log: pytest.LogCaptureFixture
+
+    @property
+    def warnings(self) -> list[str]:
+        return [r.getMessage() for r in self.log.records if r.levelno >= logging.WARNING]
 
     def load(self, name: str = "mnist") -> Dataset:
-        self.warnings.clear()
-        return load_dataset(name, self.data_dir, warn=self.warnings.append)
+        self.log.clear()
+        return load_dataset(name, self.data_dir)
 
     def put(self, folder: Path, contents: dict[str, bytes]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +89,9 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> World:
     generator = torch.Generator().manual_seed(3)
     raw: dict[str, dict[str, bytes]] = {}
     packed: dict[str, dict[str, bytes]] = {}
@@ -108,7 +116,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(sources, "_SHAPES", SHAPES)
     monkeypatch.setattr(sources, "_UNPACKED_MD5", {file: md5(raw["mnist"][file]) for file in NAMES})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    return World(tmp_path / "data", tmp_path / "xdg" / "mnist-ce", mirror, raw, packed)
+    return World(tmp_path / "data", tmp_path / "xdg" / "mnist-ce", mirror, raw, packed, caplog)
 
 
 def contents_of(folder: Path) -> dict[str, bytes]:
@@ -283,19 +291,18 @@ def test_download(world: World, name: str) -> None:
     assert world.warnings == []
 
 
-def test_a_mirror_that_is_given_is_the_only_one(world: World, tmp_path: Path) -> None:
+def test_a_mirror_that_is_given_is_the_only_one(
+    world: World, tmp_path: Path, log_lines: Callable[[], list[str]]
+) -> None:
     world.serve()
     with pytest.raises(DownloadError) as caught:
-        load_dataset("mnist", world.data_dir, mirror=(tmp_path / "no").as_uri(), warn=print)
+        load_dataset("mnist", world.data_dir, mirror=(tmp_path / "no").as_uri())
     assert str(world.mirror) not in str(caught.value)
     assert not world.data_dir.exists()  # a failure leaves nothing behind
 
-    lines: list[str] = []
     mirror = world.mirror.as_uri()
-    world.check(
-        load_dataset("mnist", world.data_dir, mirror=mirror, warn=print, progress=lines.append)
-    )
-    assert lines == [f"downloading {mirror}/{file}.gz" for file in NAMES]
+    world.check(load_dataset("mnist", world.data_dir, mirror=mirror))
+    assert log_lines()[1:] == [f"downloading {mirror}/{file}.gz" for file in NAMES]
 
 
 def unwritable_below_a_file(world: World) -> None:
@@ -334,7 +341,7 @@ def test_a_disk_that_fills_up_in_between(world: World, monkeypatch: pytest.Monke
             raise OSError(28, "No space left on device")
         write_atomically(path, content)
 
-    monkeypatch.setattr("mnist_ce.data.shelves.write_atomically", full)
+    monkeypatch.setattr("mnist_ce.data.files.write_atomically", full)
     world.put_packed(world.data_dir)
     world.check(world.load())
     assert contents_of(world.cache / "MNIST" / "raw") == world.raw["mnist"]
@@ -369,7 +376,7 @@ def test_two_at_the_same_time(world: World) -> None:
 
     def load() -> None:
         barrier.wait()
-        loaded.append(load_dataset("mnist", world.data_dir, warn=lambda _: None))
+        loaded.append(load_dataset("mnist", world.data_dir))
 
     threads = [threading.Thread(target=load) for _ in range(4)]
     for thread in threads:
@@ -386,9 +393,9 @@ def test_two_at_the_same_time(world: World) -> None:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Split:
     """Stand in for the synthetic digits, which take seconds to draw."""
     split = Split(torch.zeros(2, 28, 28, dtype=torch.uint8), torch.tensor([3, 1]))
-    module = types.ModuleType("mnist_ce.data.synthetic")
-    vars(module)["load_synthetic"] = lambda _, progress=None: (split, split)
-    monkeypatch.setitem(sys.modules, "mnist_ce.data.synthetic", module)
+    module = types.ModuleType("mnist_ce.data.synthetic.generate")
+    vars(module)["load_synthetic"] = lambda _: (split, split)
+    monkeypatch.setitem(sys.modules, "mnist_ce.data.synthetic.generate", module)
     return split
 
 
@@ -468,7 +475,7 @@ def test_wrong_usage_is_said_before_any_work(world: World) -> None:
     with pytest.raises(UsageError, match="no dataset 'emnist'"):
         world.load("emnist")
     with pytest.raises(UsageError, match=r"data\.mirror"):
-        load_dataset("mnist", world.data_dir, mirror="ftp://a", warn=print)
+        load_dataset("mnist", world.data_dir, mirror="ftp://a")
 
 
 class Mismatched(importlib.abc.MetaPathFinder):
@@ -490,17 +497,16 @@ def test_a_torchvision_of_another_torch(world: World, monkeypatch: pytest.Monkey
     assert "\n" not in message
 
 
-def test_the_real_mnist(mnist_dir: Path) -> None:
+def test_the_real_mnist(mnist_dir: Path, log_warnings: Callable[[], list[str]]) -> None:
     def listing() -> list[tuple[str, int]]:
         return sorted((str(path), path.stat().st_mtime_ns) for path in mnist_dir.rglob("*"))
 
     marked = not mnist_dir.stat().st_mode & 0o222 or not os.access(mnist_dir, os.W_OK)
     before = listing()
-    warnings: list[str] = []
-    dataset = load_dataset("mnist", mnist_dir, warn=warnings.append)
+    dataset = load_dataset("mnist", mnist_dir)
     if marked:
         assert listing() == before
-    assert warnings == []
+    assert log_warnings() == []
     assert dataset.train.images.shape == (60_000, 28, 28)
     assert dataset.test.images.shape == (10_000, 28, 28)
     assert dataset.train.labels[:5].tolist() == [5, 0, 4, 1, 9]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mnist_ce.data.splits import Dataset, Split, select_classes, split_validation
-from mnist_ce.errors import UsageError
+from mnist_ce.system.errors import UsageError
 
 
 def numbered(labels: list[int]) -> Split:

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from mnist_ce.checkpoint import load_state_dict
-from mnist_ce.progress import Reporter
-from mnist_ce.records import Run
-from mnist_ce.trainer import Trainer
-from mnist_ce.training import train
+from mnist_ce.runs.checkpoint import load_state_dict
+from mnist_ce.runs.run_dir import Run
+from mnist_ce.training.callbacks import Reporter
+from mnist_ce.training.trainer import Trainer
+from mnist_ce.training.training import train
 
 ROOT = Path(__file__).parent.parent
 # 300 images in batches of 43: shares of 22 and 21, and in the last batch of 42.

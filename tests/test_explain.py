@@ -12,15 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from mnist_ce import formulas
 from mnist_ce.cli import main
-from mnist_ce.cli.shades import picture_lines
-from mnist_ce.data.synthetic import generate
-from mnist_ce.errors import UsageError
-from mnist_ce.explanation import explain_binary, explain_logits, explain_probabilities
-from mnist_ce.explanation.picture import attribution, explain_picture
-from mnist_ce.model import MLP
-from mnist_ce.trained import TrainedModel, load_model
+from mnist_ce.cli.ascii_art import picture_lines
+from mnist_ce.data.synthetic.generate import generate
+from mnist_ce.explain import explain_binary, explain_logits, explain_probabilities
+from mnist_ce.explain import reference_losses as formulas
+from mnist_ce.explain.picture import attribution, explain_picture
+from mnist_ce.network.model import MLP
+from mnist_ce.runs.load_model import TrainedModel, load_model
+from mnist_ce.system.errors import UsageError
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

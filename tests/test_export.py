@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from mnist_ce import load_model
-from mnist_ce.checkpoint import save_tensors
 from mnist_ce.cli import main
-from mnist_ce.errors import CheckpointError
-from mnist_ce.export import export, onnx_model
-from mnist_ce.model import MLP
+from mnist_ce.network.model import MLP
+from mnist_ce.report.onnx import export, onnx_model
+from mnist_ce.runs.checkpoint import save_tensors
+from mnist_ce.system.errors import CheckpointError
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from mnist_ce.data.flags import add_flag, flag_ones
+from mnist_ce.data.mnist_format import fit_glyph
 from mnist_ce.data.splits import Split
-from mnist_ce.errors import UsageError
-from mnist_ce.glyph import fit_glyph
-from mnist_ce.training import train
+from mnist_ce.data.upstrokes import add_flag, flag_ones
+from mnist_ce.system.errors import UsageError
+from mnist_ce.training.training import train
 
 
 def upright(width: int = 3) -> np.ndarray:

@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnist_ce import formulas
-from mnist_ce.errors import UsageError
-from mnist_ce.objective import Binary, Multiclass
+from mnist_ce.explain import reference_losses as formulas
+from mnist_ce.network.objective import Binary, Multiclass
+from mnist_ce.system.errors import UsageError
 
 SURE_AND_RIGHT = [[0.1, 1, 2.1], [2, 1, 0.1], [0.1, 3, 0.1]]
 TWO_WRONG = [[2.1, 1, 0.1], [0.1, 1, 2.1], [0.1, 3, 0.1]]
@@ -221,7 +221,8 @@ def imported_by(statement: str) -> set[str]:
 
 def test_the_numpy_half_needs_no_torch() -> None:
     loaded = imported_by(
-        "from mnist_ce import formulas as f; f.cross_entropy([[2, 1, .1]], [0]); "
+        "from mnist_ce.explain import reference_losses as f; "
+        "f.cross_entropy([[2, 1, .1]], [0]); "
         "f.binary_cross_entropy(f.sigmoid([1.2]), [1])"
     )
     assert "numpy" in loaded
@@ -229,7 +230,9 @@ def test_the_numpy_half_needs_no_torch() -> None:
 
 
 def test_training_and_evaluation_do_not_import_the_formulas() -> None:
-    loaded = imported_by("import mnist_ce.training, mnist_ce.evaluation, mnist_ce.prediction")
-    assert "mnist_ce.objective" in loaded
-    assert "mnist_ce.formulas" not in loaded
-    assert "mnist_ce.explanation" not in loaded
+    loaded = imported_by(
+        "import mnist_ce.training.training, mnist_ce.evaluation.evaluate, mnist_ce.reader.predict"
+    )
+    assert "mnist_ce.network.objective" in loaded
+    assert "mnist_ce.explain.reference_losses" not in loaded
+    assert "mnist_ce.explain" not in loaded

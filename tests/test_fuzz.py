@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from parsers import EDITS, INTERESTING, PARSERS, Edit
 
-from mnist_ce.errors import MnistCeError
+from mnist_ce.system.errors import MnistCeError
 
 edits = st.builds(
     Edit,

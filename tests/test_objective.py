@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
-from mnist_ce.objective import Binary, Multiclass, Objective
+from mnist_ce.network.objective import Binary, Multiclass, Objective
 
 
 @dataclass(frozen=True)

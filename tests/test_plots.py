@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnist_ce.plots import (
+from mnist_ce.report.plots import (
     Heading,
     draw_calibration,
     draw_confusion_matrix,
@@ -18,7 +18,7 @@ from mnist_ce.plots import (
     draw_overlaid_curves,
     draw_weights,
 )
-from mnist_ce.plots.canvas import COLOURS, percent
+from mnist_ce.report.plots.canvas import COLOURS, percent
 
 HEADING = Heading("a run", "a dataset")
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Ankle boot")
@@ -153,7 +153,7 @@ def test_percent_never_rounds_up_to_certainty(fraction: float, text: str) -> Non
 
 def test_plots_import_matplotlib_only_when_drawing_and_never_pyplot() -> None:
     code = (
-        "import sys, mnist_ce.plots as plots\n"
+        "import sys, mnist_ce.report.plots as plots\n"
         "assert 'matplotlib' not in sys.modules\n"
         "plots.draw_curves(plots.Heading('', ''), [])\n"
         "assert 'matplotlib.figure' in sys.modules\n"

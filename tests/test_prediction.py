@@ -15,12 +15,12 @@ from PIL import Image
 from mnist_ce import load_model, predict
 from mnist_ce.data.dataset import load_dataset
 from mnist_ce.data.splits import Split
-from mnist_ce.data.synthetic import generate
-from mnist_ce.errors import CheckpointError, RunError, UsageError
-from mnist_ce.model import MLP
-from mnist_ce.prediction import predict_each
-from mnist_ce.preprocessing.detector import load_detector
-from mnist_ce.trained import TrainedModel
+from mnist_ce.data.synthetic.generate import generate
+from mnist_ce.network.model import MLP
+from mnist_ce.reader.detector import load_detector
+from mnist_ce.reader.predict import predict_each
+from mnist_ce.runs.load_model import TrainedModel
+from mnist_ce.system.errors import CheckpointError, RunError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_28x28_pictures_get_the_answers_of_the_bare_network(
 
 
 def test_at_most_one_percent_of_the_test_digits_of_mnist_are_rejected(mnist_dir: Path) -> None:
-    images = load_dataset("mnist", mnist_dir, warn=print).test.images.numpy()
+    images = load_dataset("mnist", mnist_dir).test.images.numpy()
     detector = load_detector()
     rejected = detector.scores(images) < detector.threshold
     assert 0 < rejected.mean() <= 0.01

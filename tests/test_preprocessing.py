@@ -12,18 +12,18 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from mnist_ce.data.synthetic import generate
-from mnist_ce.errors import ImageError
-from mnist_ce.preprocessing import draw_strip, find_digits, open_picture
-from mnist_ce.preprocessing.detector import SOUND, demanded
-from mnist_ce.preprocessing.digits import Reading
-from mnist_ce.preprocessing.ink import even_out, find_ink, merge_colours, obvious_polarity
-from mnist_ce.preprocessing.parts import find_parts, group_parts
-from mnist_ce.preprocessing.reading import to_planes
-from mnist_ce.preprocessing.ready import as_it_is, whole_picture
-from mnist_ce.preprocessing.split import cuts
-from mnist_ce.preprocessing.stroke import normalise_weight, stroke_width
-from mnist_ce.preprocessing.workers import Options, prepare
+from mnist_ce.data.synthetic.generate import generate
+from mnist_ce.reader import draw_strip, find_digits, open_picture
+from mnist_ce.reader.binarize import even_out, find_ink, merge_colours, obvious_polarity
+from mnist_ce.reader.components import find_parts, group_parts
+from mnist_ce.reader.detector import SOUND, demanded
+from mnist_ce.reader.image_io import to_planes
+from mnist_ce.reader.mnist_like import as_it_is, whole_picture
+from mnist_ce.reader.pool import Options, prepare
+from mnist_ce.reader.segmentation import Reading
+from mnist_ce.reader.split_touching import cuts
+from mnist_ce.reader.stroke_width import normalise_weight, stroke_width
+from mnist_ce.system.errors import ImageError
 
 Cover = NDArray[np.float64]
 SIDE = 240
@@ -193,7 +193,7 @@ def test_a_28x28_glyph_is_taken_as_it_is(dark: bool) -> None:
 def test_every_training_image_of_mnist_is_taken_as_it_is(mnist_dir: Path) -> None:
     from mnist_ce.data.dataset import load_dataset
 
-    for image in load_dataset("mnist", mnist_dir, warn=print).train.images.numpy():
+    for image in load_dataset("mnist", mnist_dir).train.images.numpy():
         glyph = as_it_is(Image.fromarray(image))
         assert glyph is not None
         assert (glyph == image).all()
@@ -392,7 +392,7 @@ def test_a_bug_costs_the_answer_about_one_picture_only(monkeypatch: pytest.Monke
     def fail(*_: object, **__: object) -> None:
         raise IndexError("out of bounds")
 
-    monkeypatch.setattr("mnist_ce.preprocessing.workers.find_digits", fail)
+    monkeypatch.setattr("mnist_ce.reader.pool.find_digits", fail)
     prepared = prepare(Image.new("L", (9, 9)), Options())
     assert prepared.error == (
         "the picture defeats this program, please report it: IndexError: out of bounds"

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnist_ce.errors import ImageError
-from mnist_ce.preprocessing import Options, Workers, find_pictures, open_picture, prepare
+from mnist_ce.reader import Options, Workers, find_pictures, open_picture, prepare
+from mnist_ce.system.errors import ImageError
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:

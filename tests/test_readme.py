@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mnist_ce import train
 from mnist_ce.cli import main
-from mnist_ce.errors import StoppedError
-from mnist_ce.training import Reporter
+from mnist_ce.system.errors import StoppedError
+from mnist_ce.training.training import Reporter
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -73,9 +73,9 @@ def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_files_named_in_the_tree_exist() -> None:
     for place in re.findall(r"^\| (`.*?) \|", README, re.MULTILINE):
-        parent = Path()
+        parent = Path("mnist_ce/training")
         for name in re.findall(r"`([^`]+)`", place):
             path = parent / name if (ROOT / parent / name).exists() else Path(name)
-            candidates = [ROOT / path, ROOT / "mnist_ce" / name]
+            candidates = [ROOT / path, ROOT / parent / name]
             found = any(c.exists() for c in candidates) or list((ROOT / "mnist_ce").glob(name))
             assert found, name

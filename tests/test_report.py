@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,10 @@ from PIL import Image
 
 from mnist_ce import train
 from mnist_ce.cli import main
-from mnist_ce.errors import DataError, RunError
-from mnist_ce.progress import Reporter
-from mnist_ce.records import Run
-from mnist_ce.report import report
-from mnist_ce.trainer import TrainResult
+from mnist_ce.report.report import report
+from mnist_ce.runs.run_dir import Run
+from mnist_ce.system.errors import DataError, RunError
+from mnist_ce.training.trainer import TrainResult
 
 PICTURES = {"curves.png", "confusion_matrix.png", "mistakes.png", "weights.png"}
 NASTY = '<script>alert(1)</script>&"x$y'
@@ -85,25 +85,21 @@ def test_pictures_can_be_switched_off_and_change_no_weight(tmp_path: Path) -> No
 
 
 def test_a_dry_run_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mnist_ce.trainer.draw_plots", lambda *_: pytest.fail("drawn"))
+    monkeypatch.setattr("mnist_ce.training.trainer.draw_plots", lambda *_: pytest.fail("drawn"))
     train(None, dry_run=True)
 
 
-def test_a_failure_to_draw_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_to_draw_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_warnings: Callable[[], list[str]]
+) -> None:
     def fail(*arguments: object) -> None:
         raise ValueError("no font\nat all")
 
-    class Listener(Reporter):
-        warnings: list[str] = []  # noqa: RUF012 - one test, one list
-
-        def warn(self, text: str) -> None:
-            self.warnings.append(text)
-
-    monkeypatch.setattr("mnist_ce.plots.canvas.Canvas.png", fail)
+    monkeypatch.setattr("mnist_ce.report.plots.canvas.Canvas.png", fail)
     settings = {"run.output": str(tmp_path), "run.name": "a", "train.epochs": 1}
-    result = train(None, settings, reporter=Listener())
+    result = train(None, settings)
     assert result.record["status"] == "finished"
-    (warning,) = Listener.warnings
+    (warning,) = log_warnings()
     assert "no font; draw them with: mnist-ce report" in warning
 
 
@@ -167,18 +163,17 @@ def test_a_stopped_run_says_so(tmp_path: Path) -> None:
 
 
 def test_without_the_data_what_can_be_drawn_is_drawn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_warnings: Callable[[], list[str]]
 ) -> None:
     run = train_small(tmp_path, "a").run
 
     def fail(*arguments: object, **options: object) -> None:
         raise DataError("it is not here")
 
-    monkeypatch.setattr("mnist_ce.report.task_of", fail)
-    warnings: list[str] = []
-    report(["a"], output=tmp_path, warn=warnings.append)
+    monkeypatch.setattr("mnist_ce.report.report.task_of", fail)
+    report(["a"], output=tmp_path)
     assert pictures(run) == {"curves.png", "weights.png"}
-    assert warnings == ["a: pictures of test images are not redrawn: it is not here"]
+    assert log_warnings() == ["a: pictures of test images are not redrawn: it is not here"]
 
 
 def test_a_record_from_a_stranger_is_escaped(tmp_path: Path) -> None:

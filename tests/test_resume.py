@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from mnist_ce.checkpoint import load_state_dict, load_tensors, save_tensors, weights_sha256
-from mnist_ce.errors import CheckpointError, RunError, StoppedError, UsageError
-from mnist_ce.progress import Reporter
-from mnist_ce.records import Run
-from mnist_ce.run_folder import held_run, new_run
-from mnist_ce.trainer import Trainer
-from mnist_ce.training import TrainResult, train
+from mnist_ce.runs.checkpoint import load_state_dict, load_tensors, save_tensors, weights_sha256
+from mnist_ce.runs.run_dir import Run
+from mnist_ce.runs.run_folder import held_run, new_run
+from mnist_ce.system.errors import CheckpointError, RunError, StoppedError, UsageError
+from mnist_ce.training.callbacks import Reporter
+from mnist_ce.training.trainer import Trainer
+from mnist_ce.training.training import TrainResult, train
 
 NUM_BATCHES = 10  # of 30 images, in an epoch
 EVERYTHING = {
@@ -56,14 +56,6 @@ class StopAfter(Reporter):
 
     def __init__(self, num_batches: int = 10**9) -> None:
         self.left = num_batches
-        self.heard: list[str] = []
-        self.warnings: list[str] = []
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-
-    def progress(self, text: str) -> None:
-        self.heard.append(text)
 
     def batch(self, trainer: Trainer) -> None:
         self.left -= 1
@@ -134,7 +126,9 @@ def test_a_run_in_pieces_equals_one_in_one_go(base: dict[str, Any], name: str) -
     assert any(row["train_accuracy"] > 0 for row in expected.rows)
 
 
-def test_the_other_step_continues_nearly_the_same(base: dict[str, Any]) -> None:
+def test_the_other_step_continues_nearly_the_same(
+    base: dict[str, Any], log_warnings: Callable[[], list[str]]
+) -> None:
     expected = train(None, base | {"run.name": "whole", "train.step": "plain"})
     with pytest.raises(StoppedError):
         train(None, base | {"run.name": "a", "train.step": "fast"}, reporter=StopAfter(13))
@@ -142,7 +136,7 @@ def test_the_other_step_continues_nearly_the_same(base: dict[str, Any]) -> None:
     settings = {"run.output": base["run.output"], "train.step": "plain"}
     found = train(None, settings, resume="a", reporter=reporter)
     assert found.rows[-1]["train_loss"] == pytest.approx(expected.rows[-1]["train_loss"], rel=1e-3)
-    assert ["step fast → plain" in text for text in reporter.warnings] == [True]
+    assert ["step fast → plain" in text for text in log_warnings()] == [True]
 
 
 def test_a_finished_run_is_extended(base: dict[str, Any]) -> None:
@@ -157,12 +151,14 @@ def test_a_finished_run_is_extended(base: dict[str, Any]) -> None:
         train(None, output | {"train.epochs": 4}, resume="three")
 
 
-def test_a_finished_run_is_left_as_it_is(base: dict[str, Any]) -> None:
+def test_a_finished_run_is_left_as_it_is(
+    base: dict[str, Any], log_lines: Callable[[], list[str]]
+) -> None:
     expected = train(None, base | {"run.name": "a"})
-    reporter = StopAfter()
-    found = train(None, {"run.output": base["run.output"]}, resume="a", reporter=reporter)
+    log_lines()
+    found = train(None, {"run.output": base["run.output"]}, resume="a")
     check_equal(found, expected)
-    assert reporter.heard == [f"run {found.run.path} is complete after 3 epochs"]
+    assert log_lines()[-1:] == [f"run {found.run.path} is complete after 3 epochs"]
     with pytest.raises(RunError, match="there is no interrupted run"):
         train(None, {"run.output": base["run.output"]}, resume="latest")
 
@@ -215,20 +211,11 @@ def test_a_run_is_held_by_one_process(base: dict[str, Any]) -> None:
 
 
 def test_of_two_that_want_a_name_one_gets_it(base: dict[str, Any], tmp_path: Path) -> None:
-    class TakesTheName(Reporter):
-        """Another process that is faster."""
-
-        def progress(self, text: str) -> None:
-            other = new_run(tmp_path, lambda: "a", lambda run: run.write_config({}))
-            other.__enter__()
-            self.other = other
-
-    reporter = TakesTheName()
-    folder = Path(base["data.dir"]) / "none"  # what is not there is drawn, which is told
-    reporter.progress("")
-    with pytest.raises(UsageError, match=r"a exists and is never overwritten"):
-        train(None, base | {"run.name": "a", "data.dir": str(folder)}, reporter=Reporter())
-    reporter.other.__exit__(None, None, None)
+    with (
+        new_run(tmp_path, lambda: "a", lambda run: run.write_config({})),
+        pytest.raises(UsageError, match=r"a exists and is never overwritten"),
+    ):
+        train(None, base | {"run.name": "a"})
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 

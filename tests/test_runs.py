@@ -11,8 +11,8 @@ import pytest
 
 from mnist_ce.cli import main
 from mnist_ce.config import Config, resolve_config, shipped_configs
-from mnist_ce.files import lock_folder
-from mnist_ce.records import Run
+from mnist_ce.runs.run_dir import Run
+from mnist_ce.system.files import lock_folder
 
 METRICS = "epoch,train_loss,train_accuracy,learning_rate\n1,0.5,0.9,0.01\n2,0.4,0.91,0.01\n"
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from mnist_ce.data.augment import Augment
-from mnist_ce.data.batches import Batches
-from mnist_ce.errors import UsageError
-from mnist_ce.model import MLP
-from mnist_ce.objective import Binary, Multiclass, Objective
-from mnist_ce.steps import (
+from mnist_ce.data.loader import Batches
+from mnist_ce.network.linear_ops import OneDnnProducts, TorchProducts
+from mnist_ce.network.model import MLP
+from mnist_ce.network.objective import Binary, Multiclass, Objective
+from mnist_ce.system.errors import UsageError
+from mnist_ce.training.steps import (
     NonFiniteLossError,
     OptimizerSettings,
     Step,
@@ -23,10 +24,9 @@ from mnist_ce.steps import (
     fast,
     make_step,
 )
-from mnist_ce.steps.cuda_graph import CudaGraphStep
-from mnist_ce.steps.fast import FastStep
-from mnist_ce.steps.plain import PlainStep
-from mnist_ce.steps.products import OneDnnProducts, TorchProducts
+from mnist_ce.training.steps.cuda_graph import CudaGraphStep
+from mnist_ce.training.steps.fast import FastStep
+from mnist_ce.training.steps.plain import PlainStep
 
 SETTINGS = [
     OptimizerSettings(momentum=0.5),

@@ -1,25 +1,36 @@
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
-from mnist_ce.data import synthetic
 from mnist_ce.data.splits import Split
-from mnist_ce.data.strokes import STYLES, Style, spline_matrix
-from mnist_ce.data.synthetic import generate, load_synthetic
+from mnist_ce.data.synthetic import generate as synthetic
+from mnist_ce.data.synthetic.generate import generate, load_synthetic
+from mnist_ce.data.synthetic.templates import STYLES, Style, spline_matrix
 
 SMALL = {"train": (60, 1), "t10k": (20, 2)}
 
 
 @pytest.fixture
-def lines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """Small splits, a cache of the test's own, and a list for the progress lines."""
+def lines(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> Callable[[], list[str]]:
+    """Small splits, a cache of the test's own, and what was logged since the last call."""
     monkeypatch.setattr(synthetic, "_SPLITS", SMALL)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return []
+    caplog.set_level(logging.INFO, "mnist_ce")
+
+    def new_lines() -> list[str]:
+        lines = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return lines
+
+    return new_lines
 
 
 def same(one: Split, other: Split) -> bool:
@@ -103,13 +114,13 @@ def test_a_simple_classifier_can_learn_them() -> None:
     assert float((distances.argmin(dim=1) == test.labels).float().mean()) > 0.6
 
 
-def test_they_are_kept_and_read_again(tmp_path: Path, lines: list[str]) -> None:
-    first = load_synthetic(tmp_path / "data", progress=lines.append)
+def test_they_are_kept_and_read_again(tmp_path: Path, lines: Callable[[], list[str]]) -> None:
+    first = load_synthetic(tmp_path / "data")
     assert [len(split) for split in first] == [60, 20]
     assert not same(*first)
-    assert len(lines) == 1
-    second = load_synthetic(tmp_path / "data", progress=lines.append)
-    assert len(lines) == 1  # nothing was drawn
+    assert len(lines()) == 1
+    second = load_synthetic(tmp_path / "data")
+    assert lines() == []
     assert same(first[0], second[0])
     assert same(first[1], second[1])
     assert second[0].images.dtype == torch.uint8
@@ -118,7 +129,7 @@ def test_they_are_kept_and_read_again(tmp_path: Path, lines: list[str]) -> None:
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
 @pytest.mark.parametrize("damage", ["cut", "altered", "missing"])
 def test_damaged_files_are_drawn_again(
-    tmp_path: Path, lines: list[str], name: str, damage: str
+    tmp_path: Path, lines: Callable[[], list[str]], name: str, damage: str
 ) -> None:
     train, _ = load_synthetic(tmp_path)
     path = tmp_path / "synthetic" / name
@@ -130,56 +141,60 @@ def test_damaged_files_are_drawn_again(
             path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         case "missing":
             path.unlink()
-    assert same(load_synthetic(tmp_path, progress=lines.append)[0], train)
-    assert len(lines) == 1
+    lines()
+    assert same(load_synthetic(tmp_path)[0], train)
+    assert len(lines()) == 1
     assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize("record", ["", "{}", "not json", "[1]", "\xff"])
 def test_a_damaged_record_means_drawing_again(
-    tmp_path: Path, lines: list[str], record: str
+    tmp_path: Path, lines: Callable[[], list[str]], record: str
 ) -> None:
     train, _ = load_synthetic(tmp_path)
     (tmp_path / "synthetic" / "synthetic.json").write_text(record, encoding="latin-1")
-    assert same(load_synthetic(tmp_path, progress=lines.append)[0], train)
-    assert len(lines) == 1
+    lines()
+    assert same(load_synthetic(tmp_path)[0], train)
+    assert len(lines()) == 1
 
 
 def test_another_version_is_drawn_again(
-    tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load_synthetic(tmp_path)
     monkeypatch.setattr(synthetic, "GENERATOR_VERSION", synthetic.GENERATOR_VERSION + 1)
-    load_synthetic(tmp_path, progress=lines.append)
-    load_synthetic(tmp_path, progress=lines.append)
-    assert len(lines) == 1
+    lines()
+    load_synthetic(tmp_path)
+    load_synthetic(tmp_path)
+    assert len(lines()) == 1
 
 
 def test_the_cache_serves_where_the_folder_cannot_be_written(
-    tmp_path: Path, lines: list[str]
+    tmp_path: Path, lines: Callable[[], list[str]]
 ) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
-    train, _ = load_synthetic(blocked, progress=lines.append)
+    train, _ = load_synthetic(blocked)
     assert (tmp_path / "cache" / "mnist-ce" / "synthetic" / "synthetic.json").is_file()
-    assert str(blocked) in lines[-1]
-    lines.clear()
-    assert same(load_synthetic(blocked, progress=lines.append)[0], train)
-    assert lines == []
+    assert str(blocked) in lines()[-1]
+    assert same(load_synthetic(blocked)[0], train)
+    assert lines() == []
 
 
 def test_they_are_drawn_even_where_nothing_can_be_written(
-    tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
-    train, _ = load_synthetic(blocked, progress=lines.append)
+    train, _ = load_synthetic(blocked)
     assert len(train) == 60
-    assert len(lines) == 3
+    assert len(lines()) == 3
 
 
-def test_reading_beside_writing_gives_all_or_nothing(tmp_path: Path, lines: list[str]) -> None:
+def test_reading_beside_writing_gives_all_or_nothing(
+    tmp_path: Path, lines: Callable[[], list[str]]
+) -> None:
     """What another process writes at the same time is never half seen."""
     folder = tmp_path / "synthetic"
     train, test = load_synthetic(tmp_path)

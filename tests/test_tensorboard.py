@@ -9,11 +9,11 @@ from PIL import Image
 
 from mnist_ce import train
 from mnist_ce.cli import main
-from mnist_ce.errors import StoppedError, UsageError
-from mnist_ce.progress import Reporter
-from mnist_ce.records import Run
-from mnist_ce.tensorboard import FOLDER, TensorBoardReporter
-from mnist_ce.trainer import Trainer
+from mnist_ce.runs.run_dir import Run
+from mnist_ce.system.errors import StoppedError, UsageError
+from mnist_ce.training.callbacks import Reporter
+from mnist_ce.training.tensorboard import FOLDER, TensorBoardReporter
+from mnist_ce.training.trainer import Trainer
 
 pytest.importorskip("tensorboard")
 SPLITS = ("train", "validation", "test")

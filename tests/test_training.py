@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from mnist_ce import MLP, evaluate, load_model, predict, train
-from mnist_ce.checkpoint import load_state_dict, weights_sha256
 from mnist_ce.cli import main
 from mnist_ce.config import Schedule
-from mnist_ce.data.batches import Batches
-from mnist_ce.errors import TrainingError
-from mnist_ce.schedule import learning_rates
-from mnist_ce.training import TrainResult
+from mnist_ce.data.loader import Batches
+from mnist_ce.runs.checkpoint import load_state_dict, weights_sha256
+from mnist_ce.system.errors import TrainingError
+from mnist_ce.training.schedule import learning_rates
+from mnist_ce.training.training import TrainResult
 
 pytestmark = pytest.mark.usefixtures("small_data")
 

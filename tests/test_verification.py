@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from mnist_ce.checkpoint import load_state_dict, save_tensors
 from mnist_ce.cli import main
-from mnist_ce.records import Run
-from mnist_ce.training import train
-from mnist_ce.verification import verify
+from mnist_ce.evaluation.verification import verify
+from mnist_ce.runs.checkpoint import load_state_dict, save_tensors
+from mnist_ce.runs.run_dir import Run
+from mnist_ce.training.training import train
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mnist_ce.config import shipped_configs
-from mnist_ce.data.synthetic import generate
+from mnist_ce.data.synthetic.generate import generate
 
 ROOT = Path(__file__).resolve().parent.parent
 PRETRAINED = ROOT / "checkpoints" / "pretrained"
@@ -82,6 +82,6 @@ def test_predict_works_elsewhere_with_the_shipped_weights(site: Path, tmp_path: 
     arguments = ("-m", "mnist_ce", "predict", "seven.png", "--json")
     (prediction,) = json.loads(run(*arguments, cwd=tmp_path, site=site))
     assert prediction["label"] == 7
-    from mnist_ce.records import find_checkpoint
+    from mnist_ce.runs.run_dir import find_checkpoint
 
     assert find_checkpoint("pretrained", tmp_path).samefile(PRETRAINED / "model.pt")

@@ -21,10 +21,10 @@ from mnist_ce.cli import (
     train,
 )
 from mnist_ce.cli.help import GroupedCommand
-from mnist_ce.cli.options import Traceback, Traceback_, label
-from mnist_ce.distributed import OtherProcessError
-from mnist_ce.errors import MnistCeError
-from mnist_ce.files import one_line
+from mnist_ce.cli.options import Traceback, Traceback_, label, logging_to_terminal
+from mnist_ce.system.distributed import OtherProcessError
+from mnist_ce.system.errors import MnistCeError
+from mnist_ce.system.files import one_line
 
 __all__ = ["app", "main"]
 
@@ -52,7 +52,7 @@ for command in (
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from mnist_ce.files import version
+        from mnist_ce.system.files import version
 
         typer.echo(f"mnist-ce {version()}")
         raise typer.Exit
@@ -81,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     Traceback_.wanted = False
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="mnist-ce")
+        with logging_to_terminal():
+            app(args=None if arguments is None else list(arguments), prog_name="mnist-ce")
     except SystemExit as error:
         return _exit_code(error)
     except KeyboardInterrupt:

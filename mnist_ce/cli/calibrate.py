@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mnist_ce.cli import options
-from mnist_ce.cli.options import Traceback, note, print_json, warn
+from mnist_ce.cli.options import Traceback, note, print_json
 
 
 def calibrate(
@@ -48,13 +48,11 @@ def calibrate(
 
       mnist-ce calibrate all --with some
     """
-    from mnist_ce.calibrating import calibrate as run_calibration
-    from mnist_ce.device import use_threads
+    from mnist_ce.evaluation.temperature_scaling import calibrate as run_calibration
+    from mnist_ce.system.device import use_threads
 
     with use_threads(threads):
-        calibrated = run_calibration(
-            run, held_out or (), data_dir=data_dir, output=output, warn=warn, progress=note
-        )
+        calibrated = run_calibration(run, held_out or (), data_dir=data_dir, output=output)
     if json:
         print_json(calibrated.to_dict())
     else:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mnist_ce.cli import options
-from mnist_ce.cli.options import Traceback, print_json, warn
-from mnist_ce.text import printable, shortened
+from mnist_ce.cli.options import Traceback, print_json
+from mnist_ce.system.text import printable, shortened
 
 if TYPE_CHECKING:
-    from mnist_ce.comparison import Comparison
+    from mnist_ce.evaluation.comparison import Comparison
 
 WHICH = "A run's name or folder, a state_dict file, or 'pretrained'."
 
@@ -42,8 +42,8 @@ def compare(
 
       mnist-ce compare first-run second-run --limit 5
     """
-    from mnist_ce.comparison import compare as run_comparison
-    from mnist_ce.device import use_threads
+    from mnist_ce.evaluation.comparison import compare as run_comparison
+    from mnist_ce.system.device import use_threads
 
     with use_threads(threads):
         comparison = run_comparison(
@@ -54,7 +54,6 @@ def compare(
             data_dir=data_dir,
             output=output,
             device=device,
-            warn=warn,
         )
     if json:
         print_json(comparison.to_dict())

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mnist_ce.cli import options
-from mnist_ce.cli.options import Traceback, note, print_json, warn
+from mnist_ce.cli.options import Traceback, note, print_json
 from mnist_ce.cli.verify import verify_run
-from mnist_ce.errors import MnistCeError
-from mnist_ce.files import one_line, write_atomically
+from mnist_ce.system.errors import MnistCeError
+from mnist_ce.system.files import one_line, write_atomically
 
 if TYPE_CHECKING:
-    from mnist_ce.calibration import CalibrationReport
-    from mnist_ce.evaluation import EvaluationReport
+    from mnist_ce.evaluation.calibration import CalibrationReport
+    from mnist_ce.evaluation.evaluate import EvaluationReport
 
 
 def evaluate(
@@ -70,8 +70,8 @@ def evaluate(
             name, output=output, data_dir=data_dir, device=device, threads=threads, json=json
         )
         return
-    from mnist_ce.device import use_threads
-    from mnist_ce.evaluation import evaluate as run_evaluation
+    from mnist_ce.evaluation.evaluate import evaluate as run_evaluation
+    from mnist_ce.system.device import use_threads
 
     with use_threads(threads):
         report = run_evaluation(
@@ -83,8 +83,6 @@ def evaluate(
             device=device,
             input_mean=input_mean,
             input_std=input_std,
-            warn=warn,
-            progress=note,
         )
     note(f"checkpoint {report.trained.path}")
     if plot is not None:
@@ -101,7 +99,7 @@ def evaluate(
 
 
 def _plot(report: EvaluationReport, path: Path) -> None:
-    from mnist_ce.evaluation import reliability_diagram
+    from mnist_ce.report.report import reliability_diagram
 
     try:
         write_atomically(path, reliability_diagram(report))

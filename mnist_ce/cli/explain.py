@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mnist_ce.cli import options
-from mnist_ce.cli.arithmetic import number_text, print_explanation
+from mnist_ce.cli.explain_table import number_text, print_explanation
 from mnist_ce.cli.options import Traceback, note, print_json
-from mnist_ce.errors import MnistCeError, UsageError
+from mnist_ce.system.errors import MnistCeError, UsageError
 
 if TYPE_CHECKING:
-    from mnist_ce.explanation import Explanation
-    from mnist_ce.explanation.picture import PictureExplanation
+    from mnist_ce.explain import Explanation
+    from mnist_ce.explain.picture import PictureExplanation
 
 
 def explain(
@@ -78,7 +78,7 @@ def explain(
         else:
             print_explanation(numbers, numbers.notes)
         return
-    from mnist_ce.explanation.picture import explain_picture
+    from mnist_ce.explain.picture import explain_picture
 
     explained = explain_picture(
         image,
@@ -133,7 +133,7 @@ def _explain_numbers(
     reduction: str | None,
     binary: bool,
 ) -> Explanation:
-    from mnist_ce.explanation import (
+    from mnist_ce.explain import (
         explain_binary,
         explain_logits,
         explain_probabilities,
@@ -155,7 +155,7 @@ def _explain_numbers(
 
 
 def _print_picture(explained: PictureExplanation) -> None:
-    from mnist_ce.cli.shades import picture_lines
+    from mnist_ce.cli.ascii_art import picture_lines
 
     colour = (
         sys.stdout.isatty()
@@ -173,9 +173,9 @@ def _print_picture(explained: PictureExplanation) -> None:
 
 
 def _plot(explained: PictureExplanation, path: Path) -> None:
-    from mnist_ce.files import one_line, write_atomically
-    from mnist_ce.plots.attribution import draw_attributions
-    from mnist_ce.plots.canvas import Heading
+    from mnist_ce.report.plots.attribution import draw_attributions
+    from mnist_ce.report.plots.canvas import Heading
+    from mnist_ce.system.files import one_line, write_atomically
 
     names = explained.trained.class_names
     probabilities = explained.numbers.rows[0].probabilities

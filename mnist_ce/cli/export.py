@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mnist_ce.cli import options
-from mnist_ce.cli.options import Traceback, note, print_json, warn
+from mnist_ce.cli.options import Traceback, note, print_json
 
 
 def export(
@@ -43,7 +43,7 @@ def export(
 
       mnist-ce export my-run --file digits.onnx
     """
-    from mnist_ce.export import export as run_export
+    from mnist_ce.report.onnx import export as run_export
 
     result = run_export(
         checkpoint,
@@ -53,8 +53,6 @@ def export(
         output=output,
         input_mean=input_mean,
         input_std=input_std,
-        warn=warn,
-        progress=note,
     )
     note(f"checkpoint {result.checkpoint}")
     if json:

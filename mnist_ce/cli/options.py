@@ -5,12 +5,17 @@ Results go to stdout, everything else to stderr.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
+
+from mnist_ce.system.distributed import is_main
 
 __all__ = [
     "Checkpoint",
@@ -25,6 +30,7 @@ __all__ = [
     "Traceback",
     "is_terminal",
     "label",
+    "logging_to_terminal",
     "note",
     "print_json",
     "warn",
@@ -95,6 +101,29 @@ def note(text: str) -> None:
 def warn(text: str) -> None:
     """Print a warning that stands out on a terminal."""
     typer.echo(f"{label('warning:', 'yellow')} {text}", err=True)
+
+
+class TerminalHandler(logging.Handler):
+    """Prints log records to stderr: warnings with a label, the rest as plain lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record, in the main process of several only."""
+        if is_main():
+            (warn if record.levelno >= logging.WARNING else note)(record.getMessage())
+
+
+@contextlib.contextmanager
+def logging_to_terminal() -> Iterator[None]:
+    """Print what the package logs at level INFO or above."""
+    logger, handler = logging.getLogger("mnist_ce"), TerminalHandler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def label(text: str, colour: str) -> str:

@@ -16,12 +16,12 @@ import typer
 
 from mnist_ce.cli import options
 from mnist_ce.cli.options import Traceback, is_terminal, label, note
-from mnist_ce.errors import RunError, UsageError
-from mnist_ce.files import one_line
-from mnist_ce.text import printable
+from mnist_ce.system.errors import RunError, UsageError
+from mnist_ce.system.files import one_line
+from mnist_ce.system.text import printable
 
 if TYPE_CHECKING:
-    from mnist_ce.prediction import Prediction
+    from mnist_ce.reader.predict import Prediction
 
 FIELDS = ("path", "index", "label", "class_name", "probability", "top_k", "status", "reason")
 MANY = 200  # pictures from which starting processes and drawing a bar pays
@@ -97,14 +97,14 @@ def predict(
         raise typer.BadParameter("choose one of --json, --jsonl and --csv")
     # NumPy reads this when it is imported. Its products here are small, and the cores the workers'.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from mnist_ce.preprocessing import Workers, find_pictures
+    from mnist_ce.reader import Workers, find_pictures
 
     sources = list(find_pictures(images))
     many = len(sources) >= MANY
     with Workers((threads or os.cpu_count() or 1) if many else 1) as workers:
-        from mnist_ce.device import use_threads
-        from mnist_ce.prediction import predict_each
-        from mnist_ce.trained import load_model
+        from mnist_ce.reader.predict import predict_each
+        from mnist_ce.runs.load_model import load_model
+        from mnist_ce.system.device import use_threads
 
         trained = load_model(checkpoint, output)
         note(f"checkpoint {trained.path}")
@@ -158,8 +158,8 @@ def _saving(
     """Write what the network saw and the strips of stages, numbered so that no name collides."""
     from PIL import Image
 
-    from mnist_ce.preprocessing import draw_strip
-    from mnist_ce.preprocessing.sources import SUFFIXES
+    from mnist_ce.reader import draw_strip
+    from mnist_ce.reader.expand_paths import SUFFIXES
 
     one_file = stages is not None and single and stages.suffix.lower() == ".png"
     if stages is not None and not one_file and stages.suffix.lower() in SUFFIXES:

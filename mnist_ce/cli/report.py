@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mnist_ce.cli import options
-from mnist_ce.cli.options import Traceback, note, warn
+from mnist_ce.cli.options import Traceback
 
 
 def report(
@@ -40,9 +40,7 @@ def report(
 
       mnist-ce report first-run second-run --file comparison.html
     """
-    from mnist_ce.report import report as run_report
+    from mnist_ce.report.report import report as run_report
 
-    path = run_report(
-        runs or (), output=output, data_dir=data_dir, file=file, warn=warn, progress=note
-    )
+    path = run_report(runs or (), output=output, data_dir=data_dir, file=file)
     typer.echo(str(path))

@@ -11,9 +11,9 @@ import typer
 
 from mnist_ce.cli import options
 from mnist_ce.cli.options import Traceback, note, print_json
-from mnist_ce.errors import RunError
-from mnist_ce.records import Run, list_runs
-from mnist_ce.text import printable, shortened
+from mnist_ce.runs.run_dir import Run, list_runs
+from mnist_ce.system.errors import RunError
+from mnist_ce.system.text import printable, shortened
 
 HEAD = ("name", "dataset", "recipe", "epochs", "test", "time", "state")
 NUMBERS = ("epochs", "test", "time")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import Annotated, Any
 
 import typer
@@ -111,20 +112,22 @@ def train(
     if resume is None:  # wrong settings are told before torch is imported
         resolved = resolve_config(config, flags=settings)
         if show_config:
-            from mnist_ce.config_text import config_text
+            from mnist_ce.cli.config_docs import config_text
 
             typer.echo(config_text(resolved), nl=False)
             return
 
-    from mnist_ce.cli.reporting import TerminalReporter, print_training_result
-    from mnist_ce.training import Reporter
-    from mnist_ce.training import train as run_training
+    from mnist_ce.cli.terminal import TerminalReporter, print_training_result
+    from mnist_ce.training.training import Reporter
+    from mnist_ce.training.training import train as run_training
 
+    if quiet:
+        logging.getLogger("mnist_ce").setLevel(logging.WARNING)
     reporter = TerminalReporter(quiet=quiet, verbose=verbose)
     with reporter.listening(), contextlib.ExitStack() as stack:
         told: Reporter = reporter
         if tensorboard:
-            from mnist_ce.tensorboard import TensorBoardReporter
+            from mnist_ce.training.tensorboard import TensorBoardReporter
 
             told = stack.enter_context(TensorBoardReporter(reporter))
         result = run_training(config, settings, resume=resume, dry_run=dry_run, reporter=told)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from mnist_ce.cli.options import note, print_json, warn
-from mnist_ce.errors import RunError
+from mnist_ce.cli.options import print_json
+from mnist_ce.system.errors import RunError
 
 __all__ = ["verify_run"]
 
@@ -18,13 +18,11 @@ def verify_run(
     Raises:
         RunError: If something is not.
     """
-    from mnist_ce.device import use_threads
-    from mnist_ce.verification import verify
+    from mnist_ce.evaluation.verification import verify
+    from mnist_ce.system.device import use_threads
 
     with use_threads(threads):
-        run, checks = verify(
-            name, output=output, data_dir=data_dir, device=device, warn=warn, progress=note
-        )
+        run, checks = verify(name, output=output, data_dir=data_dir, device=device)
     failed = [check for check in checks if not check.ok]
     if json:
         content = [check.to_dict() for check in checks]

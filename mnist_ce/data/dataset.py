@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
 from mnist_ce.data.download import DownloadError
 from mnist_ce.data.idx import idx_header
 from mnist_ce.data.splits import Dataset, Split, select_classes, split_validation
-from mnist_ce.errors import UsageError
+from mnist_ce.system.errors import UsageError
 
 __all__ = [
     "DATASETS",
@@ -20,6 +20,8 @@ __all__ = [
     "select_classes",
     "split_validation",
 ]
+
+logger = logging.getLogger(__name__)
 
 _DIGITS = tuple("0123456789")
 # Fashion-MNIST and KMNIST name their classes as torchvision does.
@@ -61,8 +63,6 @@ def load_dataset(
     data_dir: Path,
     *,
     mirror: str | None = None,
-    warn: Callable[[str], None],
-    progress: Callable[[str], None] | None = None,
 ) -> Dataset:
     """Load a dataset, downloading or drawing it first where need be.
 
@@ -74,8 +74,6 @@ def load_dataset(
         data_dir: Where to look for the files and to keep them; where it cannot be written, the
             user's cache serves.
         mirror: The only address to download from, in place of the dataset's own.
-        warn: Takes each warning: damaged files, and `auto`'s fall back.
-        progress: Takes a line before anything that may take more than a moment.
 
     Raises:
         DataError: If the data is missing or damaged and cannot be downloaded or kept.
@@ -87,28 +85,26 @@ def load_dataset(
     if name not in (*DATASETS, "auto"):
         raise _unknown(name)
     if name == "synthetic":
-        return _synthetic(data_dir, progress)
+        return _synthetic(data_dir)
     try:
         wanted = "mnist" if name == "auto" else name
-        train, test = load_files(
-            wanted, data_dir, mirror=mirror, hasty=name == "auto", warn=warn, progress=progress
-        )
+        train, test = load_files(wanted, data_dir, mirror=mirror, hasty=name == "auto")
     except DownloadError as error:
         if name != "auto":
             raise
-        warn(
+        logger.warning(
             f"NOT MNIST: using the built-in SYNTHETIC digits instead, so every result is about "
             f"those. {error} (--dataset mnist makes this an error, --dataset synthetic ends this "
             "warning)"
         )
-        return _synthetic(data_dir, progress)
+        return _synthetic(data_dir)
     return _dataset(wanted, train, test)
 
 
-def _synthetic(data_dir: Path, progress: Callable[[str], None] | None) -> Dataset:
-    from mnist_ce.data.synthetic import load_synthetic
+def _synthetic(data_dir: Path) -> Dataset:
+    from mnist_ce.data.synthetic.generate import load_synthetic
 
-    return _dataset("synthetic", *load_synthetic(data_dir, progress=progress))
+    return _dataset("synthetic", *load_synthetic(data_dir))
 
 
 def _dataset(name: str, train: Split, test: Split) -> Dataset:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import queue
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Callable
 from http.client import HTTPException
 from urllib.parse import urlsplit
 
-from mnist_ce.errors import DataError, UsageError
-from mnist_ce.files import one_line
+from mnist_ce.system.errors import DataError, UsageError
+from mnist_ce.system.files import one_line
 
 __all__ = ["DownloadError", "download_file", "fetch", "mirror_url"]
+
+logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 16
 # Fewer bytes than this within the waiting time count as none, so that a server that hands out a
@@ -46,7 +48,6 @@ def download_file(
     *,
     max_bytes: int,
     stall_seconds: float,
-    progress: Callable[[str], None],
 ) -> bytes:
     """Download a file from the first mirror that gives it, verified.
 
@@ -57,7 +58,6 @@ def download_file(
             the next file does not wait for it again.
         max_bytes: More than this is refused.
         stall_seconds: How long a mirror may send nothing.
-        progress: Takes a line per attempt.
 
     Raises:
         DownloadError: If no mirror gave it; the message has each mirror's reason.
@@ -65,7 +65,7 @@ def download_file(
     reasons = []
     for _ in range(len(mirrors)):
         url = mirrors[0] + name
-        progress(f"downloading {url}")
+        logger.info(f"downloading {url}")
         try:
             content = fetch(url, max_bytes=max_bytes, stall_seconds=stall_seconds)
         except DownloadError as error:

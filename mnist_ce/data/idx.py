@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from mnist_ce.data.splits import Split
-from mnist_ce.errors import DataError
-from mnist_ce.files import one_line, write_atomically
+from mnist_ce.system.errors import DataError
+from mnist_ce.system.files import one_line, write_atomically
 
 __all__ = ["idx_header", "read_idx", "read_split", "write_idx"]
 

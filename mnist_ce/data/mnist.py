@@ -8,12 +8,11 @@ that folder cannot be written.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 
 from mnist_ce.data.download import mirror_url
-from mnist_ce.data.shelves import Shelves
-from mnist_ce.data.sources import source_of
+from mnist_ce.data.files import Shelves
+from mnist_ce.data.registry import source_of
 from mnist_ce.data.splits import Split
 
 __all__ = ["load_files"]
@@ -29,8 +28,6 @@ def load_files(
     *,
     mirror: str | None = None,
     hasty: bool = False,
-    warn: Callable[[str], None],
-    progress: Callable[[str], None] | None = None,
 ) -> tuple[Split, Split]:
     """Load the training and the test split of MNIST or a relative of it.
 
@@ -46,8 +43,6 @@ def load_files(
             writable.
         mirror: The only address to download from, in place of torchvision's mirrors.
         hasty: Give up on silent mirrors within seconds.
-        warn: Takes a line for each damaged or unverifiable file.
-        progress: Takes a line before each download and unpacking.
 
     Raises:
         DownloadError: If a file is nowhere and no mirror gives it.
@@ -62,8 +57,6 @@ def load_files(
         data_dir,
         mirrors=deque(mirrors),
         stall_seconds=_HASTY_SECONDS / len(mirrors) if hasty else _STALL_SECONDS,
-        warn=warn,
-        progress=progress or (lambda _: None),
     )
     root = shelves.complete_root()
     splits = []

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mnist_ce.device import derived_generator
-from mnist_ce.errors import UsageError
+from mnist_ce.system.device import derived_generator
+from mnist_ce.system.errors import UsageError
 
 __all__ = ["Dataset", "Split", "select_classes", "split_validation"]
 

@@ -1,0 +1,1 @@
+"""Digits drawn by the program."""

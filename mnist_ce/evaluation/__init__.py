@@ -1,0 +1,1 @@
+"""Inference and the figures made from it."""

@@ -1,0 +1,1 @@
+"""The network, its objectives and its matrix products."""

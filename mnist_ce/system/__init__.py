@@ -1,0 +1,1 @@
+"""The machine: errors, files, devices, processes, text."""
