@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from mnist_ce.runs.checkpoint import load_state_dict, load_tensors
-from mnist_ce.runs.run_dir import Run
+from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.training.training import train
 
 
@@ -58,13 +58,13 @@ def kill_and_compare(output: Path, options: argparse.Namespace) -> dict[str, obj
     began = time.perf_counter()
     subprocess.run([*begin, "--name", "undisturbed"], check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - began
-    record = Run(output / "undisturbed").read_record() or {}
+    record = RunDir(output / "undisturbed").read_record() or {}
     expected, train_seconds = record["weights_sha256"], record["train_seconds"]
 
     moments = random.Random(options.seed)
     kills = kills_in_writes = runs = equal = unreadable = 0
     while kills < options.kills:
-        run = Run(output / f"run-{runs}")
+        run = RunDir(output / f"run-{runs}")
         again = [*base, "--resume", run.name]
         command = again if run.path.exists() else [*begin, "--name", run.name]
         in_write = False
@@ -97,7 +97,7 @@ def kill_and_compare(output: Path, options: argparse.Namespace) -> dict[str, obj
     }
 
 
-def finished_copy(run: Run, path: Path) -> str:
+def finished_copy(run: RunDir, path: Path) -> str:
     """Continue a copy of a run to its end; return the digest of its weights."""
     shutil.copytree(run.path, path)
     try:
@@ -106,7 +106,7 @@ def finished_copy(run: Run, path: Path) -> str:
         shutil.rmtree(path)
 
 
-def wait_for_training(process: subprocess.Popen[bytes], run: Run) -> bool:
+def wait_for_training(process: subprocess.Popen[bytes], run: RunDir) -> bool:
     """Wait until a process has taken up a run, as its record then says; return whether it has."""
     while process.poll() is None:
         record = run.read_record() or {}
@@ -116,7 +116,7 @@ def wait_for_training(process: subprocess.Popen[bytes], run: Run) -> bool:
     return False
 
 
-def wait(process: subprocess.Popen[bytes], run: Run, seconds: float, until_write: bool) -> bool:
+def wait(process: subprocess.Popen[bytes], run: RunDir, seconds: float, until_write: bool) -> bool:
     """Wait so long, and then perhaps for a write to begin; return whether one goes on."""
     try:
         process.wait(seconds)
@@ -128,7 +128,7 @@ def wait(process: subprocess.Popen[bytes], run: Run, seconds: float, until_write
     return False
 
 
-def num_unreadable(run: Run) -> int:
+def num_unreadable(run: RunDir) -> int:
     """Read all that a killed run left; return how many files are not whole."""
     damaged = 0
     readers = {

@@ -24,7 +24,7 @@ from typing import Any
 from common import report
 
 from mnist_ce.config import resolve_config
-from mnist_ce.runs.run_dir import Run
+from mnist_ce.runs.run_dir import RunDir
 
 COLUMNS = (
     *("recipe", "command", "epochs", "n", "test accuracy", "of each seed", "test loss"),
@@ -61,7 +61,7 @@ def main() -> None:
 
 def trained(recipe: str, seed: int, output: Path, extra: Sequence[str]) -> dict[str, Any]:
     """Return the record of one run, trained now unless it is there and finished."""
-    run = Run(output / f"{Path(recipe).stem}-{seed}")
+    run = RunDir(output / f"{Path(recipe).stem}-{seed}")
     wanted = resolve_config(recipe, flags={"train.seed": seed})
     record = run.read_record()
     if record is not None and record.get("status") == "finished":

@@ -22,12 +22,12 @@ from typing import Any
 import torch
 
 from mnist_ce.runs.train_state import Snapshot
-from mnist_ce.training.callbacks import Reporter
+from mnist_ce.training.callbacks import Callback
 from mnist_ce.training.trainer import Trainer
 from mnist_ce.training.training import train
 
 
-class Timed(Reporter):
+class Timed(Callback):
     """Times the two parts of every save."""
 
     def __init__(self) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mnist_ce.config import resolve_config
 from mnist_ce.data.augment import Augment
 from mnist_ce.data.dataset import load_dataset
-from mnist_ce.data.loader import Batches
+from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.data.splits import Split
 from mnist_ce.evaluation.inference import evaluate
 from mnist_ce.network.model import HIDDEN, MLP
@@ -97,7 +97,9 @@ def own_epoch(
 ) -> Callable[[], float]:
     """Return a task that trains one epoch with a step of this program."""
     torch.manual_seed(0)
-    batches = Batches(train.images, train.labels, batch_size=batch_size, seed=0, augment=augment)
+    batches = DeviceLoader(
+        train.images, train.labels, batch_size=batch_size, seed=0, augment=augment
+    )
     settings = OptimizerSettings(momentum=MOMENTUM)
     step = make_step(kind, MLP(hidden), batches, Multiclass(), settings)
     epoch = 0

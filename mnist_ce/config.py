@@ -21,17 +21,17 @@ from mnist_ce.system.errors import UsageError
 from mnist_ce.system.files import one_line, shipped_dir
 
 __all__ = [
-    "Augment",
-    "Average",
+    "AugmentConfig",
+    "AverageConfig",
     "Config",
-    "Data",
-    "Model",
-    "Objective",
-    "Optimizer",
-    "Run",
-    "Schedule",
+    "DataConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimizerConfig",
+    "RunConfig",
+    "ScheduleConfig",
     "Section",
-    "Train",
+    "TrainConfig",
     "parse_assignments",
     "resolve_config",
     "shipped_configs",
@@ -60,7 +60,7 @@ class Section(BaseModel):
     )
 
 
-class Data(Section):
+class DataConfig(Section):
     """Which images the network learns from, and where they lie."""
 
     dataset: Literal["auto", "mnist", "fashion-mnist", "kmnist", "synthetic"] = "auto"
@@ -75,14 +75,14 @@ class Data(Section):
     """The classes to keep, renumbered in this order; empty: all."""
 
 
-class Model(Section):
+class ModelConfig(Section):
     """The shape of the network: 784 inputs, these widths, one logit per class."""
 
     hidden: tuple[Width, ...] = Field(default=(520, 320, 240, 120), strict=False)
     """The widths of the hidden layers, each followed by a ReLU."""
 
 
-class Objective(Section):
+class ObjectiveConfig(Section):
     """What is minimised."""
 
     kind: Literal["multiclass", "binary"] = "multiclass"
@@ -95,7 +95,7 @@ class Objective(Section):
     """`binary`: how many times the loss of a yes counts; above 1, fewer are missed."""
 
 
-class Train(Section):
+class TrainConfig(Section):
     """How long and on what the network is trained."""
 
     epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 9
@@ -116,7 +116,7 @@ class Train(Section):
     """Stop after so many epochs without a better validation result; 0: never."""
 
 
-class Optimizer(Section):
+class OptimizerConfig(Section):
     """Stochastic gradient descent, as in `torch.optim.SGD`."""
 
     learning_rate: Positive = 0.01
@@ -129,7 +129,7 @@ class Optimizer(Section):
     """The L2 penalty's factor, on all parameters."""
 
 
-class Schedule(Section):
+class ScheduleConfig(Section):
     """How the learning rate changes, as in `torch.optim.lr_scheduler`."""
 
     kind: Literal["constant", "one-cycle", "cosine", "step"] = "constant"
@@ -150,14 +150,14 @@ class Schedule(Section):
     """`step`: what each drop multiplies the rate by."""
 
 
-class Average(Section):
+class AverageConfig(Section):
     """An exponential moving average of the weights, used instead of the last ones."""
 
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """The share of the average kept at each step; 0: no averaging."""
 
 
-class Augment(Section):
+class AugmentConfig(Section):
     """Strengths of the random distortions of training images; all 0: none."""
 
     rotation_degrees: NotNegative = 0.0
@@ -182,7 +182,7 @@ class Augment(Section):
         return self.model_dump(exclude={"final_epochs", "flagged_ones"})
 
 
-class Run(Section):
+class RunConfig(Section):
     """Where a run is kept and how much it tells."""
 
     output: str = Field(default="checkpoints", min_length=1)
@@ -200,15 +200,15 @@ class Run(Section):
 class Config(Section):
     """All settings of a run."""
 
-    data: Data = Field(default_factory=Data)
-    model: Model = Field(default_factory=Model)
-    objective: Objective = Field(default_factory=Objective)
-    train: Train = Field(default_factory=Train)
-    optimizer: Optimizer = Field(default_factory=Optimizer)
-    schedule: Schedule = Field(default_factory=Schedule)
-    average: Average = Field(default_factory=Average)
-    augment: Augment = Field(default_factory=Augment)
-    run: Run = Field(default_factory=Run)
+    data: DataConfig = Field(default_factory=DataConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
+    average: AverageConfig = Field(default_factory=AverageConfig)
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    run: RunConfig = Field(default_factory=RunConfig)
 
     @property
     def has_fixed_length(self) -> bool:

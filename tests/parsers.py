@@ -24,8 +24,8 @@ from mnist_ce.network.model import MLP
 from mnist_ce.reader.image_io import open_picture, to_planes
 from mnist_ce.runs.checkpoint import load_state_dict, model_from
 from mnist_ce.runs.load_model import load_model
-from mnist_ce.runs.run_dir import FORMAT_VERSION, Run
-from mnist_ce.runs.train_state import Progress, Totals, load_snapshot
+from mnist_ce.runs.run_dir import FORMAT_VERSION, RunDir
+from mnist_ce.runs.train_state import MetricSums, TrainState, load_snapshot
 
 __all__ = ["EDITS", "INTERESTING", "PARSERS", "Edit", "Parser"]
 
@@ -60,7 +60,7 @@ def _saved(content: object) -> bytes:
 def _resume() -> dict[str, object]:
     row = {"epoch": 1, "train_loss": 2.3, "train_accuracy": 0.1, "seconds": 0.2}
     row |= {"validation_loss": 2.3, "validation_accuracy": 0.1}
-    progress = Progress(2, 3, Totals(1.5, 2, 30), 0.1, 0.2, 0.5, [row], 1)
+    progress = TrainState(2, 3, MetricSums(1.5, 2, 30), 0.1, 0.2, 0.5, [row], 1)
     step = {"num_steps": 13, "weights": _weights(), "momentum": _weights(), "average": {}}
     return {"format_version": FORMAT_VERSION, "step": step, "progress": progress.to_plain()}
 
@@ -97,7 +97,7 @@ def _parse_checkpoint_pickle(folder: Path, content: bytes) -> object:
 
 def _parse_resume(folder: Path, content: bytes) -> object:
     _written(folder, "resume.pt", content)
-    return load_snapshot(Run(folder), _weights())
+    return load_snapshot(RunDir(folder), _weights())
 
 
 def _parse_resume_pickle(folder: Path, content: bytes) -> object:
@@ -117,12 +117,12 @@ def _parse_record(folder: Path, content: bytes) -> object:
     if not (folder / "model.pt").exists():
         _written(folder, "model.pt", _saved(_weights()))
     _written(folder, "run.json", content)
-    return load_model(folder / "model.pt"), Run(folder).holder
+    return load_model(folder / "model.pt"), RunDir(folder).lock_owner
 
 
 def _parse_metrics(folder: Path, content: bytes) -> object:
     _written(folder, "metrics.csv", content)
-    return Run(folder).read_metrics()
+    return RunDir(folder).read_metrics()
 
 
 def _parse_idx(folder: Path, content: bytes) -> object:

@@ -13,12 +13,12 @@ from mnist_ce import evaluate, load_model, train
 from mnist_ce.cli import main
 from mnist_ce.evaluation.temperature_scaling import calibrate
 from mnist_ce.report.report import reliability_diagram, report
-from mnist_ce.runs.run_dir import Run
+from mnist_ce.runs.run_dir import RunDir
 
 pytestmark = pytest.mark.usefixtures("small_data")
 
 
-def train_small(output: Path, name: str, **settings: object) -> Run:
+def train_small(output: Path, name: str, **settings: object) -> RunDir:
     keys = {key.replace("__", "."): value for key, value in settings.items()}
     return train(
         None,
@@ -35,16 +35,16 @@ def train_small(output: Path, name: str, **settings: object) -> Run:
     ).run
 
 
-def record_of(run: Run) -> dict[str, Any]:
+def record_of(run: RunDir) -> dict[str, Any]:
     return run.read_record() or {}
 
 
 @pytest.fixture
-def held_out(tmp_path: Path) -> Run:
+def held_out(tmp_path: Path) -> RunDir:
     return train_small(tmp_path, "held-out", data__validation_size=300)
 
 
-def test_a_run_is_fitted_to_its_own_held_out_images(tmp_path: Path, held_out: Run) -> None:
+def test_a_run_is_fitted_to_its_own_held_out_images(tmp_path: Path, held_out: RunDir) -> None:
     before = record_of(held_out)
     calibrated = calibrate("held-out", output=tmp_path)
     record = record_of(held_out)
@@ -59,7 +59,7 @@ def test_a_run_is_fitted_to_its_own_held_out_images(tmp_path: Path, held_out: Ru
 
 
 def test_another_runs_temperature_is_taken(
-    tmp_path: Path, held_out: Run, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, held_out: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = train_small(tmp_path, "all")
     arguments = ["calibrate", "all", "--with", "held-out", "--output", str(tmp_path)]
@@ -73,7 +73,7 @@ def test_another_runs_temperature_is_taken(
     assert capsys.readouterr().out.startswith("temperature ")
 
 
-def test_several_runs_give_one_temperature(tmp_path: Path, held_out: Run) -> None:
+def test_several_runs_give_one_temperature(tmp_path: Path, held_out: RunDir) -> None:
     other = train_small(tmp_path, "other", data__validation_size=300, train__seed=5)
     one, two = (calibrate(run.path).fitted_on for run in (held_out, other))
     both = calibrate(held_out.path, [held_out.path, other.path])
@@ -87,7 +87,7 @@ def test_several_runs_give_one_temperature(tmp_path: Path, held_out: Run) -> Non
 
 
 def test_evaluate_reports_both_ways(
-    tmp_path: Path, held_out: Run, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, held_out: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = evaluate("held-out", output=tmp_path).to_dict()
     calibrated = calibrate("held-out", output=tmp_path)
@@ -114,14 +114,14 @@ def test_a_yes_no_run_is_calibrated(tmp_path: Path) -> None:
     assert fitted["nll"] <= fitted["nll_uncalibrated"]
 
 
-def test_training_on_drops_the_temperature(tmp_path: Path, held_out: Run) -> None:
+def test_training_on_drops_the_temperature(tmp_path: Path, held_out: RunDir) -> None:
     calibrate("held-out", output=tmp_path)
     train(None, {"run.output": str(tmp_path), "train.epochs": 3}, resume="held-out")
     assert record_of(held_out)["epochs_done"] == 3
     assert load_model("held-out", tmp_path).temperature == 1
 
 
-def test_the_diagram_is_drawn_by_evaluate_and_report(tmp_path: Path, held_out: Run) -> None:
+def test_the_diagram_is_drawn_by_evaluate_and_report(tmp_path: Path, held_out: RunDir) -> None:
     one = reliability_diagram(evaluate("held-out", output=tmp_path))
     calibrate("held-out", output=tmp_path)
     file = tmp_path / "drawn.png"
@@ -134,7 +134,7 @@ def test_the_diagram_is_drawn_by_evaluate_and_report(tmp_path: Path, held_out: R
 
 
 def test_another_recipe_is_warned_of(
-    tmp_path: Path, held_out: Run, log_warnings: Callable[[], list[str]]
+    tmp_path: Path, held_out: RunDir, log_warnings: Callable[[], list[str]]
 ) -> None:
     train_small(tmp_path, "wide", model__hidden=[64], train__seed=3)
     calibrate("wide", "held-out", output=tmp_path)
@@ -157,7 +157,7 @@ def test_another_recipe_is_warned_of(
 )
 def test_what_cannot_be_calibrated_is_refused(
     tmp_path: Path,
-    held_out: Run,
+    held_out: RunDir,
     capsys: pytest.CaptureFixture[str],
     arguments: str,
     exit_code: int,
@@ -168,7 +168,7 @@ def test_what_cannot_be_calibrated_is_refused(
     if "yes" in arguments:
         train_small(tmp_path, "yes", objective__kind="binary")
     (tmp_path / "bare.pt").write_bytes(held_out.model_path.read_bytes())
-    stopped = Run(tmp_path / "stopped")
+    stopped = RunDir(tmp_path / "stopped")
     stopped.path.mkdir()
     stopped.model_path.write_bytes(held_out.model_path.read_bytes())
     stopped.write_record({**record_of(held_out), "status": "stopped"})

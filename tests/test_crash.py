@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from mnist_ce.cli import main
-from mnist_ce.runs.run_dir import Run
+from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.training.training import train
 
 ROOT = Path(__file__).parent.parent
@@ -95,7 +95,7 @@ def expected_of(settings: dict[str, Any]) -> tuple[str, str]:
 
 
 def found_in(settings: dict[str, Any]) -> tuple[str, str]:
-    run = Run(Path(settings["run.output"]) / "a")
+    run = RunDir(Path(settings["run.output"]) / "a")
     record = run.read_record()
     assert record is not None
     assert record["status"] == "finished"
@@ -171,7 +171,7 @@ def test_stopped_politely(
     os.kill(process.pid, number)
     assert ended(process) == 128 + number
     assert time.monotonic() - began < 2
-    run = Run(tmp_path / "a")
+    run = RunDir(tmp_path / "a")
     record = run.read_record()
     assert record is not None
     assert record["status"] == "stopped"
@@ -196,7 +196,7 @@ def stopped_while_stuck(arguments: list[str]) -> None:
             time.sleep(0.01)
 
     hear_signals()
-    pytest.MonkeyPatch().setattr("mnist_ce.cli.terminal.TerminalReporter.epoch", hang)
+    pytest.MonkeyPatch().setattr("mnist_ce.cli.terminal.TerminalCallback.epoch", hang)
     sys.exit(main(["train", "-q", *arguments]))
 
 
@@ -256,7 +256,7 @@ def test_a_signal_while_pictures_are_drawn_leaves_a_whole_run(
     process = fork.Process(target=stopped_while_drawing, args=(arguments,))
     process.start()
     assert ended(process) == 130
-    record = Run(tmp_path / "a").read_record()
+    record = RunDir(tmp_path / "a").read_record()
     assert record is not None
     assert record["status"] == "finished"
 
@@ -281,7 +281,7 @@ def test_a_full_disk_keeps_what_was_saved(
         process = fork.Process(target=without_room, args=(shown, num_bytes))
         process.start()
         assert ended(process) == 1
-        assert Run(tmp_path / "a").read_record() is not None
+        assert RunDir(tmp_path / "a").read_record() is not None
         assert not list((tmp_path / "a").glob(".*.tmp"))
     begin_or_go_on(settings)
     assert found_in(settings) == expected

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from mnist_ce.runs.checkpoint import load_state_dict
-from mnist_ce.runs.run_dir import Run
-from mnist_ce.training.callbacks import Reporter
+from mnist_ce.runs.run_dir import RunDir
+from mnist_ce.training.callbacks import Callback
 from mnist_ce.training.trainer import Trainer
 from mnist_ce.training.training import train
 
@@ -36,7 +36,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-class Losses(Reporter):
+class Losses(Callback):
     """Keeps the mean loss since the epoch began, as it is after each batch."""
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ def test_two_processes_do_what_one_does(
     out, errors = finished(torchrun(*arguments, "--set", "run.log_interval=1"))
     assert out.count("weights_sha256") == 1  # one of them tells it
     assert "distributed step" in errors
-    record = Run(tmp_path / "two").read_record()
+    record = RunDir(tmp_path / "two").read_record()
     assert record is not None
     assert record["processes"] == 2
 
@@ -98,7 +98,7 @@ def test_two_processes_do_what_one_does(
     alone = train(None, settings | {"run.name": "one", "train.epochs": 2}, reporter=reporter)
     told = [float(loss) for loss in re.findall(r"batch \d+/7  loss ([\d.]+)", errors)]
     assert told == pytest.approx(reporter.losses, abs=1.5e-4)  # as it is told with four digits
-    for ours, theirs in zip(Run(tmp_path / "two").read_metrics(), alone.rows, strict=True):
+    for ours, theirs in zip(RunDir(tmp_path / "two").read_metrics(), alone.rows, strict=True):
         for key in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
             assert ours[key] == pytest.approx(theirs[key], abs=1e-4)
     one, two = (load_state_dict(tmp_path / name / "model.pt") for name in ("one", "two"))
@@ -128,7 +128,7 @@ def test_more_processes_than_images_and_a_killed_one(flags: list[str], tmp_path:
     assert "error: another process of this run has ended" in errors or "error: stopped" in errors
     assert "--resume" in errors
     output = {"run.output": str(tmp_path)}
-    done = len(Run(tmp_path / "a").read_metrics())
+    done = len(RunDir(tmp_path / "a").read_metrics())
     result = train(None, output | {"train.epochs": done + 2}, resume="latest")
     assert result.record["epochs_done"] == done + 2
 

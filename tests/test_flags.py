@@ -8,7 +8,7 @@ import torch
 
 from mnist_ce.data.mnist_format import fit_glyph
 from mnist_ce.data.splits import Split
-from mnist_ce.data.upstrokes import add_flag, flag_ones
+from mnist_ce.data.upstrokes import add_upstroke, add_upstrokes
 from mnist_ce.system.errors import UsageError
 from mnist_ce.training.training import train
 
@@ -22,7 +22,7 @@ def upright(width: int = 3) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(5))
 def test_a_flag_goes_down_and_left_from_the_top(seed: int) -> None:
     one = upright()
-    flagged = add_flag(one, np.random.default_rng(seed))
+    flagged = add_upstroke(one, np.random.default_rng(seed))
     assert flagged.shape == one.shape
     assert flagged.dtype == np.uint8
 
@@ -43,19 +43,19 @@ def test_what_is_no_plain_stroke_stays() -> None:
     random = np.random.default_rng(0)
     wide = upright(width=20)
     for image in (wide, np.zeros((28, 28), np.uint8)):
-        assert (add_flag(image, random) == image).all()
+        assert (add_upstroke(image, random) == image).all()
 
 
 def test_only_the_share_of_the_ones_changes() -> None:
     images = torch.from_numpy(np.stack([upright()] * 400))
     labels = torch.arange(400) % 2
     split = Split(images, labels)
-    changed = flag_ones(split, 1, 0.25, seed=0)
+    changed = add_upstrokes(split, 1, 0.25, seed=0)
     differs = (changed.images != images).flatten(1).any(dim=1)
     assert not differs[labels == 0].any()
     assert 0.15 < differs[labels == 1].float().mean() < 0.35
-    assert torch.equal(changed.images, flag_ones(split, 1, 0.25, seed=0).images)
-    assert not torch.equal(changed.images, flag_ones(split, 1, 0.25, seed=1).images)
+    assert torch.equal(changed.images, add_upstrokes(split, 1, 0.25, seed=0).images)
+    assert not torch.equal(changed.images, add_upstrokes(split, 1, 0.25, seed=1).images)
     assert torch.equal(images, torch.from_numpy(np.stack([upright()] * 400)))  # the data stays
 
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mnist_ce import train
 from mnist_ce.cli import main
 from mnist_ce.system.errors import StoppedError
-from mnist_ce.training.training import Reporter
+from mnist_ce.training.training import Callback
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -37,7 +37,7 @@ def draw(path: Path, text: str) -> None:
     picture.save(path)
 
 
-class StopAtOnce(Reporter):
+class StopAtOnce(Callback):
     def stop_signal(self) -> int | None:
         return 15
 

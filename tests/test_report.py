@@ -16,7 +16,7 @@ from PIL import Image
 from mnist_ce import train
 from mnist_ce.cli import main
 from mnist_ce.report.report import report
-from mnist_ce.runs.run_dir import Run
+from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import DataError, RunError
 from mnist_ce.training.trainer import TrainResult
 
@@ -41,11 +41,11 @@ def train_small(output: Path, name: str, **settings: object) -> TrainResult:
     )
 
 
-def pictures(run: Run) -> set[str]:
+def pictures(run: RunDir) -> set[str]:
     return {path.name for path in run.path.glob("*.png")}
 
 
-def edit_record(run: Run, **changes: object) -> None:
+def edit_record(run: RunDir, **changes: object) -> None:
     run.write_record({**(run.read_record() or {}), **changes})
 
 
@@ -170,7 +170,7 @@ def test_without_the_data_what_can_be_drawn_is_drawn(
     def fail(*arguments: object, **options: object) -> None:
         raise DataError("it is not here")
 
-    monkeypatch.setattr("mnist_ce.report.report.task_of", fail)
+    monkeypatch.setattr("mnist_ce.report.report.load_splits_of", fail)
     report(["a"], output=tmp_path)
     assert pictures(run) == {"curves.png", "weights.png"}
     assert log_warnings() == ["a: pictures of test images are not redrawn: it is not here"]

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from mnist_ce.runs.checkpoint import load_state_dict, load_tensors, save_tensors, weights_sha256
-from mnist_ce.runs.run_dir import Run
-from mnist_ce.runs.run_folder import held_run, new_run
+from mnist_ce.runs.run_dir import RunDir
+from mnist_ce.runs.run_folder import locked_run, new_run
 from mnist_ce.system.errors import CheckpointError, RunError, StoppedError, UsageError
-from mnist_ce.training.callbacks import Reporter
+from mnist_ce.training.callbacks import Callback
 from mnist_ce.training.trainer import Trainer
 from mnist_ce.training.training import TrainResult, train
 
@@ -51,7 +51,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 TIMES = ("seconds", "images_per_second")
 
 
-class StopAfter(Reporter):
+class StopAfter(Callback):
     """Asks to stop after so many batches, and keeps what it hears."""
 
     def __init__(self, num_batches: int = 10**9) -> None:
@@ -189,7 +189,7 @@ def test_a_run_killed_before_its_first_save_begins_anew(base: dict[str, Any]) ->
     expected = train(None, base | {"run.name": "whole"})
     with pytest.raises(StoppedError):
         train(None, base | {"run.name": "a"}, reporter=StopAfter(3))
-    run = Run(Path(base["run.output"]) / "a")
+    run = RunDir(Path(base["run.output"]) / "a")
     run.resume_path.unlink()
     (run.path / ".resume.pt.0123.tmp").write_bytes(b"half a file")
     check_equal(train(None, {"run.output": base["run.output"]}, resume="latest"), expected)
@@ -199,14 +199,14 @@ def test_a_run_killed_before_its_first_save_begins_anew(base: dict[str, Any]) ->
 def test_a_run_is_held_by_one_process(base: dict[str, Any]) -> None:
     with pytest.raises(StoppedError):
         train(None, base | {"run.name": "a"}, reporter=StopAfter(3))
-    run = Run(Path(base["run.output"]) / "a")
-    with held_run(run):
-        assert run.is_held
+    run = RunDir(Path(base["run.output"]) / "a")
+    with locked_run(run):
+        assert run.is_locked
         with pytest.raises(RunError, match=r"a is being trained by process \d+ on "):
             train(None, {"run.output": base["run.output"]}, resume="a")
         with pytest.raises(RunError, match="there is no interrupted run"):
             train(None, {"run.output": base["run.output"]}, resume="latest")
-    assert not run.is_held
+    assert not run.is_locked
     assert train(None, {"run.output": base["run.output"]}, resume="a").record["epochs_done"] == 3
 
 
@@ -238,7 +238,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(
     assert all(row["seconds"] > 0 for row in pieces.rows)
 
 
-def changed(run: Run, change: Any) -> None:
+def changed(run: RunDir, change: Any) -> None:
     content = load_tensors(run.resume_path)
     change(content)
     save_tensors(run.resume_path, content)
@@ -267,7 +267,7 @@ def expand(content: dict[str, Any]) -> None:
 def test_a_foreign_resume_file_is_refused(base: dict[str, Any], change: Any, reason: str) -> None:
     with pytest.raises(StoppedError):
         train(None, base | {"run.name": "a"}, reporter=StopAfter(3))
-    changed(Run(Path(base["run.output"]) / "a"), change)
+    changed(RunDir(Path(base["run.output"]) / "a"), change)
     with pytest.raises(RunError, match=reason):
         train(None, {"run.output": base["run.output"]}, resume="a")
 
@@ -285,7 +285,7 @@ def test_a_changed_byte_in_the_resume_file_is_noticed(base: dict[str, Any]) -> N
 
 
 def test_a_vanished_folder_is_named(base: dict[str, Any]) -> None:
-    class Vanishes(Reporter):
+    class Vanishes(Callback):
         def epoch(self, trainer: Trainer, row: dict[str, Any]) -> None:
             trainer.saver.wait()
             trainer.run.path.rename(trainer.run.path.with_name("elsewhere"))

@@ -11,14 +11,14 @@ import pytest
 
 from mnist_ce.cli import main
 from mnist_ce.config import Config, resolve_config, shipped_configs
-from mnist_ce.runs.run_dir import Run
+from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.files import lock_folder
 
 METRICS = "epoch,train_loss,train_accuracy,learning_rate\n1,0.5,0.9,0.01\n2,0.4,0.91,0.01\n"
 
 
-def make_run(folder: Path, name: str, **more: object) -> Run:
-    run = Run(folder / name)
+def make_run(folder: Path, name: str, **more: object) -> RunDir:
+    run = RunDir(folder / name)
     run.path.mkdir(parents=True)
     record = {
         "format_version": 1,

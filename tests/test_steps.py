@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mnist_ce.data.augment import Augment
-from mnist_ce.data.loader import Batches
+from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.network.linear_ops import OneDnnProducts, TorchProducts
 from mnist_ce.network.model import MLP
 from mnist_ce.network.objective import Binary, Multiclass, Objective
@@ -37,18 +37,18 @@ SETTINGS = [
 ]
 
 
-def make_batches(num_images: int = 650, batch_size: int = 64, **options: Any) -> Batches:
+def make_batches(num_images: int = 650, batch_size: int = 64, **options: Any) -> DeviceLoader:
     generator = torch.Generator().manual_seed(1)
     # Ten blurry prototypes with noise: something that can be learned, so that gradients are real.
     prototypes = torch.rand(10, 28, 28, generator=generator)
     labels = torch.randint(0, 10, (num_images,), generator=generator)
     noise = torch.rand(num_images, 28, 28, generator=generator)
     images = ((0.7 * prototypes[labels] + 0.3 * noise) * 255).to(torch.uint8)
-    return Batches(images, labels, batch_size=batch_size, seed=3, **options)
+    return DeviceLoader(images, labels, batch_size=batch_size, seed=3, **options)
 
 
 def new_step(
-    kind: str, model: MLP, batches: Batches, objective: Objective, settings: OptimizerSettings
+    kind: str, model: MLP, batches: DeviceLoader, objective: Objective, settings: OptimizerSettings
 ) -> Step:
     """Without a GPU, the CUDA graph's body runs as it is at each replay."""
     if kind == "cuda-graph":
@@ -60,7 +60,7 @@ def run(
     kind: str,
     settings: OptimizerSettings,
     num_steps: int,
-    batches: Batches,
+    batches: DeviceLoader,
     objective: Objective | None = None,
     num_outputs: int = 10,
     hidden: tuple[int, ...] = (520, 320, 240, 120),
@@ -299,7 +299,7 @@ def test_step_that_does_not_fit_the_device(kind: str, device: str) -> None:
 def test_captured_graph_equals_plain_step(settings: OptimizerSettings) -> None:
     def on_gpu(kind: str) -> Step:
         batches = make_batches()
-        batches = Batches(batches.images.cuda(), batches.labels.cuda(), batch_size=64, seed=3)
+        batches = DeviceLoader(batches.images.cuda(), batches.labels.cuda(), batch_size=64, seed=3)
         torch.manual_seed(0)
         step = make_step(kind, MLP((12, 10)).cuda(), batches, Multiclass(), settings)
         for epoch in range(1, 6):

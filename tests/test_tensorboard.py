@@ -9,10 +9,10 @@ from PIL import Image
 
 from mnist_ce import train
 from mnist_ce.cli import main
-from mnist_ce.runs.run_dir import Run
+from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import StoppedError, UsageError
-from mnist_ce.training.callbacks import Reporter
-from mnist_ce.training.tensorboard import FOLDER, TensorBoardReporter
+from mnist_ce.training.callbacks import Callback
+from mnist_ce.training.tensorboard import FOLDER, TensorBoardCallback
 from mnist_ce.training.trainer import Trainer
 
 pytest.importorskip("tensorboard")
@@ -40,7 +40,7 @@ def test_the_events_hold_what_was_measured(tmp_path: Path) -> None:
         *(f"{kind}/{split}" for kind in ("loss", "accuracy") for split in SPLITS),
         *("learning_rate", "images_per_second"),
     }
-    rows = Run(run).read_metrics()
+    rows = RunDir(run).read_metrics()
     for tag, column in (("loss/train", "train_loss"), ("accuracy/test", "test_accuracy")):
         expected = [(row["epoch"], pytest.approx(row[column])) for row in rows]
         assert scalars(run, tag) == expected
@@ -53,7 +53,7 @@ def test_the_settings_are_hyper_parameters(tmp_path: Path) -> None:
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
     settings = {"run.output": str(tmp_path), "run.name": "a", "train.epochs": 1, "run.plots": False}
-    with TensorBoardReporter() as reporter:
+    with TensorBoardCallback() as reporter:
         train(None, {**settings, "optimizer.learning_rate": 0.25}, reporter=reporter)
     content = events(tmp_path / "a").PluginTagToContent("hparams")
     started = HParamsPluginData.FromString(content["_hparams_/session_start_info"])
@@ -65,7 +65,7 @@ def test_the_settings_are_hyper_parameters(tmp_path: Path) -> None:
 
 
 def test_a_continued_run_goes_on_in_its_events(tmp_path: Path) -> None:
-    class Stopper(Reporter):
+    class Stopper(Callback):
         """Stops in the middle of the second epoch."""
 
         number: int | None = None
@@ -78,9 +78,9 @@ def test_a_continued_run_goes_on_in_its_events(tmp_path: Path) -> None:
             return self.number
 
     settings = {"run.output": str(tmp_path), "run.name": "a", "train.epochs": 3, "run.plots": False}
-    with pytest.raises(StoppedError), TensorBoardReporter(Stopper()) as reporter:
+    with pytest.raises(StoppedError), TensorBoardCallback(Stopper()) as reporter:
         train(None, settings, reporter=reporter)
-    with TensorBoardReporter() as reporter:
+    with TensorBoardCallback() as reporter:
         result = train(None, {"run.output": str(tmp_path)}, resume="a", reporter=reporter)
     assert scalars(tmp_path / "a", "loss/train") == [
         (row["epoch"], pytest.approx(row["train_loss"])) for row in result.rows
@@ -99,7 +99,7 @@ def test_without_the_package_training_does_not_begin(
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     with pytest.raises(UsageError):
-        TensorBoardReporter()
+        TensorBoardCallback()
     assert main(["train", "--tensorboard", "--output", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error == (

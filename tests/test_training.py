@@ -15,8 +15,8 @@ from torch import nn
 
 from mnist_ce import MLP, evaluate, load_model, predict, train
 from mnist_ce.cli import main
-from mnist_ce.config import Schedule
-from mnist_ce.data.loader import Batches
+from mnist_ce.config import ScheduleConfig
+from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.runs.checkpoint import load_state_dict, weights_sha256
 from mnist_ce.system.errors import TrainingError
 from mnist_ce.training.schedule import learning_rates
@@ -192,14 +192,14 @@ def test_the_library_does_what_the_command_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("schedule", "first", "last"),
     [
-        (Schedule(), 0.1, 0.1),
-        (Schedule(kind="one-cycle"), 0.1 / 25, 0.1 / 25 / 1e4),
-        (Schedule(kind="one-cycle", anneal="linear"), 0.1 / 25, 0.1 / 25 / 1e4),
-        (Schedule(kind="cosine", final_fraction=0.1), 0.1, 0.01),
-        (Schedule(kind="step", step_epochs=2, factor=0.5), 0.1, 0.05),
+        (ScheduleConfig(), 0.1, 0.1),
+        (ScheduleConfig(kind="one-cycle"), 0.1 / 25, 0.1 / 25 / 1e4),
+        (ScheduleConfig(kind="one-cycle", anneal="linear"), 0.1 / 25, 0.1 / 25 / 1e4),
+        (ScheduleConfig(kind="cosine", final_fraction=0.1), 0.1, 0.01),
+        (ScheduleConfig(kind="step", step_epochs=2, factor=0.5), 0.1, 0.05),
     ],
 )
-def test_schedules(schedule: Schedule, first: float, last: float) -> None:
+def test_schedules(schedule: ScheduleConfig, first: float, last: float) -> None:
     rate = learning_rates(schedule, 0.1, num_epochs=4, steps_per_epoch=25)
     rates = [rate(step) for step in range(100)]
     assert rates[0] == pytest.approx(first)
@@ -214,7 +214,7 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     images, labels = torch.zeros(100, 28, 28, dtype=torch.uint8), torch.arange(100)
 
     def order(seed: int, epoch: int) -> list[int]:
-        batches = Batches(images, labels, batch_size=32, seed=seed)
+        batches = DeviceLoader(images, labels, batch_size=32, seed=seed)
         parts = list(batches.epoch(epoch))
         assert [len(part) for part in parts] == [32, 32, 32, 4]
         assert all(map(torch.equal, batches.epoch(epoch, start=2), parts[2:]))

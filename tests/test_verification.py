@@ -11,7 +11,7 @@ import pytest
 from mnist_ce.cli import main
 from mnist_ce.evaluation.verification import verify
 from mnist_ce.runs.checkpoint import load_state_dict, save_tensors
-from mnist_ce.runs.run_dir import Run
+from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.training.training import train
 
 
@@ -32,17 +32,17 @@ def finished(tiny_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture
-def run(finished: Path, tmp_path: Path) -> Run:
+def run(finished: Path, tmp_path: Path) -> RunDir:
     shutil.copytree(finished, tmp_path / "a")
-    return Run(tmp_path / "a")
+    return RunDir(tmp_path / "a")
 
 
-def untrue(run: Run, data_dir: Path) -> list[str]:
+def untrue(run: RunDir, data_dir: Path) -> list[str]:
     return [check.name for check in verify(str(run.path), data_dir=data_dir)[1] if not check.ok]
 
 
 def test_an_honest_run_is_what_it_says(
-    run: Run, tiny_data_dir: Path, capsys: pytest.CaptureFixture[str]
+    run: RunDir, tiny_data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["evaluate", str(run.path), "--verify", "--data-dir", str(tiny_data_dir)]
     assert main(arguments) == 0
@@ -54,15 +54,15 @@ def test_an_honest_run_is_what_it_says(
     assert [check["name"] for check in told["checks"]] == names
 
 
-def in_record(**changes: Any) -> Callable[[Run], None]:
-    def change(run: Run) -> None:
+def in_record(**changes: Any) -> Callable[[RunDir], None]:
+    def change(run: RunDir) -> None:
         run.write_record((run.read_record() or {}) | changes)
 
     return change
 
 
-def in_text(name: str, before: str, after: str) -> Callable[[Run], None]:
-    def change(run: Run) -> None:
+def in_text(name: str, before: str, after: str) -> Callable[[RunDir], None]:
+    def change(run: RunDir) -> None:
         text = (run.path / name).read_text()
         assert before in text
         (run.path / name).write_text(text.replace(before, after))
@@ -70,8 +70,8 @@ def in_text(name: str, before: str, after: str) -> Callable[[Run], None]:
     return change
 
 
-def one_weight(path: Callable[[Run], Path]) -> Callable[[Run], None]:
-    def change(run: Run) -> None:
+def one_weight(path: Callable[[RunDir], Path]) -> Callable[[RunDir], None]:
+    def change(run: RunDir) -> None:
         state = load_state_dict(path(run))
         state["l3.bias"][0] += 5.0
         save_tensors(path(run), state)
@@ -79,7 +79,7 @@ def one_weight(path: Callable[[Run], Path]) -> Callable[[Run], None]:
     return change
 
 
-def one_row_less(run: Run) -> None:
+def one_row_less(run: RunDir) -> None:
     run.write_metrics(run.read_metrics()[:-1])
 
 
@@ -103,14 +103,14 @@ def one_row_less(run: Run) -> None:
     ],
 )
 def test_a_lie_is_found(
-    run: Run, tiny_data_dir: Path, change: Callable[[Run], None], found: list[str]
+    run: RunDir, tiny_data_dir: Path, change: Callable[[RunDir], None], found: list[str]
 ) -> None:
     change(run)
     assert set(found) <= set(untrue(run, tiny_data_dir))
 
 
 def test_a_lie_fails_the_command(
-    run: Run, tiny_data_dir: Path, capsys: pytest.CaptureFixture[str]
+    run: RunDir, tiny_data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     in_record(test_correct=99)(run)
     arguments = ["evaluate", str(run.path), "--verify", "--data-dir", str(tiny_data_dir)]

@@ -22,7 +22,7 @@ from mnist_ce.cli import (
 )
 from mnist_ce.cli.help import GroupedCommand
 from mnist_ce.cli.options import Traceback, Traceback_, label, logging_to_terminal
-from mnist_ce.system.distributed import OtherProcessError
+from mnist_ce.system.distributed import MainProcessFailedError
 from mnist_ce.system.errors import MnistCeError
 from mnist_ce.system.files import one_line
 
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _exit_code(error)
     except KeyboardInterrupt:
         return _fail("stopped", 130)
-    except OtherProcessError as error:
+    except MainProcessFailedError as error:
         return error.exit_code  # the main process says why
     except MnistCeError as error:
         return _fail(str(error), error.exit_code)

@@ -8,7 +8,7 @@ import typer
 
 from mnist_ce.cli import options
 from mnist_ce.cli.options import Traceback, print_json
-from mnist_ce.system.text import printable, shortened
+from mnist_ce.system.text import sanitize, truncate_middle
 
 if TYPE_CHECKING:
     from mnist_ce.evaluation.comparison import Comparison
@@ -67,7 +67,7 @@ def _print(comparison: Comparison, limit: int) -> None:
     for letter, report in (("A", a), ("B", comparison.b)):
         low, high = report.accuracy_interval
         result = report.result
-        typer.echo(f"{letter}  {shortened(printable(report.trained.label), 77)}")
+        typer.echo(f"{letter}  {truncate_middle(sanitize(report.trained.label), 77)}")
         typer.echo(
             f"   {result.num_correct}/{result.num_examples} ({result.accuracy:.2%}), "
             f"95 % interval {low:.2%} to {high:.2%}"

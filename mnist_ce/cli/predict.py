@@ -18,7 +18,7 @@ from mnist_ce.cli import options
 from mnist_ce.cli.options import Traceback, is_terminal, label, note
 from mnist_ce.system.errors import RunError, UsageError
 from mnist_ce.system.files import one_line
-from mnist_ce.system.text import printable
+from mnist_ce.system.text import sanitize
 
 if TYPE_CHECKING:
     from mnist_ce.reader.predict import Prediction
@@ -145,7 +145,7 @@ def _watched(records: Iterator[Prediction], total: int) -> Iterator[Prediction]:
             if record.status == "error":
                 if bar is not None:
                     bar.clear()
-                typer.echo(f"{label('error:', 'red')} {printable(record.reason or '')}", err=True)
+                typer.echo(f"{label('error:', 'red')} {sanitize(record.reason or '')}", err=True)
             yield record
     finally:
         if bar is not None:

@@ -11,9 +11,9 @@ import typer
 
 from mnist_ce.cli import options
 from mnist_ce.cli.options import Traceback, note, print_json
-from mnist_ce.runs.run_dir import Run, list_runs
+from mnist_ce.runs.run_dir import RunDir, list_runs
 from mnist_ce.system.errors import RunError
-from mnist_ce.system.text import printable, shortened
+from mnist_ce.system.text import sanitize, truncate_middle
 
 HEAD = ("name", "dataset", "recipe", "epochs", "test", "time", "state")
 NUMBERS = ("epochs", "test", "time")
@@ -50,7 +50,7 @@ def runs(
         typer.echo(line)
 
 
-def _summary(run: Run, record: Mapping[str, Any]) -> dict[str, Any]:
+def _summary(run: RunDir, record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is to be told of a run: plain values, None where the record does not say."""
     try:
         num_epochs_done = len(run.read_metrics())
@@ -72,9 +72,9 @@ def _summary(run: Run, record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _state(run: Run, record: Mapping[str, Any]) -> str:
+def _state(run: RunDir, record: Mapping[str, Any]) -> str:
     """Return `finished`, `running`, `resumable`, or `lost` where nothing can be continued."""
-    if run.is_held:
+    if run.is_locked:
         return "running"
     if record.get("status") == "finished":
         return "finished"
@@ -86,9 +86,9 @@ def _cells(summary: Mapping[str, Any]) -> dict[str, str]:
         return "-" if summary[key] is None else form.format(summary[key])
 
     return {
-        "name": printable(summary["name"]),
-        "dataset": printable(summary["dataset"] or "-"),
-        "recipe": printable(summary["recipe"] or "-"),
+        "name": sanitize(summary["name"]),
+        "dataset": sanitize(summary["dataset"] or "-"),
+        "recipe": sanitize(summary["recipe"] or "-"),
         "epochs": f"{summary['epochs_done']}/{shown('epochs', '{}')}",
         "test": shown("test_accuracy", "{:.2%}"),
         "time": shown("train_seconds", "{:.1f} s"),
@@ -113,7 +113,7 @@ def _cell(key: str, text: str, width: int) -> str:
     if key in NUMBERS:
         return text.rjust(width)
     if key == "name":
-        return shortened(text, width).ljust(width)
+        return truncate_middle(text, width).ljust(width)
     return (text if len(text) <= width else f"{text[: width - 1]}…").ljust(width)
 
 

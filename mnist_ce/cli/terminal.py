@@ -13,15 +13,15 @@ import typer
 from tqdm import tqdm
 
 from mnist_ce.cli.options import is_terminal, note, warn
-from mnist_ce.runs.train_state import Row
+from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.distributed import is_main
-from mnist_ce.training.callbacks import Reporter
+from mnist_ce.training.callbacks import Callback
 from mnist_ce.training.trainer import Trainer, TrainResult
 
-__all__ = ["TerminalReporter", "print_training_result"]
+__all__ = ["TerminalCallback", "print_training_result"]
 
 
-class TerminalReporter(Reporter):
+class TerminalCallback(Callback):
     """Tells a person on stderr how training goes, and listens for Ctrl-C and SIGTERM.
 
     Args:
@@ -87,7 +87,7 @@ class TerminalReporter(Reporter):
     def _seconds(self, trainer: Trainer) -> float:
         return max(time.perf_counter() - trainer.epoch_began, 1e-9)
 
-    def epoch(self, trainer: Trainer, row: Row) -> None:
+    def epoch(self, trainer: Trainer, row: EpochMetrics) -> None:
         """Print the epoch's line."""
         if self.bar is not None:
             self.bar.close()
@@ -133,7 +133,7 @@ class TerminalReporter(Reporter):
         self.signal_number = number
 
 
-def epoch_line(row: Row, num_epochs: int) -> str:
+def epoch_line(row: EpochMetrics, num_epochs: int) -> str:
     """Return one epoch's results in one line that fits 80 columns."""
     parts = [f"epoch {row['epoch']:>{len(str(num_epochs))}}/{num_epochs}"]
     parts.append(f"loss {row['train_loss']:.4f}")

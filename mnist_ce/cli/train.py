@@ -117,19 +117,19 @@ def train(
             typer.echo(config_text(resolved), nl=False)
             return
 
-    from mnist_ce.cli.terminal import TerminalReporter, print_training_result
-    from mnist_ce.training.training import Reporter
+    from mnist_ce.cli.terminal import TerminalCallback, print_training_result
+    from mnist_ce.training.training import Callback
     from mnist_ce.training.training import train as run_training
 
     if quiet:
         logging.getLogger("mnist_ce").setLevel(logging.WARNING)
-    reporter = TerminalReporter(quiet=quiet, verbose=verbose)
+    reporter = TerminalCallback(quiet=quiet, verbose=verbose)
     with reporter.listening(), contextlib.ExitStack() as stack:
-        told: Reporter = reporter
+        told: Callback = reporter
         if tensorboard:
-            from mnist_ce.training.tensorboard import TensorBoardReporter
+            from mnist_ce.training.tensorboard import TensorBoardCallback
 
-            told = stack.enter_context(TensorBoardReporter(reporter))
+            told = stack.enter_context(TensorBoardCallback(reporter))
         result = run_training(config, settings, resume=resume, dry_run=dry_run, reporter=told)
     if not reporter.speaks:
         return

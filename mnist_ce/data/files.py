@@ -20,12 +20,12 @@ from mnist_ce.data.registry import Source, SourceFile, md5_of_bytes
 from mnist_ce.system.errors import DataError
 from mnist_ce.system.files import cache_dir, check_writable, md5_of, one_line, write_atomically
 
-__all__ = ["Shelves"]
+__all__ = ["DatasetFiles"]
 
 logger = logging.getLogger(__name__)
 
 
-class Shelves:
+class DatasetFiles:
     """The places where a dataset's files may lie, and the ways to fill a gap."""
 
     def __init__(

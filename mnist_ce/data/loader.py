@@ -10,7 +10,7 @@ from torch import Tensor
 from mnist_ce.data.augment import Augment, distort
 from mnist_ce.system.device import derived_generator
 
-__all__ = ["Batches", "scale_pixels"]
+__all__ = ["DeviceLoader", "scale_pixels"]
 
 
 def scale_pixels(images: Tensor, out: Tensor | None = None) -> Tensor:
@@ -18,7 +18,7 @@ def scale_pixels(images: Tensor, out: Tensor | None = None) -> Tensor:
     return torch.div(images.flatten(start_dim=1), 255.0, out=out)
 
 
-class Batches:
+class DeviceLoader:
     """The images of a training set, in batches whose order is a function of (seed, epoch).
 
     The images stay on the device as uint8 (47 MB for MNIST); a batch is gathered by index and

@@ -11,7 +11,7 @@ from collections import deque
 from pathlib import Path
 
 from mnist_ce.data.download import mirror_url
-from mnist_ce.data.files import Shelves
+from mnist_ce.data.files import DatasetFiles
 from mnist_ce.data.registry import source_of
 from mnist_ce.data.splits import Split
 
@@ -52,7 +52,7 @@ def load_files(
     given = mirror_url(mirror) if mirror is not None else None
     source = source_of(name)
     mirrors = [given] if given else source.mirrors
-    shelves = Shelves(
+    shelves = DatasetFiles(
         source,
         data_dir,
         mirrors=deque(mirrors),

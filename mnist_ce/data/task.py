@@ -13,11 +13,11 @@ from mnist_ce.system.errors import UsageError
 if TYPE_CHECKING:
     from mnist_ce.data.splits import Dataset, Split
 
-__all__ = ["Task", "binary_class_names", "load_task", "objective_of"]
+__all__ = ["DataSplits", "binary_class_names", "load_splits", "objective_of"]
 
 
 @dataclass(frozen=True)
-class Task:
+class DataSplits:
     """Images split for training, validation and testing, with what to do with them.
 
     Args:
@@ -67,7 +67,7 @@ def binary_class_names(class_name: str) -> tuple[str, str]:
     return (f"not {class_name}", class_name)
 
 
-def load_task(
+def load_splits(
     dataset: str,
     data_dir: Path,
     *,
@@ -79,7 +79,7 @@ def load_task(
     positive: int = 7,
     label_smoothing: float = 0.0,
     positive_weight: float = 1.0,
-) -> Task:
+) -> DataSplits:
     """Load a dataset and make of it what the config's data and objective sections say.
 
     Args:
@@ -111,7 +111,7 @@ def load_task(
     if kind == "binary":
         data, num_outputs = _yes_or_no(data, kept.index(positive)), 1
     train, validation = split_validation(data.train, validation_size, seed)
-    return Task(
+    return DataSplits(
         dataset=data.name,
         digest=data.digest,
         class_names=data.class_names,

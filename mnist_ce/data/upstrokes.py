@@ -12,7 +12,7 @@ from mnist_ce.data.mnist_format import fit_glyph
 from mnist_ce.data.splits import Split
 from mnist_ce.system.device import derived_generator
 
-__all__ = ["add_flag", "flag_ones"]
+__all__ = ["add_upstroke", "add_upstrokes"]
 
 MARGIN = 8  # columns on the left, for flags that would leave the field
 ANGLES = (20.0, 65.0)  # degrees below the horizontal; a flatter stroke makes a 7
@@ -22,7 +22,7 @@ WIDEST_STROKE = 7.0  # pixels; a wider "stroke" is no plain 1
 LOWEST = 12  # pixels; nor is anything lower
 
 
-def flag_ones(train: Split, label: int, share: float, seed: int) -> Split:
+def add_upstrokes(train: Split, label: int, share: float, seed: int) -> Split:
     """Draw an upstroke on some of the ones.
 
     Args:
@@ -40,11 +40,11 @@ def flag_ones(train: Split, label: int, share: float, seed: int) -> Split:
     numbers = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
     images = train.images.clone()
     for index in chosen.tolist():
-        images[index] = torch.from_numpy(add_flag(images[index].numpy(), numbers))
+        images[index] = torch.from_numpy(add_upstroke(images[index].numpy(), numbers))
     return Split(images, train.labels)
 
 
-def add_flag(image: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+def add_upstroke(image: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
     """Return a 1 with a stroke from its top down to the left, fitted as MNIST fits its digits.
 
     Args:

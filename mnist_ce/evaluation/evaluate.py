@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_ce.config import Config, resolve_config
-from mnist_ce.data.task import Task, load_task
+from mnist_ce.data.task import DataSplits, load_splits
 from mnist_ce.evaluation.calibration import (
     NUM_BINS,
     CalibrationReport,
@@ -29,7 +29,7 @@ from mnist_ce.runs.load_model import TrainedModel, check_input_scale, load_model
 from mnist_ce.system.device import resolve_device
 from mnist_ce.system.errors import UsageError
 
-__all__ = ["EvaluationReport", "evaluate", "task_of"]
+__all__ = ["EvaluationReport", "evaluate", "load_splits_of"]
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def evaluate(
     check_input_scale(input_mean, input_std)
     trained = checkpoint if isinstance(checkpoint, TrainedModel) else load_model(checkpoint, output)
     torch_device = resolve_device(device)
-    task = task_of(trained, dataset=dataset, data_dir=data_dir)
+    task = load_splits_of(trained, dataset=dataset, data_dir=data_dir)
     chosen = task.split(split)
     model = trained.model.to(torch_device)
     result = run_loop(
@@ -171,12 +171,12 @@ def evaluate(
     return EvaluationReport(trained, task.dataset, split, task.class_names, result, chosen.images)
 
 
-def task_of(
+def load_splits_of(
     trained: TrainedModel,
     *,
     dataset: str | None = None,
     data_dir: str | Path | None = None,
-) -> Task:
+) -> DataSplits:
     """Load the data that a network was trained on, split as it was then.
 
     Raises:
@@ -184,7 +184,7 @@ def task_of(
         UsageError: If the dataset's classes are not the network's.
     """
     config = _config_of(trained)
-    task = load_task(
+    task = load_splits(
         dataset or trained.dataset or "mnist",
         Path(data_dir) if data_dir is not None else Path(resolve_config().data.dir),
         mirror=config.data.mirror or None,

@@ -14,8 +14,8 @@ from mnist_ce.config import Config
 from mnist_ce.evaluation.calibration import fit_temperature, negative_log_likelihood
 from mnist_ce.evaluation.evaluate import EvaluationReport, evaluate
 from mnist_ce.runs.load_model import TrainedModel, load_model
-from mnist_ce.runs.run_dir import Run
-from mnist_ce.runs.run_folder import held_run
+from mnist_ce.runs.run_dir import RunDir
+from mnist_ce.runs.run_folder import locked_run
 from mnist_ce.system.errors import RunError, UsageError
 from mnist_ce.system.files import one_line
 
@@ -43,7 +43,7 @@ class CalibratedRun:
         fitted_on: Which answers it was fitted to, and how much it helped there.
     """
 
-    run: Run
+    run: RunDir
     temperature: float
     fitted_on: Mapping[str, Any]
 
@@ -102,8 +102,8 @@ def calibrate(
         "nll": negative_log_likelihood(logits, labels, target.objective, temperature),
         "nll_uncalibrated": negative_log_likelihood(logits, labels, target.objective),
     }
-    calibrated = CalibratedRun(Run(target.path.parent), temperature, fitted_on)
-    with held_run(calibrated.run) as folder:
+    calibrated = CalibratedRun(RunDir(target.path.parent), temperature, fitted_on)
+    with locked_run(calibrated.run) as folder:
         record = folder.read_record() or {}
         if record.get("weights_sha256") != target.record.get("weights_sha256"):
             raise RunError(f"run {folder.path} was trained on meanwhile; calibrate it again")

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from mnist_ce.config import resolve_config
-from mnist_ce.data.task import Task
-from mnist_ce.evaluation.evaluate import task_of
+from mnist_ce.data.task import DataSplits
+from mnist_ce.evaluation.evaluate import load_splits_of
 from mnist_ce.evaluation.inference import Evaluation, evaluate
 from mnist_ce.network.model import INPUT_SIZE
 from mnist_ce.runs.checkpoint import load_state_dict, model_from
 from mnist_ce.runs.load_model import TrainedModel, load_model
-from mnist_ce.runs.run_dir import Run, find_run
+from mnist_ce.runs.run_dir import RunDir, find_run
 from mnist_ce.runs.train_state import load_snapshot
 from mnist_ce.system.device import resolve_device
 from mnist_ce.system.errors import MnistCeError, RunError
@@ -51,7 +51,7 @@ def verify(
     output: str | Path = "checkpoints",
     data_dir: str | Path | None = None,
     device: str = "auto",
-) -> tuple[Run, list[Check]]:
+) -> tuple[RunDir, list[Check]]:
     """Read all files of a finished run again and measure its weights again.
 
     Losses and accuracies on training images are of the weights as they were batch by batch, so
@@ -78,7 +78,7 @@ def verify(
     ]
     try:
         trained = load_model(run.model_path)
-        task = task_of(trained, data_dir=data_dir)
+        task = load_splits_of(trained, data_dir=data_dir)
     except MnistCeError as error:
         return run, [*checks, Check("data", False, str(error))]
     checks.append(_checked("data", lambda: _data(task, record)))
@@ -106,7 +106,7 @@ def _expect(holds: bool, otherwise: str) -> None:
         raise _UntrueError(otherwise)
 
 
-def _config(run: Run, record: dict[str, Any]) -> str:
+def _config(run: RunDir, record: dict[str, Any]) -> str:
     config = resolve_config(run.config_path, environment={}).to_dict()
     for section, table in config.items():
         for key, value in table.items():
@@ -118,7 +118,7 @@ def _config(run: Run, record: dict[str, Any]) -> str:
     return "config.toml is what run.json says"
 
 
-def _weights(run: Run, record: dict[str, Any]) -> str:
+def _weights(run: RunDir, record: dict[str, Any]) -> str:
     trained = load_model(run.model_path)
     digest, said = trained.weights_sha256, record["weights_sha256"]
     _expect(digest == said, f"model.pt has weights_sha256 {digest}, the record says {said}")
@@ -137,7 +137,7 @@ def _weights(run: Run, record: dict[str, Any]) -> str:
     return f"weights_sha256 {digest[:16]}…, {num_parameters:,} parameters"
 
 
-def _metrics(run: Run, record: dict[str, Any]) -> str:
+def _metrics(run: RunDir, record: dict[str, Any]) -> str:
     rows = run.read_metrics()
     _expect(
         [row["epoch"] for row in rows] == list(range(1, record["epochs_done"] + 1)),
@@ -156,7 +156,7 @@ def _metrics(run: Run, record: dict[str, Any]) -> str:
     return f"{len(rows)} epochs, the last as in run.json"
 
 
-def _resume(run: Run, record: dict[str, Any]) -> str:
+def _resume(run: RunDir, record: dict[str, Any]) -> str:
     if not run.resume_path.exists():
         return "no resume.pt: the run cannot be extended"
     weights = load_state_dict(run.model_path)
@@ -171,13 +171,13 @@ def _resume(run: Run, record: dict[str, Any]) -> str:
     return "resume.pt holds the same weights"
 
 
-def _data(task: Task, record: dict[str, Any]) -> str:
+def _data(task: DataSplits, record: dict[str, Any]) -> str:
     said = record["dataset_digest"]
     _expect(task.digest == said, f"the data's digest is {task.digest}, the record says {said}")
     return f"{task.dataset}, digest {task.digest[:16]}…"
 
 
-def _test(trained: TrainedModel, task: Task, record: dict[str, Any], device: str) -> str:
+def _test(trained: TrainedModel, task: DataSplits, record: dict[str, Any], device: str) -> str:
     result = _evaluated(trained, task, "test", device)
     tolerance = _count_tolerance(record, device)
     said = (record["test_correct"], record["test_total"], record["test_loss"])
@@ -189,7 +189,9 @@ def _test(trained: TrainedModel, task: Task, record: dict[str, Any], device: str
     return f"{result.num_correct}/{result.num_examples} right, loss {result.loss:.6f}"
 
 
-def _best(run: Run, trained: TrainedModel, task: Task, record: dict[str, Any], device: str) -> str:
+def _best(
+    run: RunDir, trained: TrainedModel, task: DataSplits, record: dict[str, Any], device: str
+) -> str:
     rows = run.read_metrics()
     _expect(
         0 < record["best_epoch"] <= len(rows), f"metrics.csv has no epoch {record['best_epoch']}"
@@ -216,7 +218,7 @@ def _best(run: Run, trained: TrainedModel, task: Task, record: dict[str, Any], d
     return f"epoch {record['best_epoch']}: {result.num_correct}/{result.num_examples} right"
 
 
-def _evaluated(trained: TrainedModel, task: Task, split: str, device: str) -> Evaluation:
+def _evaluated(trained: TrainedModel, task: DataSplits, split: str, device: str) -> Evaluation:
     place, chosen = resolve_device(device), task.split(split)
     model = trained.model.to(place)
     return evaluate(model, chosen.images.to(place), chosen.labels, trained.objective)

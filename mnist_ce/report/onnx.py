@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from mnist_ce.data.loader import scale_pixels
-from mnist_ce.evaluation.evaluate import task_of
+from mnist_ce.evaluation.evaluate import load_splits_of
 from mnist_ce.network.objective import Binary
 from mnist_ce.runs.load_model import TrainedModel, check_input_scale, load_model
-from mnist_ce.runs.run_dir import Run
+from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import CheckpointError, RunError, UsageError
 from mnist_ce.system.files import one_line, version, write_atomically
 
@@ -99,7 +99,7 @@ def export(
     trained = load_model(checkpoint, output)
     path = Path(file) if file is not None else Path(f"{_name(trained)}.onnx")
     content = onnx_model(trained, input_mean, input_std).SerializeToString(deterministic=True)
-    task = task_of(trained, dataset=dataset, data_dir=data_dir)
+    task = load_splits_of(trained, dataset=dataset, data_dir=data_dir)
     images = task.test.images[:NUM_CHECKED]
     max_difference = _check(trained, content, images, input_mean, input_std)
     try:
@@ -225,5 +225,5 @@ def _require_packages() -> None:
 def _name(trained: TrainedModel) -> str:
     """Return the name of the run's folder, or of the file where it is not a run's final weights."""
     path = trained.path.resolve()
-    is_run = path == Run(path.parent).model_path and trained.record
+    is_run = path == RunDir(path.parent).model_path and trained.record
     return path.parent.name if is_run else path.stem

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mnist_ce.data.task import Task
+from mnist_ce.data.task import DataSplits
 from mnist_ce.evaluation.calibration import answer_confidences
-from mnist_ce.evaluation.evaluate import EvaluationReport, task_of
+from mnist_ce.evaluation.evaluate import EvaluationReport, load_splits_of
 from mnist_ce.evaluation.inference import evaluate
 from mnist_ce.evaluation.metrics import confusion_matrix
 from mnist_ce.report.page import PICTURES, ReportedRun, report_page
@@ -23,7 +23,7 @@ from mnist_ce.report.plots import (
     draw_weights,
 )
 from mnist_ce.runs.load_model import TrainedModel, load_model
-from mnist_ce.runs.run_dir import Run, find_run, list_runs
+from mnist_ce.runs.run_dir import RunDir, find_run, list_runs
 from mnist_ce.system.errors import DataError, RunError
 from mnist_ce.system.files import one_line, write_atomically
 
@@ -72,7 +72,7 @@ def report(
     return Path(file)
 
 
-def draw_plots(run: Run, task: Task | None) -> list[Path]:
+def draw_plots(run: RunDir, task: DataSplits | None) -> list[Path]:
     """Draw the pictures of a run into its folder: curves, confusion, mistakes, weights.
 
     `calibration.png` comes with them where the run's record says that it was calibrated.
@@ -105,7 +105,7 @@ def draw_plots(run: Run, task: Task | None) -> list[Path]:
     return [run.path / f"{name}.png" for name in pictures]
 
 
-def _test_pictures(name: str, trained: TrainedModel, task: Task) -> dict[str, bytes]:
+def _test_pictures(name: str, trained: TrainedModel, task: DataSplits) -> dict[str, bytes]:
     result = evaluate(trained.model, task.test.images, task.test.labels, trained.objective)
     labels, answers = result.labels.numpy(), result.predictions.numpy()
     probabilities = trained.objective.probabilities(result.logits / trained.temperature).numpy()
@@ -152,7 +152,7 @@ def _curves_heading(name: str, record: dict[str, Any], num_epochs: int) -> Headi
 
 
 def _reported(
-    run: Run,
+    run: RunDir,
     data_dir: str | Path | None,
 ) -> ReportedRun:
     if not run.model_path.is_file():
@@ -160,7 +160,7 @@ def _reported(
     trained = load_model(run.model_path)
     task = None
     try:
-        task = task_of(trained, data_dir=data_dir)
+        task = load_splits_of(trained, data_dir=data_dir)
     except DataError as error:
         logger.warning(f"{run.name}: pictures of test images are not redrawn: {error}")
     draw_plots(run, task)
@@ -173,7 +173,7 @@ def _reported(
     return ReportedRun(run.name, trained.record, run.read_metrics(), config, pictures)
 
 
-def _newest(output: Path) -> Run:
+def _newest(output: Path) -> RunDir:
     for run, record in list_runs(output):
         if record.get("status") == "finished":
             return run

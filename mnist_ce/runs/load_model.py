@@ -10,7 +10,7 @@ from typing import Any
 from mnist_ce.network.model import MLP
 from mnist_ce.network.objective import Binary, Multiclass, Objective
 from mnist_ce.runs.checkpoint import load_state_dict, model_from, weights_sha256
-from mnist_ce.runs.run_dir import Run, find_checkpoint
+from mnist_ce.runs.run_dir import RunDir, find_checkpoint
 from mnist_ce.system.errors import CheckpointError, RunError, UsageError
 
 __all__ = ["TrainedModel", "check_input_scale", "load_model"]
@@ -64,7 +64,7 @@ class TrainedModel:
         value = settings["rejection_threshold"]
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise CheckpointError(
-                f"{Run(self.path.parent).record_path}: prediction.rejection_threshold "
+                f"{RunDir(self.path.parent).record_path}: prediction.rejection_threshold "
                 "must be a number"
             )
         return float(value)
@@ -124,7 +124,7 @@ def _record_beside(path: Path) -> dict[str, Any]:
 
     Beside another file than a run's own, a `run.json` that is no record is some other program's.
     """
-    run = Run(path.parent)
+    run = RunDir(path.parent)
     try:
         return run.read_record() or {}
     except RunError:
@@ -140,7 +140,7 @@ def _class_names(path: Path, num_outputs: int, record: dict[str, Any]) -> tuple[
         if not isinstance(names, list) or len(names) != num_classes:
             raise CheckpointError(
                 f"{path} has {num_outputs} outputs, but the class_names in "
-                f"{Run(path.parent).record_path} are not {num_classes}"
+                f"{RunDir(path.parent).record_path} are not {num_classes}"
             )
         return tuple(map(str, names))
     if num_outputs == 1:
@@ -153,6 +153,6 @@ def _temperature(path: Path, record: dict[str, Any]) -> float:
     value = settings.get("temperature", 1.0) if isinstance(settings, dict) else None
     if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
         raise CheckpointError(
-            f"{Run(path.parent).record_path}: prediction.temperature must be a number above 0"
+            f"{RunDir(path.parent).record_path}: prediction.temperature must be a number above 0"
         )
     return float(value)

@@ -18,7 +18,7 @@ from mnist_ce.system.files import lock_folder, one_line, shipped_dir, write_atom
 __all__ = [
     "FORMAT_VERSION",
     "PRETRAINED",
-    "Run",
+    "RunDir",
     "find_checkpoint",
     "find_run",
     "list_runs",
@@ -31,7 +31,7 @@ MAX_RECORD_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
-class Run:
+class RunDir:
     """The folder of one run, `<output>/<name>/`, whose files are written whole or not at all."""
 
     path: Path
@@ -72,7 +72,7 @@ class Run:
         return self.path / "run.json"
 
     @property
-    def is_held(self) -> bool:
+    def is_locked(self) -> bool:
         """Whether a process trains it at this moment, as far as its lock tells."""
         try:
             with lock_folder(self.path):
@@ -83,7 +83,7 @@ class Run:
             return False
 
     @property
-    def holder(self) -> str:
+    def lock_owner(self) -> str:
         """Who trains it, in words, as its record says."""
         try:
             process = (self.read_record() or {})["process"]
@@ -175,16 +175,16 @@ def _number(column: str, text: str) -> float | None:
     return float(text) if text else None
 
 
-def list_runs(output: Path) -> list[tuple[Run, dict[str, Any]]]:
+def list_runs(output: Path) -> list[tuple[RunDir, dict[str, Any]]]:
     """Return the runs in a folder that have a record, newest first; damaged ones are left out."""
     runs = []
     for path in _folders(output):
         try:
-            record = Run(path).read_record()
+            record = RunDir(path).read_record()
         except RunError:
             continue
         if record is not None:
-            runs.append((Run(path), record))
+            runs.append((RunDir(path), record))
     return sorted(
         runs, key=lambda item: (str(item[1].get("created", "")), item[0].name), reverse=True
     )
@@ -235,7 +235,7 @@ def find_checkpoint(checkpoint: str | Path | None, output: Path) -> Path:
     raise CheckpointError(f"checkpoint {checkpoint} is neither a file nor a run in {output}")
 
 
-def find_run(name: str, output: Path) -> Run:
+def find_run(name: str, output: Path) -> RunDir:
     """Return the run meant by a folder, a name, or `latest`: the newest one that was interrupted.
 
     Raises:
@@ -243,11 +243,11 @@ def find_run(name: str, output: Path) -> Run:
     """
     if name == "latest":
         for run, record in list_runs(output):
-            if record.get("status") in ("running", "stopped") and not run.is_held:
+            if record.get("status") in ("running", "stopped") and not run.is_locked:
                 return run
         raise RunError(f"there is no interrupted run in {output}")
     for folder in (Path(name), output / name):
-        run = Run(folder)
+        run = RunDir(folder)
         if run.config_path.is_file():
             return run
     raise RunError(f"there is no run {name} in {output}")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mnist_ce.runs.run_dir import Run
+from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import RunError, UsageError
 from mnist_ce.system.files import (
     check_writable,
@@ -22,7 +22,7 @@ from mnist_ce.system.files import (
     repository_root,
 )
 
-__all__ = ["check_new_run", "git_commit", "held_run", "new_run", "run_name", "timestamp"]
+__all__ = ["check_new_run", "git_commit", "locked_run", "new_run", "run_name", "timestamp"]
 
 _LEFT_BEHIND_SECONDS = 3600.0
 
@@ -52,8 +52,8 @@ def check_new_run(output: Path, name: str) -> None:
 
 @contextlib.contextmanager
 def new_run(
-    output: Path, make_name: Callable[[], str], fill: Callable[[Run], None]
-) -> Iterator[Run]:
+    output: Path, make_name: Callable[[], str], fill: Callable[[RunDir], None]
+) -> Iterator[RunDir]:
     """Make the folder of a new run, and hold it.
 
     It is filled under a hidden name and then renamed, so that it appears whole and only one of
@@ -76,7 +76,7 @@ def new_run(
             hidden.mkdir()
             try:
                 stack.enter_context(lock_folder(hidden))
-                fill(Run(hidden))
+                fill(RunDir(hidden))
                 path = _appear(hidden, output, make_name)
             except BaseException:
                 shutil.rmtree(hidden, ignore_errors=True)
@@ -86,7 +86,7 @@ def new_run(
             raise RunError(
                 f"no run can be made in {output}: {one_line(error)}; choose another --output"
             ) from None
-        yield Run(path)
+        yield RunDir(path)
 
 
 def _appear(hidden: Path, output: Path, make_name: Callable[[], str]) -> Path:
@@ -122,7 +122,7 @@ def _remove_left_behind(output: Path) -> None:
 
 
 @contextlib.contextmanager
-def held_run(run: Run) -> Iterator[Run]:
+def locked_run(run: RunDir) -> Iterator[RunDir]:
     """Hold a run's folder, to write in it, and tidy up what a killed process left.
 
     Raises:
@@ -134,7 +134,8 @@ def held_run(run: Run) -> Iterator[Run]:
             stack.enter_context(lock_folder(run.path))
         except BlockingIOError:
             raise RunError(
-                f"run {run.path} is being trained by {run.holder}; wait until it ends, or stop it"
+                f"run {run.path} is being trained by {run.lock_owner}; wait until it ends, "
+                "or stop it"
             ) from None
         except OSError as error:
             raise RunError(f"run {run.path} cannot be continued: {one_line(error)}") from None

@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 
 from mnist_ce.runs.checkpoint import load_tensors, save_tensors
-from mnist_ce.runs.run_dir import FORMAT_VERSION, Run
+from mnist_ce.runs.run_dir import FORMAT_VERSION, RunDir
 from mnist_ce.system.errors import RunError
 from mnist_ce.system.files import one_line
 
-__all__ = ["Progress", "Row", "Snapshot", "Totals", "load_snapshot"]
+__all__ = ["EpochMetrics", "MetricSums", "Snapshot", "TrainState", "load_snapshot"]
 
 _PLAIN = (torch.float32, torch.strided)
 
-Row = dict[str, Any]
+EpochMetrics = dict[str, Any]
 
 
 @dataclass
-class Totals:
+class MetricSums:
     """Sums over the examples seen since the epoch began."""
 
     loss_sum: float = 0.0
@@ -44,20 +44,20 @@ class Totals:
 
 
 @dataclass
-class Progress:
+class TrainState:
     """How far a run has come. With the step's state this is all that continuing needs."""
 
     epoch: int = 1
     batch: int = 0  # batches done in this epoch
-    totals: Totals = field(default_factory=Totals)
+    totals: MetricSums = field(default_factory=MetricSums)
     epoch_seconds: float = 0.0
     train_seconds: float = 0.0  # of whole epochs
     wall_seconds: float = 0.0  # with loading, testing and saving
-    rows: list[Row] = field(default_factory=list)
+    rows: list[EpochMetrics] = field(default_factory=list)
     best_epoch: int = 0
 
     @property
-    def best_row(self) -> Row | None:
+    def best_row(self) -> EpochMetrics | None:
         """The epoch of the best validation result so far."""
         return self.rows[self.best_epoch - 1] if self.best_epoch else None
 
@@ -66,7 +66,7 @@ class Progress:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_plain(cls, values: Any) -> Progress:  # noqa: ANN401 - whatever a file holds
+    def from_plain(cls, values: Any) -> TrainState:  # noqa: ANN401 - whatever a file holds
         """Return what `to_plain` was made from.
 
         Raises:
@@ -75,7 +75,7 @@ class Progress:
         try:
             if not isinstance(values, dict) or not isinstance(values["totals"], dict):
                 raise TypeError("no table")
-            progress = cls(**{**values, "totals": Totals(**values["totals"])})
+            progress = cls(**{**values, "totals": MetricSums(**values["totals"])})
         except (TypeError, KeyError) as error:
             raise ValueError(f"its progress is not of this program ({error})") from None
         counts = [progress.epoch, progress.batch, progress.best_epoch]
@@ -122,7 +122,7 @@ class Snapshot:
     best: dict[str, Tensor] | None = None
     has_new_rows: bool = False
 
-    def write(self, run: Run) -> None:
+    def write(self, run: RunDir) -> None:
         """Write it, `resume.pt` last.
 
         Raises:
@@ -142,7 +142,7 @@ class Snapshot:
         save_tensors(run.resume_path, content)
 
 
-def load_snapshot(run: Run, weights: dict[str, Tensor]) -> tuple[dict[str, Any], Progress]:
+def load_snapshot(run: RunDir, weights: dict[str, Tensor]) -> tuple[dict[str, Any], TrainState]:
     """Read `resume.pt`.
 
     Args:
@@ -167,7 +167,7 @@ def load_snapshot(run: Run, weights: dict[str, Tensor]) -> tuple[dict[str, Any],
             raise ValueError("num_steps is not a number")
         for part in ("weights", "momentum", "average"):
             _check(part, state[part], weights, may_be_empty=part != "weights")
-        return state, Progress.from_plain(content["progress"])
+        return state, TrainState.from_plain(content["progress"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(
             f"{run.resume_path} does not belong to this run: {one_line(error)}"

@@ -14,13 +14,13 @@ from typing import TypeVar
 from mnist_ce.system.errors import MnistCeError, TrainingError, UsageError
 
 __all__ = [
-    "OtherProcessError",
-    "agreed_max",
-    "from_main",
+    "MainProcessFailedError",
+    "all_reduce_max",
+    "broadcast_from_main",
     "is_main",
-    "joined",
     "local_device",
     "num_processes",
+    "process_group",
     "rank",
     "sum_over_processes",
 ]
@@ -28,7 +28,7 @@ __all__ = [
 T = TypeVar("T")
 
 
-class OtherProcessError(MnistCeError):
+class MainProcessFailedError(MnistCeError):
     """The main process failed, and says why itself."""
 
 
@@ -63,7 +63,7 @@ def local_device(device: str) -> str:
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Meet the other processes, and part from them at the end; nothing for a single process.
 
     Raises:
@@ -98,7 +98,7 @@ def joined() -> Iterator[None]:
         distributed.destroy_process_group()
 
 
-def from_main(make: Callable[[], T]) -> T:
+def broadcast_from_main(make: Callable[[], T]) -> T:
     """Let the main process make something and give it to all.
 
     Raises:
@@ -122,13 +122,13 @@ def from_main(make: Callable[[], T]) -> T:
     assert box[0] is not None
     value, code = box[0]
     if code:
-        failure = OtherProcessError("the main process failed")
+        failure = MainProcessFailedError("the main process failed")
         failure.exit_code = code
         raise failure
     return value  # type: ignore[return-value]  # what `make` returned there
 
 
-def agreed_max(value: int) -> int:
+def all_reduce_max(value: int) -> int:
     """Return the largest of all processes' values."""
     if num_processes() == 1:
         return value

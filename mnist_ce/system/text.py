@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["printable", "shortened"]
+__all__ = ["sanitize", "truncate_middle"]
 
 
-def printable(text: str) -> str:
+def sanitize(text: str) -> str:
     """Return a text with `?` for whatever is not printable, such as a terminal's control codes."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def shortened(text: str, length: int) -> str:
+def truncate_middle(text: str, length: int) -> str:
     """Return a text of at most `length` characters, its middle cut out where it is longer.
 
     Names differ most at their ends.

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mnist_ce.runs.train_state import Row
+from mnist_ce.runs.train_state import EpochMetrics
 
 if TYPE_CHECKING:
     from mnist_ce.training.trainer import Trainer, TrainResult
 
-__all__ = ["Reporter"]
+__all__ = ["Callback"]
 
 
-class Reporter:
+class Callback:
     """What training tells while it runs; this one tells nothing. The CLI has one that prints."""
 
     def start(self, trainer: Trainer) -> None:
@@ -21,7 +21,7 @@ class Reporter:
     def batch(self, trainer: Trainer) -> None:
         """Hear that a batch is done."""
 
-    def epoch(self, trainer: Trainer, row: Row) -> None:
+    def epoch(self, trainer: Trainer, row: EpochMetrics) -> None:
         """Hear that an epoch is done and tested."""
 
     def complete(self, trainer: Trainer) -> None:

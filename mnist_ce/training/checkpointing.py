@@ -6,27 +6,27 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from mnist_ce.runs.run_dir import Run
+from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.runs.train_state import Snapshot
 from mnist_ce.system.errors import RunError
 from mnist_ce.system.files import one_line
 
-__all__ = ["Saver"]
+__all__ = ["AsyncCheckpointer"]
 
 
-class Saver:
+class AsyncCheckpointer:
     """Writes a run's files, snapshots in the background; use it as a context manager.
 
     Args:
         run: Where to write; None: nowhere, in a process that is not the main one.
     """
 
-    def __init__(self, run: Run | None) -> None:
+    def __init__(self, run: RunDir | None) -> None:
         self.run = run
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self.pending: Future[None] | None = None
 
-    def __enter__(self) -> Saver:
+    def __enter__(self) -> AsyncCheckpointer:
         return self
 
     def __exit__(self, *error: object) -> None:

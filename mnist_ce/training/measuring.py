@@ -6,22 +6,22 @@ import torch
 from torch import Tensor
 
 from mnist_ce.data.splits import Split
-from mnist_ce.data.task import Task
+from mnist_ce.data.task import DataSplits
 from mnist_ce.evaluation.inference import Evaluation, evaluate
 from mnist_ce.network.model import MLP
-from mnist_ce.runs.train_state import Row
+from mnist_ce.runs.train_state import EpochMetrics
 
 __all__ = ["is_better", "measure"]
 
 
 def measure(
-    task: Task,
+    task: DataSplits,
     hidden: tuple[int, ...],
     weights: dict[str, Tensor],
     device: torch.device,
     *,
     test: bool,
-) -> Row:
+) -> EpochMetrics:
     """Return the results on the validation images, where there are any, and the test images.
 
     Args:
@@ -37,7 +37,7 @@ def measure(
     def result_on(split: Split) -> Evaluation:
         return evaluate(model, split.images.to(device), split.labels, task.objective)
 
-    row: Row = {}
+    row: EpochMetrics = {}
     if task.validation is not None:
         result = result_on(task.validation)
         row |= {"validation_loss": result.loss, "validation_accuracy": result.accuracy}
@@ -52,7 +52,7 @@ def measure(
     return row
 
 
-def is_better(row: Row, best: Row | None) -> bool:
+def is_better(row: EpochMetrics, best: EpochMetrics | None) -> bool:
     """Whether an epoch's validation result beats the best so far: accuracy first, then loss."""
     if best is None:
         return True

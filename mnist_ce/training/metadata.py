@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from mnist_ce.config import Config
-from mnist_ce.data.task import Task
+from mnist_ce.data.task import DataSplits
 from mnist_ce.network.model import MLP
 from mnist_ce.runs.run_folder import git_commit
-from mnist_ce.runs.train_state import Progress
+from mnist_ce.runs.train_state import TrainState
 from mnist_ce.system.device import device_name, environment
 from mnist_ce.system.distributed import num_processes
 
@@ -39,7 +39,7 @@ _CIRCUMSTANCES = ("device", "threads", "processes", "step", "versions")
 
 
 def description(
-    config: Config, task: Task, model: MLP, device: torch.device, step: str, num_epochs: int
+    config: Config, task: DataSplits, model: MLP, device: torch.device, step: str, num_epochs: int
 ) -> dict[str, Any]:
     """Return what a run is made from, and who makes it."""
     return {
@@ -90,7 +90,7 @@ def _shown(before: Any, now: Any) -> str:  # noqa: ANN401
     )
 
 
-def results(progress: Progress, weights_sha256: str) -> dict[str, Any]:
+def results(progress: TrainState, weights_sha256: str) -> dict[str, Any]:
     """Return what came out of a run: that of its last epoch, and which was the best."""
     rows, best = progress.rows, progress.best_row
     found = {

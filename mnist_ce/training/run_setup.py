@@ -10,10 +10,10 @@ import torch
 
 from mnist_ce.config import Config
 from mnist_ce.data.augment import Augment
-from mnist_ce.data.loader import Batches
+from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.data.splits import Split
-from mnist_ce.data.task import Task, load_task
-from mnist_ce.data.upstrokes import flag_ones
+from mnist_ce.data.task import DataSplits, load_splits
+from mnist_ce.data.upstrokes import add_upstrokes
 from mnist_ce.network.model import MLP
 from mnist_ce.system.errors import RunError, UsageError
 from mnist_ce.training.steps import OptimizerSettings, Step, make_step
@@ -21,9 +21,9 @@ from mnist_ce.training.steps import OptimizerSettings, Step, make_step
 __all__ = ["config_tables", "first_batch", "load_run_task", "make_batches", "make_run_step"]
 
 
-def load_run_task(config: Config, before: dict[str, Any] | None) -> Task:
+def load_run_task(config: Config, before: dict[str, Any] | None) -> DataSplits:
     """Load the data; of a run that is continued, the same as before."""
-    task = load_task(
+    task = load_splits(
         config.data.dataset if before is None else str(before.get("dataset")),
         Path(config.data.dir),
         mirror=config.data.mirror or None,
@@ -43,11 +43,11 @@ def load_run_task(config: Config, before: dict[str, Any] | None) -> Task:
         if "1" not in task.class_names or task.num_outputs == 1:
             raise UsageError(f"augment.flagged_ones = {share}, but no class is called 1")
         label = task.class_names.index("1")
-        task = replace(task, train=flag_ones(task.train, label, share, config.train.seed))
+        task = replace(task, train=add_upstrokes(task.train, label, share, config.train.seed))
     return task
 
 
-def first_batch(task: Task, batch_size: int) -> Task:
+def first_batch(task: DataSplits, batch_size: int) -> DataSplits:
     """Return a task with no more than one batch of each split."""
 
     def first(split: Split) -> Split:
@@ -61,9 +61,11 @@ def first_batch(task: Task, batch_size: int) -> Task:
     )
 
 
-def make_batches(config: Config, train: Split, device: torch.device, num_epochs: int) -> Batches:
+def make_batches(
+    config: Config, train: Split, device: torch.device, num_epochs: int
+) -> DeviceLoader:
     """Put the training images on the device, to be served as the config says."""
-    return Batches(
+    return DeviceLoader(
         train.images.to(device),
         train.labels.to(device),
         batch_size=config.train.batch_size,
@@ -73,7 +75,9 @@ def make_batches(config: Config, train: Split, device: torch.device, num_epochs:
     )
 
 
-def make_run_step(config: Config, kind: str, model: MLP, batches: Batches, task: Task) -> Step:
+def make_run_step(
+    config: Config, kind: str, model: MLP, batches: DeviceLoader, task: DataSplits
+) -> Step:
     """Build the optimisation step that the config describes."""
     settings = OptimizerSettings(
         momentum=config.optimizer.momentum,

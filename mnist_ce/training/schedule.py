@@ -9,13 +9,13 @@ from collections.abc import Callable
 import torch
 from torch.optim import lr_scheduler
 
-from mnist_ce.config import Schedule
+from mnist_ce.config import ScheduleConfig
 
 __all__ = ["learning_rates"]
 
 
 def learning_rates(
-    schedule: Schedule, learning_rate: float, num_epochs: int, steps_per_epoch: int
+    schedule: ScheduleConfig, learning_rate: float, num_epochs: int, steps_per_epoch: int
 ) -> Callable[[int], float]:
     """Return the learning rate of each step, counted from 0.
 

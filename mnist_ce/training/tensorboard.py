@@ -6,16 +6,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from mnist_ce.runs.train_state import Row
+from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.distributed import is_main
 from mnist_ce.system.errors import UsageError
-from mnist_ce.training.callbacks import Reporter
+from mnist_ce.training.callbacks import Callback
 from mnist_ce.training.trainer import Trainer, TrainResult
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["FOLDER", "TensorBoardReporter"]
+__all__ = ["FOLDER", "TensorBoardCallback"]
 
 FOLDER = "tensorboard"  # in the run's own
 _SCALARS = {
@@ -31,7 +31,7 @@ _SCALARS = {
 _METRICS = ("loss/test", "accuracy/test")
 
 
-class TensorBoardReporter(Reporter):
+class TensorBoardCallback(Callback):
     """Writes events into the run's folder and passes all that it hears on to another reporter.
 
     Scalars come after each epoch, the hyper-parameters at the start and the picture of mistakes,
@@ -44,7 +44,7 @@ class TensorBoardReporter(Reporter):
         UsageError: If the tensorboard package is missing.
     """
 
-    def __init__(self, inner: Reporter | None = None) -> None:
+    def __init__(self, inner: Callback | None = None) -> None:
         try:
             import torch.utils.tensorboard  # noqa: F401
         except ImportError as error:
@@ -52,7 +52,7 @@ class TensorBoardReporter(Reporter):
                 f"--tensorboard needs the package {error.name or 'tensorboard'}: "
                 "pip install 'mnist-ce[tensorboard]'"
             ) from None
-        self.inner = inner or Reporter()
+        self.inner = inner or Callback()
         self.writer: SummaryWriter | None = None
 
     def __enter__(self) -> Self:
@@ -105,7 +105,7 @@ class TensorBoardReporter(Reporter):
         """Pass it on."""
         self.inner.batch(trainer)
 
-    def epoch(self, trainer: Trainer, row: Row) -> None:
+    def epoch(self, trainer: Trainer, row: EpochMetrics) -> None:
         """Write what was measured."""
         if self.writer is not None:
             for tag, key in _SCALARS.items():

@@ -13,19 +13,19 @@ from typing import Any
 from torch import Tensor
 
 from mnist_ce.config import Config
-from mnist_ce.data.loader import Batches
+from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.network.model import MLP
 from mnist_ce.report.report import draw_plots
 from mnist_ce.runs.checkpoint import load_state_dict, save_tensors, weights_sha256
-from mnist_ce.runs.run_dir import FORMAT_VERSION, Run
+from mnist_ce.runs.run_dir import FORMAT_VERSION, RunDir
 from mnist_ce.runs.run_folder import new_run, run_name, timestamp
-from mnist_ce.runs.train_state import Progress, Row, Snapshot, Totals, load_snapshot
+from mnist_ce.runs.train_state import EpochMetrics, MetricSums, Snapshot, TrainState, load_snapshot
 from mnist_ce.system.device import reproducible, resolve_device, synchronize
-from mnist_ce.system.distributed import agreed_max, from_main, is_main, local_device
+from mnist_ce.system.distributed import all_reduce_max, broadcast_from_main, is_main, local_device
 from mnist_ce.system.errors import RunError, StoppedError, TrainingError, UsageError
 from mnist_ce.system.files import one_line
-from mnist_ce.training.callbacks import Reporter
-from mnist_ce.training.checkpointing import Saver
+from mnist_ce.training.callbacks import Callback
+from mnist_ce.training.checkpointing import AsyncCheckpointer
 from mnist_ce.training.measuring import is_better, measure
 from mnist_ce.training.metadata import changes, continued, description, results
 from mnist_ce.training.run_setup import (
@@ -54,9 +54,9 @@ class TrainResult:
         model: The trained network, on the CPU.
     """
 
-    run: Run
+    run: RunDir
     record: dict[str, Any]
-    rows: list[Row]
+    rows: list[EpochMetrics]
     model: MLP
 
 
@@ -71,18 +71,18 @@ class Trainer:
         first_batch_only: Keep one batch of each split.
     """
 
-    run: Run
+    run: RunDir
     step: Step
     record: dict[str, Any]
-    saver: Saver
+    saver: AsyncCheckpointer
 
     def __init__(
         self,
         config: Config,
-        reporter: Reporter,
+        reporter: Callback,
         recipe: str,
         *,
-        resumed: Run | None = None,
+        resumed: RunDir | None = None,
         first_batch_only: bool = False,
     ) -> None:
         self.began = time.perf_counter()
@@ -93,13 +93,13 @@ class Trainer:
         self.device = resolve_device(local_device(config.train.device))
         self.step_kind = choose_step(config.train.step, self.device.type)
         before = resumed.read_record() if resumed is not None and is_main() else None
-        self.task = from_main(lambda: load_run_task(config, before))
+        self.task = broadcast_from_main(lambda: load_run_task(config, before))
         self.num_epochs = config.train.epochs
         self.draws_plots = config.run.plots and not first_batch_only
         if first_batch_only:
             self.task = first_batch(self.task, config.train.batch_size)
             self.num_epochs = 1
-        self.progress = Progress()
+        self.progress = TrainState()
         self.unsaved_best: dict[str, Tensor] | None = None
         self.num_saved_rows = 0
         self.last_save = time.monotonic()
@@ -121,8 +121,8 @@ class Trainer:
         config = self.config.train
         with reproducible(config.seed, config.threads), contextlib.ExitStack() as stack:
             self._prepare()
-            self.run = from_main(lambda: self._open(stack))
-            self.saver = stack.enter_context(Saver(self.run if is_main() else None))
+            self.run = broadcast_from_main(lambda: self._open(stack))
+            self.saver = stack.enter_context(AsyncCheckpointer(self.run if is_main() else None))
             if self.resumed is not None:
                 self._take_up()
             self.reporter.start(self)
@@ -137,7 +137,7 @@ class Trainer:
                     f"not made, and {self.run.path} keeps what was saved before. Try a lower "
                     "--lr"
                 ) from None
-            result = from_main(self._finish)
+            result = broadcast_from_main(self._finish)
             self.reporter.complete(self)
             if is_main() and self.draws_plots:
                 self._draw_plots()
@@ -156,7 +156,7 @@ class Trainer:
             config, task, self.model, self.device, self.step_kind, self.num_epochs
         )
 
-    def _open(self, stack: contextlib.ExitStack) -> Run:
+    def _open(self, stack: contextlib.ExitStack) -> RunDir:
         """Make the run's folder, with config and record, or take up that of an interrupted run."""
         if self.resumed is not None:
             return self.resumed
@@ -173,7 +173,7 @@ class Trainer:
             self.record["name"] = name
             return name
 
-        def fill(run: Run) -> None:
+        def fill(run: RunDir) -> None:
             make_name()
             run.write_config(config_tables(self.config))
             run.write_record(self.record)
@@ -182,11 +182,11 @@ class Trainer:
 
     def _take_up(self) -> None:
         """Go on from where an interrupted run was saved last: at its beginning, if nowhere."""
-        before = from_main(lambda: self.run.read_record() or {})
+        before = broadcast_from_main(lambda: self.run.read_record() or {})
         changed = changes(before, self.record)
         self.record = continued(before, self.record)
         self.recipe = self.record["recipe"] = str(before.get("recipe", self.recipe))
-        found = from_main(self._load)
+        found = broadcast_from_main(self._load)
         if found is not None:
             state, self.progress = found
             self.step.load_state(state)
@@ -204,7 +204,7 @@ class Trainer:
         if self.progress.rows:
             self.saver.write(self.run.write_metrics, self.progress.rows)
 
-    def _load(self) -> tuple[dict[str, Any], Progress] | None:
+    def _load(self) -> tuple[dict[str, Any], TrainState] | None:
         if not self.run.resume_path.exists():
             return None
         state, progress = load_snapshot(self.run, self.step.weights())
@@ -236,7 +236,7 @@ class Trainer:
         totals = self.step.totals()
         synchronize(self.device)
         seconds = time.perf_counter() - self.epoch_began
-        row: Row = {
+        row: EpochMetrics = {
             "epoch": progress.epoch,
             "train_loss": totals.loss,
             "train_accuracy": totals.accuracy,
@@ -253,7 +253,7 @@ class Trainer:
         progress.rows.append(row)
         progress.train_seconds += seconds
         progress.epoch += 1
-        progress.batch, progress.totals, progress.epoch_seconds = 0, Totals(), 0.0
+        progress.batch, progress.totals, progress.epoch_seconds = 0, MetricSums(), 0.0
         if self.is_over or not self.saver.is_busy:  # else a slow disk would slow down training
             self._save(epoch_is_done=True)
         self.reporter.epoch(self, row)
@@ -271,7 +271,7 @@ class Trainer:
         self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:
-        number = agreed_max(self.reporter.stop_signal() or 0)
+        number = all_reduce_max(self.reporter.stop_signal() or 0)
         if not number:
             return
         self._save(epoch_is_done=not self.progress.batch)
@@ -286,12 +286,14 @@ class Trainer:
         """Return a copy of the weights to use so far, float32 on the CPU."""
         return {name: tensor.to("cpu", copy=True) for name, tensor in self.step.weights().items()}
 
-    def _measured(self, *, test: bool) -> Row:
+    def _measured(self, *, test: bool) -> EpochMetrics:
         """Return the results on the validation and test images, where they are due."""
         if not test and self.task.validation is None:
             return {}
         hidden, weights = self.config.model.hidden, self.step.weights()
-        return from_main(lambda: measure(self.task, hidden, weights, self.device, test=test))
+        return broadcast_from_main(
+            lambda: measure(self.task, hidden, weights, self.device, test=test)
+        )
 
     def _save(self, *, epoch_is_done: bool = False) -> None:
         progress = self.progress
@@ -347,13 +349,13 @@ class Trainer:
 
 def train_one_epoch(
     step: Step,
-    batches: Batches,
+    batches: DeviceLoader,
     epoch: int,
     learning_rate: Callable[[int], float],
     *,
     first_batch: int = 0,
     after_batch: Callable[[int], None] = lambda number: None,
-) -> Totals:
+) -> MetricSums:
     """Show every training image to the network once.
 
     Args:

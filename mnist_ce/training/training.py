@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from mnist_ce.config import Config, resolve_config
-from mnist_ce.runs.run_dir import Run, find_run
-from mnist_ce.runs.run_folder import check_new_run, held_run
-from mnist_ce.system.distributed import from_main, joined
+from mnist_ce.runs.run_dir import RunDir, find_run
+from mnist_ce.runs.run_folder import check_new_run, locked_run
+from mnist_ce.system.distributed import broadcast_from_main, process_group
 from mnist_ce.system.errors import RunError, UsageError
-from mnist_ce.training.callbacks import Reporter
+from mnist_ce.training.callbacks import Callback
 from mnist_ce.training.trainer import Trainer, TrainResult
 
-__all__ = ["Reporter", "TrainResult", "train"]
+__all__ = ["Callback", "TrainResult", "train"]
 
 
 def train(
@@ -26,7 +26,7 @@ def train(
     resume: str | None = None,
     dry_run: bool = False,
     recipe: str | None = None,
-    reporter: Reporter | None = None,
+    reporter: Callback | None = None,
 ) -> TrainResult:
     """Train the network and keep the run on disk.
 
@@ -45,12 +45,12 @@ def train(
         TrainingError: If the loss is not finite, or another process of several is lost.
         StoppedError: If the reporter asked to stop; the state was saved.
     """
-    reporter = reporter or Reporter()
+    reporter = reporter or Callback()
     settings = {key: value for key, value in (settings or {}).items() if value is not None}
     with contextlib.ExitStack() as stack:
-        stack.enter_context(joined())
+        stack.enter_context(process_group())
         if resume is not None:
-            run, config = from_main(lambda: _held(stack, resume, settings))
+            run, config = broadcast_from_main(lambda: _held(stack, resume, settings))
             return Trainer(config, reporter, "custom", resumed=run).run_to_end()
         if not isinstance(config, Config):
             recipe = recipe or (Path(config).stem if config is not None else "default")
@@ -73,16 +73,16 @@ _MAY_CHANGE_TOO = ("data.mirror", "run.output", "run.log_interval", "run.save_ev
 
 def _held(
     stack: contextlib.ExitStack, name: str, settings: Mapping[str, Any]
-) -> tuple[Run, Config]:
+) -> tuple[RunDir, Config]:
     """Return a run that no other process can train now, and its config."""
     run = find_run(name, Path(settings.get("run.output", Config().run.output)))
-    stack.enter_context(held_run(run))
+    stack.enter_context(locked_run(run))
     if run.read_record() is None:
         raise RunError(f"run {run.path} cannot be continued: it has no {run.record_path.name}")
     return run, _resumed_config(run, settings)
 
 
-def _resumed_config(run: Run, settings: Mapping[str, Any]) -> Config:
+def _resumed_config(run: RunDir, settings: Mapping[str, Any]) -> Config:
     """Return the run's own config with what may change when it is continued."""
     config = resolve_config(run.config_path, flags=settings)
     for key in settings:

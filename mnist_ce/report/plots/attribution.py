@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_ce.report.plots.canvas import GREY, Canvas, Heading, style
-from mnist_ce.system.text import printable, shortened
+from mnist_ce.system.text import sanitize, truncate_middle
 
 __all__ = ["draw_attributions"]
 
@@ -51,7 +51,7 @@ def draw_attributions(
                 values, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest"
             )
             panel.contour(pixels, levels=[float(pixels.max()) / 2], colors=GREY, linewidths=0.6)
-            panel.set_title(shortened(printable(title), 30))
+            panel.set_title(truncate_middle(sanitize(title), 30))
         top = 0.3 + _SIDE + 0.22
         bar = canvas.figure.colorbar(
             image, cax=canvas.axes(_GAP, top, _SIDE, 0.13), orientation="horizontal"

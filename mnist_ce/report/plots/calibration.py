@@ -11,7 +11,7 @@ import numpy.typing as npt
 from mnist_ce.evaluation.calibration import expected_calibration_error
 from mnist_ce.evaluation.metrics import wilson_interval
 from mnist_ce.report.plots.canvas import COLOURS, GREY, Canvas, Heading, style
-from mnist_ce.system.text import printable
+from mnist_ce.system.text import sanitize
 
 __all__ = ["draw_calibration"]
 
@@ -58,7 +58,7 @@ def draw_calibration(heading: Heading, series: Mapping[str, tuple[Confidences, B
                 capsize=2.5,
                 linewidth=1.4,
                 markersize=5,
-                label=f"{printable(name)}: expected calibration error {100 * error:.2f} %",
+                label=f"{sanitize(name)}: expected calibration error {100 * error:.2f} %",
                 **look,
             )
             counts.hist(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mnist_ce.system.text import printable, shortened
+from mnist_ce.system.text import sanitize, truncate_middle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,7 +88,7 @@ class Canvas:
             self.figure.text(
                 MARGIN / self.width,
                 1 - y / self.height,
-                shortened(printable(text), int(characters * 13 / size)),
+                truncate_middle(sanitize(text), int(characters * 13 / size)),
                 fontsize=size,
                 fontweight=weight,
                 color="black" if weight == "bold" else GREY,

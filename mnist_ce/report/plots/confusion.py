@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mnist_ce.report.plots.canvas import GREY, Canvas, Heading, percent, style
-from mnist_ce.system.text import printable, shortened
+from mnist_ce.system.text import sanitize, truncate_middle
 
 __all__ = ["draw_confusion_matrix"]
 
@@ -29,7 +29,7 @@ def draw_confusion_matrix(
     """
     counts = np.asarray(confusion, dtype=np.int64)
     num_classes = len(counts)
-    names = [shortened(printable(name), 16) for name in class_names]
+    names = [truncate_middle(sanitize(name), 16) for name in class_names]
     totals = counts.sum(axis=1)
     shares = counts / np.maximum(totals, 1)[:, None]
     errors = np.where(np.eye(num_classes, dtype=bool), np.nan, shares)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mnist_ce.report.plots.canvas import COLOURS, Canvas, Heading, style
-from mnist_ce.system.text import printable, shortened
+from mnist_ce.system.text import sanitize, truncate_middle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +68,9 @@ def draw_overlaid_curves(heading: Heading, runs: Sequence[tuple[str, Rows]]) -> 
             for axes, quantity, factor in ((loss, "loss", 1), (accuracy, "accuracy", 100)):
                 _line(axes, rows, f"train_{quantity}", factor, linestyle=":", **look)
                 _line(axes, rows, f"test_{quantity}", factor, **look)
-            _line(rate, rows, "learning_rate", 1, label=shortened(printable(name), 100), **look)
+            _line(
+                rate, rows, "learning_rate", 1, label=truncate_middle(sanitize(name), 100), **look
+            )
         canvas.figure.legend(
             *rate.get_legend_handles_labels(),
             loc="lower left",

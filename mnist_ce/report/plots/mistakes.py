@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_ce.report.plots.canvas import COLOURS, DPI, GREY, Canvas, Heading, percent, style
-from mnist_ce.system.text import printable, shortened
+from mnist_ce.system.text import sanitize, truncate_middle
 
 __all__ = ["draw_mistakes"]
 
@@ -38,7 +38,7 @@ def draw_mistakes(
         probabilities: float32 [n, classes].
         class_names: What the classes are called.
     """
-    names = [shortened(printable(name), 16) for name in class_names]
+    names = [truncate_middle(sanitize(name), 16) for name in class_names]
     wrong = np.flatnonzero(predictions != labels)
     confidence = probabilities[wrong, predictions[wrong]]
     wrong = wrong[np.argsort(-confidence, kind="stable")][: _COLUMNS * _ROWS]

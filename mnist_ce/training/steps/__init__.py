@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from mnist_ce.data.loader import Batches
+from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.network.model import MLP
 from mnist_ce.network.objective import Objective
-from mnist_ce.runs.train_state import Totals
+from mnist_ce.runs.train_state import MetricSums
 from mnist_ce.system.distributed import num_processes
 from mnist_ce.system.errors import UsageError
 from mnist_ce.training.steps.base import NonFiniteLossError, OptimizerSettings, Step
@@ -13,7 +13,14 @@ from mnist_ce.training.steps.cuda_graph import CudaGraphStep
 from mnist_ce.training.steps.fast import FastStep
 from mnist_ce.training.steps.plain import PlainStep
 
-__all__ = ["NonFiniteLossError", "OptimizerSettings", "Step", "Totals", "choose_step", "make_step"]
+__all__ = [
+    "MetricSums",
+    "NonFiniteLossError",
+    "OptimizerSettings",
+    "Step",
+    "choose_step",
+    "make_step",
+]
 
 
 def choose_step(kind: str, device_type: str) -> str:
@@ -43,7 +50,7 @@ def choose_step(kind: str, device_type: str) -> str:
 def make_step(
     kind: str,
     model: MLP,
-    batches: Batches,
+    batches: DeviceLoader,
     objective: Objective,
     settings: OptimizerSettings,
 ) -> Step:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mnist_ce.runs.train_state import Totals
+from mnist_ce.runs.train_state import MetricSums
 from mnist_ce.system.errors import TrainingError
 
 __all__ = ["NonFiniteLossError", "OptimizerSettings", "Step", "average_decay"]
@@ -58,10 +58,10 @@ class Step(Protocol):
             NonFiniteLossError: If the loss is not finite; the weights are as before the step.
         """
 
-    def totals(self) -> Totals:
+    def totals(self) -> MetricSums:
         """Return the sums since `start_epoch`; waits for the device."""
 
-    def start_epoch(self, totals: Totals | None = None) -> None:
+    def start_epoch(self, totals: MetricSums | None = None) -> None:
         """Begin the sums of an epoch anew, or from those of an interrupted one."""
 
     def weights(self) -> dict[str, Tensor]:

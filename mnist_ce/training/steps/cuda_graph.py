@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnist_ce.data.loader import Batches
+from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.network.model import MLP
 from mnist_ce.network.objective import Objective
-from mnist_ce.runs.train_state import Totals
+from mnist_ce.runs.train_state import MetricSums
 from mnist_ce.training.steps.base import (
     NonFiniteLossError,
     OptimizerSettings,
@@ -59,7 +59,7 @@ class CudaGraphStep:
     def __init__(
         self,
         model: MLP,
-        batches: Batches,
+        batches: DeviceLoader,
         objective: Objective,
         settings: OptimizerSettings,
         capture: Callable[[Replay], Replay] | None = None,
@@ -168,18 +168,18 @@ class CudaGraphStep:
         if first_bad_step >= 0:
             raise NonFiniteLossError(first_bad_step)
 
-    def totals(self) -> Totals:
+    def totals(self) -> MetricSums:
         """See `Step.totals`.
 
         Raises:
             NonFiniteLossError: If some step's loss was not finite.
         """
         self._check()
-        return Totals(float(self.loss_sum), int(self.num_correct), self.num_examples)
+        return MetricSums(float(self.loss_sum), int(self.num_correct), self.num_examples)
 
-    def start_epoch(self, totals: Totals | None = None) -> None:
+    def start_epoch(self, totals: MetricSums | None = None) -> None:
         """See `Step.start_epoch`."""
-        totals = totals or Totals()
+        totals = totals or MetricSums()
         self.loss_sum.fill_(totals.loss_sum)
         self.num_correct.fill_(totals.num_correct)
         self.num_examples = totals.num_examples

@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from mnist_ce.data.loader import Batches
+from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.network.model import MLP
 from mnist_ce.network.objective import Objective
 from mnist_ce.system.distributed import num_processes, rank, sum_over_processes
@@ -25,7 +25,7 @@ class DistributedStep(PlainStep):
     """
 
     def __init__(
-        self, model: MLP, batches: Batches, objective: Objective, settings: OptimizerSettings
+        self, model: MLP, batches: DeviceLoader, objective: Objective, settings: OptimizerSettings
     ) -> None:
         super().__init__(model, batches, objective, settings)
         device = batches.device

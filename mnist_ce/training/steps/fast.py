@@ -23,11 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnist_ce.data.loader import Batches
+from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.network.linear_ops import best_products
 from mnist_ce.network.model import MLP
 from mnist_ce.network.objective import Objective
-from mnist_ce.runs.train_state import Totals
+from mnist_ce.runs.train_state import MetricSums
 from mnist_ce.training.steps.base import (
     NonFiniteLossError,
     OptimizerSettings,
@@ -61,7 +61,7 @@ class FastStep:
     """
 
     def __init__(
-        self, model: MLP, batches: Batches, objective: Objective, settings: OptimizerSettings
+        self, model: MLP, batches: DeviceLoader, objective: Objective, settings: OptimizerSettings
     ) -> None:
         self.model = model
         self.batches = batches
@@ -73,7 +73,7 @@ class FastStep:
         self.products = best_products()
         self.logits = torch.empty(len(batches.labels), model.sizes[-1])
         self.labels: list[Tensor] = []  # of the batches whose right answers are not yet counted
-        self.sums = Totals()
+        self.sums = MetricSums()
         self.num_seen = 0  # images since the epoch began
 
     def _flatten(self) -> None:
@@ -153,18 +153,18 @@ class FastStep:
                 is_first_step=False,
             )
 
-    def totals(self) -> Totals:
+    def totals(self) -> MetricSums:
         """See `Step.totals`."""
         if self.labels:
             labels = torch.cat(self.labels)
             logits = self.logits[self.num_seen - len(labels) : self.num_seen]
             self.sums.num_correct += int((self.objective.predictions(logits) == labels).sum())
             self.labels.clear()
-        return Totals(self.sums.loss_sum, self.sums.num_correct, self.sums.num_examples)
+        return MetricSums(self.sums.loss_sum, self.sums.num_correct, self.sums.num_examples)
 
-    def start_epoch(self, totals: Totals | None = None) -> None:
+    def start_epoch(self, totals: MetricSums | None = None) -> None:
         """See `Step.start_epoch`."""
-        self.sums = totals or Totals()
+        self.sums = totals or MetricSums()
         self.num_seen = 0
         self.labels.clear()
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mnist_ce.data.loader import Batches
+from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.network.objective import Objective
-from mnist_ce.runs.train_state import Totals
+from mnist_ce.runs.train_state import MetricSums
 from mnist_ce.training.steps.base import (
     NonFiniteLossError,
     OptimizerSettings,
@@ -39,7 +39,7 @@ class PlainStep:
     def __init__(
         self,
         model: nn.Module,
-        batches: Batches,
+        batches: DeviceLoader,
         objective: Objective,
         settings: OptimizerSettings,
     ) -> None:
@@ -48,7 +48,7 @@ class PlainStep:
         self.objective = objective
         self.settings = settings
         self.num_steps = 0
-        self.sums = Totals()
+        self.sums = MetricSums()
         self.optimizer = torch.optim.SGD(
             model.parameters(),
             lr=1.0,  # given at each step
@@ -85,13 +85,13 @@ class PlainStep:
         for name, parameter in self.model.named_parameters():
             self.average[name].lerp_(parameter, share)
 
-    def totals(self) -> Totals:
+    def totals(self) -> MetricSums:
         """See `Step.totals`."""
-        return Totals(self.sums.loss_sum, self.sums.num_correct, self.sums.num_examples)
+        return MetricSums(self.sums.loss_sum, self.sums.num_correct, self.sums.num_examples)
 
-    def start_epoch(self, totals: Totals | None = None) -> None:
+    def start_epoch(self, totals: MetricSums | None = None) -> None:
         """See `Step.start_epoch`."""
-        self.sums = totals or Totals()
+        self.sums = totals or MetricSums()
 
     def weights(self) -> dict[str, Tensor]:
         """See `Step.weights`."""
