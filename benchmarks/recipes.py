@@ -24,6 +24,7 @@ from typing import Any
 from common import report
 
 from mnist_ce.config import resolve_config
+from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir
 
 COLUMNS = (
@@ -59,12 +60,12 @@ def main() -> None:
     )
 
 
-def trained(recipe: str, seed: int, output: Path, extra: Sequence[str]) -> dict[str, Any]:
+def trained(recipe: str, seed: int, output: Path, extra: Sequence[str]) -> RunRecord:
     """Return the record of one run, trained now unless it is there and finished."""
     run = RunDir(output / f"{Path(recipe).stem}-{seed}")
     wanted = resolve_config(recipe, flags={"train.seed": seed})
     record = run.read_record()
-    if record is not None and record.get("status") == "finished":
+    if record is not None and record.is_finished:
         if recipe_of(record["config"]) != recipe_of(wanted.to_dict()):
             raise SystemExit(f"{run.path} was trained by another recipe; choose another --output")
         print(f"{run.path} is there", file=sys.stderr)
@@ -78,7 +79,9 @@ def trained(recipe: str, seed: int, output: Path, extra: Sequence[str]) -> dict[
     )
     wall_seconds = time.perf_counter() - start
     # Kept, so that the table can be made again; the run's own figure leaves out the imports.
-    record = {**json.loads(answer.stdout), "process_wall_seconds": round(wall_seconds, 3)}
+    record = RunRecord.model_validate(
+        {**json.loads(answer.stdout), "process_wall_seconds": round(wall_seconds, 3)}
+    )
     run.write_record(record)
     return record
 
@@ -91,14 +94,12 @@ def recipe_of(config: dict[str, Any]) -> dict[str, Any]:
     return {name: config[name] for name in sections} | train | {"validation_size": held_out}
 
 
-def row(recipe: str, records: Sequence[dict[str, Any]], *, as_json: bool) -> list[Any]:
+def row(recipe: str, records: Sequence[RunRecord], *, as_json: bool) -> list[Any]:
     """Return the cells of one recipe: numbers for JSON, texts for Markdown."""
     accuracies = [record["test_accuracy"] for record in records]
     losses = [record["test_loss"] for record in records]
     train_seconds = [record["train_seconds"] for record in records]
-    wall_seconds = [
-        record.get("process_wall_seconds", record["wall_seconds"]) for record in records
-    ]
+    wall_seconds = [record["process_wall_seconds"] or record["wall_seconds"] for record in records]
     numbers = [
         *(recipe, f"mnist-ce train --config {recipe} --seed N", records[0]["epochs_done"]),
         len(records),

@@ -24,7 +24,7 @@ from mnist_ce.runs.checkpoint import save_tensors
 
 LOAD = """
 import time
-import mnist_ce.training.training, torchvision.datasets
+import mnist_ce.training.trainer, torchvision.datasets
 from pathlib import Path
 from mnist_ce.data.dataset import load_dataset
 start = time.perf_counter()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mnist_ce.network.model import MLP
     from mnist_ce.reader.predict import predict
     from mnist_ce.runs.load_model import load_model
-    from mnist_ce.training.training import train
+    from mnist_ce.training.trainer import train
 
 __all__ = ["MLP", "evaluate", "load_model", "predict", "train"]
 
@@ -23,7 +23,7 @@ _HOMES = {
     "evaluate": "evaluation.evaluate",
     "load_model": "runs.load_model",
     "predict": "reader.predict",
-    "train": "training.training",
+    "train": "training.trainer",
 }
 
 

@@ -262,6 +262,11 @@ def shipped_configs() -> dict[str, Path]:
     return {path.stem: path for path in sorted(shipped_dir("configs").glob("*.toml"))}
 
 
+def recipe_name(config: str | Path | None) -> str:
+    """Return the name of a config file or shipped config for a run's name and record."""
+    return Path(config).stem if config is not None else "default"
+
+
 def resolve_config(
     config: str | Path | None = None,
     *,

@@ -24,7 +24,8 @@ from mnist_ce.network.model import MLP
 from mnist_ce.reader.image_io import open_picture, to_planes
 from mnist_ce.runs.checkpoint import load_state_dict, model_from
 from mnist_ce.runs.load_model import load_model
-from mnist_ce.runs.run_dir import FORMAT_VERSION, RunDir
+from mnist_ce.runs.records import FORMAT_VERSION
+from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.runs.train_state import MetricSums, TrainState, load_snapshot
 
 __all__ = ["EDITS", "INTERESTING", "PARSERS", "Edit", "Parser"]
@@ -60,9 +61,9 @@ def _saved(content: object) -> bytes:
 def _resume() -> dict[str, object]:
     row = {"epoch": 1, "train_loss": 2.3, "train_accuracy": 0.1, "seconds": 0.2}
     row |= {"validation_loss": 2.3, "validation_accuracy": 0.1}
-    progress = TrainState(2, 3, MetricSums(1.5, 2, 30), 0.1, 0.2, 0.5, [row], 1)
+    progress = TrainState(epoch=2, batch=3, totals=MetricSums(1.5, 2, 30), rows=[row], best_epoch=1)
     step = {"num_steps": 13, "weights": _weights(), "momentum": _weights(), "average": {}}
-    return {"format_version": FORMAT_VERSION, "step": step, "progress": progress.to_plain()}
+    return {"format_version": FORMAT_VERSION, "step": step, "progress": progress.model_dump()}
 
 
 def _written(folder: Path, name: str, content: bytes) -> Path:

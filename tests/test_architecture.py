@@ -32,9 +32,9 @@ def test_import_of_the_package_is_lazy() -> None:
 
 
 def test_the_training_path_does_not_import_the_formulas() -> None:
-    assert not loaded_by("import mnist_ce.training.training") & {"scipy", "sklearn"}
+    assert not loaded_by("import mnist_ce.training.trainer") & {"scipy", "sklearn"}
     module = "mnist_ce.explain.reference_losses"
-    code = f"import mnist_ce.training.training, sys\nprint({module!r} in sys.modules)"
+    code = f"import mnist_ce.training.trainer, sys\nprint({module!r} in sys.modules)"
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

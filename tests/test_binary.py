@@ -26,7 +26,7 @@ from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.evaluation.evaluate import evaluate
 from mnist_ce.evaluation.metrics import average_precision, binary_report, roc_auc
 from mnist_ce.network.objective import Binary
-from mnist_ce.training.training import train
+from mnist_ce.training.trainer import train
 
 DIGITS = tuple("0123456789")
 

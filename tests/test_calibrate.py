@@ -4,7 +4,6 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -13,6 +12,7 @@ from mnist_ce import evaluate, load_model, train
 from mnist_ce.cli import main
 from mnist_ce.evaluation.temperature_scaling import calibrate
 from mnist_ce.report.report import reliability_diagram, report
+from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir
 
 pytestmark = pytest.mark.usefixtures("small_data")
@@ -35,8 +35,8 @@ def train_small(output: Path, name: str, **settings: object) -> RunDir:
     ).run
 
 
-def record_of(run: RunDir) -> dict[str, Any]:
-    return run.read_record() or {}
+def record_of(run: RunDir) -> RunRecord:
+    return run.read_record() or RunRecord()
 
 
 @pytest.fixture
@@ -48,8 +48,7 @@ def test_a_run_is_fitted_to_its_own_held_out_images(tmp_path: Path, held_out: Ru
     before = record_of(held_out)
     calibrated = calibrate("held-out", output=tmp_path)
     record = record_of(held_out)
-    assert record.pop("prediction") == calibrated.to_dict()
-    assert record == before
+    assert record == before.updated(prediction=calibrated.to_dict())
     fitted = calibrated.fitted_on
     assert (fitted["num_images"], fitted["split"]) == (300, "validation")
     assert [source["run"] for source in fitted["runs"]] == ["held-out"]
@@ -67,7 +66,7 @@ def test_another_runs_temperature_is_taken(
     out, err = capsys.readouterr()
     assert json.loads(out) == record_of(run)["prediction"]
     assert "warning" not in err
-    assert "prediction" not in record_of(held_out)
+    assert record_of(held_out).prediction is None
     assert record_of(run)["prediction"]["temperature"] == calibrate(held_out.path).temperature
     assert main(arguments) == 0
     assert capsys.readouterr().out.startswith("temperature ")
@@ -171,7 +170,7 @@ def test_what_cannot_be_calibrated_is_refused(
     stopped = RunDir(tmp_path / "stopped")
     stopped.path.mkdir()
     stopped.model_path.write_bytes(held_out.model_path.read_bytes())
-    stopped.write_record({**record_of(held_out), "status": "stopped"})
+    stopped.write_record(record_of(held_out).updated(status="stopped"))
     target, *rest = arguments.split()
     if target == "bare.pt":
         target = str(tmp_path / target)

@@ -20,7 +20,7 @@ import torch
 
 from mnist_ce.cli import main
 from mnist_ce.runs.run_dir import RunDir
-from mnist_ce.training.training import train
+from mnist_ce.training.trainer import train
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 def fork() -> ForkServerContext:
     """Processes that start at once, since their parent has imported everything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mnist_ce.training.training", "mnist_ce.cli.terminal"])
+    context.set_forkserver_preload(["mnist_ce.training.trainer", "mnist_ce.cli.terminal"])
     return context
 
 
@@ -100,7 +100,7 @@ def found_in(settings: dict[str, Any]) -> tuple[str, str]:
     assert record is not None
     assert record["status"] == "finished"
     assert [row["epoch"] for row in run.read_metrics()] == [1, 2, 3]
-    assert not list(run.path.glob(".*"))
+    assert not list(run.path.glob(".*.tmp"))
     return record["weights_sha256"], run.best_path.read_bytes().hex()
 
 
@@ -196,7 +196,7 @@ def stopped_while_stuck(arguments: list[str]) -> None:
             time.sleep(0.01)
 
     hear_signals()
-    pytest.MonkeyPatch().setattr("mnist_ce.cli.terminal.TerminalCallback.epoch", hang)
+    pytest.MonkeyPatch().setattr("mnist_ce.cli.terminal.TerminalCallback.on_epoch", hang)
     sys.exit(main(["train", "-q", *arguments]))
 
 
@@ -224,7 +224,7 @@ def stopped_while_loading(arguments: list[str]) -> None:
         time.sleep(60)
 
     hear_signals()
-    pytest.MonkeyPatch().setattr("mnist_ce.training.trainer.load_run_task", load)
+    pytest.MonkeyPatch().setattr("mnist_ce.training.trainer.load_data", load)
     sys.exit(main(["train", "-q", *arguments]))
 
 

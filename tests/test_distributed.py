@@ -17,9 +17,8 @@ import torch
 
 from mnist_ce.runs.checkpoint import load_state_dict
 from mnist_ce.runs.run_dir import RunDir
-from mnist_ce.training.callbacks import Callback
-from mnist_ce.training.trainer import Trainer
-from mnist_ce.training.training import train
+from mnist_ce.training.callbacks import BatchInfo, Callback
+from mnist_ce.training.trainer import train
 
 ROOT = Path(__file__).parent.parent
 # 300 images in batches of 43: shares of 22 and 21, and in the last batch of 42.
@@ -42,8 +41,8 @@ class Losses(Callback):
     def __init__(self) -> None:
         self.losses: list[float] = []
 
-    def batch(self, trainer: Trainer) -> None:
-        self.losses.append(trainer.step.totals().loss)
+    def on_batch(self, info: BatchInfo) -> None:
+        self.losses.append(info.metrics().loss)
 
 
 def torchrun(*arguments: str, processes: int = 2) -> subprocess.Popen[str]:
@@ -94,10 +93,10 @@ def test_two_processes_do_what_one_does(
     assert record["processes"] == 2
 
     settings = SETTINGS | {"data.dir": str(tiny_data_dir), "run.output": str(tmp_path)}
-    reporter = Losses()
-    alone = train(None, settings | {"run.name": "one", "train.epochs": 2}, reporter=reporter)
+    losses = Losses()
+    alone = train(None, settings | {"run.name": "one", "train.epochs": 2}, callbacks=[losses])
     told = [float(loss) for loss in re.findall(r"batch \d+/7  loss ([\d.]+)", errors)]
-    assert told == pytest.approx(reporter.losses, abs=1.5e-4)  # as it is told with four digits
+    assert told == pytest.approx(losses.losses, abs=1.5e-4)  # as it is told with four digits
     for ours, theirs in zip(RunDir(tmp_path / "two").read_metrics(), alone.rows, strict=True):
         for key in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
             assert ours[key] == pytest.approx(theirs[key], abs=1e-4)

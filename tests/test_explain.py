@@ -20,6 +20,7 @@ from mnist_ce.explain import reference_losses as formulas
 from mnist_ce.explain.picture import attribution, explain_picture
 from mnist_ce.network.model import MLP
 from mnist_ce.runs.load_model import TrainedModel, load_model
+from mnist_ce.runs.records import RunRecord
 from mnist_ce.system.errors import UsageError
 
 
@@ -317,8 +318,9 @@ def test_a_target_that_is_no_class(
 
 def test_classes_are_named_or_numbered_but_never_mistaken(network: Path, picture: Path) -> None:
     trained = load_model(network)
+    clothes_record = RunRecord(dataset="fashion-mnist")
     clothes = TrainedModel(
-        **{**vars(trained), "class_names": tuple("abcdefghiJ"), "dataset": "fashion-mnist"}
+        **{**vars(trained), "class_names": tuple("abcdefghiJ"), "record": clothes_record}
     )
     assert explain_picture(picture, "j", checkpoint=clothes).target == 9
     assert explain_picture(picture, "9", checkpoint=clothes).target == 9

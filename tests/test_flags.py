@@ -10,7 +10,7 @@ from mnist_ce.data.mnist_format import fit_glyph
 from mnist_ce.data.splits import Split
 from mnist_ce.data.upstrokes import add_upstroke, add_upstrokes
 from mnist_ce.system.errors import UsageError
-from mnist_ce.training.training import train
+from mnist_ce.training.trainer import train
 
 
 def upright(width: int = 3) -> np.ndarray:

@@ -231,7 +231,7 @@ def test_the_numpy_half_needs_no_torch() -> None:
 
 def test_training_and_evaluation_do_not_import_the_formulas() -> None:
     loaded = imported_by(
-        "import mnist_ce.training.training, mnist_ce.evaluation.evaluate, mnist_ce.reader.predict"
+        "import mnist_ce.training.trainer, mnist_ce.evaluation.evaluate, mnist_ce.reader.predict"
     )
     assert "mnist_ce.network.objective" in loaded
     assert "mnist_ce.explain.reference_losses" not in loaded

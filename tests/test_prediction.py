@@ -20,6 +20,7 @@ from mnist_ce.network.model import MLP
 from mnist_ce.reader.detector import load_detector
 from mnist_ce.reader.predict import predict_each
 from mnist_ce.runs.load_model import TrainedModel
+from mnist_ce.runs.records import RunRecord
 from mnist_ce.system.errors import CheckpointError, RunError, UsageError
 
 
@@ -187,7 +188,7 @@ def test_pictures_are_read_only_a_little_ahead(trained: TrainedModel, digits: Sp
 def test_other_data_sets_are_not_cropped(trained: TrainedModel, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    clothes = replace(trained, dataset="fashion-mnist")
+    clothes = replace(trained, record=RunRecord(dataset="fashion-mnist"))
     block = np.zeros((28, 28), np.uint8)
     block[:, 4:10] = 200
     (record,) = predict(block, checkpoint=clothes)
@@ -209,7 +210,7 @@ def test_a_threshold_that_is_no_number_is_named(tmp_path: Path, threshold: objec
 def test_a_strangers_record_beside_a_bare_network_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"accuracy": 1}')
     torch.save(MLP([8], 10).state_dict(), tmp_path / "weights.pt")
-    assert load_model(tmp_path / "weights.pt").record == {}
+    assert load_model(tmp_path / "weights.pt").record is None
     torch.save(MLP([8], 10).state_dict(), tmp_path / "model.pt")
     with pytest.raises(RunError, match="format_version"):
         load_model(tmp_path / "model.pt")

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mnist_ce import train
 from mnist_ce.cli import main
 from mnist_ce.system.errors import StoppedError
-from mnist_ce.training.training import Callback
+from mnist_ce.training.callbacks import StopFlag
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -37,11 +37,6 @@ def draw(path: Path, text: str) -> None:
     picture.save(path)
 
 
-class StopAtOnce(Callback):
-    def stop_signal(self) -> int | None:
-        return 15
-
-
 @pytest.mark.usefixtures("small_data")
 def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -52,7 +47,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for line in ours:
         if "--resume latest" in line:  # something must have been interrupted
             with pytest.raises(StoppedError):
-                train(None, {"train.epochs": 1}, reporter=StopAtOnce())
+                train(None, {"train.epochs": 1}, stop=StopFlag(15))
         assert main(shlex.split(line)[1:]) == 0, line
 
 

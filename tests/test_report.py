@@ -18,7 +18,7 @@ from mnist_ce.cli import main
 from mnist_ce.report.report import report
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import DataError, RunError
-from mnist_ce.training.trainer import TrainResult
+from mnist_ce.training.callbacks import TrainResult
 
 PICTURES = {"curves.png", "confusion_matrix.png", "mistakes.png", "weights.png"}
 NASTY = '<script>alert(1)</script>&"x$y'
@@ -46,7 +46,8 @@ def pictures(run: RunDir) -> set[str]:
 
 
 def edit_record(run: RunDir, **changes: object) -> None:
-    run.write_record({**(run.read_record() or {}), **changes})
+    record = json.loads(run.record_path.read_text())
+    run.record_path.write_text(json.dumps({**record, **changes}))
 
 
 class Page(HTMLParser):
@@ -170,20 +171,20 @@ def test_without_the_data_what_can_be_drawn_is_drawn(
     def fail(*arguments: object, **options: object) -> None:
         raise DataError("it is not here")
 
-    monkeypatch.setattr("mnist_ce.report.report.load_splits_of", fail)
+    monkeypatch.setattr("mnist_ce.evaluation.evaluate.load_splits", fail)
     report(["a"], output=tmp_path)
     assert pictures(run) == {"curves.png", "weights.png"}
-    assert log_warnings() == ["a: pictures of test images are not redrawn: it is not here"]
+    assert log_warnings() == ["a: plots of test images are not redrawn: it is not here"]
 
 
 def test_a_record_from_a_stranger_is_escaped(tmp_path: Path) -> None:
     run = train_small(tmp_path, "a").run
-    nasty: dict[str, Any] = dict.fromkeys(("recipe", "device", "status", "command"), NASTY)
+    nasty: dict[str, Any] = dict.fromkeys(("recipe", "device", "status", "git_commit"), NASTY)
     edit_record(
         run,
         **nasty,
-        config={"data": {NASTY: NASTY}, NASTY: 1},
-        versions={NASTY: [NASTY]},
+        config={"data": {NASTY: NASTY}},
+        versions={NASTY: NASTY},
         test_correct="x",
         train_seconds=None,
         class_names=[NASTY] * 10,

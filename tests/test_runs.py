@@ -12,7 +12,6 @@ import pytest
 from mnist_ce.cli import main
 from mnist_ce.config import Config, resolve_config, shipped_configs
 from mnist_ce.runs.run_dir import RunDir
-from mnist_ce.system.files import lock_folder
 
 METRICS = "epoch,train_loss,train_accuracy,learning_rate\n1,0.5,0.9,0.01\n2,0.4,0.91,0.01\n"
 
@@ -31,7 +30,7 @@ def make_run(folder: Path, name: str, **more: object) -> RunDir:
         "train_seconds": 12.34,
         **more,
     }
-    run.write_record(record)
+    run.record_path.write_text(json.dumps(record))
     run.metrics_path.write_text(METRICS)
     return run
 
@@ -106,7 +105,7 @@ def test_a_run_that_is_being_trained_is_running(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make_run(tmp_path, "a", status="running")
-    with lock_folder(run.path):
+    with run.lock():
         assert json.loads(listed(tmp_path, capsys, "--json"))[0]["state"] == "running"
 
 

@@ -11,9 +11,8 @@ from mnist_ce import train
 from mnist_ce.cli import main
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import StoppedError, UsageError
-from mnist_ce.training.callbacks import Callback
+from mnist_ce.training.callbacks import BatchInfo, Callback, StopFlag
 from mnist_ce.training.tensorboard import FOLDER, TensorBoardCallback
-from mnist_ce.training.trainer import Trainer
 
 pytest.importorskip("tensorboard")
 SPLITS = ("train", "validation", "test")
@@ -53,8 +52,8 @@ def test_the_settings_are_hyper_parameters(tmp_path: Path) -> None:
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
     settings = {"run.output": str(tmp_path), "run.name": "a", "train.epochs": 1, "run.plots": False}
-    with TensorBoardCallback() as reporter:
-        train(None, {**settings, "optimizer.learning_rate": 0.25}, reporter=reporter)
+    with TensorBoardCallback() as events_file:
+        train(None, {**settings, "optimizer.learning_rate": 0.25}, callbacks=[events_file])
     content = events(tmp_path / "a").PluginTagToContent("hparams")
     started = HParamsPluginData.FromString(content["_hparams_/session_start_info"])
     values = started.session_start_info.hparams
@@ -68,20 +67,16 @@ def test_a_continued_run_goes_on_in_its_events(tmp_path: Path) -> None:
     class Stopper(Callback):
         """Stops in the middle of the second epoch."""
 
-        number: int | None = None
-
-        def batch(self, trainer: Trainer) -> None:
-            if trainer.progress.epoch == 2 and trainer.progress.batch == 3:
-                self.number = 15
-
-        def stop_signal(self) -> int | None:
-            return self.number
+        def on_batch(self, info: BatchInfo) -> None:
+            if info.epoch == 2 and info.batch == 3:
+                stop.signal_number = 15
 
     settings = {"run.output": str(tmp_path), "run.name": "a", "train.epochs": 3, "run.plots": False}
-    with pytest.raises(StoppedError), TensorBoardCallback(Stopper()) as reporter:
-        train(None, settings, reporter=reporter)
-    with TensorBoardCallback() as reporter:
-        result = train(None, {"run.output": str(tmp_path)}, resume="a", reporter=reporter)
+    stop = StopFlag()
+    with pytest.raises(StoppedError), TensorBoardCallback() as events_file:
+        train(None, settings, callbacks=[events_file, Stopper()], stop=stop)
+    with TensorBoardCallback() as events_file:
+        result = train(None, {"run.output": str(tmp_path)}, resume="a", callbacks=[events_file])
     assert scalars(tmp_path / "a", "loss/train") == [
         (row["epoch"], pytest.approx(row["train_loss"])) for row in result.rows
     ]

@@ -19,8 +19,8 @@ from mnist_ce.config import ScheduleConfig
 from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.runs.checkpoint import load_state_dict, weights_sha256
 from mnist_ce.system.errors import TrainingError
+from mnist_ce.training.callbacks import TrainResult
 from mnist_ce.training.schedule import learning_rates
-from mnist_ce.training.training import TrainResult
 
 pytestmark = pytest.mark.usefixtures("small_data")
 

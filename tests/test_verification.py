@@ -12,7 +12,7 @@ from mnist_ce.cli import main
 from mnist_ce.evaluation.verification import verify
 from mnist_ce.runs.checkpoint import load_state_dict, save_tensors
 from mnist_ce.runs.run_dir import RunDir
-from mnist_ce.training.training import train
+from mnist_ce.training.trainer import train
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,8 @@ def test_an_honest_run_is_what_it_says(
 
 def in_record(**changes: Any) -> Callable[[RunDir], None]:
     def change(run: RunDir) -> None:
-        run.write_record((run.read_record() or {}) | changes)
+        record = json.loads(run.record_path.read_text())
+        run.record_path.write_text(json.dumps({**record, **changes}))
 
     return change
 

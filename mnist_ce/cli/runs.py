@@ -11,6 +11,7 @@ import typer
 
 from mnist_ce.cli import options
 from mnist_ce.cli.options import Traceback, note, print_json
+from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, list_runs
 from mnist_ce.system.errors import RunError
 from mnist_ce.system.text import sanitize, truncate_middle
@@ -50,7 +51,7 @@ def runs(
         typer.echo(line)
 
 
-def _summary(run: RunDir, record: Mapping[str, Any]) -> dict[str, Any]:
+def _summary(run: RunDir, record: RunRecord) -> dict[str, Any]:
     """Return what is to be told of a run: plain values, None where the record does not say."""
     try:
         num_epochs_done = len(run.read_metrics())
@@ -59,24 +60,24 @@ def _summary(run: RunDir, record: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": run.name,
         "path": str(run.path),
-        "dataset": _text(record, "dataset"),
-        "recipe": _text(record, "recipe"),
-        "objective": _text(record, "objective"),
-        "created": _text(record, "created"),
+        "dataset": record.dataset,
+        "recipe": record.recipe,
+        "objective": record.objective,
+        "created": record.created,
         "epochs_done": num_epochs_done,
-        "epochs": _number(record, "epochs"),
-        "test_accuracy": _number(record, "test_accuracy"),
-        "train_seconds": _number(record, "train_seconds"),
+        "epochs": record.epochs,
+        "test_accuracy": record.test_accuracy,
+        "train_seconds": record.train_seconds,
         "state": _state(run, record),
-        "weights_sha256": _text(record, "weights_sha256"),
+        "weights_sha256": record.weights_sha256,
     }
 
 
-def _state(run: RunDir, record: Mapping[str, Any]) -> str:
+def _state(run: RunDir, record: RunRecord) -> str:
     """Return `finished`, `running`, `resumable`, or `lost` where nothing can be continued."""
-    if run.is_locked:
+    if run.is_locked():
         return "running"
-    if record.get("status") == "finished":
+    if record.is_finished:
         return "finished"
     return "resumable" if run.resume_path.is_file() else "lost"
 
@@ -115,13 +116,3 @@ def _cell(key: str, text: str, width: int) -> str:
     if key == "name":
         return truncate_middle(text, width).ljust(width)
     return (text if len(text) <= width else f"{text[: width - 1]}…").ljust(width)
-
-
-def _text(record: Mapping[str, Any], key: str) -> str | None:
-    value = record.get(key)
-    return value if isinstance(value, str) else None
-
-
-def _number(record: Mapping[str, Any], key: str) -> float | None:
-    value = record.get(key)
-    return value if isinstance(value, int | float) else None

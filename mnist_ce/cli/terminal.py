@@ -15,122 +15,106 @@ from tqdm import tqdm
 from mnist_ce.cli.options import is_terminal, note, warn
 from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.distributed import is_main
-from mnist_ce.training.callbacks import Callback
-from mnist_ce.training.trainer import Trainer, TrainResult
+from mnist_ce.training.callbacks import BatchInfo, Callback, RunInfo, StopFlag, TrainResult
 
 __all__ = ["TerminalCallback", "print_training_result"]
 
 
 class TerminalCallback(Callback):
-    """Tells a person on stderr how training goes, and listens for Ctrl-C and SIGTERM.
+    """Shows on stderr how training goes on: a bar on a terminal, a line per epoch elsewhere.
 
     Args:
-        quiet: Tell warnings only.
+        quiet: Show warnings only.
         verbose: A line every `log_interval` batches instead of a bar.
     """
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
-        self.speaks = is_main()  # of several processes one tells it all
-        self.quiet = quiet or not self.speaks
+        self.quiet = quiet or not is_main()
         self.verbose = verbose
         self.bar: tqdm[Any] | None = None
-        self.signal_number: int | None = None
-        self.training = False
         self.next_refresh = 0.0
 
-    def start(self, trainer: Trainer) -> None:
-        """Say what is trained on what."""
-        self.training = True
-        if self.quiet:
-            return
-        task, config = trainer.task, trainer.config
-        note(
-            f"{task.dataset}: {len(task.train):,} images, batches of {config.train.batch_size}, "
-            f"{trainer.step_kind} step on {trainer.device}"
-        )
+    def on_start(self, info: RunInfo) -> None:
+        """Print the data, the batch size, the step and the device."""
+        self.info = info
+        if not self.quiet:
+            note(
+                f"{info.dataset}: {info.num_images:,} images, batches of "
+                f"{info.config.train.batch_size}, {info.step} step on {info.device}"
+            )
 
-    def batch(self, trainer: Trainer) -> None:
+    def on_batch(self, info: BatchInfo) -> None:
         """Move the bar, or print a line every `log_interval` batches."""
         if self.quiet:
             return
-        done, interval = trainer.progress.batch, trainer.config.run.log_interval
+        is_due = info.batch % self.info.config.run.log_interval == 0
         if self.verbose:
-            if done % interval == 0 or done == trainer.num_batches:
-                totals = trainer.step.totals()
+            if is_due or info.batch == self.info.num_batches:
+                sums = info.metrics()
                 note(
-                    f"epoch {trainer.progress.epoch}/{trainer.num_epochs} "
-                    f"batch {done}/{trainer.num_batches}  loss {totals.loss:.4f}  "
-                    f"{totals.num_examples / self._seconds(trainer):,.0f} images/s"
+                    f"epoch {info.epoch}/{self.info.num_epochs} "
+                    f"batch {info.batch}/{self.info.num_batches}  loss {sums.loss:.4f}  "
+                    f"{sums.num_examples / max(info.seconds, 1e-9):,.0f} images/s"
                 )
-        elif is_terminal() and done % interval == 0:
-            self._refresh(trainer)
+        elif is_due and is_terminal() and time.monotonic() >= self.next_refresh:
+            self.next_refresh = time.monotonic() + 0.1
+            self._refresh(info)
 
-    def _refresh(self, trainer: Trainer) -> None:
-        now = time.monotonic()
-        if now < self.next_refresh:
-            return
-        self.next_refresh = now + 0.1
+    def _refresh(self, info: BatchInfo) -> None:
         if self.bar is None:
             self.bar = tqdm(
-                total=trainer.num_batches,
-                initial=trainer.progress.batch,
-                desc=f"epoch {trainer.progress.epoch}/{trainer.num_epochs}",
+                total=self.info.num_batches,
+                initial=info.batch,
+                desc=f"epoch {info.epoch}/{self.info.num_epochs}",
                 leave=False,
                 dynamic_ncols=True,
                 bar_format="{desc} {percentage:3.0f}% |{bar}| {postfix} [{elapsed}<{remaining}]",
             )
-        totals = trainer.step.totals()
-        rate = totals.num_examples / self._seconds(trainer)
-        self.bar.n = trainer.progress.batch
-        self.bar.set_postfix_str(f"loss {totals.loss:.4f}, {rate:,.0f} images/s")
+        sums = info.metrics()
+        self.bar.n = info.batch
+        rate = sums.num_examples / max(info.seconds, 1e-9)
+        self.bar.set_postfix_str(f"loss {sums.loss:.4f}, {rate:,.0f} images/s")
 
-    def _seconds(self, trainer: Trainer) -> float:
-        return max(time.perf_counter() - trainer.epoch_began, 1e-9)
-
-    def epoch(self, trainer: Trainer, row: EpochMetrics) -> None:
+    def on_epoch(self, metrics: EpochMetrics) -> None:
         """Print the epoch's line."""
+        self.close()
+        if not self.quiet:
+            note(epoch_line(metrics, self.info.num_epochs))
+
+    def close(self) -> None:
+        """Remove the bar."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
-        if not self.quiet:
-            note(epoch_line(row, trainer.num_epochs))
 
-    def stop_signal(self) -> int | None:
-        """Return the signal that came, if any."""
-        return self.signal_number
 
-    def complete(self, trainer: Trainer) -> None:
-        """Let a signal stop at once what is left to do."""
-        self.training = False
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[StopFlag]:
+    """Make the first Ctrl-C or SIGTERM stop training after its batch, the second one at once.
 
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Turn the first Ctrl-C or SIGTERM into a polite stop, the second into an instant one.
+    While no training loop runs there is nothing to save, and the first one stops at once. A signal
+    that the parent process ignores (as a shell does for a command that ends in &) stays ignored.
+    """
+    stop = StopFlag()
 
-        While nothing is trained there is nothing to save, and the first one stops at once. A
-        signal that the parent process wants ignored (as a shell does for what it starts with &)
-        stays ignored.
-        """
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        heard = [number for number, handler in before.items() if handler != signal.SIG_IGN]
-        try:
-            for number in heard:
-                signal.signal(number, self._heard)
-            yield
-        except SystemExit:
-            if self.speaks:
-                warn("stopped at once; what was saved last is intact")
-            raise
-        finally:
-            for number in heard:
-                signal.signal(number, before[number])
-            if self.bar is not None:
-                self.bar.close()
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if stop.signal_number is not None or not stop.is_checked:
+            raise SystemExit(128 + number)  # not an Exception, which could be caught as an error
+        stop.signal_number = number
 
-    def _heard(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_number is not None or not self.training:
-            raise SystemExit(128 + number)  # no Exception, so that nothing takes it for an error
-        self.signal_number = number
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = [number for number, handler in before.items() if handler != signal.SIG_IGN]
+    try:
+        for number in handled:
+            signal.signal(number, on_signal)
+        yield stop
+    except SystemExit:
+        if is_main():
+            warn("stopped at once; what was saved last is intact")
+        raise
+    finally:
+        for number in handled:
+            signal.signal(number, before[number])
 
 
 def epoch_line(row: EpochMetrics, num_epochs: int) -> str:

@@ -10,6 +10,7 @@ import typer
 
 from mnist_ce.cli import options
 from mnist_ce.cli.options import Traceback, note, print_json
+from mnist_ce.system.distributed import is_main
 
 
 def train(
@@ -86,7 +87,7 @@ def train(
 
       mnist-ce train --resume latest
     """
-    from mnist_ce.config import parse_assignments, resolve_config
+    from mnist_ce.config import parse_assignments, recipe_name, resolve_config
 
     settings: dict[str, Any] = {
         "train.epochs": epochs,
@@ -109,32 +110,43 @@ def train(
         raise typer.BadParameter("--resume takes the run's own config; leave --config out")
     if resume is not None and show_config:
         raise typer.BadParameter("--show-config is for a new run; a run's own is its config.toml")
-    if resume is None:  # wrong settings are told before torch is imported
-        resolved = resolve_config(config, flags=settings)
+    config_or_none, recipe = None, None
+    if resume is None:  # report wrong settings before torch is imported
+        config_or_none, recipe = resolve_config(config, flags=settings), recipe_name(config)
         if show_config:
             from mnist_ce.cli.config_docs import config_text
 
-            typer.echo(config_text(resolved), nl=False)
+            typer.echo(config_text(config_or_none), nl=False)
             return
 
-    from mnist_ce.cli.terminal import TerminalCallback, print_training_result
-    from mnist_ce.training.training import Callback
-    from mnist_ce.training.training import train as run_training
+    from mnist_ce.cli.terminal import TerminalCallback, print_training_result, stop_on_signals
+    from mnist_ce.training.callbacks import Callback
+    from mnist_ce.training.trainer import train as run_training
 
     if quiet:
         logging.getLogger("mnist_ce").setLevel(logging.WARNING)
-    reporter = TerminalCallback(quiet=quiet, verbose=verbose)
-    with reporter.listening(), contextlib.ExitStack() as stack:
-        told: Callback = reporter
+    terminal = TerminalCallback(quiet=quiet, verbose=verbose)
+    callbacks: list[Callback] = [terminal]
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(stop_on_signals())
+        stack.callback(terminal.close)
         if tensorboard:
             from mnist_ce.training.tensorboard import TensorBoardCallback
 
-            told = stack.enter_context(TensorBoardCallback(reporter))
-        result = run_training(config, settings, resume=resume, dry_run=dry_run, reporter=told)
-    if not reporter.speaks:
+            callbacks.append(stack.enter_context(TensorBoardCallback()))
+        result = run_training(
+            config_or_none,
+            settings if resume is not None else None,
+            resume=resume,
+            dry_run=dry_run,
+            recipe=recipe,
+            callbacks=callbacks,
+            stop=stop,
+        )
+    if not is_main():
         return
     if json:
-        print_json(result.record)
+        print_json(result.record.to_dict())
     else:
         print_training_result(result, dry_run=dry_run)
     if not dry_run:

@@ -25,7 +25,7 @@ from mnist_ce.evaluation.metrics import (
     wilson_interval,
 )
 from mnist_ce.network.objective import Binary
-from mnist_ce.runs.load_model import TrainedModel, check_input_scale, load_model
+from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.system.device import resolve_device
 from mnist_ce.system.errors import UsageError
 
@@ -154,8 +154,10 @@ def evaluate(
         UsageError: If the split or dataset does not fit the network, or the input's
             scale makes no sense.
     """
-    check_input_scale(input_mean, input_std)
-    trained = checkpoint if isinstance(checkpoint, TrainedModel) else load_model(checkpoint, output)
+    if isinstance(checkpoint, TrainedModel):
+        trained = checkpoint
+    else:
+        trained = load_model(checkpoint, output, input_mean=input_mean, input_std=input_std)
     torch_device = resolve_device(device)
     task = load_splits_of(trained, dataset=dataset, data_dir=data_dir)
     chosen = task.split(split)
@@ -165,8 +167,8 @@ def evaluate(
         chosen.images.to(torch_device),
         chosen.labels,
         trained.objective,
-        mean=input_mean,
-        std=input_std,
+        mean=trained.input_mean,
+        std=trained.input_std,
     )
     return EvaluationReport(trained, task.dataset, split, task.class_names, result, chosen.images)
 

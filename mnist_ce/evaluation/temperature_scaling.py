@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from mnist_ce.config import Config
 from mnist_ce.evaluation.calibration import fit_temperature, negative_log_likelihood
 from mnist_ce.evaluation.evaluate import EvaluationReport, evaluate
 from mnist_ce.runs.load_model import TrainedModel, load_model
+from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir
-from mnist_ce.runs.run_folder import locked_run
 from mnist_ce.system.errors import RunError, UsageError
 from mnist_ce.system.files import one_line
 
@@ -103,12 +103,12 @@ def calibrate(
         "nll_uncalibrated": negative_log_likelihood(logits, labels, target.objective),
     }
     calibrated = CalibratedRun(RunDir(target.path.parent), temperature, fitted_on)
-    with locked_run(calibrated.run) as folder:
-        record = folder.read_record() or {}
-        if record.get("weights_sha256") != target.record.get("weights_sha256"):
+    with calibrated.run.lock() as folder:
+        record = folder.read_record()
+        if record is None or record.weights_sha256 != _record_of(target).weights_sha256:
             raise RunError(f"run {folder.path} was trained on meanwhile; calibrate it again")
         try:
-            folder.write_record({**record, "prediction": calibrated.to_dict()})
+            folder.write_record(record.updated(prediction=calibrated.to_dict()))
         except OSError as error:
             raise RunError(f"{folder.record_path} cannot be written: {one_line(error)}") from None
     return calibrated
@@ -116,9 +116,9 @@ def calibrate(
 
 def _finished(trained: TrainedModel) -> TrainedModel:
     folder = trained.path.parent
-    if not trained.record:
+    if trained.record is None:
         raise UsageError(f"{trained.path} is not a run: there is no run.json beside it")
-    if trained.record.get("status") != "finished":
+    if not trained.record.is_finished:
         raise RunError(f"run {folder} is not finished; continue it with --resume first")
     return trained
 
@@ -138,7 +138,7 @@ def _validation_report(
 
 def _check_kinship(target: TrainedModel, source: TrainedModel) -> None:
     for key in ("dataset_digest", "class_names", "objective"):
-        mine, other = target.record.get(key), source.record.get(key)
+        mine, other = _record_of(target)[key], _record_of(source)[key]
         if mine != other:
             raise UsageError(
                 f"runs {target.path.parent} and {source.path.parent} were trained for different "
@@ -159,17 +159,11 @@ def _check_kinship(target: TrainedModel, source: TrainedModel) -> None:
         )
 
 
+def _record_of(trained: TrainedModel) -> RunRecord:
+    return trained.record or RunRecord()
+
+
 def _settings(trained: TrainedModel) -> dict[str, Any]:
-    """Return the values of the config in the run's record, by dotted key.
-
-    Keys that were not yet there when the run was recorded have their default values.
-    """
-    config = trained.record.get("config")
-    defaults = dict(_dotted(Config().model_dump(mode="json")))
-    return defaults | dict(_dotted(config if isinstance(config, dict) else {}))
-
-
-def _dotted(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for section, table in config.items():
-        if isinstance(table, dict):
-            yield from ((f"{section}.{key}", value) for key, value in table.items())
+    """Return the run's config by dotted key; keys newer than the run have their defaults."""
+    defaults = RunRecord(config=Config().model_dump(mode="json")).flat_config
+    return defaults | _record_of(trained).flat_config

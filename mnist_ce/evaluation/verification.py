@@ -67,9 +67,10 @@ def verify(
         RunError: If there is no such run, or it is not finished.
     """
     run = find_run(name, Path(output))
-    record = run.read_record()
-    if record is None or record.get("status") != "finished":
+    found = run.read_record()
+    if found is None or not found.is_finished:
         raise RunError(f"run {run.path} is not finished, and has no results to verify")
+    record = found.to_dict()
     checks = [
         _checked("config", lambda: _config(run, record)),
         _checked("weights", lambda: _weights(run, record)),
@@ -206,8 +207,7 @@ def _best(
         path=run.best_path,
         class_names=trained.class_names,
         objective=trained.objective,
-        dataset=trained.dataset,
-        record=record,
+        record=trained.record,
         weights_sha256="",
     )
     result = _evaluated(best, task, "validation", device)

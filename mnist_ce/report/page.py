@@ -14,6 +14,7 @@ from typing import Any
 
 from mnist_ce.config import Config
 from mnist_ce.evaluation.metrics import wilson_interval
+from mnist_ce.runs.records import RunRecord
 
 __all__ = ["PICTURES", "ReportedRun", "report_page"]
 
@@ -62,7 +63,7 @@ class ReportedRun:
     """
 
     name: str
-    record: Mapping[str, Any]
+    record: RunRecord
     rows: Sequence[Mapping[str, Any]]
     config: str
     pictures: Mapping[str, bytes]
@@ -103,9 +104,9 @@ def _results(runs: Sequence[ReportedRun]) -> str:
     head = ("run", "accuracy", "right", "95 % interval", "loss", "epochs", "time", "data", "recipe")
     rows = []
     for run in runs:
-        correct, total = run.record.get("test_correct"), run.record.get("test_total")
+        correct, total = run.record.test_correct, run.record.test_total
         accuracy = right = interval = "–"
-        if isinstance(correct, int) and isinstance(total, int) and 0 <= correct <= total > 0:
+        if correct is not None and total is not None and 0 <= correct <= total > 0:
             low, high = wilson_interval(correct, total)
             accuracy = f"{100 * correct / total:.2f} %"
             right = f"{correct:,} of {total:,}"
@@ -116,8 +117,8 @@ def _results(runs: Sequence[ReportedRun]) -> str:
                 _number(run.record, "test_loss", "{:.4f}"),
                 len(run.rows),
                 _number(run.record, "train_seconds", "{:.1f} s"),
-                run.record.get("dataset", "–"),
-                run.record.get("recipe", "–"),
+                run.record.dataset or "–",
+                run.record.recipe or "–",
             )
         )
     note = "<p>On the test split; the interval is Wilson's.</p>"
@@ -141,7 +142,7 @@ def _differences(runs: Sequence[ReportedRun]) -> str:
 
 def _run(run: ReportedRun, *, with_heading: bool) -> str:
     parts = [f"<h2>{escape(run.name)}</h2>"] if with_heading else []
-    status = run.record.get("status")
+    status = run.record.status
     if status != "finished":
         parts.append(f"<p>This run is not finished (status: {escape(str(status))}).</p>")
     parts += [
@@ -168,8 +169,8 @@ def _epochs(rows: Sequence[Mapping[str, Any]]) -> str:
     return _table([key.replace("_", " ") for key in columns], shown, numbers=range(len(columns)))
 
 
-def _changed(record: Mapping[str, Any]) -> str:
-    defaults = _settings({"config": Config().to_dict()})
+def _changed(record: RunRecord) -> str:
+    defaults = _settings(RunRecord(config=Config().to_dict()))
     rows = [
         (key, value, defaults.get(key, "–"))
         for key, value in _settings(record).items()
@@ -178,29 +179,19 @@ def _changed(record: Mapping[str, Any]) -> str:
     return _table(("setting", "here", "default"), rows) if rows else "<p>None.</p>"
 
 
-def _environment(record: Mapping[str, Any]) -> str:
+def _environment(record: RunRecord) -> str:
     keys = (
         *("created", "device", "threads", "step", "seed", "num_parameters", "git_commit"),
         *("dataset_digest", "weights_sha256", "command"),
     )
-    rows = [(key.replace("_", " "), record[key]) for key in keys if record.get(key) is not None]
-    versions = record.get("versions")
-    if isinstance(versions, dict):
-        rows += list(versions.items())
+    rows = [(key.replace("_", " "), record[key]) for key in keys if record[key] is not None]
+    rows += list((record.versions or {}).items())
     return _table(("", ""), [(key, _plain(value)) for key, value in rows])
 
 
-def _settings(record: Mapping[str, Any]) -> dict[str, str]:
+def _settings(record: RunRecord) -> dict[str, str]:
     """Return a record's config as texts by dotted key."""
-    config = record.get("config")
-    if not isinstance(config, dict):
-        return {}
-    return {
-        f"{section}.{key}": _plain(value)
-        for section, table in config.items()
-        if isinstance(table, dict)
-        for key, value in table.items()
-    }
+    return {key: _plain(value) for key, value in record.flat_config.items()}
 
 
 def _plain(value: object) -> str:
@@ -209,9 +200,8 @@ def _plain(value: object) -> str:
     return str(value) if value != "" else "none"
 
 
-def _number(record: Mapping[str, Any], key: str, form: str) -> str:
-    value = record.get(key)
-    return form.format(value) if isinstance(value, int | float) else "–"
+def _number(record: RunRecord, key: str, form: str) -> str:
+    return "–" if record[key] is None else form.format(record[key])
 
 
 def _details(summary: str, content: str) -> str:

@@ -5,13 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from mnist_ce.data.task import DataSplits
 from mnist_ce.evaluation.calibration import answer_confidences
-from mnist_ce.evaluation.evaluate import EvaluationReport, load_splits_of
-from mnist_ce.evaluation.inference import evaluate
-from mnist_ce.evaluation.metrics import confusion_matrix
+from mnist_ce.evaluation.evaluate import EvaluationReport, evaluate
 from mnist_ce.report.page import PICTURES, ReportedRun, report_page
 from mnist_ce.report.plots import (
     Heading,
@@ -23,7 +19,9 @@ from mnist_ce.report.plots import (
     draw_weights,
 )
 from mnist_ce.runs.load_model import TrainedModel, load_model
+from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, find_run, list_runs
+from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.errors import DataError, RunError
 from mnist_ce.system.files import one_line, write_atomically
 
@@ -72,110 +70,107 @@ def report(
     return Path(file)
 
 
-def draw_plots(run: RunDir, task: DataSplits | None) -> list[Path]:
-    """Draw the pictures of a run into its folder: curves, confusion, mistakes, weights.
+def draw_plots(run: RunDir, report: EvaluationReport, rows: Sequence[EpochMetrics]) -> list[Path]:
+    """Draw the plots of a run into its directory: curves, weights, confusion matrix, mistakes.
 
-    `calibration.png` comes with them where the run's record says that it was calibrated.
+    `calibration.png` comes with them where the run was calibrated.
 
     Args:
         run: A run with weights.
-        task: What it was trained for; None, where the data is not there, leaves out the pictures
-            that need test images.
+        report: The result on the test split.
+        rows: The rows of `metrics.csv`.
 
     Returns:
         The files drawn.
 
     Raises:
-        RunError: If the run's record or metrics are damaged, or a picture cannot be written.
-        CheckpointError: If the run's weights cannot be loaded.
+        OSError: If a file cannot be written.
     """
-    trained = load_model(run.model_path)
-    record, rows = trained.record, run.read_metrics()
-    pictures = {
+    return _write_plots(run, _run_plots(run, report.trained, rows) | _test_plots(run.name, report))
+
+
+def _write_plots(run: RunDir, plots: dict[str, bytes]) -> list[Path]:
+    for name, content in plots.items():
+        _write(run.path / f"{name}.png", content)
+    return [run.path / f"{name}.png" for name in plots]
+
+
+def _run_plots(
+    run: RunDir, trained: TrainedModel, rows: Sequence[EpochMetrics]
+) -> dict[str, bytes]:
+    record = trained.record or RunRecord()
+    return {
         "curves": draw_curves(_curves_heading(run.name, record, len(rows)), rows),
         "weights": draw_weights(
-            Heading(f"{run.name}: what the first layer looks for", f"trained on {trained.dataset}"),
+            Heading(f"{run.name}: what the first layer looks for", f"trained on {record.dataset}"),
             trained.model.layers[0].weight.detach().numpy(),
         ),
     }
-    if task is not None:
-        pictures |= _test_pictures(run.name, trained, task)
-    for name, content in pictures.items():
-        _write(run.path / f"{name}.png", content)
-    return [run.path / f"{name}.png" for name in pictures]
 
 
-def _test_pictures(name: str, trained: TrainedModel, task: DataSplits) -> dict[str, bytes]:
-    result = evaluate(trained.model, task.test.images, task.test.labels, trained.objective)
-    labels, answers = result.labels.numpy(), result.predictions.numpy()
+def _test_plots(name: str, report: EvaluationReport) -> dict[str, bytes]:
+    trained, result = report.trained, report.result
     probabilities = trained.objective.probabilities(result.logits / trained.temperature).numpy()
     num_wrong = result.num_examples - result.num_correct
     about = (
-        f"{task.dataset}, test split: {result.num_correct:,} of {result.num_examples:,} right "
+        f"{report.dataset}, test split: {result.num_correct:,} of {result.num_examples:,} right "
         f"({100 * result.accuracy:.2f} %), loss {result.loss:.4f}"
     )
-    pictures = {
+    plots = {
         "confusion_matrix": draw_confusion_matrix(
-            Heading(f"{name}: what is taken for what", about),
-            confusion_matrix(result.predictions, result.labels, len(task.class_names)).tolist(),
-            task.class_names,
+            Heading(f"{name}: what is taken for what", about), report.confusion, report.class_names
         ),
         "mistakes": draw_mistakes(
             Heading(
                 f"{name}: the most confident mistakes",
-                f"{task.dataset}, test split: {num_wrong:,} mistakes among "
+                f"{report.dataset}, test split: {num_wrong:,} mistakes among "
                 f"{result.num_examples:,} images; #n is the n-th image, from 0",
             ),
-            task.test.images.numpy(),
-            labels,
-            answers,
+            report.images.numpy(),
+            result.labels.numpy(),
+            result.predictions.numpy(),
             probabilities,
-            task.class_names,
+            report.class_names,
         ),
     }
-    if "temperature" in trained.record.get("prediction", {}):
-        evaluated = EvaluationReport(
-            trained, task.dataset, "test", task.class_names, result, task.test.images
+    if trained.record is not None and trained.record.prediction is not None:
+        plots["calibration"] = reliability_diagram(report, name)
+    return plots
+
+
+def _curves_heading(name: str, record: RunRecord, num_epochs: int) -> Heading:
+    figures = [f"{record.dataset}, recipe {record.recipe}, {num_epochs} epochs"]
+    if record.test_correct is not None and record.test_total:
+        accuracy = 100 * record.test_correct / record.test_total
+        figures.append(
+            f"test: {record.test_correct:,} of {record.test_total:,} right ({accuracy:.2f} %)"
         )
-        pictures["calibration"] = reliability_diagram(evaluated, name)
-    return pictures
-
-
-def _curves_heading(name: str, record: dict[str, Any], num_epochs: int) -> Heading:
-    figures = [f"{record.get('dataset')}, recipe {record.get('recipe')}, {num_epochs} epochs"]
-    correct, total = record.get("test_correct"), record.get("test_total")
-    if isinstance(correct, int) and isinstance(total, int) and total:
-        figures.append(f"test: {correct:,} of {total:,} right ({100 * correct / total:.2f} %)")
-    if isinstance(seconds := record.get("train_seconds"), int | float):
-        figures.append(f"{seconds:.1f} s of training")
+    if record.train_seconds is not None:
+        figures.append(f"{record.train_seconds:.1f} s of training")
     return Heading(f"{name}: learning", " · ".join(figures))
 
 
-def _reported(
-    run: RunDir,
-    data_dir: str | Path | None,
-) -> ReportedRun:
+def _reported(run: RunDir, data_dir: str | Path | None) -> ReportedRun:
     if not run.model_path.is_file():
         raise RunError(f"run {run.path} has no model.pt yet: let it finish an epoch first")
-    trained = load_model(run.model_path)
-    task = None
+    trained, rows = load_model(run.model_path), run.read_metrics()
     try:
-        task = load_splits_of(trained, data_dir=data_dir)
+        draw_plots(run, evaluate(trained, data_dir=data_dir, device="cpu"), rows)
     except DataError as error:
-        logger.warning(f"{run.name}: pictures of test images are not redrawn: {error}")
-    draw_plots(run, task)
+        logger.warning(f"{run.name}: plots of test images are not redrawn: {error}")
+        _write_plots(run, _run_plots(run, trained, rows))
     paths = {name: run.path / f"{name}.png" for name in PICTURES}
     try:
         config = run.config_path.read_text(encoding="utf-8", errors="replace")
         pictures = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
     except OSError as error:
         raise RunError(f"run {run.path} cannot be read: {one_line(error)}") from None
-    return ReportedRun(run.name, trained.record, run.read_metrics(), config, pictures)
+    return ReportedRun(run.name, trained.record or RunRecord(), rows, config, pictures)
 
 
 def _newest(output: Path) -> RunDir:
     for run, record in list_runs(output):
-        if record.get("status") == "finished":
+        if record.is_finished:
             return run
     raise RunError(f"there is no finished run in {output}: train one with 'mnist-ce train'")
 

@@ -1,19 +1,19 @@
-"""A trained network with what its outputs mean, read from a checkpoint and its record."""
+"""Trained networks, loaded with the meaning of their outputs."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from pydantic import ValidationError
 
 from mnist_ce.network.model import MLP
 from mnist_ce.network.objective import Binary, Multiclass, Objective
 from mnist_ce.runs.checkpoint import load_state_dict, model_from, weights_sha256
+from mnist_ce.runs.records import PredictionSettings, RunRecord
 from mnist_ce.runs.run_dir import RunDir, find_checkpoint
 from mnist_ce.system.errors import CheckpointError, RunError, UsageError
-
-__all__ = ["TrainedModel", "check_input_scale", "load_model"]
 
 DIGITS = tuple("0123456789")
 DIGIT_DATASETS = ("mnist", "synthetic")
@@ -21,94 +21,95 @@ DIGIT_DATASETS = ("mnist", "synthetic")
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A network ready to be asked, and how to read its answers.
+    """A trained network and the meaning of its outputs.
 
     Args:
         model: The network, in evaluation mode.
-        path: The checkpoint it came from.
+        path: The checkpoint file.
         class_names: What each class means; [no, yes] for a network with one output.
-        objective: How logits become answers.
-        dataset: The name of the dataset it was trained on; None where no record says so.
-        record: The `run.json` beside the checkpoint; empty where there is none.
+        objective: How logits become predictions.
+        record: The `run.json` beside the checkpoint; None where there is none.
         weights_sha256: The digest of the weights.
         temperature: What logits are divided by before they become probabilities (Guo et al.
             2017); 1 where none was fitted.
+        rejection_threshold: The lowest detector score of a digit; None: the detector's own.
+        input_mean: The network's input is (pixel/255 - input_mean) / input_std.
+        input_std: See `input_mean`.
     """
 
     model: MLP
     path: Path
     class_names: tuple[str, ...]
     objective: Objective
-    dataset: str | None
-    record: dict[str, Any] = field(repr=False)
+    record: RunRecord | None = field(repr=False)
     weights_sha256: str
     temperature: float = 1.0
+    rejection_threshold: float | None = None
+    input_mean: float = 0.0
+    input_std: float = 1.0
+
+    @property
+    def dataset(self) -> str | None:
+        """The name of the dataset it was trained on; None where no record says so."""
+        return self.record.dataset if self.record else None
 
     @property
     def reads_digits(self) -> bool:
-        """Whether its inputs are digits, whatever the question about them is."""
+        """Whether its inputs are digits, whatever its classes are."""
         return self.dataset in DIGIT_DATASETS or (
             self.dataset is None and len(self.class_names) in (2, 10)
         )
 
     @property
-    def rejection_threshold(self) -> float | None:
-        """The lowest score of a digit, where its record names one; None: the detector's own.
-
-        Raises:
-            CheckpointError: If what the record names is no number.
-        """
-        settings = self.record.get("prediction") or {}
-        if "rejection_threshold" not in settings:
-            return None
-        value = settings["rejection_threshold"]
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise CheckpointError(
-                f"{RunDir(self.path.parent).record_path}: prediction.rejection_threshold "
-                "must be a number"
-            )
-        return float(value)
-
-    @property
     def label(self) -> str:
-        """What to call the checkpoint: the run's name where it is a run's, else its path."""
-        return str(self.record.get("name") or self.path)
+        """The run's name where the checkpoint is a run's, else its path."""
+        return (self.record.name if self.record else None) or str(self.path)
 
 
 def load_model(
-    checkpoint: str | Path | None = None, output: str | Path = "checkpoints"
+    checkpoint: str | Path | None = None,
+    output: str | Path = "checkpoints",
+    *,
+    input_mean: float = 0.0,
+    input_std: float = 1.0,
 ) -> TrainedModel:
     """Load a network by path, run or name.
 
     Args:
-        checkpoint: A file, a run's folder or name, or `pretrained`; None: the newest finished
+        checkpoint: A file, a run's directory or name, or `pretrained`; None: the newest finished
             multi-class run in `output`, or else the shipped weights.
-        output: The folder that holds the runs.
+        output: The directory of the runs.
+        input_mean: For a network trained on normalised pixels: (pixel/255 - mean) / std.
+        input_std: See `input_mean`.
 
     Raises:
         CheckpointError: If there is no such checkpoint or it does not hold such a network.
         RunError: If the record beside it is damaged.
+        UsageError: If the input scale is not finite, or `input_std` is not above 0.
     """
+    check_input_scale(input_mean, input_std)
     path = find_checkpoint(checkpoint, Path(output))
     state = load_state_dict(path)
     model = model_from(state)
     record = _record_beside(path)
     num_outputs = model.sizes[-1]
-    class_names = _class_names(path, num_outputs, record)
+    settings = _prediction_settings(path, record)
     return TrainedModel(
         model=model,
         path=path,
-        class_names=class_names,
+        class_names=_class_names(path, num_outputs, record),
         objective=Binary() if num_outputs == 1 else Multiclass(),
-        dataset=record.get("dataset"),
         record=record,
         weights_sha256=weights_sha256(state),
-        temperature=_temperature(path, record),
+        temperature=settings.temperature,
+        rejection_threshold=settings.rejection_threshold,
+        input_mean=input_mean,
+        input_std=input_std,
     )
 
 
 def check_input_scale(mean: float, std: float) -> None:
-    """Check what a network's input is shifted and divided by: (pixel/255 - mean) / std.
+    """Check the scale of a network's input, (pixel/255 - mean) / std.
 
     Raises:
         UsageError: If one is not finite, or `std` is not above 0.
@@ -119,40 +120,37 @@ def check_input_scale(mean: float, std: float) -> None:
         raise UsageError(f"--input-std = {std}: must be a finite number above 0")
 
 
-def _record_beside(path: Path) -> dict[str, Any]:
-    """Return the record of the run that a checkpoint is of, empty where there is none.
-
-    Beside another file than a run's own, a `run.json` that is no record is some other program's.
-    """
+def _record_beside(path: Path) -> RunRecord | None:
     run = RunDir(path.parent)
     try:
-        return run.read_record() or {}
+        return run.read_record()
     except RunError:
+        # Beside a file of another name, a `run.json` may be some other program's.
         if path in (run.model_path, run.best_path):
             raise
-        return {}
+        return None
 
 
-def _class_names(path: Path, num_outputs: int, record: dict[str, Any]) -> tuple[str, ...]:
+def _class_names(path: Path, num_outputs: int, record: RunRecord | None) -> tuple[str, ...]:
     num_classes = 2 if num_outputs == 1 else num_outputs
-    if "class_names" in record:
-        names = record["class_names"]
-        if not isinstance(names, list) or len(names) != num_classes:
+    if record is not None and "class_names" in record.model_fields_set:
+        if len(record.class_names or ()) != num_classes:
             raise CheckpointError(
                 f"{path} has {num_outputs} outputs, but the class_names in "
                 f"{RunDir(path.parent).record_path} are not {num_classes}"
             )
-        return tuple(map(str, names))
+        return tuple(record.class_names or ())
     if num_outputs == 1:
         return ("no", "yes")
     return DIGITS if num_outputs == 10 else tuple(map(str, range(num_outputs)))
 
 
-def _temperature(path: Path, record: dict[str, Any]) -> float:
-    settings = record.get("prediction", {})
-    value = settings.get("temperature", 1.0) if isinstance(settings, dict) else None
-    if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise CheckpointError(
-            f"{RunDir(path.parent).record_path}: prediction.temperature must be a number above 0"
-        )
-    return float(value)
+def _prediction_settings(path: Path, record: RunRecord | None) -> PredictionSettings:
+    if record is None or "prediction" not in record.model_fields_set:
+        return PredictionSettings()
+    try:
+        return PredictionSettings.model_validate(record.prediction)
+    except ValidationError as error:
+        key = ".".join(("prediction", *map(str, error.errors()[0]["loc"][:1])))
+        reason = "must be a number above 0" if key.endswith("temperature") else "must be a number"
+        raise CheckpointError(f"{RunDir(path.parent).record_path}: {key} {reason}") from None

@@ -1,38 +1,49 @@
-"""A run on disk: its folder, its config, its metrics and its record."""
+"""The directory of a run: its files, its creation and its lock."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tomli_w
+from filelock import FileLock, Timeout
 
-from mnist_ce.system.errors import CheckpointError, RunError
-from mnist_ce.system.files import lock_folder, one_line, shipped_dir, write_atomically
+from mnist_ce.runs.records import FORMAT_VERSION, RunRecord
+from mnist_ce.system.errors import CheckpointError, RunError, UsageError
+from mnist_ce.system.files import (
+    check_writable,
+    flush_folder,
+    one_line,
+    remove_unfinished,
+    shipped_dir,
+    write_atomically,
+)
 
-__all__ = [
-    "FORMAT_VERSION",
-    "PRETRAINED",
-    "RunDir",
-    "find_checkpoint",
-    "find_run",
-    "list_runs",
-    "metric_columns",
-]
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
-FORMAT_VERSION = 1
 PRETRAINED = "pretrained"
 MAX_RECORD_BYTES = 1 << 24
+_LEFT_BEHIND_SECONDS = 3600.0
+# `is_locked` takes a shared lock for a moment; who wants the run itself waits that long for it.
+_LOCK_TIMEOUT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class RunDir:
-    """The folder of one run, `<output>/<name>/`, whose files are written whole or not at all."""
+    """The directory of one run, `<output>/<name>/`; each file is written whole or not at all."""
 
     path: Path
 
@@ -53,7 +64,7 @@ class RunDir:
 
     @property
     def resume_path(self) -> Path:
-        """What exact continuation needs."""
+        """The training state, from which the run continues exactly."""
         return self.path / "resume.pt"
 
     @property
@@ -68,27 +79,65 @@ class RunDir:
 
     @property
     def record_path(self) -> Path:
-        """What was done, with what, and what came out."""
+        """What the run was made from and what it measured."""
         return self.path / "run.json"
 
     @property
-    def is_locked(self) -> bool:
-        """Whether a process trains it at this moment, as far as its lock tells."""
+    def lock_path(self) -> Path:
+        """Locked by the process that writes the run; the file itself stays."""
+        return self.path / ".lock"
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[RunDir]:
+        """Lock the run against other processes, and remove what a killed process left.
+
+        The operating system releases the lock when the process ends, however that happens.
+
+        Raises:
+            RunError: If another process has locked the run, or it cannot be written.
+        """
+        lock = FileLock(self.lock_path, timeout=_LOCK_TIMEOUT_SECONDS)
         try:
-            with lock_folder(self.path):
-                return False
+            check_writable(self.path)
+            lock.acquire()
+        except Timeout:
+            raise RunError(
+                f"run {self.path} is being trained by {self.lock_owner()}; wait until it ends, "
+                "or stop it"
+            ) from None
+        except OSError as error:
+            raise RunError(f"run {self.path} cannot be continued: {one_line(error)}") from None
+        try:
+            remove_unfinished(self.path)
+            yield self
+        finally:
+            lock.release()
+
+    def is_locked(self) -> bool:
+        """Whether a process has locked the run, as far as this file system can say."""
+        if fcntl is None:
+            lock = FileLock(self.lock_path, blocking=False)
+            try:
+                with lock:
+                    return False
+            except (Timeout, OSError):
+                return True
+        try:
+            with self.lock_path.open("rb") as file:
+                # Shared, so that two listings of the runs do not disturb each other.
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         except OSError:
             return False
+        return False
 
-    @property
     def lock_owner(self) -> str:
-        """Who trains it, in words, as its record says."""
+        """Return the process that trains the run, in words, from its record."""
         try:
-            process = (self.read_record() or {})["process"]
+            process = (self.read_record() or RunRecord()).process or {}
             return f"process {process['id']} on {process['host']}"
-        except (RunError, KeyError, TypeError):
+        except (RunError, KeyError):
             return "another process"
 
     def write_config(self, tables: Mapping[str, Any]) -> None:
@@ -99,61 +148,66 @@ class RunDir:
         """Write `metrics.csv`: a row per epoch; what was not measured is left empty."""
         text = io.StringIO()
         has_validation = any(row.get("validation_loss") is not None for row in rows)
-        writer = csv.DictWriter(
-            text, metric_columns(has_validation), extrasaction="ignore", lineterminator="\n"
-        )
+        columns = metric_columns(has_validation)
+        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(self.metrics_path, text.getvalue())
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the rows of `metrics.csv`, with None for what was not measured; none, no file.
+        """Return the rows of `metrics.csv`, with None for what was not measured.
+
+        Without the file there are no rows.
 
         Raises:
             RunError: If the file is not such a table.
         """
         path = self.metrics_path
+        content = _read_small(path, "metrics")
         try:
-            if not path.is_file():
-                return []
-            if path.stat().st_size > MAX_RECORD_BYTES:
-                raise RunError(f"{path} is too large for a run's metrics")
-            table = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+            table = list(csv.DictReader(io.StringIO((content or b"").decode())))
             return [
-                {key: _number(key, text) for key, text in row.items() if key in _COLUMNS}
+                {key: _parse_metric(key, text) for key, text in row.items() if key in _COLUMNS}
                 for row in table
                 if row["epoch"]  # a KeyError where there is no such column
             ]
-        except OSError as error:
-            raise RunError(f"{path} cannot be read: {one_line(error)}") from None
         except (ValueError, TypeError, KeyError, csv.Error):
             raise RunError(f"{path} is not a table of metrics, a row per epoch") from None
 
-    def write_record(self, record: Mapping[str, Any]) -> None:
+    def write_record(self, record: RunRecord) -> None:
         """Write `run.json`."""
-        write_atomically(self.record_path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+        text = json.dumps(record.to_dict(), indent=2, allow_nan=False)
+        write_atomically(self.record_path, text + "\n")
 
-    def read_record(self) -> dict[str, Any] | None:
-        """Return what `run.json` holds; None where there is none.
+    def read_record(self) -> RunRecord | None:
+        """Return the content of `run.json`; None where there is no such file.
 
         Raises:
-            RunError: If the file is not a record that this program knows.
+            RunError: If the file is not a record of this format.
         """
         path = self.record_path
+        content = _read_small(path, "record")
+        if content is None:
+            return None
         try:
-            if not path.is_file():
-                return None
-            if path.stat().st_size > MAX_RECORD_BYTES:
-                raise RunError(f"{path} is too large for a run's record")
-            record = json.loads(path.read_bytes())
-        except OSError as error:
-            raise RunError(f"{path} cannot be read: {one_line(error)}") from None
+            record = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise RunError(f"{path} is not valid JSON: {one_line(error)}") from None
         version = record.get("format_version") if isinstance(record, dict) else None
         if version != FORMAT_VERSION:
             raise RunError(f"{path} has format_version {version!r}; {FORMAT_VERSION} is expected")
-        return dict(record)
+        return RunRecord.model_validate(record)
+
+
+def _read_small(path: Path, kind: str) -> bytes | None:
+    try:
+        if not path.is_file():
+            return None
+        if path.stat().st_size > MAX_RECORD_BYTES:
+            raise RunError(f"{path} is too large for a run's {kind}")
+        return path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {one_line(error)}") from None
 
 
 def metric_columns(has_validation: bool) -> list[str]:
@@ -169,51 +223,130 @@ def metric_columns(has_validation: bool) -> list[str]:
 _COLUMNS = frozenset(metric_columns(has_validation=True))
 
 
-def _number(column: str, text: str) -> float | None:
+def _parse_metric(column: str, text: str) -> float | None:
     if column == "epoch":
         return int(text)
     return float(text) if text else None
 
 
-def list_runs(output: Path) -> list[tuple[RunDir, dict[str, Any]]]:
-    """Return the runs in a folder that have a record, newest first; damaged ones are left out."""
+def check_new_run(output: Path, name: str) -> None:
+    """Fail early, before the data is loaded, where `create_run` would fail.
+
+    Args:
+        output: The directory of the runs; it need not exist.
+        name: The run's name; empty where one will be generated.
+
+    Raises:
+        UsageError: If the name is not that of a new directory.
+        RunError: If the directory cannot be written.
+    """
+    if name and (Path(name).name != name or name.startswith(".") or "\0" in name):
+        raise UsageError(f"run.name = {name!r} is not the name of a folder")
+    try:
+        if name and (output / name).exists():
+            raise _exists(output / name)
+        check_writable(output)
+    except OSError as error:
+        raise RunError(
+            f"runs cannot be kept in {output}: {one_line(error)}; choose another --output"
+        ) from None
+
+
+def create_run(
+    output: Path, name: str, stem: str, write_files: Callable[[RunDir, str], None]
+) -> RunDir:
+    """Create the directory of a new run; it appears with its first files, or not at all.
+
+    The files are written in a hidden directory, which is then renamed.
+
+    Args:
+        output: The directory of the runs; created where it is missing.
+        name: The run's name; empty: `stem`, with a number where that is taken.
+        stem: The start of a generated name.
+        write_files: Writes the first files of a run with the name that it is given.
+
+    Raises:
+        UsageError: If a run of this name exists.
+        RunError: If the directory cannot be created.
+    """
+    numbered = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        _remove_left_behind(output)
+        hidden = output / f".new-{secrets.token_hex(4)}.tmp"
+        hidden.mkdir()
+        try:
+            for candidate in [name] if name else numbered:
+                path = output / candidate
+                if path.exists():
+                    continue
+                write_files(RunDir(hidden), candidate)
+                try:
+                    hidden.rename(path)
+                except OSError:  # another process was faster?
+                    if not path.exists():
+                        raise
+                else:
+                    flush_folder(output)
+                    return RunDir(path)
+            raise _exists(output / name)
+        except BaseException:
+            shutil.rmtree(hidden, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise RunError(
+            f"no run can be made in {output}: {one_line(error)}; choose another --output"
+        ) from None
+
+
+def _exists(path: Path) -> UsageError:
+    return UsageError(
+        f"run {path} exists and is never overwritten; choose another --name, "
+        f"or continue it with --resume {path.name}"
+    )
+
+
+def _remove_left_behind(output: Path) -> None:
+    for path in output.glob(".new-*.tmp"):  # of processes that were killed in `create_run`
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _LEFT_BEHIND_SECONDS:
+                shutil.rmtree(path)
+
+
+def list_runs(output: Path) -> list[tuple[RunDir, RunRecord]]:
+    """Return the runs in a directory that have a readable record, newest first."""
     runs = []
-    for path in _folders(output):
+    for path in _subdirectories(output):
         try:
             record = RunDir(path).read_record()
         except RunError:
             continue
         if record is not None:
             runs.append((RunDir(path), record))
-    return sorted(
-        runs, key=lambda item: (str(item[1].get("created", "")), item[0].name), reverse=True
-    )
+    return sorted(runs, key=lambda item: (item[1].created or "", item[0].name), reverse=True)
 
 
-def _folders(output: Path) -> Iterable[Path]:
+def _subdirectories(output: Path) -> Iterable[Path]:
     try:
-        return [
-            path for path in output.iterdir() if path.is_dir() and not path.name.startswith(".")
-        ]
+        return [p for p in output.iterdir() if p.is_dir() and not p.name.startswith(".")]
     except OSError:
         return []
 
 
 def find_checkpoint(checkpoint: str | Path | None, output: Path) -> Path:
-    """Return the weights meant by a path, a run's folder or name, `pretrained`, or nothing.
+    """Return the file of a checkpoint.
 
     Args:
-        checkpoint: What the user named; None: the newest finished multi-class run in `output`,
-            or else the shipped weights.
-        output: The folder that holds the runs.
+        checkpoint: A path, a run's directory or name, or `pretrained`; None: the newest finished
+            multi-class run in `output`, or else the shipped weights.
+        output: The directory of the runs.
 
     Raises:
         CheckpointError: If there is no such checkpoint.
     """
     if checkpoint is None:
         for run, record in list_runs(output):
-            finished = record.get("status") == "finished" and run.model_path.is_file()
-            if finished and record.get("objective") == "multiclass":
+            if record.is_finished and record.objective == "multiclass" and run.model_path.is_file():
                 return run.model_path
         shipped = shipped_dir(PRETRAINED) / "model.pt"
         if shipped.is_file():
@@ -236,14 +369,14 @@ def find_checkpoint(checkpoint: str | Path | None, output: Path) -> Path:
 
 
 def find_run(name: str, output: Path) -> RunDir:
-    """Return the run meant by a folder, a name, or `latest`: the newest one that was interrupted.
+    """Return a run by directory, by name, or `latest`: the newest interrupted one.
 
     Raises:
         RunError: If there is no such run.
     """
     if name == "latest":
         for run, record in list_runs(output):
-            if record.get("status") in ("running", "stopped") and not run.is_locked:
+            if record.status in ("running", "stopped") and not run.is_locked():
                 return run
         raise RunError(f"there is no interrupted run in {output}")
     for folder in (Path(name), output / name):

@@ -1,35 +1,102 @@
-"""Training callbacks."""
+"""Training callbacks, the values they get, and the flag that stops training."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from mnist_ce.runs.train_state import EpochMetrics
+from mnist_ce.config import Config
+from mnist_ce.network.model import MLP
+from mnist_ce.runs.records import RunRecord
+from mnist_ce.runs.run_dir import RunDir
+from mnist_ce.runs.train_state import EpochMetrics, MetricSums
 
-if TYPE_CHECKING:
-    from mnist_ce.training.trainer import Trainer, TrainResult
 
-__all__ = ["Callback"]
+@dataclass(frozen=True)
+class RunInfo:
+    """A run whose first step comes next.
+
+    Args:
+        run: Its directory.
+        config: Its resolved config.
+        dataset: The name of the dataset.
+        num_images: Training images.
+        num_batches: Batches per epoch.
+        num_epochs: Epochs in all.
+        epoch: The epoch to be trained next, from 1; above 1 in a resumed run.
+        step: The kind of step: `plain`, `fast`, `cuda-graph` or `distributed`.
+        device: Where it runs.
+    """
+
+    run: RunDir
+    config: Config
+    dataset: str
+    num_images: int
+    num_batches: int
+    num_epochs: int
+    epoch: int
+    step: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchInfo:
+    """A batch that is done.
+
+    Args:
+        epoch: Its epoch, from 1.
+        batch: Batches done in this epoch.
+        seconds: Time spent in this epoch.
+        metrics: Returns the sums since the epoch began; waits for the device.
+    """
+
+    epoch: int
+    batch: int
+    seconds: float
+    metrics: Callable[[], MetricSums]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run.
+
+    Args:
+        run: Its directory (removed after a dry run).
+        record: The content of `run.json`.
+        rows: The rows of `metrics.csv`.
+        model: The trained network, on the CPU.
+    """
+
+    run: RunDir
+    record: RunRecord
+    rows: list[EpochMetrics]
+    model: MLP
 
 
 class Callback:
-    """What training tells while it runs; this one tells nothing. The CLI has one that prints."""
+    """Training callbacks; the base class does nothing."""
 
-    def start(self, trainer: Trainer) -> None:
-        """Hear that all is loaded and the first step comes next."""
+    def on_start(self, info: RunInfo) -> None:
+        """Called before the first step."""
 
-    def batch(self, trainer: Trainer) -> None:
-        """Hear that a batch is done."""
+    def on_batch(self, info: BatchInfo) -> None:
+        """Called after each batch."""
 
-    def epoch(self, trainer: Trainer, row: EpochMetrics) -> None:
-        """Hear that an epoch is done and tested."""
+    def on_epoch(self, metrics: EpochMetrics) -> None:
+        """Called after each epoch, with its row of `metrics.csv`."""
 
-    def complete(self, trainer: Trainer) -> None:
-        """Hear that the run is complete and saved; what follows may be cut short."""
+    def on_end(self, result: TrainResult) -> None:
+        """Called when the run is complete and its plots are drawn."""
 
-    def finish(self, trainer: Trainer, result: TrainResult) -> None:
-        """Hear that the run is complete and its pictures are drawn."""
 
-    def stop_signal(self) -> int | None:
-        """Return the signal that asks training to stop, if one came."""
-        return None
+@dataclass
+class StopFlag:
+    """A request to stop training after the current batch, set by a signal handler.
+
+    Args:
+        signal_number: The signal that asked; None: none did.
+        is_checked: Whether the training loop is running and will see the request.
+    """
+
+    signal_number: int | None = None
+    is_checked: bool = False

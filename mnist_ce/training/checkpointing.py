@@ -4,54 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Self
 
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.runs.train_state import Snapshot
 from mnist_ce.system.errors import RunError
 from mnist_ce.system.files import one_line
 
-__all__ = ["AsyncCheckpointer"]
-
 
 class AsyncCheckpointer:
-    """Writes a run's files, snapshots in the background; use it as a context manager.
+    """Writes a run's files, snapshots in a background thread. A context manager.
 
     Args:
-        run: Where to write; None: nowhere, in a process that is not the main one.
+        run: The run; None, in a process that is not the main one: nothing is written.
     """
 
     def __init__(self, run: RunDir | None) -> None:
         self.run = run
-        self.worker = ThreadPoolExecutor(1, thread_name_prefix="saver")
-        self.pending: Future[None] | None = None
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpointer")
+        self._pending: Future[None] | None = None
 
-    def __enter__(self) -> AsyncCheckpointer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.worker.shutdown()  # waits: what was begun is written
+        self._executor.shutdown()  # finishes a write that has begun
 
-    @property
     def is_busy(self) -> bool:
         """Whether the last snapshot is still being written.
 
         Raises:
             RunError: If it could not be written.
         """
-        if self.pending is not None and self.pending.done():
+        if self._pending is not None and self._pending.done():
             self.wait()
-        return self.pending is not None
+        return self._pending is not None
 
     def wait(self) -> None:
-        """Wait until the last snapshot is on the disk.
+        """Wait until the last snapshot is written.
 
         Raises:
             RunError: If it could not be written.
         """
-        pending, self.pending = self.pending, None
+        pending, self._pending = self._pending, None
         if pending is not None:
-            self._guarded(pending.result)
+            self._guard(pending.result)
 
     def save(self, snapshot: Snapshot) -> None:
         """Write a snapshot in the background, after the one before.
@@ -61,28 +58,28 @@ class AsyncCheckpointer:
         """
         self.wait()
         if self.run is not None:
-            self.pending = self.worker.submit(snapshot.write, self.run)
+            self._pending = self._executor.submit(snapshot.write, self.run)
 
     def write(self, write: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401
-        """Write something now.
+        """Call a function that writes a file, now.
 
         Raises:
-            RunError: If this or the last snapshot could not be written.
+            RunError: If this file or the last snapshot could not be written.
         """
         self.wait()
         if self.run is not None:
-            self._guarded(write, *arguments)
+            self._guard(write, *arguments)
 
-    def _guarded(self, write: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401
+    def _guard(self, write: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401
         try:
             write(*arguments)
         except OSError as error:
-            assert self.run is not None
-            if not self.run.path.is_dir():
+            path = self.run.path if self.run else "?"
+            if self.run is None or not self.run.path.is_dir():
                 raise RunError(
-                    f"run folder {self.run.path} has vanished; nothing more can be saved in it"
+                    f"run folder {path} has vanished; nothing more can be saved in it"
                 ) from None
             raise RunError(
-                f"run folder {self.run.path} cannot be written: {one_line(error)}; what was saved "
+                f"run folder {path} cannot be written: {one_line(error)}; what was saved "
                 "before is intact: make room, then continue with --resume"
             ) from None

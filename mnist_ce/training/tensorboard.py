@@ -6,11 +6,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.distributed import is_main
 from mnist_ce.system.errors import UsageError
-from mnist_ce.training.callbacks import Callback
-from mnist_ce.training.trainer import Trainer, TrainResult
+from mnist_ce.training.callbacks import Callback, RunInfo, TrainResult
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -32,19 +32,16 @@ _METRICS = ("loss/test", "accuracy/test")
 
 
 class TensorBoardCallback(Callback):
-    """Writes events into the run's folder and passes all that it hears on to another reporter.
+    """Writes TensorBoard events into the run's directory. A context manager, which closes the file.
 
-    Scalars come after each epoch, the hyper-parameters at the start and the picture of mistakes,
-    where it was drawn, at the end. Use it as a context manager, which closes the file.
-
-    Args:
-        inner: Who else is told.
+    Hyper-parameters are written at the start, scalars after each epoch, and the plot of mistakes
+    at the end, where it was drawn.
 
     Raises:
         UsageError: If the tensorboard package is missing.
     """
 
-    def __init__(self, inner: Callback | None = None) -> None:
+    def __init__(self) -> None:
         try:
             import torch.utils.tensorboard  # noqa: F401
         except ImportError as error:
@@ -52,7 +49,6 @@ class TensorBoardCallback(Callback):
                 f"--tensorboard needs the package {error.name or 'tensorboard'}: "
                 "pip install 'mnist-ce[tensorboard]'"
             ) from None
-        self.inner = inner or Callback()
         self.writer: SummaryWriter | None = None
 
     def __enter__(self) -> Self:
@@ -68,66 +64,38 @@ class TensorBoardCallback(Callback):
             self.writer.close()
             self.writer = None
 
-    def start(self, trainer: Trainer) -> None:
-        """Open the events' file; of a continued run, what comes again is forgotten there."""
-        if is_main():
-            self._open(trainer)
-        self.inner.start(trainer)
-
-    def _open(self, trainer: Trainer) -> None:
+    def on_start(self, info: RunInfo) -> None:
+        """Open the file of events; those of epochs that come again are dropped."""
+        if not is_main():
+            return
         from torch.utils.tensorboard import SummaryWriter
-
-        epoch = trainer.progress.epoch
-        self.writer = SummaryWriter(
-            str(trainer.run.path / FOLDER), purge_step=epoch if epoch > 1 else None
-        )
-        self._hyper_parameters(trainer)
-
-    def _hyper_parameters(self, trainer: Trainer) -> None:
-        """Write the settings as TensorBoard's HPARAMS page reads them, beside the run's scalars.
-
-        (`SummaryWriter.add_hparams` would put them into a folder of their own.)
-        """
         from torch.utils.tensorboard.summary import hparams
 
-        assert self.writer is not None
+        purge_step = info.epoch if info.epoch > 1 else None
+        self.writer = SummaryWriter(str(info.run.path / FOLDER), purge_step=purge_step)
         settings = {
-            f"{section}.{key}": value if isinstance(value, bool | int | float) else str(value)
-            for section, table in trainer.config.to_dict().items()
-            if section != "run"
-            for key, value in table.items()
+            key: value if isinstance(value, bool | int | float) else str(value)
+            for key, value in RunRecord(config=info.config.to_dict()).flat_config.items()
+            if not key.startswith("run.")
         }
+        # `SummaryWriter.add_hparams` would put them into a directory of their own.
         file = self.writer._get_file_writer()  # type: ignore[no-untyped-call]
         for summary in hparams(settings, dict.fromkeys(_METRICS, 0.0)):  # type: ignore[no-untyped-call]
             file.add_summary(summary)
 
-    def batch(self, trainer: Trainer) -> None:
-        """Pass it on."""
-        self.inner.batch(trainer)
-
-    def epoch(self, trainer: Trainer, row: EpochMetrics) -> None:
-        """Write what was measured."""
+    def on_epoch(self, metrics: EpochMetrics) -> None:
+        """Write the epoch's metrics."""
         if self.writer is not None:
             for tag, key in _SCALARS.items():
-                if row.get(key) is not None:
-                    self.writer.add_scalar(tag, row[key], row["epoch"])
+                if metrics.get(key) is not None:
+                    self.writer.add_scalar(tag, metrics[key], metrics["epoch"])
             self.writer.flush()
-        self.inner.epoch(trainer, row)
 
-    def complete(self, trainer: Trainer) -> None:
-        """Pass it on."""
-        self.inner.complete(trainer)
-
-    def finish(self, trainer: Trainer, result: TrainResult) -> None:
-        """Write the picture of mistakes."""
+    def on_end(self, result: TrainResult) -> None:
+        """Write the plot of mistakes."""
         picture = result.run.path / "mistakes.png"
         if self.writer is not None and picture.is_file():
             self.writer.add_image("mistakes", _pixels(picture), len(result.rows), dataformats="HWC")
-        self.inner.finish(trainer, result)
-
-    def stop_signal(self) -> int | None:
-        """Ask the other."""
-        return self.inner.stop_signal()
 
 
 def _pixels(path: Path) -> Any:  # noqa: ANN401 - uint8 [height, width, 3]

@@ -1,375 +1,457 @@
-"""One run, from loaded data to the last file."""
+"""Training: a run from its config to its files."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from mnist_ce.config import Config
+from mnist_ce.config import Config, recipe_name, resolve_config
+from mnist_ce.data.augment import Augment
 from mnist_ce.data.loader import DeviceLoader
+from mnist_ce.data.task import DataSplits
+from mnist_ce.evaluation.evaluate import EvaluationReport
+from mnist_ce.evaluation.inference import Evaluation, evaluate
 from mnist_ce.network.model import MLP
 from mnist_ce.report.report import draw_plots
 from mnist_ce.runs.checkpoint import load_state_dict, save_tensors, weights_sha256
-from mnist_ce.runs.run_dir import FORMAT_VERSION, RunDir
-from mnist_ce.runs.run_folder import new_run, run_name, timestamp
-from mnist_ce.runs.train_state import EpochMetrics, MetricSums, Snapshot, TrainState, load_snapshot
+from mnist_ce.runs.load_model import TrainedModel
+from mnist_ce.runs.records import RunRecord
+from mnist_ce.runs.run_dir import RunDir, check_new_run, create_run
+from mnist_ce.runs.train_state import (
+    EpochMetrics,
+    MetricSums,
+    Snapshot,
+    TrainState,
+    load_snapshot,
+)
 from mnist_ce.system.device import reproducible, resolve_device, synchronize
-from mnist_ce.system.distributed import all_reduce_max, broadcast_from_main, is_main, local_device
+from mnist_ce.system.distributed import (
+    all_reduce_max,
+    broadcast_from_main,
+    is_main,
+    local_device,
+    num_processes,
+    process_group,
+)
 from mnist_ce.system.errors import RunError, StoppedError, TrainingError, UsageError
 from mnist_ce.system.files import one_line
-from mnist_ce.training.callbacks import Callback
+from mnist_ce.training.callbacks import BatchInfo, Callback, RunInfo, StopFlag, TrainResult
 from mnist_ce.training.checkpointing import AsyncCheckpointer
-from mnist_ce.training.measuring import is_better, measure
-from mnist_ce.training.metadata import changes, continued, description, results
-from mnist_ce.training.run_setup import (
-    config_tables,
-    first_batch,
-    load_run_task,
-    make_batches,
-    make_run_step,
-)
+from mnist_ce.training.metadata import environment_diff, final_metrics, merge_resumed, run_metadata
 from mnist_ce.training.schedule import learning_rates
-from mnist_ce.training.steps import NonFiniteLossError, Step, choose_step
-
-__all__ = ["TrainResult", "Trainer"]
+from mnist_ce.training.setup import load_data, open_run, truncate_to_one_batch
+from mnist_ce.training.steps import NonFiniteLossError, OptimizerSettings, choose_step, make_step
 
 logger = logging.getLogger(__name__)
 
+# Several processes agree on a stop request only so often: it costs them an all-reduce.
+STOP_INTERVAL_BATCHES = 20
 
-@dataclass(frozen=True)
-class TrainResult:
-    """A finished run.
+
+def train(
+    config: Config | str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    resume: str | None = None,
+    dry_run: bool = False,
+    recipe: str | None = None,
+    callbacks: Sequence[Callback] = (),
+    stop: StopFlag | None = None,
+) -> TrainResult:
+    """Train the network and keep the run on disk.
 
     Args:
-        run: Its folder (gone again after a dry run).
-        record: What `run.json` holds.
-        rows: What `metrics.csv` holds.
-        model: The trained network, on the CPU.
-    """
+        config: A config, a TOML file, or the name of a shipped one; None: the defaults.
+        settings: Values by dotted key, such as `{"train.epochs": 1}`, laid over `config`.
+        resume: The name or directory of a run to continue, or `latest`.
+        dry_run: Train and test on one batch in a temporary directory, and keep nothing.
+        recipe: The config's name in the run's name and record.
+        callbacks: Called as training goes on.
+        stop: A flag that stops training after the current batch.
 
-    run: RunDir
-    record: dict[str, Any]
-    rows: list[EpochMetrics]
-    model: MLP
+    Raises:
+        UsageError: If the config, or a setting together with the data or the device, is wrong.
+        DataError: If the data cannot be loaded.
+        RunError: If the run's directory cannot be created or written, or is locked.
+        TrainingError: If the loss is not finite, or another of several processes is lost.
+        StoppedError: If the flag was set; the state was saved.
+    """
+    started_at = time.perf_counter()
+    settings = {key: value for key, value in (settings or {}).items() if value is not None}
+    with process_group(), contextlib.ExitStack() as stack:
+        record: RunRecord | None = None
+        if resume is not None:
+            run, record, config = broadcast_from_main(lambda: open_run(stack, resume, settings))
+            recipe = record.recipe
+        elif not isinstance(config, Config):
+            recipe = recipe or recipe_name(config)
+            config = resolve_config(config, flags=settings)
+        elif settings:
+            raise UsageError("give settings with a config's name or file, not with a Config")
+        if dry_run:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mnist-ce-"))
+            place = config.run.model_copy(update={"output": folder, "name": "dry-run"})
+            config = config.model_copy(update={"run": place})
+        elif record is None:
+            check_new_run(Path(config.run.output), config.run.name)
+
+        device = resolve_device(local_device(config.train.device))
+        kind = choose_step(config.train.step, device.type)
+        resolved = config
+        splits = broadcast_from_main(lambda: load_data(resolved, record))
+        if dry_run:
+            splits = truncate_to_one_batch(splits, config.train.batch_size)
+            only_one = config.train.model_copy(update={"epochs": 1})
+            config = config.model_copy(update={"train": only_one})
+        stack.enter_context(reproducible(config.train.seed, config.train.threads))
+        trainer = Trainer(config, recipe or "custom", splits, device, kind)
+        trainer.started_at = started_at
+        if record is None:
+            run = broadcast_from_main(lambda: stack.enter_context(trainer.create_run().lock()))
+        trainer.run = run
+        trainer.checkpointer = stack.enter_context(AsyncCheckpointer(run if is_main() else None))
+        if record is not None:
+            trainer.resume(record)
+        result = trainer.fit(callbacks, stop or StopFlag())
+        if is_main() and config.run.plots and not dry_run:
+            _draw_plots(result, trainer)
+        for callback in callbacks:
+            callback.on_end(result)
+        return result
 
 
 class Trainer:
-    """One run, from loaded data to the last file.
+    """The training loop of one run, with its saving, testing and stopping.
 
     Args:
         config: The resolved config.
-        reporter: Who is told what happens.
-        recipe: What the config is called.
-        resumed: The run to continue, held by this process; None: a new one.
-        first_batch_only: Keep one batch of each split.
+        recipe: The config's name.
+        splits: The data.
+        device: Where to train.
+        step_kind: The kind of step, of those that `choose_step` returns.
     """
 
     run: RunDir
-    step: Step
-    record: dict[str, Any]
-    saver: AsyncCheckpointer
+    checkpointer: AsyncCheckpointer
+    started_at: float
 
     def __init__(
         self,
         config: Config,
-        reporter: Callback,
         recipe: str,
-        *,
-        resumed: RunDir | None = None,
-        first_batch_only: bool = False,
+        splits: DataSplits,
+        device: torch.device,
+        step_kind: str,
     ) -> None:
-        self.began = time.perf_counter()
-        self.config = config
-        self.reporter = reporter
-        self.recipe = recipe
-        self.resumed = resumed
-        self.device = resolve_device(local_device(config.train.device))
-        self.step_kind = choose_step(config.train.step, self.device.type)
-        before = resumed.read_record() if resumed is not None and is_main() else None
-        self.task = broadcast_from_main(lambda: load_run_task(config, before))
+        self.config, self.splits, self.device = config, splits, device
         self.num_epochs = config.train.epochs
-        self.draws_plots = config.run.plots and not first_batch_only
-        if first_batch_only:
-            self.task = first_batch(self.task, config.train.batch_size)
-            self.num_epochs = 1
-        self.progress = TrainState()
-        self.unsaved_best: dict[str, Tensor] | None = None
-        self.num_saved_rows = 0
-        self.last_save = time.monotonic()
-
-    @property
-    def num_batches(self) -> int:
-        """Batches per epoch."""
-        return -(-len(self.task.train) // self.config.train.batch_size)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the last epoch is done, or patience has run out."""
-        rows, patience = self.progress.rows, self.config.train.patience
-        out_of_patience = bool(patience) and len(rows) - self.progress.best_epoch >= patience
-        return self.progress.epoch > self.num_epochs or out_of_patience
-
-    def run_to_end(self) -> TrainResult:
-        """Train, test and write until the last epoch is done."""
-        config = self.config.train
-        with reproducible(config.seed, config.threads), contextlib.ExitStack() as stack:
-            self._prepare()
-            self.run = broadcast_from_main(lambda: self._open(stack))
-            self.saver = stack.enter_context(AsyncCheckpointer(self.run if is_main() else None))
-            if self.resumed is not None:
-                self._take_up()
-            self.reporter.start(self)
-            try:
-                while not self.is_over:
-                    self._run_epoch()
-            except NonFiniteLossError as error:
-                self._write_record("failed")
-                raise TrainingError(
-                    f"the loss is {error.loss} in epoch {self.progress.epoch}, batch "
-                    f"{error.step % self.num_batches + 1} of {self.num_batches}; the update was "
-                    f"not made, and {self.run.path} keeps what was saved before. Try a lower "
-                    "--lr"
-                ) from None
-            result = broadcast_from_main(self._finish)
-            self.reporter.complete(self)
-            if is_main() and self.draws_plots:
-                self._draw_plots()
-        self.reporter.finish(self, result)
-        return result
-
-    def _prepare(self) -> None:
-        config, task = self.config, self.task
-        self.model = MLP(config.model.hidden, task.num_outputs).to(self.device)
-        self.batches = make_batches(config, task.train, self.device, self.num_epochs)
+        self.callbacks: Sequence[Callback] = ()
+        self.stop = StopFlag()
+        model = MLP(config.model.hidden, splits.num_outputs).to(self.device)
+        self.loader = DeviceLoader(
+            splits.train.images.to(self.device),
+            splits.train.labels.to(self.device),
+            batch_size=config.train.batch_size,
+            seed=config.train.seed,
+            augment=Augment(**config.augment.strengths()),
+            last_augmented_epoch=self.num_epochs - config.augment.final_epochs,
+        )
+        self.num_batches = len(self.loader)
         self.learning_rate = learning_rates(
             config.schedule, config.optimizer.learning_rate, self.num_epochs, self.num_batches
         )
-        self.step = make_run_step(config, self.step_kind, self.model, self.batches, task)
-        self.record = description(
-            config, task, self.model, self.device, self.step_kind, self.num_epochs
+        optimizer = OptimizerSettings(
+            momentum=config.optimizer.momentum,
+            nesterov=config.optimizer.nesterov,
+            weight_decay=config.optimizer.weight_decay,
+            average_decay=config.average.decay,
         )
-
-    def _open(self, stack: contextlib.ExitStack) -> RunDir:
-        """Make the run's folder, with config and record, or take up that of an interrupted run."""
-        if self.resumed is not None:
-            return self.resumed
-        output = Path(self.config.run.output)
-        self.record |= {
-            "format_version": FORMAT_VERSION,
-            "recipe": self.recipe,
-            "created": timestamp(),
-            "status": "running",
+        self.step = make_step(step_kind, model, self.loader, splits.objective, optimizer)
+        self.record = run_metadata(config, recipe, splits, model, self.device, step_kind)
+        self.state = TrainState()
+        self.test_result: Evaluation | None = None
+        self._pending_best: dict[str, Tensor] | None = None
+        self._num_saved_rows = 0
+        self._last_save = time.monotonic()
+        # Evaluated by the main process alone, with the averaged weights where averaging is on.
+        self._eval_model = MLP(config.model.hidden, splits.num_outputs).to(self.device)
+        self._eval_images = {
+            split: images.images.to(self.device)
+            for split, images in (("validation", splits.validation), ("test", splits.test))
+            if images is not None and is_main()
         }
 
-        def make_name() -> str:
-            name = self.config.run.name or run_name(output, self.task.dataset, self.recipe)
-            self.record["name"] = name
-            return name
+    def create_run(self) -> RunDir:
+        """Create the directory of a new run, with its config and record."""
 
-        def fill(run: RunDir) -> None:
-            make_name()
-            run.write_config(config_tables(self.config))
+        def write_files(run: RunDir, name: str) -> None:
+            self.record = self.record.updated(name=name)
+            run.write_config(self._config_tables())
             run.write_record(self.record)
 
-        return stack.enter_context(new_run(output, make_name, fill))
+        stem = f"{self.record.dataset}-{self.record.recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+        return create_run(Path(self.config.run.output), self.config.run.name, stem, write_files)
 
-    def _take_up(self) -> None:
-        """Go on from where an interrupted run was saved last: at its beginning, if nowhere."""
-        before = broadcast_from_main(lambda: self.run.read_record() or {})
-        changed = changes(before, self.record)
-        self.record = continued(before, self.record)
-        self.recipe = self.record["recipe"] = str(before.get("recipe", self.recipe))
-        found = broadcast_from_main(self._load)
+    def resume(self, before: RunRecord) -> None:
+        """Continue from the last snapshot of a run; from its beginning, if it has none."""
+        changed = environment_diff(before, self.record)
+        self.record = merge_resumed(before, self.record).updated(status="running")
+        found = broadcast_from_main(self._load_snapshot)
         if found is not None:
-            state, self.progress = found
-            self.step.load_state(state)
-            self.began -= self.progress.wall_seconds
+            step_state, self.state = found
+            self.step.load_state(step_state)
+            self.started_at -= self.state.wall_seconds
         if self.is_over:
-            epochs = len(self.progress.rows)
+            epochs = len(self.state.rows)
             logger.info(f"run {self.run.path} is complete after {epochs} epochs")
         elif changed and self.step.num_steps:
             logger.warning(
                 "the weights may differ in their last bits from those of an uninterrupted run, "
                 f"since this has changed: {'; '.join(changed)}"
             )
-        self.saver.write(self.run.write_config, config_tables(self.config))
+        self.checkpointer.write(self.run.write_config, self._config_tables())
         self._write_record("running")
-        if self.progress.rows:
-            self.saver.write(self.run.write_metrics, self.progress.rows)
+        if self.state.rows:
+            self.checkpointer.write(self.run.write_metrics, self.state.rows)
 
-    def _load(self) -> tuple[dict[str, Any], TrainState] | None:
+    def _load_snapshot(self) -> tuple[dict[str, Any], TrainState] | None:
         if not self.run.resume_path.exists():
             return None
-        state, progress = load_snapshot(self.run, self.step.weights())
-        place = (progress.epoch - 1) * self.num_batches + progress.batch
-        averages = bool(self.config.average.decay)
-        if state["num_steps"] != place or bool(state["average"]) != averages:
+        step_state, state = load_snapshot(self.run, self.step.weights())
+        num_steps = (state.epoch - 1) * self.num_batches + state.batch
+        is_averaged = bool(self.config.average.decay)
+        if step_state["num_steps"] != num_steps or bool(step_state["average"]) != is_averaged:
             raise RunError(
                 f"{self.run.resume_path} does not fit {self.run.config_path}: one of them was "
                 "changed since the run was interrupted"
             )
-        if place > self.num_epochs * self.num_batches:
+        if num_steps > self.num_epochs * self.num_batches:
             raise UsageError(
                 f"run {self.run.path} is past epoch {self.num_epochs} already; give more --epochs"
             )
-        return state, progress
+        return step_state, state
 
-    def _run_epoch(self) -> None:
-        progress = self.progress
-        self.step.start_epoch(progress.totals)
-        self.epoch_began = time.perf_counter() - progress.epoch_seconds
-        train_one_epoch(
-            self.step,
-            self.batches,
-            progress.epoch,
-            self.learning_rate,
-            first_batch=progress.batch,
-            after_batch=self._after_batch,
+    def _config_tables(self) -> dict[str, Any]:
+        """The config without the run's name, so that feeding it back makes a new run."""
+        tables = self.config.to_dict()
+        del tables["run"]["name"]
+        return tables
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last epoch is done, or no epoch within `train.patience` was the best."""
+        patience = self.config.train.patience
+        out_of_patience = patience and len(self.state.rows) - self.state.best_epoch >= patience
+        return self.state.epoch > self.num_epochs or bool(out_of_patience)
+
+    def fit(self, callbacks: Sequence[Callback], stop: StopFlag) -> TrainResult:
+        """Train until the last epoch is done, then write the final files.
+
+        Args:
+            callbacks: Called as training goes on.
+            stop: Checked after each batch.
+        """
+        self.callbacks, self.stop = callbacks, stop
+        info = RunInfo(
+            run=self.run,
+            config=self.config,
+            dataset=self.splits.dataset,
+            num_images=len(self.splits.train),
+            num_batches=self.num_batches,
+            num_epochs=self.num_epochs,
+            epoch=self.state.epoch,
+            step=str(self.record.step),
+            device=str(self.device),
         )
-        totals = self.step.totals()
+        self.stop.is_checked = True
+        for callback in self.callbacks:
+            callback.on_start(info)
+        try:
+            while not self.is_over:
+                self._train_epoch()
+        except NonFiniteLossError as error:
+            self._write_record("failed")
+            raise TrainingError(
+                f"the loss is {error.loss} in epoch {self.state.epoch}, batch "
+                f"{error.step % self.num_batches + 1} of {self.num_batches}; the update was "
+                f"not made, and {self.run.path} keeps what was saved before. Try a lower --lr"
+            ) from None
+        result = broadcast_from_main(self._finish)
+        self.stop.is_checked = False
+        return result
+
+    def _train_epoch(self) -> None:
+        state = self.state
+        self.step.start_epoch(state.totals)
+        epoch_started_at = time.perf_counter() - state.epoch_seconds
+        first = state.batch + 1
+        for batch, indices in enumerate(self.loader.epoch(state.epoch, state.batch), start=first):
+            self.step(indices, self.learning_rate(self.step.num_steps))
+            state.batch = batch
+            state.epoch_seconds = time.perf_counter() - epoch_started_at
+            info = BatchInfo(state.epoch, batch, state.epoch_seconds, self.step.totals)
+            for callback in self.callbacks:
+                callback.on_batch(info)
+            if batch < self.num_batches:  # the end of the epoch saves and stops by itself
+                self._save_if_due()
+                self._stop_if_requested()
+        sums = self.step.totals()
         synchronize(self.device)
-        seconds = time.perf_counter() - self.epoch_began
+        self._end_epoch(sums, time.perf_counter() - epoch_started_at)
+
+    def _end_epoch(self, sums: MetricSums, seconds: float) -> None:
+        state = self.state
         row: EpochMetrics = {
-            "epoch": progress.epoch,
-            "train_loss": totals.loss,
-            "train_accuracy": totals.accuracy,
+            "epoch": state.epoch,
+            "train_loss": sums.loss,
+            "train_accuracy": sums.accuracy,
             "learning_rate": self.learning_rate(self.step.num_steps - 1),
             "seconds": round(seconds, 4),
-            "images_per_second": round(totals.num_examples / seconds, 1),
+            "images_per_second": round(sums.num_examples / seconds, 1),
         }
-        every = self.config.train.test_every
-        is_last = progress.epoch == self.num_epochs
-        row |= self._measured(test=is_last or (every > 0 and progress.epoch % every == 0))
-        if self.task.validation is not None and is_better(row, progress.best_row):
-            progress.best_epoch = progress.epoch
-            self.unsaved_best = self.weights()
-        progress.rows.append(row)
-        progress.train_seconds += seconds
-        progress.epoch += 1
-        progress.batch, progress.totals, progress.epoch_seconds = 0, MetricSums(), 0.0
-        if self.is_over or not self.saver.is_busy:  # else a slow disk would slow down training
+        every, is_last = self.config.train.test_every, state.epoch == self.num_epochs
+        tests = is_last or (every > 0 and state.epoch % every == 0)
+        row |= broadcast_from_main(lambda: self._validate(test=tests))
+        if self.splits.validation is not None and is_better(row, state.best_row):
+            state.best_epoch = state.epoch
+            self._pending_best = self._eval_weights()
+        state.rows.append(row)
+        state.train_seconds += seconds
+        state.epoch += 1
+        state.batch, state.totals, state.epoch_seconds = 0, MetricSums(), 0.0
+        if self.is_over or not self.checkpointer.is_busy():  # a slow disk delays no training
             self._save(epoch_is_done=True)
-        self.reporter.epoch(self, row)
+        for callback in self.callbacks:
+            callback.on_epoch(row)
         if not self.is_over:
-            self._stop_if_asked()
+            self._stop_if_requested()
 
-    def _after_batch(self, num_batches_done: int) -> None:
-        self.progress.batch = num_batches_done
-        self.reporter.batch(self)
-        if num_batches_done == self.num_batches:
-            return  # the epoch's end saves and stops
-        is_due = time.monotonic() - self.last_save > self.config.run.save_every_seconds
-        if not self.saver.is_busy and is_due:
-            self._save()
-        self._stop_if_asked()
+    def _validate(self, *, test: bool) -> EpochMetrics:
+        """Evaluate on the validation split, where there is one, and the test split where due."""
+        row: EpochMetrics = {}
+        if self.splits.validation is not None:
+            result = self._evaluate("validation")
+            row |= {"validation_loss": result.loss, "validation_accuracy": result.accuracy}
+        if test:
+            self.test_result = result = self._evaluate("test")
+            row |= {
+                "test_loss": result.loss,
+                "test_accuracy": result.accuracy,
+                "test_correct": result.num_correct,
+                "test_total": result.num_examples,
+            }
+        return row
 
-    def _stop_if_asked(self) -> None:
-        number = all_reduce_max(self.reporter.stop_signal() or 0)
-        if not number:
-            return
-        self._save(epoch_is_done=not self.progress.batch)
-        self._write_record("stopped")
-        raise StoppedError(
-            f"stopped in epoch {self.progress.epoch} after batch {self.progress.batch} of "
-            f"{self.num_batches}; continue with: mnist-ce train --resume {self.run.path}",
-            number,
-        )
+    def _evaluate(self, split: str) -> Evaluation:
+        self._eval_model.load_state_dict(self.step.weights())
+        labels, images = self.splits.split(split).labels, self._eval_images[split]
+        return evaluate(self._eval_model, images, labels, self.splits.objective)
 
-    def weights(self) -> dict[str, Tensor]:
-        """Return a copy of the weights to use so far, float32 on the CPU."""
+    def _eval_weights(self) -> dict[str, Tensor]:
         return {name: tensor.to("cpu", copy=True) for name, tensor in self.step.weights().items()}
 
-    def _measured(self, *, test: bool) -> EpochMetrics:
-        """Return the results on the validation and test images, where they are due."""
-        if not test and self.task.validation is None:
-            return {}
-        hidden, weights = self.config.model.hidden, self.step.weights()
-        return broadcast_from_main(
-            lambda: measure(self.task, hidden, weights, self.device, test=test)
-        )
+    def _save_if_due(self) -> None:
+        is_due = time.monotonic() - self._last_save > self.config.run.save_every_seconds
+        if is_due and not self.checkpointer.is_busy():
+            self._save()
 
     def _save(self, *, epoch_is_done: bool = False) -> None:
-        progress = self.progress
-        if progress.batch:
-            progress.totals = self.step.totals()
-            progress.epoch_seconds = time.perf_counter() - self.epoch_began
-        progress.wall_seconds = time.perf_counter() - self.began
-        self.last_save = time.monotonic()
+        state = self.state
+        if state.batch:
+            state.totals = self.step.totals()
+        state.wall_seconds = time.perf_counter() - self.started_at
+        self._last_save = time.monotonic()
         if not is_main():
             return
-        weights = self.weights() if epoch_is_done else None
-        best, self.unsaved_best = self.unsaved_best, None
-        has_new_rows = len(progress.rows) > self.num_saved_rows
-        self.num_saved_rows = len(progress.rows)
-        self.saver.save(
-            Snapshot(self.step.state(), progress.to_plain(), weights, best, has_new_rows)
+        weights = self._eval_weights() if epoch_is_done else None
+        best, self._pending_best = self._pending_best, None
+        has_new_rows = len(state.rows) > self._num_saved_rows
+        self._num_saved_rows = len(state.rows)
+        self.checkpointer.save(
+            Snapshot(self.step.state(), state.model_dump(), weights, best, has_new_rows)
+        )
+
+    def _stop_if_requested(self) -> None:
+        batch = self.state.batch
+        if num_processes() > 1 and batch % STOP_INTERVAL_BATCHES:
+            return
+        signal_number = all_reduce_max(self.stop.signal_number or 0)
+        if not signal_number:
+            return
+        self._save(epoch_is_done=not batch)
+        self._write_record("stopped")
+        raise StoppedError(
+            f"stopped in epoch {self.state.epoch} after batch {batch} of {self.num_batches}; "
+            f"continue with: mnist-ce train --resume {self.run.path}",
+            signal_number,
         )
 
     def _write_record(self, status: str) -> None:
-        self.record["status"] = status
-        self.saver.write(self.run.write_record, self.record)
+        self.record = self.record.updated(status=status)
+        self.checkpointer.write(self.run.write_record, self.record)
 
     def _finish(self) -> TrainResult:
-        progress = self.progress
-        if "test_accuracy" not in progress.rows[-1]:  # patience ended the run
-            hidden, weights = self.config.model.hidden, self.step.weights()
-            progress.rows[-1] |= measure(self.task, hidden, weights, self.device, test=True)
-        weights = self.weights()
-        progress.wall_seconds = time.perf_counter() - self.began
-        self.record |= results(progress, weights_sha256(weights))
-        self.saver.write(save_tensors, self.run.model_path, weights)
-        self.saver.write(self.run.write_metrics, progress.rows)
+        rows = self.state.rows
+        if "test_accuracy" not in rows[-1]:  # patience ended the run
+            rows[-1] |= self._validate(test=True)
+        weights = self._eval_weights()
+        self.state.wall_seconds = time.perf_counter() - self.started_at
+        self.record = self.record.updated(**final_metrics(self.state, weights_sha256(weights)))
+        self.checkpointer.write(save_tensors, self.run.model_path, weights)
+        self.checkpointer.write(self.run.write_metrics, rows)
         self._write_record("finished")
         kept = load_state_dict(self.run.model_path)
-        if weights_sha256(kept) != self.record["weights_sha256"]:
+        if weights_sha256(kept) != self.record.weights_sha256:
             raise RunError(f"{self.run.model_path} does not hold what was written to it")
-        model = MLP(self.config.model.hidden, self.task.num_outputs)
+        model = MLP(self.config.model.hidden, self.splits.num_outputs)
         model.load_state_dict(kept)
-        return TrainResult(self.run, self.record, progress.rows, model.eval())
+        return TrainResult(self.run, self.record, rows, model.eval())
 
-    def _draw_plots(self) -> None:
-        again = f"draw them with: mnist-ce report {self.run.path}"
-        number = self.reporter.stop_signal()
-        if number is not None:
-            raise StoppedError(f"the run is complete, but its pictures are not: {again}", number)
-        try:
-            draw_plots(self.run, self.task)
-        except Exception as error:  # whatever it was: the run itself is complete
-            logger.warning(
-                f"the run is complete, but its pictures are not: {one_line(error)}; {again}"
-            )
+    def test_report(self, result: TrainResult) -> EvaluationReport:
+        """Return the last test result; it is computed only where a resumed run was complete."""
+        test = self.test_result or self._evaluate("test")
+        trained = TrainedModel(
+            model=result.model,
+            path=self.run.model_path,
+            class_names=self.splits.class_names,
+            objective=self.splits.objective,
+            record=result.record,
+            weights_sha256=str(result.record.weights_sha256),
+        )
+        return EvaluationReport(
+            trained,
+            self.splits.dataset,
+            "test",
+            self.splits.class_names,
+            test,
+            self.splits.test.images,
+        )
 
 
-def train_one_epoch(
-    step: Step,
-    batches: DeviceLoader,
-    epoch: int,
-    learning_rate: Callable[[int], float],
-    *,
-    first_batch: int = 0,
-    after_batch: Callable[[int], None] = lambda number: None,
-) -> MetricSums:
-    """Show every training image to the network once.
+def is_better(row: EpochMetrics, best: EpochMetrics | None) -> bool:
+    """Whether a validation result is better than the best so far: by accuracy, then by loss."""
+    if best is None:
+        return True
+    return (row["validation_accuracy"], -row["validation_loss"]) > (
+        best["validation_accuracy"],
+        -best["validation_loss"],
+    )
 
-    Args:
-        step: What one optimisation step does.
-        batches: The training images.
-        epoch: Counted from 1; with the seed it makes the order.
-        learning_rate: The rate of a step, by its number since the run began.
-        first_batch: Where to go on in an interrupted epoch.
-        after_batch: Called with the number of batches done.
 
-    Returns:
-        The sums over the epoch's examples, taken as each batch was trained on.
-    """
-    for number, indices in enumerate(batches.epoch(epoch, first_batch), start=first_batch + 1):
-        step(indices, learning_rate(step.num_steps))
-        after_batch(number)
-    return step.totals()
+def _draw_plots(result: TrainResult, trainer: Trainer) -> None:
+    hint = f"draw them with: mnist-ce report {result.run.path}"
+    if trainer.stop.signal_number is not None:
+        number = trainer.stop.signal_number
+        raise StoppedError(f"the run is complete, but its plots are not: {hint}", number)
+    try:
+        draw_plots(result.run, trainer.test_report(result), result.rows)
+    except Exception as error:  # whatever it is: the run itself is complete
+        logger.warning(f"the run is complete, but its plots are not: {one_line(error)}; {hint}")

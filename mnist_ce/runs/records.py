@@ -1,0 +1,123 @@
+"""The record of a run, `run.json`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
+
+FORMAT_VERSION = 1
+
+# What an earlier end of a run measured; dropped when the run is continued.
+RESULTS = (
+    *("epochs_done", "train_seconds", "wall_seconds", "weights_sha256"),
+    *("train_loss", "train_accuracy", "validation_loss", "validation_accuracy"),
+    *("test_loss", "test_accuracy", "test_correct", "test_total"),
+    *("best_epoch", "best_validation_accuracy", "prediction"),
+)
+
+
+class PredictionSettings(BaseModel):
+    """What `predict` uses of a run beside its weights."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """What logits are divided by before the softmax (Guo et al. 2017)."""
+    rejection_threshold: float | None = None
+    """The lowest detector score of a digit; None: the detector's own."""
+    fitted_on: dict[str, Any] | None = None
+
+
+class RunRecord(BaseModel):
+    """What a run was made from and what it measured: the content of `run.json`.
+
+    Every value may be missing. A value of another type, in a file that some other program wrote,
+    is read as None.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    format_version: int = FORMAT_VERSION
+    name: str | None = None
+    recipe: str | None = None
+    created: str | None = None
+    """UTC, ISO 8601."""
+    status: str | None = None
+    """`running`, `stopped`, `failed` or `finished`."""
+    dataset: str | None = None
+    dataset_digest: str | None = None
+    """SHA-256 of the dataset's arrays."""
+    class_names: list[str] | None = None
+    objective: str | None = None
+    versions: dict[str, str] | None = None
+    device: str | None = None
+    threads: int | None = None
+    processes: int | None = None
+    step: str | None = None
+    seed: int | None = None
+    command: list[str] | None = None
+    git_commit: str | None = None
+    epochs: int | None = None
+    num_parameters: int | None = None
+    config: dict[str, dict[str, Any]] | None = None
+    process: dict[str, Any] | None = None
+    """`id` and `host` of the process that trained it last."""
+
+    epochs_done: int | None = None
+    train_seconds: float | None = None
+    wall_seconds: float | None = None
+    weights_sha256: str | None = None
+    train_loss: float | None = None
+    train_accuracy: float | None = None
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+    test_loss: float | None = None
+    test_accuracy: float | None = None
+    test_correct: int | None = None
+    test_total: int | None = None
+    best_epoch: int | None = None
+    best_validation_accuracy: float | None = None
+    prediction: dict[str, Any] | None = None
+    """See `PredictionSettings`."""
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _none_for_another_type(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:  # noqa: ANN401
+        try:
+            return handler(value)
+        except ValidationError:
+            return None
+
+    def __getitem__(self, key: str) -> Any:  # noqa: ANN401 - whatever the file holds there
+        """Return a value by its JSON name, None where it is missing."""
+        return getattr(self, key, None)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run ended as configured."""
+        return self.status == "finished"
+
+    @property
+    def flat_config(self) -> dict[str, Any]:
+        """The config by dotted key, such as `train.epochs`; empty where the record has none."""
+        return {
+            f"{section}.{key}": value
+            for section, table in (self.config or {}).items()
+            for key, value in table.items()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of `run.json`: what was set, by JSON name."""
+        return self.model_dump(exclude_unset=True)
+
+    def updated(self, **values: Any) -> RunRecord:  # noqa: ANN401
+        """Return a copy with other values."""
+        return self.model_copy(update=values)
