@@ -21,7 +21,13 @@ from mnist_ce.runs.run_dir import FORMAT_VERSION, RunDir
 from mnist_ce.runs.run_folder import new_run, run_name, timestamp
 from mnist_ce.runs.train_state import EpochMetrics, MetricSums, Snapshot, TrainState, load_snapshot
 from mnist_ce.system.device import reproducible, resolve_device, synchronize
-from mnist_ce.system.distributed import all_reduce_max, broadcast_from_main, is_main, local_device
+from mnist_ce.system.distributed import (
+    all_reduce_max,
+    broadcast_from_main,
+    is_main,
+    local_device,
+    main_first,
+)
 from mnist_ce.system.errors import RunError, StoppedError, TrainingError, UsageError
 from mnist_ce.system.files import one_line
 from mnist_ce.training.callbacks import Callback
@@ -92,8 +98,8 @@ class Trainer:
         self.resumed = resumed
         self.device = resolve_device(local_device(config.train.device))
         self.step_kind = choose_step(config.train.step, self.device.type)
-        before = resumed.read_record() if resumed is not None and is_main() else None
-        self.task = broadcast_from_main(lambda: load_run_task(config, before))
+        before = broadcast_from_main(lambda: resumed.read_record() if resumed else None)
+        self.task = main_first(lambda: load_run_task(config, before), lambda task: task.digest)
         self.num_epochs = config.train.epochs
         self.draws_plots = config.run.plots and not first_batch_only
         if first_batch_only:

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.network.model import MLP
 from mnist_ce.network.objective import Objective
-from mnist_ce.system.distributed import num_processes, rank, sum_over_processes
+from mnist_ce.system.distributed import all_reduce_sum, num_processes, rank
 from mnist_ce.training.steps.base import NonFiniteLossError, OptimizerSettings
 from mnist_ce.training.steps.plain import PlainStep
 
@@ -47,7 +47,7 @@ class DistributedStep(PlainStep):
         logits = self.parallel(images)  # → [share, classes]
         # The mean over no images is undefined; this is 0 and has gradients of 0.
         loss = self.objective.loss(logits, labels) if len(labels) else logits.sum()
-        sums = sum_over_processes(
+        sums = all_reduce_sum(
             [
                 loss.item() * len(labels),
                 float((self.objective.predictions(logits) == labels).sum()),
