@@ -56,7 +56,7 @@ class TerminalCallback(Callback):
         done, interval = trainer.progress.batch, trainer.config.run.log_interval
         if self.verbose:
             if done % interval == 0 or done == trainer.num_batches:
-                totals = trainer.step.totals()
+                totals = trainer.step.metrics()
                 note(
                     f"epoch {trainer.progress.epoch}/{trainer.num_epochs} "
                     f"batch {done}/{trainer.num_batches}  loss {totals.loss:.4f}  "
@@ -79,7 +79,7 @@ class TerminalCallback(Callback):
                 dynamic_ncols=True,
                 bar_format="{desc} {percentage:3.0f}% |{bar}| {postfix} [{elapsed}<{remaining}]",
             )
-        totals = trainer.step.totals()
+        totals = trainer.step.metrics()
         rate = totals.num_examples / self._seconds(trainer)
         self.bar.n = trainer.progress.batch
         self.bar.set_postfix_str(f"loss {totals.loss:.4f}, {rate:,.0f} images/s")

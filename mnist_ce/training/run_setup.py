@@ -16,7 +16,7 @@ from mnist_ce.data.task import DataSplits, load_splits
 from mnist_ce.data.upstrokes import add_upstrokes
 from mnist_ce.network.model import MLP
 from mnist_ce.system.errors import RunError, UsageError
-from mnist_ce.training.steps import OptimizerSettings, Step, make_step
+from mnist_ce.training.steps import Step, make_step
 
 __all__ = ["config_tables", "first_batch", "load_run_task", "make_batches", "make_run_step"]
 
@@ -79,13 +79,7 @@ def make_run_step(
     config: Config, kind: str, model: MLP, batches: DeviceLoader, task: DataSplits
 ) -> Step:
     """Build the optimisation step that the config describes."""
-    settings = OptimizerSettings(
-        momentum=config.optimizer.momentum,
-        nesterov=config.optimizer.nesterov,
-        weight_decay=config.optimizer.weight_decay,
-        average_decay=config.average.decay,
-    )
-    return make_step(kind, model, batches, task.objective, settings)
+    return make_step(kind, model, batches, task.objective, config.optimizer, config.average.decay)
 
 
 def config_tables(config: Config) -> dict[str, Any]:

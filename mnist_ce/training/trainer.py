@@ -213,7 +213,7 @@ class Trainer:
     def _load(self) -> tuple[dict[str, Any], TrainState] | None:
         if not self.run.resume_path.exists():
             return None
-        state, progress = load_snapshot(self.run, self.step.weights())
+        state, progress = load_snapshot(self.run, self.step.eval_weights())
         place = (progress.epoch - 1) * self.num_batches + progress.batch
         averages = bool(self.config.average.decay)
         if state["num_steps"] != place or bool(state["average"]) != averages:
@@ -229,7 +229,7 @@ class Trainer:
 
     def _run_epoch(self) -> None:
         progress = self.progress
-        self.step.start_epoch(progress.totals)
+        self.step.reset_metrics(progress.totals)
         self.epoch_began = time.perf_counter() - progress.epoch_seconds
         train_one_epoch(
             self.step,
@@ -239,7 +239,7 @@ class Trainer:
             first_batch=progress.batch,
             after_batch=self._after_batch,
         )
-        totals = self.step.totals()
+        totals = self.step.metrics()
         synchronize(self.device)
         seconds = time.perf_counter() - self.epoch_began
         row: EpochMetrics = {
@@ -290,13 +290,15 @@ class Trainer:
 
     def weights(self) -> dict[str, Tensor]:
         """Return a copy of the weights to use so far, float32 on the CPU."""
-        return {name: tensor.to("cpu", copy=True) for name, tensor in self.step.weights().items()}
+        return {
+            name: tensor.to("cpu", copy=True) for name, tensor in self.step.eval_weights().items()
+        }
 
     def _measured(self, *, test: bool) -> EpochMetrics:
         """Return the results on the validation and test images, where they are due."""
         if not test and self.task.validation is None:
             return {}
-        hidden, weights = self.config.model.hidden, self.step.weights()
+        hidden, weights = self.config.model.hidden, self.step.eval_weights()
         return broadcast_from_main(
             lambda: measure(self.task, hidden, weights, self.device, test=test)
         )
@@ -304,7 +306,7 @@ class Trainer:
     def _save(self, *, epoch_is_done: bool = False) -> None:
         progress = self.progress
         if progress.batch:
-            progress.totals = self.step.totals()
+            progress.totals = self.step.metrics()
             progress.epoch_seconds = time.perf_counter() - self.epoch_began
         progress.wall_seconds = time.perf_counter() - self.began
         self.last_save = time.monotonic()
@@ -325,7 +327,7 @@ class Trainer:
     def _finish(self) -> TrainResult:
         progress = self.progress
         if "test_accuracy" not in progress.rows[-1]:  # patience ended the run
-            hidden, weights = self.config.model.hidden, self.step.weights()
+            hidden, weights = self.config.model.hidden, self.step.eval_weights()
             progress.rows[-1] |= measure(self.task, hidden, weights, self.device, test=True)
         weights = self.weights()
         progress.wall_seconds = time.perf_counter() - self.began
@@ -378,4 +380,4 @@ def train_one_epoch(
     for number, indices in enumerate(batches.epoch(epoch, first_batch), start=first_batch + 1):
         step(indices, learning_rate(step.num_steps))
         after_batch(number)
-    return step.totals()
+    return step.metrics()

@@ -21,7 +21,7 @@ from mnist_ce.training.callbacks import Callback
 from mnist_ce.training.trainer import Trainer
 from mnist_ce.training.training import train
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # 300 images in batches of 43: shares of 22 and 21, and in the last batch of 42.
 SETTINGS: dict[str, Any] = {
     "data.dataset": "synthetic",
@@ -43,7 +43,7 @@ class Losses(Callback):
         self.losses: list[float] = []
 
     def batch(self, trainer: Trainer) -> None:
-        self.losses.append(trainer.step.totals().loss)
+        self.losses.append(trainer.step.metrics().loss)
 
 
 def torchrun(*arguments: str, processes: int = 2) -> subprocess.Popen[str]:
