@@ -226,6 +226,12 @@ def test_state_continues_with_any_kind(saved_by: str, loaded_by: str) -> None:
             assert torch.allclose(rest.eval_weights()[name], expected, atol=1e-6)
 
 
+def test_a_batch_may_be_larger_than_the_training_set() -> None:
+    loader = make_loader(num_images=20, batch_size=10**12)
+    step = run("fast", ALL, 3, loader, hidden=(12,))
+    assert step.metrics().num_examples == 20
+
+
 def test_fast_step_updates_the_model_in_place() -> None:
     model, loader = MLP(), make_loader()
     step = make_step("fast", model, loader, Multiclass(), *SETTINGS[0])

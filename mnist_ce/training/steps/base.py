@@ -61,7 +61,7 @@ class Step(ABC):
             self.average = {n: p.clone() for n, p in self.parameters.items()}
         self._setup()
 
-    def _setup(self) -> None:  # noqa: B027 - most kinds add something to the above, not all
+    def _setup(self) -> None:  # noqa: B027 - not abstract: a kind may need nothing more
         pass
 
     @abstractmethod

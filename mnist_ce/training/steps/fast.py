@@ -58,7 +58,7 @@ class FastStep(Step):
             for name, _ in self.model.named_children()
         ]
         self.relu_gradient, self.update = relu_gradient(), fused_sgd()
-        num_rows = PENDING_BATCHES * self.loader.batch_size
+        num_rows = min(PENDING_BATCHES * self.loader.batch_size, len(self.loader.labels))
         self.logits = torch.empty(num_rows, self.model.sizes[-1])
         self.labels: list[Tensor] = []  # of the rows of logits that are not yet counted
         self.num_pending = 0
