@@ -19,15 +19,16 @@ import torch
 from common import arguments, interleaved, ratios, report, spread
 from torch import Tensor, nn
 
-from mnist_ce.config import resolve_config
+from mnist_ce.config import OptimizerConfig, resolve_config
 from mnist_ce.data.augment import Augment
 from mnist_ce.data.dataset import load_dataset
 from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.data.splits import Split
 from mnist_ce.evaluation.inference import evaluate
-from mnist_ce.network.model import HIDDEN, MLP
+from mnist_ce.network import HIDDEN
+from mnist_ce.network.model import MLP
 from mnist_ce.network.objective import Multiclass
-from mnist_ce.training.steps import OptimizerSettings, make_step
+from mnist_ce.training.steps import make_step
 
 LEARNING_RATE, MOMENTUM = 0.01, 0.5
 
@@ -100,18 +101,18 @@ def own_epoch(
     batches = DeviceLoader(
         train.images, train.labels, batch_size=batch_size, seed=0, augment=augment
     )
-    settings = OptimizerSettings(momentum=MOMENTUM)
-    step = make_step(kind, MLP(hidden), batches, Multiclass(), settings)
+    optimizer = OptimizerConfig(momentum=MOMENTUM)
+    step = make_step(kind, MLP(hidden), batches, Multiclass(), optimizer)
     epoch = 0
 
     def run() -> float:
         nonlocal epoch
         epoch += 1
         start = time.perf_counter()
-        step.start_epoch()
+        step.reset_metrics()
         for indices in batches.epoch(epoch):
             step(indices, LEARNING_RATE)
-        step.totals()
+        step.metrics()
         return time.perf_counter() - start
 
     return run

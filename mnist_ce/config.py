@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mnist_ce.network import HIDDEN, INPUT_SIZE
 from mnist_ce.system.errors import UsageError
 from mnist_ce.system.files import one_line, shipped_dir
 
@@ -78,7 +79,7 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """The shape of the network: 784 inputs, these widths, one logit per class."""
 
-    hidden: tuple[Width, ...] = Field(default=(520, 320, 240, 120), strict=False)
+    hidden: tuple[Width, ...] = Field(default=HIDDEN, strict=False)
     """The widths of the hidden layers, each followed by a ReLU."""
 
 
@@ -217,7 +218,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _network_fits(self) -> Config:
-        widths = [784, *self.model.hidden, 10]
+        widths = [INPUT_SIZE, *self.model.hidden, 10]
         num_parameters = sum((a + 1) * b for a, b in pairwise(widths))
         if num_parameters > MAX_PARAMETERS:
             raise ValueError(

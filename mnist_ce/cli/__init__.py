@@ -22,8 +22,7 @@ from mnist_ce.cli import (
 )
 from mnist_ce.cli.help import GroupedCommand
 from mnist_ce.cli.options import Traceback, Traceback_, label, logging_to_terminal
-from mnist_ce.system.distributed import MainProcessFailedError
-from mnist_ce.system.errors import MnistCeError
+from mnist_ce.system.errors import MainProcessFailedError, MnistCeError
 from mnist_ce.system.files import one_line
 
 __all__ = ["app", "main"]

@@ -8,7 +8,7 @@ import typer
 
 from mnist_ce.cli import options
 from mnist_ce.cli.options import Traceback, print_json
-from mnist_ce.system.text import sanitize, truncate_middle
+from mnist_ce.system.errors import sanitize, truncate_middle
 
 if TYPE_CHECKING:
     from mnist_ce.evaluation.comparison import Comparison

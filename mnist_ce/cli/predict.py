@@ -16,9 +16,8 @@ import typer
 
 from mnist_ce.cli import options
 from mnist_ce.cli.options import Traceback, is_terminal, label, note
-from mnist_ce.system.errors import RunError, UsageError
+from mnist_ce.system.errors import RunError, UsageError, sanitize
 from mnist_ce.system.files import one_line
-from mnist_ce.system.text import sanitize
 
 if TYPE_CHECKING:
     from mnist_ce.reader.predict import Prediction

@@ -13,8 +13,7 @@ from mnist_ce.cli import options
 from mnist_ce.cli.options import Traceback, note, print_json
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, list_runs
-from mnist_ce.system.errors import RunError
-from mnist_ce.system.text import sanitize, truncate_middle
+from mnist_ce.system.errors import RunError, sanitize, truncate_middle
 
 HEAD = ("name", "dataset", "recipe", "epochs", "test", "time", "state")
 NUMBERS = ("epochs", "test", "time")

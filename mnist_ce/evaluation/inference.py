@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mnist_ce.data.loader import scale_pixels
-from mnist_ce.network.linear_ops import best_products
+from mnist_ce.network.linear_ops import linear
 from mnist_ce.network.model import MLP
 from mnist_ce.network.objective import Objective
 
-__all__ = ["Evaluation", "evaluate", "predict_logits"]
-
-EVALUATION_BATCH = 2_000
+BATCH_SIZE = 2_000
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a network says of labelled images, and how wrong it is.
+    """A network's results on labelled images, all on the CPU.
 
     Args:
-        logits: float32 [n, classes], on the CPU.
-        labels: int64 [n], on the CPU.
-        predictions: int64 [n], on the CPU.
+        logits: float32 [n, outputs].
+        labels: int64 [n].
+        predictions: int64 [n].
         loss: The mean loss per example.
     """
 
@@ -35,7 +35,7 @@ class Evaluation:
 
     @property
     def num_correct(self) -> int:
-        """How many answers are right."""
+        """How many predictions are right."""
         return int((self.predictions == self.labels).sum())
 
     @property
@@ -45,51 +45,68 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """The fraction of right answers."""
+        """The fraction of right predictions."""
         return self.num_correct / self.num_examples
 
 
 @torch.inference_mode()
 def predict_logits(
-    model: MLP,
-    images: Tensor,
-    *,
-    mean: float = 0.0,
-    std: float = 1.0,
+    model: nn.Module, images: Tensor, *, mean: float = 0.0, std: float = 1.0
 ) -> Tensor:
-    """Return the logits of any number of images, in large batches.
+    """Return the logits of any number of images, float32 [n, outputs] on the CPU.
 
     Args:
-        model: The network.
-        images: uint8 [n, 28, 28], on the network's device.
-        mean: What the network's input is shifted by: (pixel/255 - mean) / std.
-        std: What it is divided by.
-
-    Returns:
-        float32 [n, classes], on the CPU.
+        model: Any module that maps float32 [batch, 784] to [batch, outputs]; it is called in
+            evaluation mode.
+        images: uint8 [n, 28, 28], on the model's device.
+        mean: The input is (pixel/255 - mean) / std.
+        std: See `mean`.
     """
-    forward = _forward_on_cpu if images.device.type == "cpu" else MLP.__call__
+    by_products = images.device.type == "cpu" and _is_plain(model)
+    forward = _forward_by_products if by_products else nn.Module.__call__
     logits = []
-    for batch in torch.split(images, EVALUATION_BATCH):
-        inputs = scale_pixels(batch)  # → [batch, 784]
-        if (mean, std) != (0.0, 1.0):
-            inputs = (inputs - mean) / std
-        logits.append(forward(model, inputs))
+    with _evaluation_mode(model):
+        for batch in torch.split(images, BATCH_SIZE):
+            inputs = scale_pixels(batch)  # → [batch, 784]
+            if (mean, std) != (0.0, 1.0):
+                inputs = (inputs - mean) / std
+            logits.append(forward(model, inputs))  # → [batch, outputs]
     return torch.cat(logits).cpu()
 
 
-def _forward_on_cpu(model: MLP, inputs: Tensor) -> Tensor:
-    """Do what `MLP.forward` does with the faster products of the fast step."""
-    products = best_products()
+def _is_plain(model: nn.Module) -> bool:
+    """Return whether a call of the model does what `MLP.forward` does and nothing else."""
+    return type(model) is MLP and all(
+        type(module) in (MLP, nn.Linear)
+        and "forward" not in vars(module)
+        and not any(hooks for name, hooks in vars(module).items() if name.endswith("_hooks"))
+        for module in model.modules()
+    )
+
+
+def _forward_by_products(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Do what `MLP.forward` does, up to rounding, with the faster products of the fast step."""
+    assert isinstance(model, MLP)
     *hidden, last = model.layers
     for layer in hidden:
-        inputs = products.linear(inputs, layer.weight, layer.bias).relu_()
+        inputs = linear(inputs, layer.weight, layer.bias).relu_()
     logits: Tensor = last(inputs)
     return logits
 
 
+@contextlib.contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def evaluate(
-    model: MLP,
+    model: nn.Module,
     images: Tensor,
     labels: Tensor,
     objective: Objective,
@@ -97,15 +114,15 @@ def evaluate(
     mean: float = 0.0,
     std: float = 1.0,
 ) -> Evaluation:
-    """Ask the network about every image and add up the losses.
+    """Predict every image and take the mean of the losses, without label smoothing.
 
     Args:
-        model: The network.
-        images: uint8 [n, 28, 28], on the network's device.
-        labels: int64 [n].
-        objective: How logits are read; its loss is taken without label smoothing.
-        mean: See `predict_logits`.
-        std: See `predict_logits`.
+        model: See `predict_logits`, as for `images`, `mean` and `std`.
+        images: uint8 [n, 28, 28].
+        labels: int64 [n], on any device.
+        objective: How logits are read.
+        mean: The input is (pixel/255 - mean) / std.
+        std: See `mean`.
     """
     logits = predict_logits(model, images, mean=mean, std=std)
     labels = labels.cpu()

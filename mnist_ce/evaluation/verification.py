@@ -12,7 +12,7 @@ from mnist_ce.config import resolve_config
 from mnist_ce.data.task import DataSplits
 from mnist_ce.evaluation.evaluate import load_splits_of
 from mnist_ce.evaluation.inference import Evaluation, evaluate
-from mnist_ce.network.model import INPUT_SIZE
+from mnist_ce.network import INPUT_SIZE
 from mnist_ce.runs.checkpoint import load_state_dict, model_from
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.run_dir import RunDir, find_run

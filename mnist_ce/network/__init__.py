@@ -1,1 +1,4 @@
 """The network, its objectives and its matrix products."""
+
+INPUT_SIZE = 28 * 28
+HIDDEN = (520, 320, 240, 120)

@@ -7,17 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["HIDDEN", "INPUT_SIZE", "MLP"]
-
-INPUT_SIZE = 28 * 28
-HIDDEN = (520, 320, 240, 120)
+from mnist_ce.network import HIDDEN, INPUT_SIZE
 
 
 class MLP(nn.Module):
     """Linear layers `l1`, `l2`, …, with a ReLU between them and none at the end.
 
-    There is no softmax: `CrossEntropyLoss` takes raw logits and applies log-softmax itself, in a
-    form that cannot overflow. Applying softmax twice would flatten the gradients.
+    There is no softmax: the cross-entropy takes raw logits and applies log-softmax itself, in a
+    form that cannot overflow. A second softmax would flatten the gradients.
 
     Args:
         hidden: Widths of the hidden layers; five Linear layers with the default four widths.
@@ -38,13 +35,10 @@ class MLP(nn.Module):
         return [layer for layer in self.children() if isinstance(layer, nn.Linear)]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits of a batch.
+        """Return the logits, float32 [batch, num_outputs].
 
         Args:
             images: float32 [batch, 784], [batch, 28, 28] or [batch, 1, 28, 28]; pixel/255.
-
-        Returns:
-            float32 [batch, num_outputs], not normalised.
         """
         *hidden, last = self.layers
         activations = images.flatten(start_dim=1)  # → [batch, 784]

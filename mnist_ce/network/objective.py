@@ -1,93 +1,92 @@
-"""What is minimised and how an answer is read: logits and labels → loss, predictions."""
+"""Objectives: logits and labels → loss, predictions, probabilities."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
-__all__ = ["Binary", "Multiclass", "Objective"]
 
+class Objective(ABC):
+    """A training loss and the reading of logits that belongs to it."""
 
-class Objective(Protocol):
-    """One way to turn logits into a loss and an answer."""
-
+    @abstractmethod
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean training loss of a batch, float32 []."""
 
     def loss_and_gradient(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return `loss` and its gradient by the logits, float32 [] and [batch, outputs].
 
-        By autograd, so that every objective has it, inside `torch.inference_mode` as well.
+        By autograd, inside `torch.inference_mode` as well.
         """
         with torch.inference_mode(False), torch.enable_grad():
             leaf = logits.clone().requires_grad_()
             loss = self.loss(leaf, labels.clone())
         return loss.detach(), torch.autograd.grad(loss, leaf)[0]
 
+    @abstractmethod
     def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of each example, without label smoothing, float32 [batch]."""
+        """Return the loss of each example, float32 [batch], without smoothing and weights."""
 
+    @abstractmethod
     def predictions(self, logits: Tensor) -> Tensor:
-        """Return the answers, int64 [batch]."""
+        """Return the predicted labels, int64 [batch]."""
 
+    @abstractmethod
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the probability of each class, float32 [batch, classes]."""
 
 
 @dataclass(frozen=True)
 class Multiclass(Objective):
-    """Cross-entropy over the classes, on raw logits float32 [batch, classes].
-
-    Labels are class indices, int64 [batch].
+    """Cross-entropy of raw logits float32 [batch, classes] and labels int64 [batch].
 
     Args:
-        label_smoothing: The share of each target spread evenly over all classes (Szegedy et al.
-            2016); counts in `loss` only, so that losses on test data stay comparable.
+        label_smoothing: The share of each target that is spread evenly over all classes (Szegedy
+            et al. 2016); in `loss` only, so that losses on test data stay comparable.
     """
 
     label_smoothing: float = 0.0
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """See `Objective.loss`."""
+        """Return the mean cross-entropy."""
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def loss_and_gradient(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Objective.loss_and_gradient`.
+        """Return both in closed form: autograd's overhead dominates for 10 logits.
 
-        Written out, since autograd takes longer than ten logits are worth: with p the softmax of
-        the logits and t the target's share of each class, the loss is -Σ t·log p and its gradient
-        p - t, over the number of images (Bishop 2006, section 4.3.4).
+        With p the softmax of the logits and t the target's share of each class, the loss is
+        -Σ t·log p and its gradient p - t, over the number of images (Bishop 2006, section 4.3.4).
         """
-        log_p, answers = logits.log_softmax(dim=1), labels[:, None]
-        loss = log_p.gather(1, answers).mean().neg_()
+        log_p, targets = logits.log_softmax(dim=1), labels[:, None]
+        loss = log_p.gather(1, targets).mean().neg_()
         gradient = log_p.exp()
         spread = self.label_smoothing
         if spread:
             loss = (1 - spread) * loss - spread * log_p.mean()
             gradient -= spread / logits.shape[1]
-        gradient.scatter_add_(1, answers, gradient.new_full(answers.shape, spread - 1))
+        gradient.scatter_add_(1, targets, gradient.new_full(targets.shape, spread - 1))
         return loss, gradient.div_(len(labels))
 
     def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """See `Objective.example_losses`."""
+        """Return the cross-entropy of each example."""
         return F.cross_entropy(logits, labels, reduction="none")
 
     def predictions(self, logits: Tensor) -> Tensor:
-        """See `Objective.predictions`: the largest logit needs no softmax."""
+        """Return the class of the largest logit; that needs no softmax."""
         return logits.argmax(dim=1)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """See `Objective.probabilities`: softmax over the classes."""
+        """Return the softmax over the classes."""
         return logits.softmax(dim=1)
 
 
 @dataclass(frozen=True)
 class Binary(Objective):
-    """Binary cross-entropy on one raw logit per image, float32 [batch, 1].
+    """Binary cross-entropy of one raw logit per image, float32 [batch, 1].
 
     Labels are 1 for yes and 0 for no, int64 [batch].
 
@@ -99,23 +98,23 @@ class Binary(Objective):
     positive_weight: float = 1.0
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """See `Objective.loss`."""
+        """Return the mean weighted cross-entropy."""
         losses = self.example_losses(logits, labels)
         if self.positive_weight != 1:
             losses = losses * (1 + (self.positive_weight - 1) * labels)
         return losses.mean()
 
     def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """See `Objective.example_losses`."""
+        """Return the binary cross-entropy of each example."""
         return F.binary_cross_entropy_with_logits(
             logits[:, 0], labels.to(logits.dtype), reduction="none"
         )
 
     def predictions(self, logits: Tensor) -> Tensor:
-        """See `Objective.predictions`: yes where the logit is positive, that is p > 1/2."""
+        """Return 1 where the logit is positive, that is p > 1/2."""
         return (logits[:, 0] > 0).long()
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """See `Objective.probabilities`: [no, yes]."""
+        """Return [1 - p, p] of each example."""
         yes = logits[:, 0].sigmoid()
         return torch.stack([1 - yes, yes], dim=1)

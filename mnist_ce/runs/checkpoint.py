@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnist_ce.network.model import INPUT_SIZE, MLP
+from mnist_ce.network import INPUT_SIZE
+from mnist_ce.network.model import MLP
 from mnist_ce.system.errors import CheckpointError
 from mnist_ce.system.files import one_line, write_atomically
 

@@ -1,1 +1,1 @@
-"""The machine: errors, files, devices, processes, text."""
+"""The machine: errors, files, device, processes."""

@@ -1,4 +1,4 @@
-"""The device, its threads, its random state and its determinism, and what to record of them."""
+"""Device, threads, seeds and determinism of a run."""
 
 from __future__ import annotations
 
@@ -13,28 +13,15 @@ import torch
 
 from mnist_ce.system.errors import DeviceError
 
-__all__ = [
-    "derived_generator",
-    "device_name",
-    "environment",
-    "reproducible",
-    "resolve_device",
-    "synchronize",
-    "use_threads",
-]
-
-# Streams keep random numbers for different ends apart although they share one seed.
+# Different uses of one seed get unrelated random numbers; the values are part of every result.
 STREAMS = {"order": 1, "validation": 2, "flags": 3}
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device asked for.
-
-    Args:
-        name: `auto`, `cpu`, `mps`, `cuda` or `cuda:N`. Only `auto` chooses: CUDA, then CPU.
+    """Return a device by name: `auto` (CUDA if there is one, else CPU), `cpu`, `mps`, `cuda[:N]`.
 
     Raises:
-        DeviceError: If the device is not there; a named device is never replaced by another.
+        DeviceError: If the device is absent; a named one is never replaced by another.
     """
     if name == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
@@ -63,25 +50,26 @@ def resolve_device(name: str) -> torch.device:
 
 @contextlib.contextmanager
 def reproducible(seed: int, threads: int = 0) -> Iterator[None]:
-    """Seed torch, fix its thread count and ask for deterministic kernels; undo all on leaving.
+    """Seed torch, set its thread count (0: unchanged) and require deterministic kernels.
 
-    `CUBLAS_WORKSPACE_CONFIG` must be in the environment before CUDA starts for cuBLAS to be
-    deterministic (torch's notes on reproducibility); it is set here where it is not.
-
-    Args:
-        seed: The seed of torch's global generators.
-        threads: CPU threads; 0 leaves them as they are.
+    On leaving, generators, threads, mode and environment are as they were.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # cuBLAS is deterministic only if this is set before CUDA starts (torch's notes on
+    # reproducibility).
+    variable = "CUBLAS_WORKSPACE_CONFIG"
+    config_before = os.environ.get(variable)
     # `use_deterministic_algorithms` does the same, but imports torch's compiler, which takes 2 s.
-    before = torch.get_deterministic_debug_mode()
+    mode_before = torch.get_deterministic_debug_mode()
     with use_threads(threads), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
         try:
+            os.environ.setdefault(variable, ":4096:8")
+            torch.manual_seed(seed)
             torch.set_deterministic_debug_mode("error")
             yield
         finally:
-            torch.set_deterministic_debug_mode(before)
+            torch.set_deterministic_debug_mode(mode_before)
+            if config_before is None:
+                os.environ.pop(variable, None)
 
 
 @contextlib.contextmanager
@@ -99,20 +87,15 @@ def use_threads(threads: int) -> Iterator[None]:
 def derived_generator(seed: int, stream: str, number: int = 0) -> torch.Generator:
     """Return a CPU generator that is a function of (seed, stream, number) alone.
 
-    The three are mixed by NumPy's `SeedSequence`, so that neighbouring seeds and numbers give
-    unrelated generators.
-
-    Args:
-        seed: The run's seed.
-        stream: What the numbers are for: `order` or `validation`.
-        number: The epoch or step.
+    NumPy's `SeedSequence` mixes the three, so that neighbouring seeds and numbers give unrelated
+    generators. Streams: `order`, `validation`, `flags`; the number is an epoch or step.
     """
     mixed = np.random.SeedSequence([seed, STREAMS[stream], number])
     return torch.Generator().manual_seed(int(mixed.generate_state(1, np.uint64)[0] >> 1))
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that was asked of it (nothing to do on a CPU)."""
+    """Wait for the device's queued work (on a CPU there is none)."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -120,7 +103,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """Return what the device is, in words: `cpu`, or the GPU's name."""
+    """Return the device for people to read: `cpu`, or `cuda:0` with the GPU's name."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return str(device)

@@ -1,22 +1,21 @@
-"""What can go wrong for a user, and the exit code that goes with it.
+"""Errors that a user can cause, with their exit codes, and text that is safe to show.
 
-Everything that a user can cause is one of these, with a message of one line that names the file,
-key or value and says what to do. A bug is an ordinary exception and shows its traceback.
+    MnistCeError            1     the work failed
+    ├── UsageError          2     the command line or the config is wrong
+    │   └── DeviceError     2     a device was named that this machine does not have
+    ├── DataError           1     a dataset
+    ├── CheckpointError     1     a file of weights
+    ├── ImageError          1     an image file
+    ├── RunError            1     a run directory
+    ├── TrainingError       1     training cannot go on
+    ├── MainProcessFailedError    the exit code of the main process
+    └── StoppedError      128+n   stopped by signal n after saving
+
+Each has a message of one line that names the file, key or value and says what to do. A bug is an
+ordinary exception and shows its traceback.
 """
 
 from __future__ import annotations
-
-__all__ = [
-    "CheckpointError",
-    "DataError",
-    "DeviceError",
-    "ImageError",
-    "MnistCeError",
-    "RunError",
-    "StoppedError",
-    "TrainingError",
-    "UsageError",
-]
 
 
 class MnistCeError(Exception):
@@ -32,19 +31,19 @@ class UsageError(MnistCeError):
 
 
 class DeviceError(UsageError):
-    """A device was asked for by name that this machine does not have."""
+    """A device was named that this machine does not have."""
 
 
 class DataError(MnistCeError):
-    """A dataset is missing, damaged or not what it says."""
+    """A dataset is missing, damaged or not what its digest says."""
 
 
 class CheckpointError(MnistCeError):
-    """A checkpoint cannot be read or does not hold a network this program knows."""
+    """A checkpoint cannot be read or has a network that is not supported."""
 
 
 class ImageError(MnistCeError):
-    """A picture cannot be read."""
+    """An image cannot be read."""
 
 
 class RunError(MnistCeError):
@@ -55,15 +54,31 @@ class TrainingError(MnistCeError):
     """Training cannot go on: the loss is not finite, for example."""
 
 
-class StoppedError(MnistCeError):
-    """Training was stopped by a signal after its state was saved.
+class MainProcessFailedError(MnistCeError):
+    """The main of several processes failed; it prints the reason itself."""
 
-    Args:
-        message: What was saved and how to go on.
-        signal_number: The signal, from which the exit code is made (128 + number).
-    """
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("the main process failed")
+        self.exit_code = exit_code
+
+
+class StoppedError(MnistCeError):
+    """A signal stopped training after the state was saved; exit code 128 + signal."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.signal_number = signal_number
         self.exit_code = 128 + signal_number
+
+
+def sanitize(text: str) -> str:
+    """Return a text with `?` for whatever is not printable, such as a terminal's control codes."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def truncate_middle(text: str, length: int) -> str:
+    """Cut out the middle of a text of more than `length` characters: names differ at the ends."""
+    if len(text) <= length:
+        return text
+    tail = (length - 1) // 2
+    return f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"

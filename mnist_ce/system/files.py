@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: atomic writes, locks, digests, well-known folders."""
+"""Atomic writes, folder locks, digests and well-known folders."""
 
 from __future__ import annotations
 
@@ -11,21 +11,6 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-__all__ = [
-    "cache_dir",
-    "check_writable",
-    "flush_folder",
-    "lock_folder",
-    "md5_of",
-    "one_line",
-    "remove_unfinished",
-    "repository_root",
-    "shipped_dir",
-    "temporary_beside",
-    "version",
-    "write_atomically",
-]
-
 try:
     import fcntl
 except ImportError:  # Windows
@@ -36,7 +21,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.
 
 
 def one_line(error: BaseException) -> str:
-    """Return the reason an exception gives, in one line and without its path."""
+    """Return an exception's reason in one line, without a path."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = str(error).strip()
@@ -44,18 +29,14 @@ def one_line(error: BaseException) -> str:
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file so that at every moment the old or the new content is there, whole.
+    """Write a file so that at every moment it has either its old or its new content, whole.
 
-    The content goes to a temporary file in the same folder, is flushed to the disk, takes the
-    place of the old file in one rename, and the folder itself is flushed.
-
-    Args:
-        path: The file to write.
-        content: Bytes, or text to be encoded as UTF-8.
+    The content (text as UTF-8) goes to a temporary file in the same folder, which is flushed to
+    the disk and renamed to the path; then the folder is flushed.
 
     Raises:
-        OSError: If the folder is missing or full or may not be written. The old file is intact
-            and no temporary file remains.
+        OSError: With the path as `filename`, if the folder is missing, full or read-only. The old
+            file is intact and no temporary file remains.
     """
     data = content.encode() if isinstance(content, str) else content
     temporary = temporary_beside(path)
@@ -65,27 +46,29 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+        flush_folder(path.parent)
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None
         raise
-    flush_folder(path.parent)
 
 
 def temporary_beside(path: Path) -> Path:
-    """Return a new hidden path for what will take this place once it is whole."""
+    """Return a new hidden path in the same folder, for what is not yet complete."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove the files in a folder that processes killed while writing left behind."""
+    """Remove the temporary files that killed processes left in a folder."""
     for path in folder.glob(f".*{_UNFINISHED}"):
         with contextlib.suppress(OSError):
             path.unlink()
 
 
 def flush_folder(folder: Path) -> None:
-    """Flush a folder's own entry to the disk where the system can (Windows cannot)."""
+    """Flush a folder's entries to the disk (Windows cannot)."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -123,10 +106,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise OSError if a folder could not be made or written, without trying it.
+    """Raise OSError if a folder can be neither made nor written, without trying it.
 
-    A folder without write permission for anybody is taken at its word, by root too, whom the system
-    would let write: someone has marked it as not to be changed.
+    A folder without any write bit counts as read-only, even for root.
     """
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not existing.is_dir():
@@ -136,11 +118,7 @@ def check_writable(folder: Path) -> None:
 
 
 def md5_of(path: Path) -> str:
-    """Return the MD5 of a file as 32 hex digits (an identity check, not a security one).
-
-    Raises:
-        OSError: If the file cannot be read.
-    """
+    """Return the MD5 of a file as 32 hex digits (an identity check, not a security one)."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
@@ -155,16 +133,12 @@ def cache_dir() -> Path:
 
 
 def repository_root() -> Path:
-    """Return the folder above the package: the checkout's root when run from a checkout."""
+    """Return the folder above the package: the root, if run from a checkout."""
     return Path(__file__).resolve().parent.parent.parent
 
 
 def shipped_dir(name: str) -> Path:
-    """Return a folder that ships with the program: `configs` or `pretrained`.
-
-    In an installed wheel these lie inside the package; in a checkout, at the top level (`configs/`
-    and `checkpoints/pretrained/`).
-    """
+    """Return the folder of the shipped `configs` or `pretrained` weights."""
     installed = Path(__file__).resolve().parent.parent / "shipped" / name
     if installed.is_dir():
         return installed

@@ -11,22 +11,14 @@ from torch.optim import lr_scheduler
 
 from mnist_ce.config import ScheduleConfig
 
-__all__ = ["learning_rates"]
-
 
 def learning_rates(
     schedule: ScheduleConfig, learning_rate: float, num_epochs: int, steps_per_epoch: int
 ) -> Callable[[int], float]:
     """Return the learning rate of each step, counted from 0.
 
-    The scheduler drives an optimizer without weights once, beforehand, so that a rate depends on
-    nothing but its step: a resumed run needs no scheduler state.
-
-    Args:
-        schedule: The shape.
-        learning_rate: The (highest) rate.
-        num_epochs: Epochs of the whole run.
-        steps_per_epoch: Steps in each.
+    The scheduler runs once, beforehand, on an optimizer without weights, so that a rate depends on
+    nothing but its step: a resumed run needs no scheduler state. `learning_rate` is the highest.
     """
     if schedule.kind == "constant":
         return lambda step: learning_rate

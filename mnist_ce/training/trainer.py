@@ -38,6 +38,7 @@ from mnist_ce.system.distributed import (
     broadcast_from_main,
     is_main,
     local_device,
+    main_first,
     num_processes,
     process_group,
 )
@@ -48,7 +49,7 @@ from mnist_ce.training.checkpointing import AsyncCheckpointer
 from mnist_ce.training.metadata import environment_diff, final_metrics, merge_resumed, run_metadata
 from mnist_ce.training.schedule import learning_rates
 from mnist_ce.training.setup import load_data, open_run, truncate_to_one_batch
-from mnist_ce.training.steps import NonFiniteLossError, OptimizerSettings, choose_step, make_step
+from mnist_ce.training.steps import NonFiniteLossError, choose_step, make_step
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ def train(
         device = resolve_device(local_device(config.train.device))
         kind = choose_step(config.train.step, device.type)
         resolved = config
-        splits = broadcast_from_main(lambda: load_data(resolved, record))
+        splits = main_first(lambda: load_data(resolved, record), lambda splits: splits.digest)
         if dry_run:
             splits = truncate_to_one_batch(splits, config.train.batch_size)
             only_one = config.train.model_copy(update={"epochs": 1})
@@ -168,13 +169,14 @@ class Trainer:
         self.learning_rate = learning_rates(
             config.schedule, config.optimizer.learning_rate, self.num_epochs, self.num_batches
         )
-        optimizer = OptimizerSettings(
-            momentum=config.optimizer.momentum,
-            nesterov=config.optimizer.nesterov,
-            weight_decay=config.optimizer.weight_decay,
-            average_decay=config.average.decay,
+        self.step = make_step(
+            step_kind,
+            model,
+            self.loader,
+            splits.objective,
+            config.optimizer,
+            config.average.decay,
         )
-        self.step = make_step(step_kind, model, self.loader, splits.objective, optimizer)
         self.record = run_metadata(config, recipe, splits, model, self.device, step_kind)
         self.state = TrainState()
         self.test_result: Evaluation | None = None
@@ -225,7 +227,7 @@ class Trainer:
     def _load_snapshot(self) -> tuple[dict[str, Any], TrainState] | None:
         if not self.run.resume_path.exists():
             return None
-        step_state, state = load_snapshot(self.run, self.step.weights())
+        step_state, state = load_snapshot(self.run, self.step.eval_weights())
         num_steps = (state.epoch - 1) * self.num_batches + state.batch
         is_averaged = bool(self.config.average.decay)
         if step_state["num_steps"] != num_steps or bool(step_state["average"]) != is_averaged:
@@ -290,20 +292,20 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         state = self.state
-        self.step.start_epoch(state.totals)
+        self.step.reset_metrics(state.totals)
         epoch_started_at = time.perf_counter() - state.epoch_seconds
         first = state.batch + 1
         for batch, indices in enumerate(self.loader.epoch(state.epoch, state.batch), start=first):
             self.step(indices, self.learning_rate(self.step.num_steps))
             state.batch = batch
             state.epoch_seconds = time.perf_counter() - epoch_started_at
-            info = BatchInfo(state.epoch, batch, state.epoch_seconds, self.step.totals)
+            info = BatchInfo(state.epoch, batch, state.epoch_seconds, self.step.metrics)
             for callback in self.callbacks:
                 callback.on_batch(info)
             if batch < self.num_batches:  # the end of the epoch saves and stops by itself
                 self._save_if_due()
                 self._stop_if_requested()
-        sums = self.step.totals()
+        sums = self.step.metrics()
         synchronize(self.device)
         self._end_epoch(sums, time.perf_counter() - epoch_started_at)
 
@@ -351,12 +353,14 @@ class Trainer:
         return row
 
     def _evaluate(self, split: str) -> Evaluation:
-        self._eval_model.load_state_dict(self.step.weights())
+        self._eval_model.load_state_dict(self.step.eval_weights())
         labels, images = self.splits.split(split).labels, self._eval_images[split]
         return evaluate(self._eval_model, images, labels, self.splits.objective)
 
     def _eval_weights(self) -> dict[str, Tensor]:
-        return {name: tensor.to("cpu", copy=True) for name, tensor in self.step.weights().items()}
+        return {
+            name: tensor.to("cpu", copy=True) for name, tensor in self.step.eval_weights().items()
+        }
 
     def _save_if_due(self) -> None:
         is_due = time.monotonic() - self._last_save > self.config.run.save_every_seconds
@@ -366,7 +370,7 @@ class Trainer:
     def _save(self, *, epoch_is_done: bool = False) -> None:
         state = self.state
         if state.batch:
-            state.totals = self.step.totals()
+            state.totals = self.step.metrics()
         state.wall_seconds = time.perf_counter() - self.started_at
         self._last_save = time.monotonic()
         if not is_main():

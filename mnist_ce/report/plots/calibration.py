@@ -11,7 +11,7 @@ import numpy.typing as npt
 from mnist_ce.evaluation.calibration import expected_calibration_error
 from mnist_ce.evaluation.metrics import wilson_interval
 from mnist_ce.report.plots.canvas import COLOURS, GREY, Canvas, Heading, style
-from mnist_ce.system.text import sanitize
+from mnist_ce.system.errors import sanitize
 
 __all__ = ["draw_calibration"]
 

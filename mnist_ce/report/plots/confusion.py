@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mnist_ce.report.plots.canvas import GREY, Canvas, Heading, percent, style
-from mnist_ce.system.text import sanitize, truncate_middle
+from mnist_ce.system.errors import sanitize, truncate_middle
 
 __all__ = ["draw_confusion_matrix"]
 

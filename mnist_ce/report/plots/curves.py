@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mnist_ce.report.plots.canvas import COLOURS, Canvas, Heading, style
-from mnist_ce.system.text import sanitize, truncate_middle
+from mnist_ce.system.errors import sanitize, truncate_middle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

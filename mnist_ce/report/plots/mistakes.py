@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_ce.report.plots.canvas import COLOURS, DPI, GREY, Canvas, Heading, percent, style
-from mnist_ce.system.text import sanitize, truncate_middle
+from mnist_ce.system.errors import sanitize, truncate_middle
 
 __all__ = ["draw_mistakes"]
 

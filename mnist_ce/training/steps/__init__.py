@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
+from mnist_ce.config import OptimizerConfig
 from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.network.model import MLP
 from mnist_ce.network.objective import Objective
-from mnist_ce.runs.train_state import MetricSums
 from mnist_ce.system.distributed import num_processes
 from mnist_ce.system.errors import UsageError
-from mnist_ce.training.steps.base import NonFiniteLossError, OptimizerSettings, Step
+from mnist_ce.training.steps.base import NonFiniteLossError, Step
 from mnist_ce.training.steps.cuda_graph import CudaGraphStep
+from mnist_ce.training.steps.distributed import DistributedStep
 from mnist_ce.training.steps.fast import FastStep
 from mnist_ce.training.steps.plain import PlainStep
 
-__all__ = [
-    "MetricSums",
-    "NonFiniteLossError",
-    "OptimizerSettings",
-    "Step",
-    "choose_step",
-    "make_step",
-]
+__all__ = ["NonFiniteLossError", "Step", "choose_step", "make_step"]
 
 
 def choose_step(kind: str, device_type: str) -> str:
-    """Return the step to use: `auto` takes the fast one of the device, where there is one.
+    """Return the kind of step to use; `auto` is the fastest for the device.
 
-    Several processes share the plain step.
+    Several processes always use the distributed step.
 
     Raises:
-        UsageError: If the step asked for does not run on the device or in several processes.
+        UsageError: If a named step does not run on the device or in several processes.
     """
     if num_processes() > 1:
         if kind not in ("auto", "plain"):
@@ -37,31 +31,27 @@ def choose_step(kind: str, device_type: str) -> str:
                 f"train.step = '{kind}' does not run in several processes; use 'auto' or 'plain'"
             )
         return "distributed"
-    fast = {"cpu": "fast", "cuda": "cuda-graph"}.get(device_type, "plain")
-    if kind == "auto":
-        return fast
-    if kind not in ("plain", fast):
+    fastest = {"cpu": "fast", "cuda": "cuda-graph"}.get(device_type, "plain")
+    if kind not in ("auto", "plain", fastest):
         raise UsageError(
             f"train.step = '{kind}' does not run on {device_type}; use 'auto' or 'plain'"
         )
-    return kind
+    return fastest if kind == "auto" else kind
 
 
 def make_step(
     kind: str,
     model: MLP,
-    batches: DeviceLoader,
+    loader: DeviceLoader,
     objective: Objective,
-    settings: OptimizerSettings,
+    optimizer: OptimizerConfig,
+    average_decay: float = 0.0,
 ) -> Step:
-    """Build the step of a kind that `choose_step` returned."""
-    if kind == "distributed":
-        from mnist_ce.training.steps.distributed import DistributedStep
-
-        return DistributedStep(model, batches, objective, settings)
-    kinds: dict[str, type[PlainStep | FastStep | CudaGraphStep]] = {
+    """Build the step of a kind that `choose_step` returned; for the arguments see `Step`."""
+    kinds: dict[str, type[Step]] = {
         "plain": PlainStep,
         "fast": FastStep,
         "cuda-graph": CudaGraphStep,
+        "distributed": DistributedStep,
     }
-    return kinds[kind](model, batches, objective, settings)
+    return kinds[kind](model, loader, objective, optimizer, average_decay)

@@ -1,26 +1,26 @@
-"""What every kind of optimisation step has in common."""
+"""The state, the metrics and the interface of every optimisation step."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from mnist_ce.config import OptimizerConfig
+from mnist_ce.data.loader import DeviceLoader
+from mnist_ce.network.model import MLP
+from mnist_ce.network.objective import Objective
 from mnist_ce.runs.train_state import MetricSums
 from mnist_ce.system.errors import TrainingError
 
-__all__ = ["NonFiniteLossError", "OptimizerSettings", "Step", "average_decay"]
+Tensors = dict[str, Tensor]  # by the parameters' names
 
 
 class NonFiniteLossError(TrainingError):
-    """The loss of a batch was NaN or infinite; the update did not take effect.
-
-    Args:
-        step: The number of the step since the run began, from 0.
-        loss: The loss, where it is known.
-    """
+    """The loss at a step, counted from 0 since the run began, is NaN or infinite."""
 
     def __init__(self, step: int, loss: float = float("nan")) -> None:
         super().__init__(f"the loss is {loss} at step {step}")
@@ -28,73 +28,100 @@ class NonFiniteLossError(TrainingError):
         self.loss = loss
 
 
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """Stochastic gradient descent as `torch.optim.SGD` does it, with averaged weights.
+class Step(ABC):
+    """One optimisation step: gather a batch, forward, loss, backward, update.
 
     Args:
-        momentum: The share of the last update that is kept.
-        nesterov: Nesterov's momentum.
-        weight_decay: The L2 penalty's factor, on all parameters.
-        average_decay: The decay of the moving average of the weights; 0: none.
+        model: The network; its parameters are trained in place.
+        loader: The training images, on the network's device.
+        objective: What is minimised.
+        optimizer: Momentum and weight decay; each step gets its own learning rate.
+        average_decay: The decay of the moving average of the weights; 0: no average.
     """
 
-    momentum: float = 0.5
-    nesterov: bool = False
-    weight_decay: float = 0.0
-    average_decay: float = 0.0
+    def __init__(
+        self,
+        model: MLP,
+        loader: DeviceLoader,
+        objective: Objective,
+        optimizer: OptimizerConfig,
+        average_decay: float = 0.0,
+    ) -> None:
+        self.model = model
+        self.loader = loader
+        self.objective = objective
+        self.config = optimizer
+        self.average_decay = average_decay
+        self.num_steps = 0  # since the run began
+        self.sums = MetricSums()
+        self.parameters: Tensors = {n: p.detach() for n, p in model.named_parameters()}
+        self.momentum: Tensors = {n: torch.zeros_like(p) for n, p in self.parameters.items()}
+        self.average: Tensors = {}
+        if average_decay:
+            self.average = {n: p.clone() for n, p in self.parameters.items()}
+        self._setup()
 
+    def _setup(self) -> None:  # noqa: B027 - not abstract: a kind may need nothing more
+        pass
 
-class Step(Protocol):
-    """One optimisation step: gather a batch, forward, loss, backward, update."""
-
-    num_steps: int
-    """Steps done since the run began."""
-
+    @abstractmethod
     def __call__(self, indices: Tensor, learning_rate: float) -> None:
         """Train on the images at these indices, int64 [batch].
 
         Raises:
-            NonFiniteLossError: If the loss is not finite; the weights are as before the step.
+            NonFiniteLossError: If the loss is not finite; the weights are as before the step. The
+                CUDA-graph step raises it later, in `metrics` and `state`.
         """
 
-    def totals(self) -> MetricSums:
-        """Return the sums since `start_epoch`; waits for the device."""
+    @property
+    def average_weight(self) -> float:
+        """The weight of the new parameters in the moving average, at the current step.
 
-    def start_epoch(self, totals: MetricSums | None = None) -> None:
+        The decay is min(decay, (1 + step) / (10 + step)), so that the average soon forgets the
+        initial weights (the rule of TensorFlow's ExponentialMovingAverage).
+        """
+        return 1 - min(self.average_decay, (1 + self.num_steps) / (10 + self.num_steps))
+
+    def eval_weights(self) -> Tensors:
+        """Return the weights to evaluate, not copied: the averaged ones if there are any."""
+        return self.average or self.parameters
+
+    def metrics(self) -> MetricSums:
+        """Return the sums since `reset_metrics`; waits for the device."""
+        return dataclasses.replace(self.sums)
+
+    def reset_metrics(self, sums: MetricSums | None = None) -> None:
         """Begin the sums of an epoch anew, or from those of an interrupted one."""
-
-    def weights(self) -> dict[str, Tensor]:
-        """Return the weights to use: the averaged ones where averaging is on."""
+        self.sums = dataclasses.replace(sums or MetricSums())
 
     def state(self) -> dict[str, Any]:
-        """Return all that continuing exactly needs, as tensors and plain values."""
+        """Return all that exact continuation needs, as tensors on the CPU and plain values."""
+        return {
+            "num_steps": self.num_steps,
+            "weights": _copied(self.parameters),
+            "momentum": _copied(self.momentum if self.num_steps else {}),
+            "average": _copied(self.average),
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from what `state` returned."""
+        """Continue from what `state` returned, of any kind of step."""
+        self.num_steps = state["num_steps"]
+        _copy_into(self.parameters, state["weights"])
+        if state["momentum"]:
+            _copy_into(self.momentum, state["momentum"])
+        _copy_into(self.average, state["average"])
+
+    def _count(self, loss_sum: float, num_correct: int, num_examples: int) -> None:
+        self.sums.loss_sum += loss_sum
+        self.sums.num_correct += num_correct
+        self.sums.num_examples += num_examples
+        self.num_steps += 1
 
 
-def average_decay(decay: float, step: int) -> float:
-    """Return the decay of the moving average at a step, counted from 0.
-
-    The average starts fast, as min(decay, (1 + step) / (10 + step)), so that it does not
-    remember the initial weights (the rule of TensorFlow's ExponentialMovingAverage).
-    """
-    return min(decay, (1 + step) / (10 + step))
-
-
-def named_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters by name, detached, sharing their storage."""
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
-
-
-def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies on the CPU that no later step changes."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-
-
-@torch.no_grad()
-def assign(targets: dict[str, Tensor], sources: dict[str, Tensor]) -> None:
-    """Copy tensors into others of the same names, in place."""
+def _copy_into(targets: Tensors, sources: Tensors) -> None:
     for name, target in targets.items():
         target.copy_(sources[name])
+
+
+def _copied(tensors: Tensors) -> Tensors:
+    return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}

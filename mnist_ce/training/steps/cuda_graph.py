@@ -1,11 +1,11 @@
 """One optimisation step on a CUDA GPU, captured once as a graph and replayed.
 
-A network this small leaves a GPU waiting for Python: launching each of the step's kernels costs
-more than running it. A CUDA graph launches them all at once. Capture freezes every Python number,
-so the learning rate, the share of the average and the number of the step live in device tensors.
-The host never waits: losses and right answers are added up on the device, and a step whose loss is
-not finite marks itself and turns its own update, and every later one, into nothing. The mark is
-read whenever the sums or the state are.
+A network this small leaves a GPU waiting for Python: launching each of the step's kernels takes
+longer than running it. A CUDA graph launches them all at once. Capture freezes every Python number,
+so the learning rate, the weight of the average and the number of the step live in device tensors.
+The host never waits: losses and right predictions are added up on the device. On a non-finite loss
+the step sets a device flag; this and all later updates become no-ops. The flag is checked when
+metrics or state are read.
 """
 
 from __future__ import annotations
@@ -17,27 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnist_ce.data.loader import DeviceLoader
-from mnist_ce.network.model import MLP
-from mnist_ce.network.objective import Objective
 from mnist_ce.runs.train_state import MetricSums
-from mnist_ce.training.steps.base import (
-    NonFiniteLossError,
-    OptimizerSettings,
-    assign,
-    average_decay,
-    copied,
-    named_weights,
-)
-
-__all__ = ["CudaGraphStep"]
+from mnist_ce.training.steps.base import NonFiniteLossError, Step
 
 Replay = Callable[[], None]
 WARMUP_STEPS = 3  # before a capture, as torch's notes on CUDA graphs ask
 
 
 @dataclass
-class Place:
+class StaticInputs:
     """The tensors that one captured graph reads, at fixed addresses."""
 
     indices: Tensor  # int64 [batch]
@@ -45,104 +33,85 @@ class Place:
     replay: Replay
 
 
-class CudaGraphStep:
-    """See the module's text; arguments as for `PlainStep`, all on one CUDA device.
+class CudaGraphStep(Step):
+    """See the module's text; model and images are on one CUDA device."""
 
-    Args:
-        model: The network.
-        batches: Where the images come from.
-        objective: What is minimised.
-        settings: The optimizer's.
-        capture: Turns the step's body into its replay; None: as a CUDA graph.
-    """
-
-    def __init__(
-        self,
-        model: MLP,
-        batches: DeviceLoader,
-        objective: Objective,
-        settings: OptimizerSettings,
-        capture: Callable[[Replay], Replay] | None = None,
-    ) -> None:
-        self.model = model
-        self.batches = batches
-        self.objective = objective
-        self.settings = settings
-        self.capture = capture or self._capture_graph
-        self.num_steps = 0
-        self.parameters = list(model.parameters())
-        self.momenta = [torch.zeros_like(parameter) for parameter in self.parameters]
-        self.averages = [parameter.detach().clone() for parameter in self.parameters]
-        device = batches.device
-        self.rate = torch.zeros((), device=device)
-        self.share = torch.zeros((), device=device)  # of the new weights in the average
+    def _setup(self) -> None:
+        device = self.loader.device
+        self.learning_rate = torch.zeros((), device=device)
+        self.ema_weight = torch.zeros((), device=device)  # of the new weights in the average
         self.step_number = torch.zeros((), dtype=torch.int64, device=device)
-        self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+        self.first_nonfinite_step = torch.full((), -1, dtype=torch.int64, device=device)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.num_correct = torch.zeros((), dtype=torch.int64, device=device)
         self.num_examples = 0
-        self.places: dict[tuple[int, bool], Place] = {}
+        self.graphs: dict[tuple[int, bool], StaticInputs] = {}
 
     def __call__(self, indices: Tensor, learning_rate: float) -> None:
-        """See `Step.__call__`; a loss that is not finite is told by `totals` or `state`."""
-        distorted = self.batches.augments(self.num_steps)
-        self.rate.fill_(learning_rate)
-        self.share.fill_(1 - average_decay(self.settings.average_decay, self.num_steps))
-        place = self.places.get((len(indices), distorted)) or self._place(indices, distorted)
-        place.indices.copy_(indices)
-        if place.images is not None:
-            self.batches.gather(indices, self.num_steps, out=place.images)
-        place.replay()
+        """Train on one batch; a non-finite loss is raised by `metrics` and `state`."""
+        is_augmented = self.loader.augments(self.num_steps)
+        self.learning_rate.fill_(learning_rate)
+        self.ema_weight.fill_(self.average_weight)
+        key = (len(indices), is_augmented)
+        inputs = self.graphs.get(key) or self._capture_for(indices, is_augmented)
+        inputs.indices.copy_(indices)
+        if inputs.images is not None:
+            self.loader.gather(indices, self.num_steps, out=inputs.images)
+        inputs.replay()
         self.num_examples += len(indices)
         self.num_steps += 1
 
-    def _place(self, indices: Tensor, distorted: bool) -> Place:
+    def _capture_for(self, indices: Tensor, is_augmented: bool) -> StaticInputs:
         """Capture the step for batches of one size, distorted beforehand or not."""
-        images = torch.zeros(len(indices), self.model.sizes[0], device=self.batches.device)
-        place = Place(indices.clone(), images if distorted else None, lambda: None)
-        place.replay = self.capture(lambda: self._body(place))
-        self.places[len(indices), distorted] = place
-        return place
+        images = torch.zeros(len(indices), self.model.sizes[0], device=self.loader.device)
+        inputs = StaticInputs(indices.clone(), images if is_augmented else None, lambda: None)
+        inputs.replay = self.capture(lambda: self._train_step(inputs))
+        self.graphs[len(indices), is_augmented] = inputs
+        return inputs
 
-    def _body(self, place: Place) -> None:
+    def _train_step(self, inputs: StaticInputs) -> None:
         """Do the whole step with tensors alone, so that it can be captured."""
-        if place.images is None:
-            images, labels = self.batches.gather_plain(place.indices)
+        if inputs.images is None:
+            images, labels = self.loader.gather_plain(inputs.indices)
         else:
-            images, labels = place.images, self.batches.labels[place.indices]
-        logits = self.model(images)  # → [batch, classes]
+            images, labels = inputs.images, self.loader.labels[inputs.indices]
+        logits = self.model(images)  # → [batch, outputs]
         loss = self.objective.loss(logits, labels)  # → []
-        gradients = torch.autograd.grad(loss, self.parameters)
+        gradients = torch.autograd.grad(loss, list(self.model.parameters()))
         with torch.no_grad():
-            bad = ~torch.isfinite(loss) & (self.first_bad_step < 0)
-            self.first_bad_step.copy_(torch.where(bad, self.step_number, self.first_bad_step))
-            good = self.first_bad_step < 0
-            self._update(gradients, good)
-            right = (self.objective.predictions(logits) == labels).sum()
-            self.loss_sum += torch.where(good, loss.double() * len(labels), 0.0)
-            self.num_correct += torch.where(good, right, 0)
+            failed = ~torch.isfinite(loss) & (self.first_nonfinite_step < 0)
+            self.first_nonfinite_step.copy_(
+                torch.where(failed, self.step_number, self.first_nonfinite_step)
+            )
+            is_finite = self.first_nonfinite_step < 0
+            self._update(gradients, is_finite)
+            num_correct = (self.objective.predictions(logits) == labels).sum()
+            self.loss_sum += torch.where(is_finite, loss.double() * len(labels), 0.0)
+            self.num_correct += torch.where(is_finite, num_correct, 0)
             self.step_number += 1
 
-    def _update(self, gradients: tuple[Tensor, ...], good: Tensor) -> None:
-        """Do what `torch.optim.SGD` does, where the step is good."""
-        settings = self.settings
-        for weight, momentum, average, gradient in zip(
-            self.parameters, self.momenta, self.averages, gradients, strict=True
-        ):
-            gradient = gradient.add(weight, alpha=settings.weight_decay)
-            new_momentum = momentum.mul(settings.momentum).add_(gradient)
+    def _update(self, gradients: tuple[Tensor, ...], is_finite: Tensor) -> None:
+        """Do what `torch.optim.SGD` does, if every loss so far was finite."""
+        config = self.config
+        for (name, weight), gradient in zip(self.parameters.items(), gradients, strict=True):
+            momentum = self.momentum[name]
+            gradient = gradient.add(weight, alpha=config.weight_decay)
+            new_momentum = momentum.mul(config.momentum).add_(gradient)
             update = new_momentum
-            if settings.nesterov:
-                update = gradient.add(new_momentum, alpha=settings.momentum)
-            momentum.copy_(torch.where(good, new_momentum, momentum))
-            weight.copy_(torch.where(good, weight - self.rate * update, weight))
-            if settings.average_decay:
-                moved = torch.lerp(average, weight, self.share)
-                average.copy_(torch.where(good, moved, average))
+            if config.nesterov:
+                update = gradient.add(new_momentum, alpha=config.momentum)
+            momentum.copy_(torch.where(is_finite, new_momentum, momentum))
+            weight.copy_(torch.where(is_finite, weight - self.learning_rate * update, weight))
+            if self.average:
+                average = self.average[name]
+                moved = torch.lerp(average, weight, self.ema_weight)
+                average.copy_(torch.where(is_finite, moved, average))
 
-    def _capture_graph(self, body: Replay) -> Replay:
-        """Capture a CUDA graph of the body, leaving all tensors as they were."""
-        state = self._tensors()
+    def capture(self, body: Replay) -> Replay:
+        """Return the replay of a CUDA graph of the body; leaves all tensors as they were."""
+        counters = [self.step_number, self.first_nonfinite_step, self.loss_sum, self.num_correct]
+        tensors = (self.parameters, self.momentum, self.average)
+        state = [*counters, *(t for group in tensors for t in group.values())]
         before = [tensor.detach().clone() for tensor in state]
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
@@ -158,61 +127,30 @@ class CudaGraphStep:
                 tensor.copy_(old)
         return graph.replay
 
-    def _tensors(self) -> list[Tensor]:
-        counters = [self.step_number, self.first_bad_step, self.loss_sum, self.num_correct]
-        return [*self.parameters, *self.momenta, *self.averages, *counters]
-
     def _check(self) -> None:
         """Raise if some step's loss was not finite; waits for the device."""
-        first_bad_step = int(self.first_bad_step)
-        if first_bad_step >= 0:
-            raise NonFiniteLossError(first_bad_step)
+        first_nonfinite_step = int(self.first_nonfinite_step)
+        if first_nonfinite_step >= 0:
+            raise NonFiniteLossError(first_nonfinite_step)
 
-    def totals(self) -> MetricSums:
-        """See `Step.totals`.
-
-        Raises:
-            NonFiniteLossError: If some step's loss was not finite.
-        """
+    def metrics(self) -> MetricSums:
+        """Return the sums; raises NonFiniteLossError if some step's loss was not finite."""
         self._check()
         return MetricSums(float(self.loss_sum), int(self.num_correct), self.num_examples)
 
-    def start_epoch(self, totals: MetricSums | None = None) -> None:
-        """See `Step.start_epoch`."""
-        totals = totals or MetricSums()
-        self.loss_sum.fill_(totals.loss_sum)
-        self.num_correct.fill_(totals.num_correct)
-        self.num_examples = totals.num_examples
-
-    def weights(self) -> dict[str, Tensor]:
-        """See `Step.weights`."""
-        if not self.settings.average_decay:
-            return named_weights(self.model)
-        return self._named(self.averages)
+    def reset_metrics(self, sums: MetricSums | None = None) -> None:
+        """Begin the sums of an epoch."""
+        sums = sums or MetricSums()
+        self.loss_sum.fill_(sums.loss_sum)
+        self.num_correct.fill_(sums.num_correct)
+        self.num_examples = sums.num_examples
 
     def state(self) -> dict[str, Any]:
-        """See `Step.state`.
-
-        Raises:
-            NonFiniteLossError: If some step's loss was not finite.
-        """
+        """Return the state; raises NonFiniteLossError if some step's loss was not finite."""
         self._check()
-        return {
-            "num_steps": self.num_steps,
-            "weights": copied(named_weights(self.model)),
-            "momentum": copied(self._named(self.momenta)) if self.num_steps else {},
-            "average": copied(self._named(self.averages)) if self.settings.average_decay else {},
-        }
+        return super().state()
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """See `Step.load_state`."""
-        self.num_steps = state["num_steps"]
+        """Continue from a state."""
+        super().load_state(state)
         self.step_number.fill_(self.num_steps)
-        assign(named_weights(self.model), state["weights"])
-        if state["momentum"]:
-            assign(self._named(self.momenta), state["momentum"])
-        if self.settings.average_decay:
-            assign(self._named(self.averages), state["average"])
-
-    def _named(self, tensors: list[Tensor]) -> dict[str, Tensor]:
-        return dict(zip(named_weights(self.model), tensors, strict=True))

@@ -20,7 +20,7 @@ from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.training.callbacks import BatchInfo, Callback
 from mnist_ce.training.trainer import train
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # 300 images in batches of 43: shares of 22 and 21, and in the last batch of 42.
 SETTINGS: dict[str, Any] = {
     "data.dataset": "synthetic",

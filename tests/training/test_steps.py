@@ -1,0 +1,353 @@
+"""The fast steps equal the plain one."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from mnist_ce.config import OptimizerConfig
+from mnist_ce.data.augment import Augment
+from mnist_ce.data.loader import DeviceLoader
+from mnist_ce.network import linear_ops
+from mnist_ce.network.model import MLP
+from mnist_ce.network.objective import Binary, Multiclass, Objective
+from mnist_ce.runs.train_state import MetricSums
+from mnist_ce.system.errors import UsageError
+from mnist_ce.training.steps import NonFiniteLossError, Step, choose_step, make_step
+from mnist_ce.training.steps.cuda_graph import CudaGraphStep, Replay
+from mnist_ce.training.steps.fast import FastStep, fused_sgd
+from mnist_ce.training.steps.plain import PlainStep
+
+
+class Settings(NamedTuple):
+    optimizer: OptimizerConfig
+    average_decay: float = 0.0
+
+
+ALL = Settings(OptimizerConfig(momentum=0.9, nesterov=True, weight_decay=1e-3), 0.99)
+SETTINGS = [
+    Settings(OptimizerConfig(momentum=0.5)),
+    Settings(OptimizerConfig(momentum=0.0)),
+    Settings(OptimizerConfig(momentum=0.9, nesterov=True)),
+    Settings(OptimizerConfig(momentum=0.9, weight_decay=1e-3)),
+    ALL,
+]
+
+
+def make_loader(num_images: int = 650, batch_size: int = 64, **options: Any) -> DeviceLoader:
+    generator = torch.Generator().manual_seed(1)
+    # Ten blurry prototypes with noise: something that can be learned, so that gradients are real.
+    prototypes = torch.rand(10, 28, 28, generator=generator)
+    labels = torch.randint(0, 10, (num_images,), generator=generator)
+    noise = torch.rand(num_images, 28, 28, generator=generator)
+    images = ((0.7 * prototypes[labels] + 0.3 * noise) * 255).to(torch.uint8)
+    return DeviceLoader(images, labels, batch_size=batch_size, seed=3, **options)
+
+
+class UncapturedStep(CudaGraphStep):
+    """Without a GPU, the body of the graph runs as it is at each replay."""
+
+    def capture(self, body: Replay) -> Replay:
+        return body
+
+
+def new_step(
+    kind: str, model: MLP, loader: DeviceLoader, objective: Objective, settings: Settings
+) -> Step:
+    if kind == "cuda-graph":
+        return UncapturedStep(model, loader, objective, *settings)
+    return make_step(kind, model, loader, objective, *settings)
+
+
+def run(
+    kind: str,
+    settings: Settings,
+    num_steps: int,
+    loader: DeviceLoader,
+    objective: Objective | None = None,
+    num_outputs: int = 10,
+    hidden: tuple[int, ...] = (520, 320, 240, 120),
+) -> Step:
+    torch.manual_seed(0)
+    model = MLP(hidden, num_outputs)
+    step = new_step(kind, model, loader, objective or Multiclass(), settings)
+    done = 0
+    for epoch in itertools.count(1):
+        step.reset_metrics()
+        for indices in loader.epoch(epoch):
+            step(indices, 0.05 / (1 + done / 100))  # a rate that changes at every step
+            done += 1
+            if done == num_steps:
+                return step
+    raise AssertionError
+
+
+class Exact(PlainStep):
+    """The plain step in float64."""
+
+    def __init__(self, settings: Settings) -> None:
+        loader = make_loader()
+        super().__init__(MLP().double(), loader, Multiclass(), *settings)
+        gather = loader.gather
+
+        def in_float64(*arguments: Any) -> tuple[Tensor, Tensor]:
+            images, labels = gather(*arguments)
+            return images.double(), labels
+
+        loader.gather = in_float64  # type: ignore[method-assign,assignment]
+
+
+def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """The largest difference, relative to the largest weight of the same tensor."""
+    return max(
+        float((one[n].double() - w.double()).abs().max() / w.abs().max()) for n, w in other.items()
+    )
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_fast_step_equals_plain_step(settings: Settings) -> None:
+    """Each of 44 steps, begun from the same state.
+
+    Runs that are left alone drift apart by more than rounding whenever a ReLU's input is so near
+    zero that rounding decides its sign; the plain step and float64 drift apart in the same way.
+    """
+    loader = make_loader()
+    torch.manual_seed(0)
+    plain = make_step("plain", MLP(), loader, Multiclass(), *settings)
+    fast = make_step("fast", MLP(), loader, Multiclass(), *settings)
+    exact = Exact(settings)
+    differences, fast_errors, plain_errors = [], [], []
+    for epoch in itertools.count(1):
+        plain.reset_metrics()
+        fast.reset_metrics()
+        for indices in loader.epoch(epoch):
+            for step in (fast, exact):
+                step.load_state(plain.state())
+            rate = 0.05 / (1 + plain.num_steps / 100)
+            for step in (plain, fast, exact):
+                step(indices, rate)
+            differences.append(difference(fast.state()["weights"], plain.state()["weights"]))
+            fast_errors.append(difference(fast.state()["weights"], exact.state()["weights"]))
+            plain_errors.append(difference(plain.state()["weights"], exact.state()["weights"]))
+        if epoch == 1:
+            assert fast.metrics().num_correct == plain.metrics().num_correct
+            assert fast.metrics().loss == pytest.approx(plain.metrics().loss, rel=1e-5)
+            assert fast.metrics().num_examples == plain.metrics().num_examples == 650
+        if plain.num_steps >= 44:
+            break
+    assert difference(fast.eval_weights(), plain.eval_weights()) <= 1e-5
+    undecided = sum(value > 1e-5 for value in differences)
+    assert undecided <= 2, differences
+    assert statistics.median(differences) <= 1e-6
+    assert statistics.median(fast_errors) <= 2 * statistics.median(plain_errors)
+
+
+@pytest.mark.parametrize("kind", ["fast", "cuda-graph"])
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_fast_run_equals_plain_run(settings: Settings, kind: str) -> None:
+    """200 steps left alone, with so few ReLUs that none is likely to hang on rounding."""
+    plain = run("plain", settings, 200, make_loader(), hidden=(12, 10))
+    fast = run(kind, settings, 200, make_loader(), hidden=(12, 10))
+    assert fast.metrics().num_correct == plain.metrics().num_correct
+    assert fast.metrics().loss == pytest.approx(plain.metrics().loss, rel=1e-5)
+    assert difference(fast.eval_weights(), plain.eval_weights()) <= 1e-5
+
+
+@pytest.mark.parametrize("kind", ["plain", "fast", "cuda-graph"])
+def test_steps_see_the_same_batches_and_distortions(kind: str) -> None:
+    augment = Augment(rotation_degrees=10, shift_pixels=1, elastic_pixels=0.5)
+    settings = Settings(OptimizerConfig(momentum=0.9, nesterov=True))
+    loader = make_loader(augment=augment, last_augmented_epoch=1)
+    again = make_loader(augment=augment, last_augmented_epoch=1)
+    one, other = run("plain", settings, 15, loader), run(kind, settings, 15, again)
+    for name, expected in one.eval_weights().items():
+        assert (other.eval_weights()[name] - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("kind", ["plain", "fast", "cuda-graph"])
+def test_binary_objective(kind: str) -> None:
+    loader = make_loader()
+    loader.labels = (loader.labels == 7).long()
+    step = run(kind, SETTINGS[0], 60, loader, Binary(), num_outputs=1, hidden=(20,))
+    expected = run("plain", SETTINGS[0], 60, loader, Binary(), num_outputs=1, hidden=(20,))
+    for name, weights in expected.eval_weights().items():
+        assert torch.allclose(step.eval_weights()[name], weights, atol=1e-6)
+    assert step.metrics().accuracy > 0.8
+
+
+@pytest.mark.parametrize("kind", ["plain", "fast", "cuda-graph"])
+def test_one_batch_can_be_overfitted(kind: str) -> None:
+    loader = make_loader(num_images=64)
+    step = run(kind, Settings(OptimizerConfig(momentum=0.9)), 150, loader)
+    assert step.metrics().loss < 0.01
+    assert step.metrics().num_correct == 64
+
+
+@pytest.mark.parametrize("kind", ["plain", "fast"])
+def test_non_finite_loss_stops_before_the_update(kind: str) -> None:
+    step = run(kind, ALL, 5, make_loader())
+    assert isinstance(step, PlainStep | FastStep)
+    model = step.model
+    assert isinstance(model, MLP)
+    with torch.no_grad():
+        model.layers[0].bias[0] = float("nan")
+    before = {name: t.clone() for name, t in step.state()["weights"].items()}
+    averaged = {name: t.clone() for name, t in step.eval_weights().items()}
+    with pytest.raises(NonFiniteLossError) as caught:
+        step(torch.arange(64), 0.1)
+    assert caught.value.step == 5
+    for name, tensor in step.state()["weights"].items():
+        assert torch.equal(tensor, before[name]) or torch.isnan(tensor).any()
+    assert all(torch.equal(t, averaged[name]) for name, t in step.eval_weights().items())
+
+
+@pytest.mark.parametrize(
+    ("saved_by", "loaded_by"), list(itertools.product(["plain", "fast", "cuda-graph"], repeat=2))
+)
+def test_state_continues_with_any_kind(saved_by: str, loaded_by: str) -> None:
+    settings, loader = ALL, make_loader()
+    whole = run(saved_by, settings, 8, loader)
+    half = run(saved_by, settings, 4, loader)
+    torch.manual_seed(5)
+    rest = new_step(loaded_by, MLP(), loader, Multiclass(), settings)
+    rest.load_state(half.state())
+    for indices in list(loader.epoch(1))[4:8]:
+        rest(indices, 0.05 / (1 + rest.num_steps / 100))
+    for name, expected in whole.eval_weights().items():
+        if saved_by == loaded_by:
+            assert torch.equal(rest.eval_weights()[name], expected)
+        else:
+            assert torch.allclose(rest.eval_weights()[name], expected, atol=1e-6)
+
+
+def test_a_batch_may_be_larger_than_the_training_set() -> None:
+    loader = make_loader(num_images=20, batch_size=10**12)
+    step = run("fast", ALL, 3, loader, hidden=(12,))
+    assert step.metrics().num_examples == 20
+
+
+def test_fast_step_updates_the_model_in_place() -> None:
+    model, loader = MLP(), make_loader()
+    step = make_step("fast", model, loader, Multiclass(), *SETTINGS[0])
+    places = [parameter.data_ptr() for parameter in model.parameters()]
+    third = model.layers[2].weight
+    before = third.detach().clone()
+    for indices in loader.epoch(1):
+        step(indices, 0.1)
+    assert [parameter.data_ptr() for parameter in model.parameters()] == places
+    assert not torch.equal(third, before)
+    assert all(torch.equal(step.eval_weights()[n], p) for n, p in model.named_parameters())
+
+
+def test_metrics_can_be_read_at_any_time_and_leave_the_sums_given_alone() -> None:
+    """More batches than the fast step counts at a time, in an epoch that was interrupted."""
+    given = MetricSums(loss_sum=2.0, num_correct=3, num_examples=5)
+    found = {}
+    for kind in ("plain", "fast", "cuda-graph"):
+        torch.manual_seed(0)
+        loader = make_loader(num_images=500, batch_size=7)  # 72 batches
+        step = new_step(kind, MLP((12, 10)), loader, Multiclass(), ALL)
+        step.reset_metrics(given)
+        for number, indices in enumerate(loader.epoch(1)):
+            step(indices, 0.05)
+            if number == 40:
+                first, second = step.metrics(), step.metrics()
+                assert first == second
+        found[kind] = step.metrics()
+        assert first.num_examples == 5 + 41 * 7
+        assert given == MetricSums(loss_sum=2.0, num_correct=3, num_examples=5)
+        step.reset_metrics()
+        assert step.metrics() == MetricSums()
+    assert found["plain"].num_examples == 505
+    for other in (found["fast"], found["cuda-graph"]):
+        assert other.num_correct == found["plain"].num_correct
+        assert other.loss_sum == pytest.approx(found["plain"].loss_sum, rel=1e-5)
+
+
+@pytest.fixture
+def _only_public_operators(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A torch that has none of its private operators."""
+    choices = (linear_ops.onednn_product, linear_ops.relu_gradient, fused_sgd)
+    monkeypatch.delattr(torch, "_fused_sgd_")
+    monkeypatch.setattr(torch.ops.aten, "threshold_backward", None)
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    for choice in choices:
+        choice.cache_clear()
+    yield
+    for choice in choices:
+        choice.cache_clear()
+
+
+@pytest.mark.usefixtures("_only_public_operators")
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_fast_step_works_without_private_operators(settings: Settings) -> None:
+    assert linear_ops.onednn_product() is None
+    plain = run("plain", settings, 60, make_loader(), hidden=(12, 10))
+    without = run("fast", settings, 60, make_loader(), hidden=(12, 10))
+    assert difference(without.eval_weights(), plain.eval_weights()) <= 1e-5
+
+
+def test_cuda_graph_step_does_nothing_after_a_loss_that_is_not_finite() -> None:
+    step = run("cuda-graph", ALL, 5, make_loader())
+    assert isinstance(step, CudaGraphStep)
+    before = {name: tensor.clone() for name, tensor in step.eval_weights().items()}
+    good = step.metrics()
+    bias = step.model.layers[-1].bias.detach()
+    kept = bias.clone()
+    bias[0] = float("inf")
+    step(torch.arange(64), 0.1)  # the loss is infinite or NaN, and nobody asks yet
+    bias.copy_(kept)
+    step(torch.arange(64), 0.1)  # would be fine, but comes after
+    assert all(torch.equal(tensor, before[name]) for name, tensor in step.eval_weights().items())
+    assert float(step.loss_sum) == good.loss_sum
+    for ask in (step.metrics, step.state):
+        with pytest.raises(NonFiniteLossError) as caught:
+            ask()
+        assert caught.value.step == 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "device", "chosen"),
+    [
+        ("auto", "cpu", "fast"),
+        ("auto", "cuda", "cuda-graph"),
+        ("auto", "mps", "plain"),
+        ("plain", "cuda", "plain"),
+        ("fast", "cpu", "fast"),
+    ],
+)
+def test_choice_of_the_step(kind: str, device: str, chosen: str) -> None:
+    assert choose_step(kind, device) == chosen
+
+
+@pytest.mark.parametrize(
+    ("kind", "device"), [("fast", "cuda"), ("cuda-graph", "cpu"), ("fast", "mps")]
+)
+def test_step_that_does_not_fit_the_device(kind: str, device: str) -> None:
+    with pytest.raises(UsageError, match=f"does not run on {device}"):
+        choose_step(kind, device)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_captured_graph_equals_plain_step(settings: Settings) -> None:
+    def on_gpu(kind: str) -> Step:
+        loader = make_loader()
+        loader = DeviceLoader(loader.images.cuda(), loader.labels.cuda(), batch_size=64, seed=3)
+        torch.manual_seed(0)
+        step = make_step(kind, MLP((12, 10)).cuda(), loader, Multiclass(), *settings)
+        for epoch in range(1, 6):
+            step.reset_metrics()
+            for indices in loader.epoch(epoch):
+                step(indices, 0.05 / epoch)
+        return step
+
+    plain, graph = on_gpu("plain"), on_gpu("cuda-graph")
+    assert difference(graph.eval_weights(), plain.eval_weights()) <= 1e-5
+    assert graph.metrics().num_correct == plain.metrics().num_correct
