@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mnist_ce.data.augment import Augment
+from mnist_ce.config import AugmentConfig
 from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.network.linear_ops import OneDnnProducts, TorchProducts
 from mnist_ce.network.model import MLP
@@ -152,7 +152,7 @@ def test_fast_run_equals_plain_run(settings: OptimizerSettings, kind: str) -> No
 
 @pytest.mark.parametrize("kind", ["plain", "fast", "cuda-graph"])
 def test_steps_see_the_same_batches_and_distortions(kind: str) -> None:
-    augment = Augment(rotation_degrees=10, shift_pixels=1, elastic_pixels=0.5)
+    augment = AugmentConfig(rotation_degrees=10, shift_pixels=1, elastic_pixels=0.5)
     settings = OptimizerSettings(momentum=0.9, nesterov=True)
     batches = make_batches(augment=augment, last_augmented_epoch=1)
     again = make_batches(augment=augment, last_augmented_epoch=1)

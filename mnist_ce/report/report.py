@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mnist_ce.data.task import DataSplits
+from mnist_ce.data.dataset import DataSplits
 from mnist_ce.evaluation.calibration import answer_confidences
 from mnist_ce.evaluation.evaluate import EvaluationReport, load_splits_of
 from mnist_ce.evaluation.inference import evaluate

@@ -12,6 +12,7 @@ from typing import Any
 
 import tomli_w
 
+from mnist_ce.config import rename_old_keys
 from mnist_ce.system.errors import CheckpointError, RunError
 from mnist_ce.system.files import lock_folder, one_line, shipped_dir, write_atomically
 
@@ -153,6 +154,8 @@ class RunDir:
         version = record.get("format_version") if isinstance(record, dict) else None
         if version != FORMAT_VERSION:
             raise RunError(f"{path} has format_version {version!r}; {FORMAT_VERSION} is expected")
+        if isinstance(config := record.get("config"), dict):
+            rename_old_keys(config)
         return dict(record)
 
 

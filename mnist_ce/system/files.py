@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+import platformdirs
+
 __all__ = [
     "cache_dir",
     "check_writable",
@@ -135,23 +137,17 @@ def check_writable(folder: Path) -> None:
         raise PermissionError(f"{existing} cannot be written")
 
 
-def md5_of(path: Path) -> str:
-    """Return the MD5 of a file as 32 hex digits (an identity check, not a security one).
-
-    Raises:
-        OSError: If the file cannot be read.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+def md5_of(*parts: bytes | memoryview) -> str:
+    """Return the MD5 of some bytes as 32 hex digits (an identity check, not a security one)."""
+    digest = hashlib.md5(usedforsecurity=False)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def cache_dir() -> Path:
-    """Return the user's cache folder for this program (it may not exist yet).
-
-    `XDG_CACHE_HOME` is honoured, as the XDG Base Directory Specification asks.
-    """
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "mnist-ce"
+    """Return the user's cache folder for this program (it may not exist yet)."""
+    return platformdirs.user_cache_path("mnist-ce", appauthor=False)
 
 
 def repository_root() -> Path:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mnist_ce.data.splits import Split
-from mnist_ce.data.task import DataSplits
+from mnist_ce.data.dataset import DataSplits, Split
 from mnist_ce.evaluation.inference import Evaluation, evaluate
 from mnist_ce.network.model import MLP
 from mnist_ce.runs.train_state import EpochMetrics

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from mnist_ce.config import Config
-from mnist_ce.data.augment import Augment
+from mnist_ce.data.dataset import DataSplits, Split, load_splits
 from mnist_ce.data.loader import DeviceLoader
-from mnist_ce.data.splits import Split
-from mnist_ce.data.task import DataSplits, load_splits
 from mnist_ce.data.upstrokes import add_upstrokes
 from mnist_ce.network.model import MLP
 from mnist_ce.system.errors import RunError, UsageError
@@ -23,25 +20,17 @@ __all__ = ["config_tables", "first_batch", "load_run_task", "make_batches", "mak
 
 def load_run_task(config: Config, before: dict[str, Any] | None) -> DataSplits:
     """Load the data; of a run that is continued, the same as before."""
-    task = load_splits(
-        config.data.dataset if before is None else str(before.get("dataset")),
-        Path(config.data.dir),
-        mirror=config.data.mirror or None,
-        classes=config.data.classes,
-        validation_size=config.data.validation_size,
-        seed=config.train.seed,
-        kind=config.objective.kind,
-        positive=config.objective.positive,
-        label_smoothing=config.objective.label_smoothing,
-        positive_weight=config.objective.positive_weight,
-    )
+    data = config.data
+    if before is not None:
+        data = data.model_copy(update={"dataset": str(before.get("dataset"))})
+    task = load_splits(data, config.objective, config.train.seed)
     if before is not None and before.get("dataset_digest") != task.digest:
         raise RunError(
             f"run {before.get('name')} was trained on other data than this {task.dataset}"
         )
-    if share := config.augment.flagged_ones:
+    if share := config.augment.upstroke_ones:
         if "1" not in task.class_names or task.num_outputs == 1:
-            raise UsageError(f"augment.flagged_ones = {share}, but no class is called 1")
+            raise UsageError(f"augment.upstroke_ones = {share}, but no class is called 1")
         label = task.class_names.index("1")
         task = replace(task, train=add_upstrokes(task.train, label, share, config.train.seed))
     return task
@@ -70,7 +59,7 @@ def make_batches(
         train.labels.to(device),
         batch_size=config.train.batch_size,
         seed=config.train.seed,
-        augment=Augment(**config.augment.strengths()),
+        augment=config.augment,
         last_augmented_epoch=num_epochs - config.augment.final_epochs,
     )
 
