@@ -72,13 +72,15 @@ def distort(
     generator = torch.Generator().manual_seed(generator_seed(seed, step))
     # In [-1, 1), drawn whichever strengths are on: switching one leaves the others as they were.
     uniform = torch.rand(6, len(images), generator=generator).mul_(2).sub_(1)
-    coefficients = _compose(strengths, uniform, generator).to(images.device)
-    distorted = _resample(images.view(-1, 1, _SIDE, _SIDE), coefficients, strengths.elastic_grid)
+    coefficients = compose_coefficients(strengths, uniform, generator).to(images.device)
+    distorted = resample(images.view(-1, 1, _SIDE, _SIDE), coefficients, strengths.elastic_grid)
     # Rounding can carry an interpolated value a hair past 1.
     return torch.clamp(distorted.view(images.shape), 0.0, 1.0, out=out)
 
 
-def _compose(strengths: AugmentConfig, uniform: Tensor, generator: torch.Generator) -> Tensor:
+def compose_coefficients(
+    strengths: AugmentConfig, uniform: Tensor, generator: torch.Generator
+) -> Tensor:
     """Return the coefficients [batch, 2, 3 + n²] of source(p); the rows are x and y, in pixels.
 
     `uniform` is [6, batch] in [-1, 1): angle, two scales, slant and two shifts.
@@ -102,7 +104,7 @@ def _compose(strengths: AugmentConfig, uniform: Tensor, generator: torch.Generat
 
 
 @lru_cache(maxsize=8)
-def _basis(elastic_grid: int, num_points: int, device: torch.device) -> Tensor:
+def displacement_basis(elastic_grid: int, num_points: int, device: torch.device) -> Tensor:
     """Return the fixed functions of p: [3 + num_points, 784], in `grid_sample`'s unit (-1 to 1)."""
     axis = torch.linspace(-1, 1, _SIDE, dtype=torch.float64)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
@@ -121,10 +123,10 @@ def _basis(elastic_grid: int, num_points: int, device: torch.device) -> Tensor:
     return torch.cat(rows).to(device=device, dtype=torch.float32)
 
 
-def _resample(images: Tensor, coefficients: Tensor, elastic_grid: int) -> Tensor:
+def resample(images: Tensor, coefficients: Tensor, elastic_grid: int) -> Tensor:
     """Look up images, [batch, 1, 28, 28], at source(p), bilinearly; outside they are 0."""
     num_points = coefficients.shape[2] - _NUM_AFFINE
-    basis = _basis(elastic_grid, num_points, images.device)
+    basis = displacement_basis(elastic_grid, num_points, images.device)
     # [batch · 2, 3 + n²] @ [3 + n², 784]; grid_sample reads two planes as fast as pairs.
     source = coefficients.view(-1, coefficients.shape[2]) @ basis
     grid = source.view(-1, 2, _SIDE, _SIDE).permute(0, 2, 3, 1)

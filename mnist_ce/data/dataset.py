@@ -31,7 +31,7 @@ CLASS_NAMES: dict[str, tuple[str, ...]] = {
     "kmnist": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
     "synthetic": _DIGITS,
 }
-"""The datasets, and the meaning of label 0, 1, … of each, as torchvision names them."""
+"""The datasets, and the meaning of label 0, 1, … of each, as in torchvision."""
 
 
 @dataclass(frozen=True)
@@ -47,45 +47,30 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training and a test split with the meaning of their labels.
+    """A training and a test split with the meaning of label 0, 1, ….
 
-    Attributes:
-        name: The name of the dataset that was loaded; never `auto`.
-        train: The training images.
-        test: The test images: for reporting, never for choosing anything.
-        class_names: The meaning of label 0, 1, ….
-        digest: SHA-256 (hex) of the four unpacked IDX files, one after the other: training images,
-            training labels, test images, test labels. Selecting classes leaves it as it is.
+    `digest` is the SHA-256 (hex) of the four unpacked IDX files, one after the other: training
+    images, training labels, test images, test labels. Selecting classes leaves it as it is.
     """
 
-    name: str
+    name: str  # never `auto`
     train: Split
-    test: Split
+    test: Split  # for reporting, never for choosing anything
     class_names: tuple[str, ...]
     digest: str
 
 
 @dataclass(frozen=True)
 class DataSplits:
-    """A dataset as a config wants it, split for training, validation and testing.
+    """A dataset and an objective as in a config, split for training, validation and testing."""
 
-    Attributes:
-        dataset: The dataset's name; never `auto`.
-        digest: As in `Dataset`.
-        class_names: The meaning of each label; for a yes/no network, label 0 is no and 1 is yes.
-        objective: What is minimised.
-        train: The images to learn from.
-        validation: The images to choose by; None where none are held out.
-        test: The images to report on.
-    """
-
-    dataset: str
-    digest: str
-    class_names: tuple[str, ...]
+    dataset: str  # the name; never `auto`
+    digest: str  # as in `Dataset`
+    class_names: tuple[str, ...]  # for a yes/no network, label 0 is no and 1 is yes
     objective: Objective
     train: Split
-    validation: Split | None
-    test: Split
+    validation: Split | None  # the images to choose by; None where none are held out
+    test: Split  # the images to report on
 
     @property
     def num_outputs(self) -> int:
@@ -144,13 +129,11 @@ def load_splits(data: DataConfig, objective: ObjectiveConfig, seed: int) -> Data
 def load_dataset(name: str, data_dir: Path, *, mirror: str | None = None) -> Dataset:
     """Load a dataset, downloading or drawing it first where necessary.
 
-    `auto` is MNIST where it is in `data_dir` (or the user's cache) or can be downloaded, and else,
-    with a warning, the synthetic digits; any other name never becomes another dataset.
-
     Args:
-        name: One of `CLASS_NAMES`, or `auto`.
-        data_dir: Where to look for the files and to keep them; where it cannot be written, the
-            user's cache serves.
+        name: One of `CLASS_NAMES`, or `auto`: MNIST where it is found or can be downloaded, else,
+            with a warning, the synthetic digits. Any other name never becomes another dataset.
+        data_dir: Where to look for the files and to keep them; where it cannot be written, they
+            are kept in the user's cache.
         mirror: The only address to download from; None: the dataset's own.
 
     Raises:
@@ -190,10 +173,7 @@ def _dataset(name: str, train: Split, test: Split) -> Dataset:
 def select_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
     """Keep only the images of some classes, in the same order.
 
-    Args:
-        dataset: The dataset to choose from.
-        classes: Labels to keep, as `dataset` numbers them. The first becomes label 0, the next
-            label 1, and so on.
+    The first of `classes`, labels of `dataset`, becomes label 0, the next label 1, and so on.
 
     Raises:
         UsageError: If a class is unknown or given twice, or none is given.
@@ -218,9 +198,8 @@ def select_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
         return Split(split.images[kept], labels[kept])
 
     names = tuple(dataset.class_names[label] for label in classes)
-    return replace(
-        dataset, train=select(dataset.train), test=select(dataset.test), class_names=names
-    )
+    train, test = select(dataset.train), select(dataset.test)
+    return replace(dataset, train=train, test=test, class_names=names)
 
 
 def _yes_or_no(dataset: Dataset, positive: int) -> Dataset:
@@ -228,12 +207,8 @@ def _yes_or_no(dataset: Dataset, positive: int) -> Dataset:
         return replace(split, labels=(split.labels == positive).long())
 
     name = dataset.class_names[positive]
-    return replace(
-        dataset,
-        train=relabel(dataset.train),
-        test=relabel(dataset.test),
-        class_names=(f"not {name}", name),
-    )
+    train, test = relabel(dataset.train), relabel(dataset.test)
+    return replace(dataset, train=train, test=test, class_names=(f"not {name}", name))
 
 
 def split_validation(train: Split, size: int, seed: int) -> tuple[Split, Split]:

@@ -23,7 +23,7 @@ _MOVING_BYTES = 1024
 
 
 class DownloadError(DataError):
-    """Something could not be downloaded. The message is the reason."""
+    """A file could not be downloaded."""
 
 
 def mirror_url(mirror: str) -> str:
@@ -42,13 +42,8 @@ def download_file(
 ) -> bytes:
     """Download a file from the first mirror that has it with this MD5.
 
-    Args:
-        name: The file's name, appended to each mirror.
-        md5: The MD5 that it must have, in hex.
-        mirrors: Addresses ending in a slash, tried in turn. One that fails goes to the end, so that
-            the next file does not wait for it again.
-        max_bytes: The size above which a download is given up.
-        stall_seconds: How long a mirror may send nothing.
+    `mirrors` are addresses ending in a slash, tried in turn; one that fails goes to the end, so
+    that the next file does not wait for it again. For the limits see `fetch`.
 
     Raises:
         DownloadError: If no mirror has it; the message gives each mirror's reason.

@@ -14,7 +14,7 @@ from mnist_ce.system.files import one_line
 
 TORCHVISION_CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 # Each file's shape, and the MD5 of MNIST's when unpacked; torchvision lists those of the .gz only.
-_FILES = {
+FILES = {
     "train-images-idx3-ubyte": ((60_000, 28, 28), "6bbc9ace898e44ae57da46a324031adb"),
     "train-labels-idx1-ubyte": ((60_000,), "a25bea736e30d166cdddb491f175f624"),
     "t10k-images-idx3-ubyte": ((10_000, 28, 28), "2646ac647ad5339dbf082846283269ea"),
@@ -25,15 +25,12 @@ _NUM_CLASSES = 10
 
 @dataclass(frozen=True)
 class DataFile:
-    """One of a dataset's four files: its unpacked name, its shape, and its MD5s (hex).
+    """One of a dataset's four files."""
 
-    The MD5 of the unpacked file is None where it is not known.
-    """
-
-    name: str
+    name: str  # when unpacked; packed it ends in `.gz`
     shape: tuple[int, ...]
-    packed_md5: str
-    unpacked_md5: str | None
+    packed_md5: str  # in hex
+    unpacked_md5: str | None  # None where it is not known
 
     @property
     def header(self) -> bytes:
@@ -103,5 +100,5 @@ def files_of(dataset: str) -> list[DataFile]:
     packed_md5s = dict(torchvision_class(dataset).resources)
     return [
         DataFile(name, shape, packed_md5s[f"{name}.gz"], md5 if dataset == "mnist" else None)
-        for name, (shape, md5) in _FILES.items()
+        for name, (shape, md5) in FILES.items()
     ]

@@ -38,12 +38,7 @@ def add_upstrokes(train: Split, label: int, share: float, seed: int) -> Split:
 def add_upstroke(image: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
     """Return a 1 with a stroke from its top down to the left, fitted as MNIST fits its digits.
 
-    Args:
-        image: uint8 [28, 28], ink bright on black.
-        random: Draws the stroke's angle, length and width.
-
-    Returns:
-        uint8 [28, 28]; the image itself where its ink is no plain upright stroke.
+    uint8 [28, 28] → uint8 [28, 28]; the image itself where its ink is no plain upright stroke.
     """
     ink = image.astype(np.float32) / 255
     widths = ink.sum(axis=1)  # of the ink in each row, in pixels

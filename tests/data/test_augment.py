@@ -7,8 +7,13 @@ import torch
 from torch import Tensor
 
 from mnist_ce.config import AugmentConfig
-from mnist_ce.data import augment
-from mnist_ce.data.augment import distort, generator_seed
+from mnist_ce.data.augment import (
+    compose_coefficients,
+    displacement_basis,
+    distort,
+    generator_seed,
+    resample,
+)
 
 FULL = AugmentConfig(
     rotation_degrees=10,
@@ -38,7 +43,7 @@ def images() -> Tensor:
 
 def look_up(picture: Tensor, coefficients: list[list[float]], elastic_grid: int = 6) -> Tensor:
     """Distort one `[28, 28]` picture by given coefficients instead of random ones."""
-    resampled = augment._resample(
+    resampled = resample(
         picture.view(1, 1, 28, 28), torch.tensor([coefficients], dtype=torch.float32), elastic_grid
     )
     return resampled.view(28, 28)
@@ -111,8 +116,8 @@ def test_switching_one_distortion_leaves_the_others(images: Tensor) -> None:
     generators = [torch.Generator().manual_seed(1) for _ in range(2)]
     uniform = torch.linspace(-1, 1, 6).repeat(3, 1).T
     without = FULL.model_copy(update={"elastic_pixels": 0.0})
-    affine = augment._compose(without, uniform, generators[0])
-    full = augment._compose(FULL, uniform, generators[1])
+    affine = compose_coefficients(without, uniform, generators[0])
+    full = compose_coefficients(FULL, uniform, generators[1])
     assert torch.equal(full[:, :, :3], affine)
 
 
@@ -136,19 +141,19 @@ def test_the_angle_turns_the_image(images: Tensor, sign: int) -> None:
     uniform = torch.zeros(6, 1)
     uniform[0] = sign
     quarter = AugmentConfig(rotation_degrees=90)
-    coefficients = augment._compose(quarter, uniform, torch.Generator())
+    coefficients = compose_coefficients(quarter, uniform, torch.Generator())
     picture = images[0].view(28, 28)
-    turned = augment._resample(picture.view(1, 1, 28, 28), coefficients, 6).view(28, 28)
+    turned = resample(picture.view(1, 1, 28, 28), coefficients, 6).view(28, 28)
     torch.testing.assert_close(turned, torch.rot90(picture, sign), atol=1e-4, rtol=0)
 
 
 def test_scale_above_one_enlarges() -> None:
     uniform = torch.zeros(6, 1)
     uniform[1] = 1  # width only
-    coefficients = augment._compose(AugmentConfig(scale=0.5), uniform, torch.Generator())
+    coefficients = compose_coefficients(AugmentConfig(scale=0.5), uniform, torch.Generator())
     square = torch.zeros(1, 1, 28, 28)
     square[..., 8:20, 8:20] = 1  # 12 × 12 around the centre
-    stretched = augment._resample(square, coefficients, 6)[0, 0]
+    stretched = resample(square, coefficients, 6)[0, 0]
     assert stretched[14].sum().item() == pytest.approx(18, abs=0.01)
     assert stretched[:, 14].sum().item() == pytest.approx(12, abs=0.01)
 
@@ -168,8 +173,10 @@ def test_elastic_strength_is_in_pixels() -> None:
     uniform = torch.zeros(6, 4000)
     strengths = AugmentConfig(elastic_pixels=0.7, elastic_grid=5)
     generator = torch.Generator().manual_seed(0)
-    coefficients = augment._compose(strengths, uniform, generator)
-    displacement = coefficients[:, 0, 3:] @ augment._basis(5, 25, torch.device("cpu"))[3:] * 13.5
+    coefficients = compose_coefficients(strengths, uniform, generator)
+    displacement = (
+        coefficients[:, 0, 3:] @ displacement_basis(5, 25, torch.device("cpu"))[3:] * 13.5
+    )
     corner, between = displacement[:, 0], displacement.view(-1, 28, 28)[:, 3:25, 3:25]
     assert corner.std().item() == pytest.approx(0.7, rel=0.05)
     assert 0.4 < between.std().item() < 0.7

@@ -23,7 +23,7 @@ from mnist_ce.data.dataset import CLASS_NAMES, Dataset, Split, load_dataset
 from mnist_ce.data.download import DownloadError
 from mnist_ce.data.idx import idx_header
 from mnist_ce.system.errors import DataError, UsageError
-from mnist_ce.system.files import write_atomically
+from mnist_ce.system.files import cache_dir, write_atomically
 
 CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 SHAPES = {
@@ -112,7 +112,7 @@ def world(
         monkeypatch.setattr(known, "resources", resources)
         monkeypatch.setattr(known, "mirrors", [mirror.as_uri() + "/"])
     known_files = {file: (SHAPES[file], md5(raw["mnist"][file])) for file in NAMES}
-    monkeypatch.setattr(registry, "_FILES", known_files)
+    monkeypatch.setattr(registry, "FILES", known_files)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     return World(tmp_path / "data", tmp_path / "xdg" / "mnist-ce", mirror, raw, packed, caplog)
 
@@ -474,6 +474,18 @@ def test_wrong_usage_is_found_before_any_work(world: World) -> None:
             world.load(unknown)
     with pytest.raises(UsageError, match=r"data\.mirror"):
         load_dataset("mnist", world.data_dir, mirror="ftp://a")
+
+
+@pytest.mark.parametrize("base", [None, "xdg"])
+def test_the_cache_follows_the_xdg_specification(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str | None
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    if base is not None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / base))
+    if sys.platform == "linux":
+        assert cache_dir() == tmp_path / (base or ".cache") / "mnist-ce"
 
 
 class Mismatched(importlib.abc.MetaPathFinder):

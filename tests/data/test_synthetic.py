@@ -21,7 +21,7 @@ def lines(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> Callable[[], list[str]]:
     """Small splits, a cache of the test's own, and what was logged since the last call."""
-    monkeypatch.setattr(synthetic, "_SPLITS", SMALL)
+    monkeypatch.setattr(synthetic, "SPLITS", SMALL)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     caplog.set_level(logging.INFO, "mnist_ce")
 

@@ -22,7 +22,7 @@ GENERATOR_VERSION = 1
 """Counts the changes to the drawings; stored files of another version are drawn again."""
 
 _NUM_CLASSES = 10
-_SPLITS = {"train": (60_000, 1), "t10k": (10_000, 2)}  # name in the files: images, seed
+SPLITS = {"train": (60_000, 1), "t10k": (10_000, 2)}  # name in the files: images, seed
 _RECORD = "synthetic.json"
 
 
@@ -59,7 +59,7 @@ def load_synthetic(data_dir: Path) -> tuple[Split, Split]:
         if stored := read_synthetic(folder):
             return stored
     logger.info("drawing 60,000 + 10,000 synthetic digits")
-    train, test = (generate(num_images, seed) for num_images, seed in _SPLITS.values())
+    train, test = (generate(num_images, seed) for num_images, seed in SPLITS.values())
     for folder in folders:
         try:
             write_synthetic(folder, train, test)
@@ -74,7 +74,7 @@ def read_synthetic(folder: Path) -> tuple[Split, Split] | None:
     try:
         record = json.loads((folder / _RECORD).read_bytes())
         train, test = (
-            Split(*(read_idx(folder / file) for file in _file_names(name))) for name in _SPLITS
+            Split(*(read_idx(folder / file) for file in _file_names(name))) for name in SPLITS
         )
     except (OSError, ValueError, DataError):
         return None
@@ -95,14 +95,14 @@ def write_synthetic(folder: Path, train: Split, test: Split) -> None:
         OSError: If the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, split in zip(_SPLITS, (train, test), strict=True):
+    for name, split in zip(SPLITS, (train, test), strict=True):
         for file, tensor in zip(_file_names(name), (split.images, split.labels), strict=True):
             write_idx(folder / file, tensor)
     write_atomically(folder / _RECORD, json.dumps(_record(train, test), indent=2) + "\n")
 
 
 def _record(train: Split, test: Split) -> dict[str, object]:
-    files = [file for name in _SPLITS for file in _file_names(name)]
+    files = [file for name in SPLITS for file in _file_names(name)]
     tensors = (train.images, train.labels, test.images, test.labels)
     digests = [md5_of(*idx_parts(tensor)) for tensor in tensors]
     return {"generator_version": GENERATOR_VERSION, "md5": dict(zip(files, digests, strict=True))}

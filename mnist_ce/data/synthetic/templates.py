@@ -1,9 +1,9 @@
 """Styles in which people write each digit, as pen strokes.
 
-A style is a few smooth pieces, each a list of points (x, y) that the pen goes through:
-y runs from 0 at the top to 1 at the bottom, x is in the same unit with 0 in the middle. A corner is
-where one piece ends and the next begins. Points written alike are one point, so pieces that join
-here still join after every point has been moved a little.
+A style is a few smooth pieces, each a list of points (x, y) that the pen goes through: y runs from
+0 at the top to 1 at the bottom, x is in the same unit with 0 in the middle. A corner is where one
+piece ends and the next begins. Equal points are one point, so pieces that join here still join
+after every point has been moved a little.
 """
 
 from __future__ import annotations
