@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from mnist_ce.config import resolve_config
-from mnist_ce.data.augment import Augment, distort
+from mnist_ce.data.augment import distort
 from mnist_ce.data.dataset import load_dataset
 from mnist_ce.data.loader import scale_pixels
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
-    strengths = resolve_config(options.config).augment.strengths()
+    strengths = resolve_config(options.config).augment
     data = load_dataset(options.dataset, Path(resolve_config().data.dir))
     generator = torch.Generator().manual_seed(options.seed)
     order = torch.randperm(len(data.train), generator=generator)
@@ -47,7 +47,7 @@ def main() -> None:
     chosen = torch.cat([order[labels == label][: options.rows] for label in classes])
     originals = scale_pixels(data.train.images[chosen])  # [rows, 784]
     columns = [originals] + [
-        distort(originals, Augment(**strengths), seed=options.seed, step=step)
+        distort(originals, strengths, seed=options.seed, step=step)
         for step in range(options.columns)
     ]
     draw(torch.stack(columns, dim=1).view(len(chosen), -1, 28, 28)).save(options.out)

@@ -22,8 +22,7 @@ from common import arguments, interleaved, ratios, report, spread
 from step import LEARNING_RATE, MOMENTUM, own_epoch
 
 from mnist_ce.config import resolve_config
-from mnist_ce.data.dataset import load_dataset
-from mnist_ce.data.splits import Split
+from mnist_ce.data.dataset import Split, load_dataset
 from mnist_ce.network import HIDDEN
 
 BATCH_SIZE = 64

@@ -19,11 +19,9 @@ import torch
 from common import arguments, interleaved, ratios, report, spread
 from torch import Tensor, nn
 
-from mnist_ce.config import OptimizerConfig, resolve_config
-from mnist_ce.data.augment import Augment
-from mnist_ce.data.dataset import load_dataset
+from mnist_ce.config import AugmentConfig, OptimizerConfig, resolve_config
+from mnist_ce.data.dataset import Split, load_dataset
 from mnist_ce.data.loader import DeviceLoader
-from mnist_ce.data.splits import Split
 from mnist_ce.evaluation.inference import evaluate
 from mnist_ce.network import HIDDEN
 from mnist_ce.network.model import MLP
@@ -94,7 +92,7 @@ def own_epoch(
     train: Split,
     hidden: Sequence[int],
     batch_size: int,
-    augment: Augment | None = None,
+    augment: AugmentConfig | None = None,
 ) -> Callable[[], float]:
     """Return a task that trains one epoch with a step of this program."""
     torch.manual_seed(0)
@@ -209,14 +207,14 @@ def growth(train: Split, repeats: int, *, as_json: bool) -> None:
 
 def distortion(train: Split, config: str, repeats: int, *, as_json: bool) -> None:
     """Print what the distortions of a recipe add to the plain and to the fast step."""
-    strengths = resolve_config(config).augment.strengths()
+    strengths = resolve_config(config).augment
     batch_size, part = 128, Split(train.images[:6_400], train.labels[:6_400])
     kinds = ("plain", "fast")
     times = interleaved(
         {
             f"{kind} {name}": own_epoch(kind, part, HIDDEN, batch_size, augment)
             for kind in kinds
-            for name, augment in (("as it is", None), ("distorted", Augment(**strengths)))
+            for name, augment in (("as it is", None), ("distorted", strengths))
         },
         repeats,
     )

@@ -1,4 +1,4 @@
-"""The typed settings of a run: their defaults, their limits, and the layers they come from.
+"""The typed settings of a run, with their defaults, limits and layers.
 
 Built-in defaults < a TOML file or shipped config < the environment (`MNIST_CE_DATA_DIR`) < named
 flags < `--set section.key=value`. An unknown key, a wrong type or a value out of range is a
@@ -8,6 +8,8 @@ flags < `--set section.key=value`. An unknown key, a wrong type or a value out o
 from __future__ import annotations
 
 import difflib
+import functools
+import logging
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,22 +23,7 @@ from mnist_ce.network import HIDDEN, INPUT_SIZE
 from mnist_ce.system.errors import UsageError
 from mnist_ce.system.files import one_line, shipped_dir
 
-__all__ = [
-    "AugmentConfig",
-    "AverageConfig",
-    "Config",
-    "DataConfig",
-    "ModelConfig",
-    "ObjectiveConfig",
-    "OptimizerConfig",
-    "RunConfig",
-    "ScheduleConfig",
-    "Section",
-    "TrainConfig",
-    "parse_assignments",
-    "resolve_config",
-    "shipped_configs",
-]
+logger = logging.getLogger(__name__)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -47,31 +34,28 @@ MAX_SHOWN = 100  # characters of a wrong value
 MAX_HIDDEN = 63  # as many as a checkpoint may have
 MAX_PARAMETERS = 100_000_000  # 400 MB of weights, and as much momentum; MNIST needs a hundredth
 Width = Annotated[int, Field(ge=1, le=65_536)]
+RENAMED_KEYS = {"augment.flagged_ones": "augment.upstroke_ones"}  # the old names stay valid
 
 
 class Section(BaseModel):
     """A table of the config. Unknown keys and wrong types are errors; values never change."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
 
 class DataConfig(Section):
-    """Which images the network learns from, and where they lie."""
+    """The images that the network is trained and tested on."""
 
     dataset: Literal["auto", "mnist", "fashion-mnist", "kmnist", "synthetic"] = "auto"
-    """`auto` is MNIST where it lies or can be downloaded, else the built-in synthetic digits."""
+    """`auto` is MNIST where it is found or can be downloaded, else the synthetic digits."""
     dir: str = Field(default="data", min_length=1)
-    """The folder that holds the datasets, or receives them."""
+    """The folder of the datasets; files are downloaded to it."""
     mirror: str = ""
-    """The only address to download from; empty: the ones torchvision knows."""
+    """The only address to download from; empty: torchvision's mirrors."""
     validation_size: Count = 0
-    """How many training images are held out to choose by; 0: none."""
+    """How many training images are held out for validation; 0: none."""
     classes: tuple[Count, ...] = Field(default=(), strict=False)
     """The classes to keep, renumbered in this order; empty: all."""
 
@@ -84,7 +68,7 @@ class ModelConfig(Section):
 
 
 class ObjectiveConfig(Section):
-    """What is minimised."""
+    """The loss that is minimised."""
 
     kind: Literal["multiclass", "binary"] = "multiclass"
     """`multiclass`: cross-entropy over the classes; `binary`: yes or no, with one logit."""
@@ -97,18 +81,18 @@ class ObjectiveConfig(Section):
 
 
 class TrainConfig(Section):
-    """How long and on what the network is trained."""
+    """How long, in what order and on which device the network is trained."""
 
     epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 9
     """How many times each training image is seen."""
     batch_size: Annotated[int, Field(ge=1)] = 64
     """Images per step; the last batch of an epoch holds the rest."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Makes initial weights, order, distortions and the validation split."""
+    """Fixes the initial weights, the order, the distortions and the validation split."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`; only `auto` chooses."""
     threads: Count = 0
-    """CPU threads; 0: what torch chooses."""
+    """CPU threads; 0: torch's default."""
     step: Literal["auto", "plain", "fast", "cuda-graph"] = "auto"
     """How one optimisation step is computed; the result is the same."""
     test_every: Count = 1
@@ -148,7 +132,7 @@ class ScheduleConfig(Section):
     step_epochs: Annotated[int, Field(ge=1)] = 3
     """`step`: epochs between two drops."""
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """`step`: what each drop multiplies the rate by."""
+    """`step`: the factor of each drop."""
 
 
 class AverageConfig(Section):
@@ -173,18 +157,20 @@ class AugmentConfig(Section):
     """The standard deviation of the smooth displacement, in pixels."""
     elastic_grid: Annotated[int, Field(ge=2, le=28)] = 6
     """Control points of the smooth displacement, per side."""
-    flagged_ones: Annotated[float, Field(ge=0, le=1)] = 0.0
+    upstroke_ones: Fraction = 0.0
     """The share of ones that get an upstroke, as Europeans write them; see docs/log.md."""
     final_epochs: Count = 0
-    """How many epochs at the end go without distortion."""
+    """How many epochs at the end are without distortion."""
 
-    def strengths(self) -> dict[str, Any]:
-        """Return the arguments of `data.augment.Augment`."""
-        return self.model_dump(exclude={"final_epochs", "flagged_ones"})
+    @property
+    def distorts(self) -> bool:
+        """Whether any distortion is on."""
+        affine = (self.rotation_degrees, self.scale, self.shear, self.shift_pixels)
+        return any(affine) or self.elastic_pixels != 0
 
 
 class RunConfig(Section):
-    """Where a run is kept and how much it tells."""
+    """The run's folder and its progress output."""
 
     output: str = Field(default="checkpoints", min_length=1)
     """The folder that holds the runs."""
@@ -193,9 +179,9 @@ class RunConfig(Section):
     log_interval: Annotated[int, Field(ge=1)] = 10
     """Batches between two lines of `--verbose`."""
     save_every_seconds: Positive = 30.0
-    """The longest time that a crash can cost."""
+    """The longest training time that a crash can lose."""
     plots: bool = True
-    """Whether the run's pictures are drawn at its end."""
+    """Whether plots are drawn at the end of the run."""
 
 
 class Config(Section):
@@ -217,7 +203,7 @@ class Config(Section):
         return self.schedule.kind in ("one-cycle", "cosine")
 
     @model_validator(mode="after")
-    def _network_fits(self) -> Config:
+    def _values_agree(self) -> Config:
         widths = [INPUT_SIZE, *self.model.hidden, 10]
         num_parameters = sum((a + 1) * b for a, b in pairwise(widths))
         if num_parameters > MAX_PARAMETERS:
@@ -227,15 +213,8 @@ class Config(Section):
             )
         if len(self.model.hidden) > MAX_HIDDEN:
             raise ValueError(f"model.hidden has more than {MAX_HIDDEN} layers")
-        return self
-
-    @model_validator(mode="after")
-    def _keys_agree(self) -> Config:
         if self.train.patience and not self.data.validation_size:
-            raise ValueError(
-                "train.patience needs a validation split: set data.validation_size, "
-                "for example to 5000"
-            )
+            raise ValueError("train.patience needs a validation split: data.validation_size = 5000")
         if self.train.patience and self.has_fixed_length:
             raise ValueError(
                 f"train.patience cannot be used with schedule.kind = '{self.schedule.kind}', "
@@ -257,6 +236,10 @@ class Config(Section):
         """Return plain tables with every key, ready for TOML or JSON."""
         return self.model_dump(mode="json")
 
+    def flat(self) -> dict[str, Any]:
+        """Return plain values by dotted key, such as `train.epochs`."""
+        return dict(_flatten(self.to_dict()))
+
 
 def shipped_configs() -> dict[str, Path]:
     """Return the recipes that come with the program, by name."""
@@ -274,7 +257,7 @@ def resolve_config(
     flags: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Config:
-    """Lay the layers over each other and check the result.
+    """Merge the layers, each over the one before, and check the result.
 
     Args:
         config: A TOML file, or the name of a shipped config (`fast`); None: defaults only.
@@ -284,34 +267,49 @@ def resolve_config(
     Raises:
         UsageError: If a file cannot be read or a key or value is not valid.
     """
-    merged: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-
-    def lay(layer: Mapping[str, Any], source: str) -> None:
-        for key, value in layer.items():
-            section, _, name = key.partition(".")
-            if not name:
-                merged[section] = value  # not a table: the check below says so
-            else:
-                table = merged.setdefault(section, {})
-                if not isinstance(table, dict):
-                    raise UsageError(f"{source}: {section} must be a table")
-                table[name] = value
-            sources[key] = source
-
+    layers: list[tuple[str, Mapping[str, Any]]] = []
     if config is not None:
         path = _config_path(config)
-        lay(dict(_flatten(_read_toml(path))), str(path))
+        layers.append((str(path), dict(_flatten(_read_toml(path)))))
     data_dir = (os.environ if environment is None else environment).get("MNIST_CE_DATA_DIR")
     if data_dir:
-        lay({"data.dir": data_dir}, "MNIST_CE_DATA_DIR")
-    for key, value in (flags or {}).items():
-        if value is not None:
-            lay({key: value}, "the command line")
+        layers.append(("MNIST_CE_DATA_DIR", {"data.dir": data_dir}))
+    layers.append(("the command line", flags or {}))
+    merged: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for source, layer in layers:
+        for key, value in layer.items():
+            if value is None:
+                continue
+            if key in RENAMED_KEYS:
+                _warn_renamed(key)
+                key = RENAMED_KEYS[key]
+            sources[key] = source
+            section, _, name = key.partition(".")
+            if not name:
+                merged[section] = value  # not a table: an error in the validation below
+            elif isinstance(table := merged.setdefault(section, {}), dict):
+                table[name] = value
+            else:
+                raise UsageError(f"{source}: {section} must be a table")
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
         raise UsageError(_explain(error, sources)) from None
+
+
+@functools.cache
+def _warn_renamed(key: str) -> None:  # once, however many layers and files hold it
+    logger.warning(f"{key} is now called {RENAMED_KEYS[key]}")
+
+
+def rename_old_keys(tables: dict[str, Any]) -> None:
+    """Give keys of older versions their present names, in the tables of a recorded config."""
+    for old, new in RENAMED_KEYS.items():
+        section, _, name = old.partition(".")
+        table = tables.get(section)
+        if isinstance(table, dict) and name in table:
+            table[new.partition(".")[2]] = table.pop(name)
 
 
 def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
@@ -320,19 +318,27 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
     Raises:
         UsageError: If a text is not of that form.
     """
-    return dict(map(_assignment, texts))
+    values: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not equals or key.count(".") != 1:
+            raise UsageError(f"--set {text}: write section.key=value, for example train.epochs=3")
+        try:
+            values[key] = tomllib.loads(f"value = {value}")["value"]
+        except (ValueError, RecursionError):
+            values[key] = value.strip()
+    return values
 
 
 def _config_path(config: str | Path) -> Path:
-    path = Path(config)
-    if path.is_file():
-        return path
+    if Path(config).is_file():
+        return Path(config)
     shipped = shipped_configs()
     if str(config) in shipped:
         return shipped[str(config)]
-    names = ", ".join(shipped)
     near = _nearest(str(config), list(shipped))
-    raise UsageError(f"config {config} is neither a file nor one of {names}{near}")
+    raise UsageError(f"config {config} is neither a file nor one of {', '.join(shipped)}{near}")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -348,34 +354,21 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _flatten(tables: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for section, table in tables.items():
-        if isinstance(table, dict):
+        if isinstance(table, dict) and table:
             yield from ((f"{section}.{key}", value) for key, value in table.items())
-            if not table:
-                yield section, table
         else:
             yield section, table
 
 
-def _assignment(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    key = key.strip()
-    if not equals or key.count(".") != 1:
-        raise UsageError(f"--set {text}: write section.key=value, for example train.epochs=3")
-    try:
-        return key, tomllib.loads(f"value = {value}")["value"]
-    except (ValueError, RecursionError):
-        return key, value.strip()
-
-
 def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
-    """Turn the first thing that pydantic found wrong into one line."""
+    """Return the first thing that pydantic found wrong in one line."""
     detail = error.errors(include_url=False)[0]
     place = [str(part) for part in detail["loc"]]
     key = ".".join(place[:2])
-    source = sources.get(key)
-    where = f" (from {source})" if source else ""
+    where = f" (from {sources[key]})" if key in sources else ""
     if detail["type"] == "extra_forbidden":
-        return f"unknown key {key}{where}{_nearest(key, _valid_keys(place))}"
+        valid = list(Config.model_fields if len(place) == 1 else Config().flat())
+        return f"unknown key {key}{where}{_nearest(key, valid)}"
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
     message = detail["msg"].replace("Input should be", "must be").replace("String should", "must")
@@ -392,24 +385,11 @@ def _shown(value: object) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
-def _valid_keys(place: Sequence[str]) -> list[str]:
-    sections = Config.model_fields
-    if len(place) == 1:
-        return list(sections)
-    return [
-        f"{section}.{key}"
-        for section, field in sections.items()
-        for key in getattr(field.annotation, "model_fields", {})
-    ]
-
-
 def _nearest(key: str, valid: Sequence[str]) -> str:
-    near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
-    if not near and "." in key:
-        name = key.rpartition(".")[2]
-        near = [
-            full
-            for full in valid
-            if difflib.SequenceMatcher(None, name, full.rpartition(".")[2]).ratio() > 0.75
-        ][:1]
+    name = key.rpartition(".")[2]
+    near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5) or [
+        full
+        for full in valid
+        if difflib.SequenceMatcher(None, name, full.rpartition(".")[2]).ratio() > 0.75
+    ]
     return f"; did you mean {near[0]}?" if near else ""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mnist_ce.data.splits import Dataset, Split
-from mnist_ce.data.synthetic.generate import _write as store
-from mnist_ce.data.synthetic.generate import generate
+from mnist_ce.data import dataset as dataset_module
+from mnist_ce.data.dataset import Dataset, Split
+from mnist_ce.data.synthetic.generate import generate, write_synthetic
 
 # Taken out, so that no test depends on it unasked: it goes before what a config says.
 REAL_MNIST = os.environ.pop("MNIST_CE_DATA_DIR", None)
@@ -31,7 +31,7 @@ def mnist_dir() -> Path:
 def tiny_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder whose synthetic set has 300 + 100 images, which subprocesses can use too."""
     folder = tmp_path_factory.mktemp("data")
-    store(folder / "synthetic", generate(300, seed=1), generate(100, seed=2))
+    write_synthetic(folder / "synthetic", generate(300, seed=1), generate(100, seed=2))
     return folder
 
 
@@ -52,7 +52,7 @@ def small_data(monkeypatch: pytest.MonkeyPatch) -> None:
         digits = tuple("0123456789")
         return Dataset("mnist" if name == "auto" else name, train, test, digits, "0" * 64)
 
-    monkeypatch.setattr("mnist_ce.data.dataset.load_dataset", load)
+    monkeypatch.setattr(dataset_module, "load_dataset", load)
 
 
 @functools.cache

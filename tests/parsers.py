@@ -19,7 +19,7 @@ from PIL import Image
 
 from mnist_ce.cli.config_docs import config_text
 from mnist_ce.config import parse_assignments, resolve_config
-from mnist_ce.data.idx import idx_header, read_split
+from mnist_ce.data.idx import idx_header, read_idx
 from mnist_ce.network.model import MLP
 from mnist_ce.reader.image_io import open_picture, to_planes
 from mnist_ce.runs.checkpoint import load_state_dict, model_from
@@ -127,10 +127,7 @@ def _parse_metrics(folder: Path, content: bytes) -> object:
 
 
 def _parse_idx(folder: Path, content: bytes) -> object:
-    path = _written(folder, "x-idx", content)
-    if not (folder / "labels-idx").exists():
-        _written(folder, "labels-idx", idx_header((3,)) + bytes(3))
-    return read_split(path, folder / "labels-idx", num_classes=10)
+    return read_idx(_written(folder, "x-idx", content))
 
 
 def _parse_picture(folder: Path, content: bytes) -> object:

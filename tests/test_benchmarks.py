@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mnist_ce.data.splits import Split
+from mnist_ce.data.dataset import Split
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 PROGRAMS = [

@@ -21,7 +21,7 @@ from mnist_ce import load_model
 from mnist_ce.cli import main
 from mnist_ce.config import resolve_config
 from mnist_ce.data import dataset as dataset_module
-from mnist_ce.data.splits import Dataset
+from mnist_ce.data.dataset import Dataset
 from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.evaluation.evaluate import evaluate
 from mnist_ce.evaluation.metrics import average_precision, binary_report, roc_auc

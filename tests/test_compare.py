@@ -9,7 +9,7 @@ from scipy import stats
 
 from mnist_ce import train
 from mnist_ce.cli import main
-from mnist_ce.data.splits import Dataset
+from mnist_ce.data.dataset import Dataset
 from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.evaluation.comparison import compare, mcnemar_p_value
 

@@ -6,7 +6,7 @@ Every output pixel p looks up the input at a displaced place. In pixels from the
 
 Each of these terms is a linear combination of fixed functions of p: x, y, 1 and one smooth bump
 per elastic control point. So a whole batch of displacement fields is one product of its random
-coefficients with a constant basis, `[batch · 2, 3 + n²] @ [3 + n², 784]`, and one bilinear
+coefficients with a constant basis, [batch · 2, 3 + n²] @ [3 + n², 784], and one bilinear
 `grid_sample` does the rest. Only the coefficients are random; they are drawn on the CPU whatever
 the device, so that a batch's distortion is a function of (seed, step) alone.
 
@@ -19,14 +19,13 @@ per-pixel random field with a Gaussian; a coarse grid of control points is as sm
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Augment", "distort", "generator_seed"]
+from mnist_ce.config import AugmentConfig
 
 _SIDE = 28
 _CENTRE = (_SIDE - 1) / 2  # in pixels: halfway between the centres of the first and last pixel
@@ -34,48 +33,12 @@ _NUM_AFFINE = 3  # basis functions x, y, 1
 _MASK64 = (1 << 64) - 1
 
 
-@dataclass(frozen=True)
-class Augment:
-    """Strengths of the distortions; each is 0 by default, which turns it off.
-
-    Attributes:
-        rotation_degrees: largest rotation either way, in degrees (uniform); positive is
-            counterclockwise.
-        scale: largest relative change of size, as a fraction (uniform; width and height apart).
-        shear: largest horizontal slant, in pixels per pixel of height (uniform).
-        shift_pixels: largest shift along each axis, in pixels (uniform).
-        elastic_pixels: standard deviation of the displacement of a control point along each axis,
-            in pixels (normal).
-        elastic_grid: control points per side, spread evenly from edge to edge; the displacement
-            between them is interpolated bicubically.
-    """
-
-    rotation_degrees: float = 0.0
-    scale: float = 0.0
-    shear: float = 0.0
-    shift_pixels: float = 0.0
-    elastic_pixels: float = 0.0
-    elastic_grid: int = 6
-
-    @property
-    def enabled(self) -> bool:
-        """Whether any strength is above 0."""
-        affine = (self.rotation_degrees, self.scale, self.shear, self.shift_pixels)
-        return any(affine) or self.elastic_pixels != 0
-
-
 def generator_seed(seed: int, step: int) -> int:
-    """Mix a seed and a step into the seed of one generator.
+    """Mix a run's seed and a step, counted from the run's start, into a generator's seed.
 
     The finaliser of SplitMix64 (Steele, Lea and Flood, 2014) over both numbers, so that
-    neighbouring steps and neighbouring seeds give unrelated streams.
-
-    Args:
-        seed: the run's seed; any integer.
-        step: the optimisation step, counted from the start of the run.
-
-    Returns:
-        32 bits, which is all that PyTorch's CPU generator takes from its seed.
+    neighbouring steps and neighbouring seeds give unrelated streams. The result has 32 bits, which
+    is all that PyTorch's CPU generator takes from its seed.
     """
     state = (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + 0x8CB92BA72F3D8DD7) & _MASK64
     state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
@@ -84,40 +47,44 @@ def generator_seed(seed: int, step: int) -> int:
 
 
 def distort(
-    images: Tensor, strengths: Augment, *, seed: int, step: int, out: Tensor | None = None
+    images: Tensor, strengths: AugmentConfig, *, seed: int, step: int, out: Tensor | None = None
 ) -> Tensor:
     """Distort each image of a batch in its own way.
 
+    Rotation, scale, shear and shift are drawn uniformly from ± their strength; a positive angle is
+    counterclockwise. The displacements of the elastic control points are normal, and interpolated
+    bicubically.
+
     Args:
-        images: float32 `[batch, 784]` or `[batch, 28, 28]`, ink bright on 0, in [0, 1].
-        strengths: how far each distortion may go.
-        seed: the run's seed.
-        step: the optimisation step; with the seed it decides all that is random here.
-        out: where to write the result, if given: contiguous and of the images' shape; may be the
+        images: float32 [batch, 784] or [batch, 28, 28], ink bright on 0, in [0, 1].
+        strengths: How far each distortion may go; see the config.
+        seed: The run's seed.
+        step: The optimisation step; with the seed it decides all that is random here.
+        out: Where to write the result, if given: contiguous and of the images' shape; may be the
             images themselves.
 
     Returns:
-        `out`, or else a new tensor of the images' shape, in [0, 1]; the images themselves where no
-        distortion is enabled and no `out` is given.
+        `out`, or else a new tensor of the images' shape, in [0, 1]; the images themselves where
+        nothing is distorted and no `out` is given.
     """
-    if not strengths.enabled:
+    if not strengths.distorts:
         return images if out is None else out.copy_(images)
     generator = torch.Generator().manual_seed(generator_seed(seed, step))
-    coefficients = _coefficients(strengths, len(images), generator).to(images.device)
-    distorted = _resample(images.view(-1, 1, _SIDE, _SIDE), coefficients, strengths.elastic_grid)
+    # In [-1, 1), drawn whichever strengths are on: switching one leaves the others as they were.
+    uniform = torch.rand(6, len(images), generator=generator).mul_(2).sub_(1)
+    coefficients = compose_coefficients(strengths, uniform, generator).to(images.device)
+    distorted = resample(images.view(-1, 1, _SIDE, _SIDE), coefficients, strengths.elastic_grid)
     # Rounding can carry an interpolated value a hair past 1.
     return torch.clamp(distorted.view(images.shape), 0.0, 1.0, out=out)
 
 
-def _coefficients(strengths: Augment, batch_size: int, generator: torch.Generator) -> Tensor:
-    """Random `[batch, 2, 3 + n²]` coefficients of source(p); the rows are x and y, in pixels."""
-    # In [-1, 1), drawn whichever strengths are on: switching one leaves the others as they were.
-    uniform = torch.rand(6, batch_size, generator=generator).mul_(2).sub_(1)
-    return _compose(strengths, uniform, generator)
+def compose_coefficients(
+    strengths: AugmentConfig, uniform: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Return the coefficients [batch, 2, 3 + n²] of source(p); the rows are x and y, in pixels.
 
-
-def _compose(strengths: Augment, uniform: Tensor, generator: torch.Generator) -> Tensor:
-    """Coefficients for given uniform numbers `[6, batch]`: angle, scales, slant and shifts."""
+    `uniform` is [6, batch] in [-1, 1): angle, two scales, slant and two shifts.
+    """
     batch_size = uniform.shape[1]
     num_points = strengths.elastic_grid**2 if strengths.elastic_pixels else 0
     coefficients = torch.empty(batch_size, 2, _NUM_AFFINE + num_points)
@@ -137,8 +104,8 @@ def _compose(strengths: Augment, uniform: Tensor, generator: torch.Generator) ->
 
 
 @lru_cache(maxsize=8)
-def _basis(elastic_grid: int, num_points: int, device: torch.device) -> Tensor:
-    """The fixed functions of p: `[3 + num_points, 784]`, in `grid_sample`'s unit (-1 to 1)."""
+def displacement_basis(elastic_grid: int, num_points: int, device: torch.device) -> Tensor:
+    """Return the fixed functions of p: [3 + num_points, 784], in `grid_sample`'s unit (-1 to 1)."""
     axis = torch.linspace(-1, 1, _SIDE, dtype=torch.float64)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     # A coefficient of 1 on x or y is the identity; the others are in pixels.
@@ -156,13 +123,13 @@ def _basis(elastic_grid: int, num_points: int, device: torch.device) -> Tensor:
     return torch.cat(rows).to(device=device, dtype=torch.float32)
 
 
-def _resample(pictures: Tensor, coefficients: Tensor, elastic_grid: int) -> Tensor:
-    """Bilinear look-up of `[batch, 1, 28, 28]` at source(p); outside the image is 0."""
+def resample(images: Tensor, coefficients: Tensor, elastic_grid: int) -> Tensor:
+    """Look up images, [batch, 1, 28, 28], at source(p), bilinearly; outside they are 0."""
     num_points = coefficients.shape[2] - _NUM_AFFINE
-    basis = _basis(elastic_grid, num_points, pictures.device)
+    basis = displacement_basis(elastic_grid, num_points, images.device)
     # [batch · 2, 3 + n²] @ [3 + n², 784]; grid_sample reads two planes as fast as pairs.
     source = coefficients.view(-1, coefficients.shape[2]) @ basis
     grid = source.view(-1, 2, _SIDE, _SIDE).permute(0, 2, 3, 1)
     return functional.grid_sample(
-        pictures, grid, mode="bilinear", padding_mode="zeros", align_corners=True
+        images, grid, mode="bilinear", padding_mode="zeros", align_corners=True
     )

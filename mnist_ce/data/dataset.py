@@ -1,108 +1,163 @@
-"""Datasets by name: the one door through which images come into the program."""
+"""Datasets by name, and the splits and labels that a network is trained and tested on."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mnist_ce.data.download import DownloadError
-from mnist_ce.data.idx import idx_header
-from mnist_ce.data.splits import Dataset, Split, select_classes, split_validation
-from mnist_ce.system.errors import UsageError
+import torch
+from torch import Tensor
 
-__all__ = [
-    "DATASETS",
-    "Dataset",
-    "Split",
-    "class_names_of",
-    "load_dataset",
-    "select_classes",
-    "split_validation",
-]
+from mnist_ce.config import DataConfig, ObjectiveConfig
+from mnist_ce.data.download import DownloadError
+from mnist_ce.data.files import DatasetFiles
+from mnist_ce.data.idx import idx_parts
+from mnist_ce.network.objective import Binary, Multiclass, Objective
+from mnist_ce.system.device import derived_generator
+from mnist_ce.system.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
 _DIGITS = tuple("0123456789")
-# Fashion-MNIST and KMNIST name their classes as torchvision does.
-_CLASS_NAMES = {
+CLASS_NAMES: dict[str, tuple[str, ...]] = {
     "mnist": _DIGITS,
     "fashion-mnist": (
-        "T-shirt/top",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
     ),
     "kmnist": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
     "synthetic": _DIGITS,
 }
-
-DATASETS: tuple[str, ...] = tuple(_CLASS_NAMES)
-"""The datasets there are. (`auto` is a way to choose one, not a dataset.)"""
+"""The datasets, and the meaning of label 0, 1, … of each, as in torchvision."""
 
 
-def class_names_of(name: str) -> tuple[str, ...]:
-    """Return what label 0, 1, … of a dataset means.
+@dataclass(frozen=True)
+class Split:
+    """Images, uint8 [n, 28, 28], bright on black, and labels, int64 [n], in the files' order."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training and a test split with the meaning of label 0, 1, ….
+
+    `digest` is the SHA-256 (hex) of the four unpacked IDX files, one after the other: training
+    images, training labels, test images, test labels. Selecting classes leaves it as it is.
+    """
+
+    name: str  # never `auto`
+    train: Split
+    test: Split  # for reporting, never for choosing anything
+    class_names: tuple[str, ...]
+    digest: str
+
+
+@dataclass(frozen=True)
+class DataSplits:
+    """A dataset and an objective as in a config, split for training, validation and testing."""
+
+    dataset: str  # the name; never `auto`
+    digest: str  # as in `Dataset`
+    class_names: tuple[str, ...]  # for a yes/no network, label 0 is no and 1 is yes
+    objective: Objective
+    train: Split
+    validation: Split | None  # the images to choose by; None where none are held out
+    test: Split  # the images to report on
+
+    @property
+    def num_outputs(self) -> int:
+        """Logits per image."""
+        return 1 if isinstance(self.objective, Binary) else len(self.class_names)
+
+    def split(self, name: str) -> Split:
+        """Return a split by name: `train`, `validation` or `test`.
+
+        Raises:
+            UsageError: If there is no such split.
+        """
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        if name not in splits:
+            raise UsageError(f"split '{name}' is not one of {', '.join(splits)}")
+        if (chosen := splits[name]) is None:
+            raise UsageError("there is no validation split: data.validation_size is 0 in this run")
+        return chosen
+
+
+def load_splits(data: DataConfig, objective: ObjectiveConfig, seed: int) -> DataSplits:
+    """Load the dataset of a config; `seed` chooses the validation images.
 
     Raises:
-        UsageError: If there is no such dataset.
+        DataError: If the data is missing or damaged and cannot be downloaded or kept.
+        UsageError: If a class, the validation size or `objective.positive` does not fit the
+            dataset, or there is no such dataset.
     """
-    if name not in _CLASS_NAMES:
-        raise _unknown(name)
-    return _CLASS_NAMES[name]
+    dataset = load_dataset(data.dataset, Path(data.dir), mirror=data.mirror or None)
+    kept = data.classes or tuple(range(len(dataset.class_names)))
+    is_binary = objective.kind == "binary"
+    if is_binary and objective.positive not in kept:
+        raise UsageError(
+            f"objective.positive = {objective.positive} is not among the classes {list(kept)}"
+        )
+    if data.classes:
+        dataset = select_classes(dataset, data.classes)
+    if is_binary:
+        dataset = _yes_or_no(dataset, kept.index(objective.positive))
+    train, validation = split_validation(dataset.train, data.validation_size, seed)
+    return DataSplits(
+        dataset=dataset.name,
+        digest=dataset.digest,
+        class_names=dataset.class_names,
+        objective=(
+            Binary(objective.positive_weight)
+            if is_binary
+            else Multiclass(objective.label_smoothing)
+        ),
+        train=train,
+        validation=validation if data.validation_size else None,
+        test=dataset.test,
+    )
 
 
-def load_dataset(
-    name: str,
-    data_dir: Path,
-    *,
-    mirror: str | None = None,
-) -> Dataset:
-    """Load a dataset, downloading or drawing it first where need be.
-
-    `auto` is MNIST where it lies in `data_dir` (or the user's cache) or can be downloaded, and
-    else, with a warning, the synthetic digits; any other name never becomes another dataset.
+def load_dataset(name: str, data_dir: Path, *, mirror: str | None = None) -> Dataset:
+    """Load a dataset, downloading or drawing it first where necessary.
 
     Args:
-        name: One of `DATASETS`, or `auto`.
-        data_dir: Where to look for the files and to keep them; where it cannot be written, the
-            user's cache serves.
-        mirror: The only address to download from, in place of the dataset's own.
+        name: One of `CLASS_NAMES`, or `auto`: MNIST where it is found or can be downloaded, else,
+            with a warning, the synthetic digits. Any other name never becomes another dataset.
+        data_dir: Where to look for the files and to keep them; where it cannot be written, they
+            are kept in the user's cache.
+        mirror: The only address to download from; None: the dataset's own.
 
     Raises:
         DataError: If the data is missing or damaged and cannot be downloaded or kept.
         UsageError: If there is no such dataset, or `mirror` is not an address.
     """
-    # Late, because these modules need this folder's other ones and torchvision is slow to import.
-    from mnist_ce.data.mnist import load_files
-
-    if name not in (*DATASETS, "auto"):
-        raise _unknown(name)
-    if name == "synthetic":
-        return _synthetic(data_dir)
-    try:
+    if name not in (*CLASS_NAMES, "auto"):
+        choices = ", ".join(CLASS_NAMES)
+        raise UsageError(f"there is no dataset {name!r}; choose from {choices}, or auto")
+    if name != "synthetic":
         wanted = "mnist" if name == "auto" else name
-        train, test = load_files(wanted, data_dir, mirror=mirror, hasty=name == "auto")
-    except DownloadError as error:
-        if name != "auto":
-            raise
-        logger.warning(
-            f"NOT MNIST: using the built-in SYNTHETIC digits instead, so every result is about "
-            f"those. {error} (--dataset mnist makes this an error, --dataset synthetic ends this "
-            "warning)"
-        )
-        return _synthetic(data_dir)
-    return _dataset(wanted, train, test)
-
-
-def _synthetic(data_dir: Path) -> Dataset:
-    from mnist_ce.data.synthetic.generate import load_synthetic
+        try:
+            files = DatasetFiles(wanted, data_dir, mirror, fail_fast=name == "auto")
+            images, labels, test_images, test_labels = files.load()
+            return _dataset(wanted, Split(images, labels), Split(test_images, test_labels))
+        except DownloadError as error:
+            if name != "auto":
+                raise
+            logger.warning(
+                f"NOT MNIST: using the built-in SYNTHETIC digits instead, so every result is about "
+                f"those. {error} (--dataset mnist makes this an error, --dataset synthetic ends "
+                "this warning)"
+            )
+    from mnist_ce.data.synthetic.generate import load_synthetic  # late: it imports Split from here
 
     return _dataset("synthetic", *load_synthetic(data_dir))
 
@@ -110,10 +165,72 @@ def _synthetic(data_dir: Path) -> Dataset:
 def _dataset(name: str, train: Split, test: Split) -> Dataset:
     digest = hashlib.sha256()
     for tensor in (train.images, train.labels, test.images, test.labels):
-        digest.update(idx_header(tensor.shape))
-        digest.update(tensor.byte().contiguous().numpy().data)
-    return Dataset(name, train, test, class_names_of(name), digest.hexdigest())
+        for part in idx_parts(tensor):
+            digest.update(part)
+    return Dataset(name, train, test, CLASS_NAMES[name], digest.hexdigest())
 
 
-def _unknown(name: str) -> UsageError:
-    return UsageError(f"there is no dataset {name!r}; choose from {', '.join(DATASETS)}, or auto")
+def select_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
+    """Keep only the images of some classes, in the same order.
+
+    The first of `classes`, labels of `dataset`, becomes label 0, the next label 1, and so on.
+
+    Raises:
+        UsageError: If a class is unknown or given twice, or none is given.
+    """
+    num_classes = len(dataset.class_names)
+    if not classes:
+        raise UsageError("data.classes: name at least one class")
+    for position, label in enumerate(classes):
+        if not 0 <= label < num_classes:
+            raise UsageError(
+                f"data.classes: {dataset.name} has no class {label}; its classes are 0 to "
+                f"{num_classes - 1}"
+            )
+        if label in classes[:position]:
+            raise UsageError(f"data.classes: class {label} is given twice")
+    new_labels = torch.full((num_classes,), -1, dtype=torch.int64)
+    new_labels[list(classes)] = torch.arange(len(classes))
+
+    def select(split: Split) -> Split:
+        labels = new_labels[split.labels]  # [n], -1 where the class is left out
+        kept = labels >= 0
+        return Split(split.images[kept], labels[kept])
+
+    names = tuple(dataset.class_names[label] for label in classes)
+    train, test = select(dataset.train), select(dataset.test)
+    return replace(dataset, train=train, test=test, class_names=names)
+
+
+def _yes_or_no(dataset: Dataset, positive: int) -> Dataset:
+    def relabel(split: Split) -> Split:
+        return replace(split, labels=(split.labels == positive).long())
+
+    name = dataset.class_names[positive]
+    train, test = relabel(dataset.train), relabel(dataset.test)
+    return replace(dataset, train=train, test=test, class_names=(f"not {name}", name))
+
+
+def split_validation(train: Split, size: int, seed: int) -> tuple[Split, Split]:
+    """Return the training split without `size` images, and these as the validation split.
+
+    Which ones depends on `seed` alone, not on any global generator. Both parts keep the order of
+    `train`, and nothing is copied where `size` is 0.
+
+    Raises:
+        UsageError: If `size` is negative or leaves no image to train on.
+    """
+    if not 0 <= size < len(train):
+        raise UsageError(
+            f"data.validation_size is {size}; with {len(train)} training images it must be from 0 "
+            f"to {len(train) - 1}"
+        )
+    if size == 0:
+        return train, Split(train.images[:0], train.labels[:0])
+    order = torch.randperm(len(train), generator=derived_generator(seed, "validation"))
+    held_out = torch.zeros(len(train), dtype=torch.bool)
+    held_out[order[:size]] = True
+    return (
+        Split(train.images[~held_out], train.labels[~held_out]),
+        Split(train.images[held_out], train.labels[held_out]),
+    )

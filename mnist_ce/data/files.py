@@ -1,10 +1,11 @@
-"""Where a dataset's four files may lie: found, verified, and brought where torchvision reads them.
+"""The files of MNIST, Fashion-MNIST and KMNIST: found, verified, downloaded, read by torchvision.
 
-What verified means: MNIST's files have known MD5s, packed and unpacked. Of Fashion-MNIST and KMNIST
-only the packed files' MD5s are known. Files unpacked from those get their MD5 written beside them
-(`NAME.md5`, which `md5sum -c` reads). An unpacked file of theirs that comes without both is checked
-by size, header and range of labels only; that is said, and its MD5 is written down, so that from
-then on a change is noticed.
+torchvision reads unpacked files in `<root>/<class>/raw/` and verifies nothing. So files are brought
+into that layout, in the user's cache where the data directory cannot be written, and the MD5 of
+what torchvision has read is compared. MNIST's MD5s are known, packed and unpacked; of the other two
+only the packed files'. Files unpacked from those get their MD5 written beside them (`NAME.md5`,
+which `md5sum -c` reads). An unpacked file without any known MD5 is checked by size, header and
+range of labels, with a warning, and its MD5 is written down, so that a later change is noticed.
 """
 
 from __future__ import annotations
@@ -15,203 +16,206 @@ import os
 from collections import deque
 from pathlib import Path
 
-from mnist_ce.data.download import DownloadError, download_file
-from mnist_ce.data.registry import Source, SourceFile, md5_of_bytes
+from torch import Tensor
+
+from mnist_ce.data.download import DownloadError, download_file, mirror_url
+from mnist_ce.data.idx import idx_parts
+from mnist_ce.data.registry import TORCHVISION_CLASSES, DataFile, files_of, torchvision_class
 from mnist_ce.system.errors import DataError
 from mnist_ce.system.files import cache_dir, check_writable, md5_of, one_line, write_atomically
 
-__all__ = ["DatasetFiles"]
-
 logger = logging.getLogger(__name__)
+
+STALL_TIMEOUT_S = 20.0
+FALLBACK_TIMEOUT_S = 8.0  # all mirrors together, where another dataset can take the place
 
 
 class DatasetFiles:
-    """The places where a dataset's files may lie, and the ways to fill a gap."""
+    """The four files of `mnist`, `fashion-mnist` or `kmnist`, wherever they are.
+
+    Each is looked for, unpacked or as `.gz`, in `<data_dir>/<class>/raw`, `<data_dir>/<dataset>`,
+    `data_dir` itself and the user's cache, and then downloaded, from `mirror` alone if given. A
+    damaged file is named in a warning and not used; one that lies where the good one goes is kept
+    as `NAME.damaged`. With `fail_fast`, silent mirrors are given up within seconds.
+
+    Raises:
+        DataError: If torchvision does not work.
+        UsageError: If `mirror` is not an address.
+    """
 
     def __init__(
-        self,
-        source: Source,
-        data_dir: Path,
-        *,
-        mirrors: deque[str],
-        stall_seconds: float,
+        self, dataset: str, data_dir: Path, mirror: str | None = None, *, fail_fast: bool = False
     ) -> None:
-        self.source = source
-        self.data_dir = data_dir
-        self.mirrors = mirrors
-        self.stall_seconds = stall_seconds
-        self.problems: dict[Path, str] = {}  # damaged files, each named once
-        self.places = [
-            source.raw_folder(data_dir),
-            data_dir / source.name,
-            data_dir,
-            source.raw_folder(cache_dir()),
+        given = None if mirror is None else [mirror_url(mirror)]
+        self.dataset, self.data_dir = dataset, data_dir
+        self.torchvision_class, self.files = torchvision_class(dataset), files_of(dataset)
+        # All datasets use the same file names: what lies in `data_dir` may be of another one.
+        others = [
+            file for name in TORCHVISION_CLASSES if name != dataset for file in files_of(name)
         ]
+        self.foreign_md5s = {md5 for file in others for md5 in (file.packed_md5, file.unpacked_md5)}
+        self.mirrors = deque(given or self.torchvision_class.mirrors)
+        self.timeout_s = FALLBACK_TIMEOUT_S / len(self.mirrors) if fail_fast else STALL_TIMEOUT_S
+        self.raw = Path(TORCHVISION_CLASSES[dataset], "raw")
+        self.folders = (data_dir / self.raw, data_dir / dataset, data_dir, cache_dir() / self.raw)
+        self.problems: dict[Path, str] = {}  # of damaged files, each reported once
 
-    def complete_root(self) -> Path:
-        """Return a folder from which torchvision's class can read all four files, verified."""
-        # Beside a `processed` folder of an old torchvision, its class would read that instead.
+    def load(self) -> list[Tensor]:
+        """Return images, uint8 [n, 28, 28], and labels, int64 [n], of training, then of testing.
+
+        Raises:
+            DownloadError: If a file is nowhere and no mirror has it.
+            DataError: If the files can be kept nowhere.
+        """
+        # Where an old torchvision left a folder `processed`, its class reads that instead.
         roots = [
             root
             for root in (self.data_dir, cache_dir())
-            if not _exists(self.source.raw_folder(root).parent / "processed")
+            if not os.access((root / self.raw).with_name("processed"), os.F_OK)
         ]
         for root in roots:
-            folder = self.source.raw_folder(root)
-            if all(self._is_verified(folder / file.name, file) for file in self.source.files):
-                return root
+            if tensors := self._read(root):
+                return tensors
         refusals = []
         for root in roots:
             try:
-                check_writable(root)  # it says more than folders that were made in it later
-                for file in self.source.files:
-                    self._fill(self.source.raw_folder(root), file)
+                check_writable(root)  # its message says more than that of a folder made in it later
+                for file in self.files:
+                    self._fill(root / self.raw, file)
             except OSError as error:
                 refusals.append(f"{root}: {one_line(error)}")
-            else:
-                return root
+                continue
+            if tensors := self._read(root):
+                return tensors
+            refusals.append(f"{root}: a file changed while it was read")
         raise DataError(
-            f"no folder to unpack {self.source.name}'s files in ({'; '.join(refusals)}): give a "
+            f"no folder to unpack {self.dataset}'s files in ({'; '.join(refusals)}): give a "
             "data folder that can be written"
         )
 
-    def _fill(self, folder: Path, file: SourceFile) -> None:
-        """Bring one file into a folder of torchvision's layout, verified.
+    def _read(self, root: Path) -> list[Tensor] | None:
+        """Return what torchvision reads below `root`; None where not all of it is verified."""
+        folder = root / self.raw
+        expected = [self._expected_md5(folder, file) for file in self.files]
+        # torchvision must not read a file of another size, which may be endless.
+        if all(expected) and all(_fits(folder / file.name, file) for file in self.files):
+            splits = [self.torchvision_class(root, train=train) for train in (True, False)]
+            tensors = [tensor for split in splits for tensor in (split.data, split.targets)]
+            # An IDX file is its header and its values, so that it need not be read again.
+            if [md5_of(*idx_parts(tensor)) for tensor in tensors] == expected:
+                return tensors
+        for file in self.files:
+            if self._verified(folder, file) is None:  # which reports a damaged file
+                break
+        return None
 
-        Raises:
-            OSError: If the folder cannot be written.
-        """
-        path = folder / file.name
-        if self._is_verified(path, file):
+    def _fill(self, folder: Path, file: DataFile) -> None:
+        if self._verified(folder, file) is not None:
             return
         check_writable(folder)  # before a download, whose result would be lost
         content = self._find(file)
         folder.mkdir(parents=True, exist_ok=True)
-        if path.is_file() and md5_of(path) != md5_of_bytes(content):
-            # A link, because two processes may do this at the same time: the first to come keeps
-            # the damaged file, and at no moment is there no file.
+        path = folder / file.name
+        if path.is_file() and (path.stat().st_size != len(content) or path.read_bytes() != content):
+            # A link, because two processes may do this at the same time: the first one keeps the
+            # damaged file, and at no moment is there no file.
             with contextlib.suppress(FileExistsError):
                 os.link(path, path.with_name(f"{path.name}.damaged"))
         write_atomically(path, content)
         if file.unpacked_md5 is None:
-            write_atomically(_md5_path(path), f"{md5_of_bytes(content)}  {path.name}\n")
+            write_atomically(Path(f"{path}.md5"), f"{md5_of(content)}  {path.name}\n")
 
-    def _find(self, file: SourceFile) -> bytes:
-        """Return one file's unpacked content, from wherever a verified one is to be had."""
-        for place in self.places:
-            if self._is_verified(place / file.name, file):
-                return (place / file.name).read_bytes()
-        for place in self.places:
-            if content := self._unpacked(place / f"{file.name}.gz", file):
-                return content
-        for place in self.places:
-            if content := self._unverifiable(place / file.name, file):
-                return content
+    def _find(self, file: DataFile) -> bytes:
+        for attempt in (self._verified, self._unpacked, self._unverifiable):
+            for folder in self.folders:
+                if (content := attempt(folder, file)) is not None:
+                    return content
         try:
             packed = download_file(
                 f"{file.name}.gz",
                 file.packed_md5,
                 self.mirrors,
                 max_bytes=file.max_packed_bytes,
-                stall_seconds=self.stall_seconds,
+                stall_seconds=self.timeout_s,
             )
         except DownloadError as error:
             damaged = "".join(f"{path} {problem}. " for path, problem in self.problems.items())
             raise DownloadError(
-                f"{damaged}There is no good {file.name}(.gz) of {self.source.name} in "
+                f"{damaged}There is no good {file.name}(.gz) of {self.dataset} in "
                 f"{self.data_dir}, and it could not be downloaded ({error}). Put the four files "
                 "there, or name another mirror."
             ) from error
         return file.unpack(packed, self.mirrors[0] + f"{file.name}.gz")
 
-    def _is_verified(self, path: Path, file: SourceFile) -> bool:
-        """Tell whether an unpacked file has the MD5 that it should have, as far as one is known."""
-        expected = file.unpacked_md5
-        if expected is None and path.parent != self.data_dir:
-            expected = _recorded_md5(path)
-        return expected is not None and self._has_md5(path, expected, file.num_bytes)
+    def _verified(self, folder: Path, file: DataFile) -> bytes | None:
+        md5 = self._expected_md5(folder, file)
+        return self._with_md5(folder / file.name, md5, file.num_bytes) if md5 else None
 
-    def _unpacked(self, path: Path, file: SourceFile) -> bytes | None:
-        """Return the content of a packed file, if it is there and verified."""
-        if not self._has_md5(path, file.packed_md5, file.max_packed_bytes):
+    def _unpacked(self, folder: Path, file: DataFile) -> bytes | None:
+        path = folder / f"{file.name}.gz"
+        if (packed := self._with_md5(path, file.packed_md5, file.max_packed_bytes)) is None:
             return None
         logger.info(f"unpacking {path}")
-        return file.unpack(path.read_bytes(), str(path))
+        return file.unpack(packed, str(path))
 
-    def _unverifiable(self, path: Path, file: SourceFile) -> bytes | None:
-        """Return the content of an unpacked file whose MD5 nobody knows, if it looks right."""
-        if (
-            file.unpacked_md5 is not None
-            or path.parent == self.data_dir  # it may be another dataset's
-            or _recorded_md5(path) is not None  # it has been compared with that already
-        ):
+    def _unverifiable(self, folder: Path, file: DataFile) -> bytes | None:
+        # What lies in `data_dir` itself may be of another dataset; with an MD5 it was verified.
+        if folder == self.data_dir or self._expected_md5(folder, file):
             return None
-        try:
-            if not path.is_file():
-                return None
-            with path.open("rb") as opened:
-                content = opened.read(file.num_bytes + 1)
-        except OSError as error:
-            self._report(path, f"cannot be read ({one_line(error)})")
+        path = folder / file.name
+        if (content := self._content(path, file.num_bytes)) is None:
             return None
         if problem := file.problem_in(content):
             self._report(path, f"is damaged ({problem})")
             return None
         logger.warning(
             f"{path} was checked by its size, header and labels only, because the MD5 of the "
-            f"unpacked {self.source.name} is not known; a {file.name}.gz beside it can be verified"
+            f"unpacked {self.dataset} is not known; a {file.name}.gz beside it can be verified"
         )
         return content
 
-    def _has_md5(self, path: Path, expected: str, max_bytes: int) -> bool:
-        """Tell whether a file is there and has an MD5, and report it where it has another."""
+    def _expected_md5(self, folder: Path, file: DataFile) -> str | None:
+        if file.unpacked_md5 is not None or folder == self.data_dir:
+            return file.unpacked_md5
+        try:
+            return (folder / f"{file.name}.md5").read_text(encoding="ascii").split()[0]
+        except (OSError, ValueError, IndexError):
+            return None
+
+    def _with_md5(self, path: Path, expected: str, max_bytes: int) -> bytes | None:
+        content = self._content(path, max_bytes)
+        if content is None or (found := md5_of(content)) == expected:
+            return content
+        if path.parent != self.data_dir or found not in self.foreign_md5s:
+            other = f" or not of {self.dataset}" if path.parent == self.data_dir else ""
+            what = f"(MD5 {found}, expected {expected}; {len(content):,} bytes)"
+            self._report(path, f"is damaged{other} {what}")
+        return None
+
+    def _content(self, path: Path, max_bytes: int) -> bytes | None:
         if path in self.problems:
-            return False
+            return None
         try:
             if not path.is_file():
-                return False
+                return None
             size = path.stat().st_size
-            if size > max_bytes:  # it may be endless
-                self._report(path, f"is damaged ({size:,} bytes, expected at most {max_bytes:,})")
-                return False
-            found = md5_of(path)
+            if size <= max_bytes:
+                return path.read_bytes()
+            self._report(path, f"is damaged ({size:,} bytes, expected at most {max_bytes:,})")
         except OSError as error:
             self._report(path, f"cannot be read ({one_line(error)})")
-            return False
-        if found == expected:
-            return True
-        if path.parent != self.data_dir:
-            self._report(path, f"is damaged (MD5 {found}, expected {expected}; {size:,} bytes)")
-        elif found not in self.source.foreign_md5s:
-            self._report(
-                path,
-                f"is damaged or not of {self.source.name} (MD5 {found}, expected {expected}; "
-                f"{size:,} bytes)",
-            )
-        return False
+        return None
 
     def _report(self, path: Path, problem: str) -> None:
-        if path not in self.problems:
-            self.problems[path] = problem
-            logger.warning(f"{path} {problem} and is not used")
+        self.problems[path] = problem
+        logger.warning(f"{path} {problem} and is not used")
 
 
-def _md5_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}.md5")
-
-
-def _recorded_md5(path: Path) -> str | None:
-    """Return the MD5 that was written beside a file when it was unpacked."""
+def _fits(path: Path, file: DataFile) -> bool:
     try:
-        words = _md5_path(path).read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return None
-    return words[0] if words else None
-
-
-def _exists(path: Path) -> bool:
-    """Tell whether there is anything, as far as this process may look."""
-    try:
-        return path.exists()
+        if not path.is_file() or path.stat().st_size != file.num_bytes:
+            return False
+        with path.open("rb") as opened:
+            return opened.read(len(file.header)) == file.header
     except OSError:
         return False

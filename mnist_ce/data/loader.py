@@ -1,4 +1,4 @@
-"""Training images that stay on the device and are served by seeded index."""
+"""Training images that stay on the device, served in batches by seeded index."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mnist_ce.data.augment import Augment, distort
+from mnist_ce.config import AugmentConfig
+from mnist_ce.data.augment import distort
 from mnist_ce.system.device import derived_generator
-
-__all__ = ["DeviceLoader", "scale_pixels"]
 
 
 def scale_pixels(images: Tensor, out: Tensor | None = None) -> Tensor:
@@ -22,7 +21,7 @@ class DeviceLoader:
     """The images of a training set, in batches whose order is a function of (seed, epoch).
 
     The images stay on the device as uint8 (47 MB for MNIST); a batch is gathered by index and
-    scaled, so no image passes through Python alone.
+    scaled, so that no image passes through Python by itself.
 
     Args:
         images: uint8 [n, 28, 28], on the device.
@@ -30,7 +29,7 @@ class DeviceLoader:
         batch_size: Images per batch; the last of an epoch holds the rest.
         seed: Makes the order and the distortions.
         augment: Strengths of the distortions; None: none.
-        last_augmented_epoch: Epochs after this one are shown without distortion.
+        last_augmented_epoch: Epochs after this one are served without distortion.
     """
 
     def __init__(
@@ -40,14 +39,14 @@ class DeviceLoader:
         *,
         batch_size: int,
         seed: int,
-        augment: Augment | None = None,
+        augment: AugmentConfig | None = None,
         last_augmented_epoch: int | None = None,
     ) -> None:
         self.images = images.flatten(start_dim=1)  # [n, 784]
         self.labels = labels
         self.batch_size = batch_size
         self.seed = seed
-        self.augment = augment if augment is not None and augment.enabled else None
+        self.augment = augment if augment is not None and augment.distorts else None
         self.last_augmented_epoch = last_augmented_epoch
         self.device = images.device
 
@@ -55,36 +54,34 @@ class DeviceLoader:
         """Return the number of batches in an epoch."""
         return -(-len(self.labels) // self.batch_size)
 
-    def order(self, epoch: int) -> Tensor:
+    def permutation(self, epoch: int) -> Tensor:
         """Return the order of the images in an epoch (counted from 1), int64 [n]."""
         generator = derived_generator(self.seed, "order", epoch)
         return torch.randperm(len(self.labels), generator=generator).to(self.device)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
         """Yield the indices of each batch of an epoch, int64 [batch], from batch `start` on."""
-        yield from torch.split(self.order(epoch), self.batch_size)[start:]
+        yield from torch.split(self.permutation(epoch), self.batch_size)[start:]
 
-    def augments(self, step: int) -> bool:
+    def is_augmented(self, step: int) -> bool:
         """Whether the images of a step, counted from 0 since the run began, are distorted."""
         last = self.last_augmented_epoch
         return self.augment is not None and (last is None or step < last * len(self))
 
-    def gather(
+    def get_batch(
         self, indices: Tensor, step: int, out: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the inputs float32 [batch, 784] and labels int64 [batch] of one batch.
+        """Return the inputs, float32 [batch, 784], and labels, int64 [batch], of one batch.
 
-        Args:
-            indices: int64 [batch].
-            step: The number of the step since the run began, of which distortions are a function.
-            out: Where to write the inputs; None: a new tensor.
+        The distortion is a function of `step`, the number of the step since the run began. The
+        inputs are written to `out`, if given.
         """
-        inputs, labels = self.gather_plain(indices, out=out)
-        if self.augment is not None and self.augments(step):
+        inputs, labels = self.get_raw_batch(indices, out=out)
+        if self.augment is not None and self.is_augmented(step):
             inputs = distort(inputs, self.augment, seed=self.seed, step=step, out=out)
         return inputs, labels
 
-    def gather_plain(self, indices: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Do what `gather` does without distortion."""
+    def get_raw_batch(self, indices: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the inputs and labels of one batch without distortion."""
         inputs = scale_pixels(self.images.index_select(0, indices), out=out)
         return inputs, self.labels.index_select(0, indices)

@@ -1,6 +1,6 @@
-"""Make of a digit's ink what MNIST's makers made of theirs: 20×20, centred by mass in 28×28.
+"""MNIST's normalisation of a digit's ink: fitted into 20×20, centred by mass in 28×28.
 
-The procedure is theirs: "The original black and white (bilevel) images from NIST were size
+As MNIST's authors describe it: "The original black and white (bilevel) images from NIST were size
 normalized to fit in a 20x20 pixel box while preserving their aspect ratio. The resulting images
 contain grey levels as a result of the anti-aliasing technique used by the normalization algorithm.
 The images were centered in a 28x28 image by computing the center of mass of the pixels, and
@@ -10,16 +10,16 @@ document recognition*, section III.A.)
 
 What those words leave open was measured on the 60,000 training images, counting pixels from 0:
 
-* Where the centre is: in every image the centre of mass lies within half a pixel of row 14 and
+* The centre: in every image the centre of mass lies within half a pixel of row 14 and
   column 14 (mean 14.00 and 14.01, spread evenly over [13.5, 14.5), none outside [13.48, 14.50]).
   So images were moved by whole pixels, and the "center" is pixel 14, half a pixel right of and
   below the middle of the field (13.5).
-* How large the ink is: its longer side is exactly 20 pixels in 59,987 images, and 19 in the
+* The size of the ink: its longer side is exactly 20 pixels in 59,987 images, and 19 in the
   other 13.
-* How the shorter side lies: even lengths are three to four times as frequent as odd ones (widths
+* The shorter side: even lengths are three to four times as frequent as odd ones (widths
   of 12, 14, 16, 18: 29,187; of 11, 13, 15, 17: 7,647), as they are when the ink is first centred
   in a square and the square then reduced, since partly covered pixels come in pairs.
-* How it was reduced: the grey levels are near those of plain area coverage. (Enlarged fourfold,
+* The reduction: the grey levels are near those of plain area coverage. (Enlarged fourfold,
   made bilevel and reduced again, an image comes back with 137 pixels of ink, 146 before; a
   triangle filter makes it 177, a Lanczos one 193.)
 """
@@ -31,31 +31,16 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "BOX_SIZE",
-    "FIELD_SIZE",
-    "centre_by_mass",
-    "crop_to_ink",
-    "fit_glyph",
-    "fit_into",
-]
-
-FIELD_SIZE = 28
-"""Side of an MNIST image, in pixels."""
-
-BOX_SIZE = 20
-"""Side of the box that the ink is made to fit, in pixels."""
+FIELD_SIZE = 28  # side of an MNIST image, in pixels
+BOX_SIZE = 20  # side of the box that the ink is made to fit
 
 
 def fit_glyph(ink: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return the image that MNIST would hold for this ink.
+    """Return the image, uint8 [28, 28], that MNIST would hold for the ink of one digit.
 
     Args:
-        ink: One digit, float32 [height, width] in [0, 1]: 0 is paper, 1 is ink. The paper must be
-            exactly 0, because every pixel above counts as ink when the box is measured.
-
-    Returns:
-        uint8 [28, 28], ink bright on black.
+        ink: float32 [height, width] in [0, 1]: 0 is paper, 1 is ink. The paper must be exactly 0,
+            because every pixel above counts as ink when the box is measured.
 
     Raises:
         ValueError: If there is no ink.
@@ -68,9 +53,6 @@ def fit_glyph(ink: NDArray[np.float32]) -> NDArray[np.uint8]:
 def crop_to_ink(ink: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the smallest rectangle that holds every pixel above 0, as a view.
 
-    Args:
-        ink: float32 [height, width], paper 0.
-
     Raises:
         ValueError: If there is no ink.
     """
@@ -82,15 +64,11 @@ def crop_to_ink(ink: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def fit_into(ink: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Scale ink into a square so that its longer side fills it and its shorter side is centred.
+    """Scale ink so that its longer side fills a square and its shorter side is centred.
 
-    Args:
-        ink: float32 [height, width] in [0, 1], cropped to its ink.
-        size: Side of the square in pixels.
-
-    Returns:
-        float32 [size, size] in [0, 1]. Each pixel is the mean of the ink that it covers when this
-        makes the picture smaller, and a linear interpolation when it makes it larger.
+    float32 [height, width] in [0, 1], cropped to its ink → float32 [size, size] in [0, 1]. Each
+    pixel is the mean of the ink that it covers when the image gets smaller, and a linear
+    interpolation when it gets larger.
     """
     height, width = ink.shape
     longer = max(height, width)
@@ -102,14 +80,9 @@ def fit_into(ink: NDArray[np.float32], size: int) -> NDArray[np.float32]:
 def centre_by_mass(ink: NDArray[np.float32], size: int = FIELD_SIZE) -> NDArray[np.float32]:
     """Place ink in a square field so that its centre of mass falls on the field's centre pixel.
 
-    It is moved by whole pixels, and never so far that it would be cut off at the field's edge.
-
-    Args:
-        ink: float32 [height, width] with some ink in it, neither side longer than `size`.
-        size: Side of the field in pixels; its centre is pixel `size / 2`, 14 for MNIST's 28.
-
-    Returns:
-        float32 [size, size].
+    float32 [height, width], neither side longer than `size` → float32 [size, size]. The centre is
+    pixel `size / 2`, 14 for MNIST's 28. The ink is moved by whole pixels, and never so far that it
+    would be cut off at the field's edge.
 
     Raises:
         ValueError: If there is no ink.
@@ -130,11 +103,10 @@ def centre_by_mass(ink: NDArray[np.float32], size: int = FIELD_SIZE) -> NDArray[
 
 
 def _coverage(length: int, longer: int, size: int) -> NDArray[np.float32]:
-    """Return the weights [size, length] with which each of `size` cells sees `length` pixels.
+    """Return the weights [size, length] of `length` pixels in each of `size` cells.
 
-    The cells divide a stretch of `longer` pixels in whose middle the `length` pixels lie; what a
-    cell sees beyond them is paper. A window of at least one pixel turns enlarging into linear
-    interpolation.
+    The cells divide a stretch of `longer` pixels with the `length` pixels in its middle and paper
+    beyond them. A window of at least one pixel turns enlarging into linear interpolation.
     """
     scale = longer / size
     window = max(scale, 1.0)

@@ -1,4 +1,4 @@
-"""Ones with an upstroke, as European hands write them: MNIST, an American set, has few."""
+"""Upstrokes on ones, as European hands write them; MNIST, an American set, has few."""
 
 from __future__ import annotations
 
@@ -8,31 +8,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mnist_ce.data.dataset import Split
 from mnist_ce.data.mnist_format import fit_glyph
-from mnist_ce.data.splits import Split
 from mnist_ce.system.device import derived_generator
 
-__all__ = ["add_upstroke", "add_upstrokes"]
-
-MARGIN = 8  # columns on the left, for flags that would leave the field
+MARGIN = 8  # columns added on the left, for upstrokes that would leave the image
 ANGLES = (20.0, 65.0)  # degrees below the horizontal; a flatter stroke makes a 7
-LENGTHS = (0.2, 0.3)  # of the digit's height; the steeper the flag, the longer it may be
-LONGER = 0.2
-WIDEST_STROKE = 7.0  # pixels; a wider "stroke" is no plain 1
-LOWEST = 12  # pixels; nor is anything lower
+LENGTHS = (0.2, 0.3)  # of the digit's height
+EXTRA_LENGTH = 0.2  # more for the longest, the steeper it is
+MAX_STROKE_WIDTH = 7.0  # pixels; with wider ink it is no plain 1
+MIN_HEIGHT = 12  # pixels
 
 
 def add_upstrokes(train: Split, label: int, share: float, seed: int) -> Split:
-    """Draw an upstroke on some of the ones.
+    """Draw an upstroke on each image of a label, the ones, with probability `share`.
 
-    Args:
-        train: The training images.
-        label: The ones' label.
-        share: The probability that a 1 gets one, 0 to 1.
-        seed: Which ones and which upstrokes depend on it alone.
-
-    Returns:
-        The same images and labels but for these ones.
+    Which ones and which upstrokes depends on `seed` alone.
     """
     generator = derived_generator(seed, "flags")
     ones = torch.nonzero(train.labels == label).flatten()
@@ -47,12 +38,7 @@ def add_upstrokes(train: Split, label: int, share: float, seed: int) -> Split:
 def add_upstroke(image: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
     """Return a 1 with a stroke from its top down to the left, fitted as MNIST fits its digits.
 
-    Args:
-        image: uint8 [28, 28], ink bright on black.
-        random: Draws the stroke's angle, length and width.
-
-    Returns:
-        uint8 [28, 28]; the image itself where its ink is no plain upright stroke.
+    uint8 [28, 28] → uint8 [28, 28]; the image itself where its ink is no plain upright stroke.
     """
     ink = image.astype(np.float32) / 255
     widths = ink.sum(axis=1)  # of the ink in each row, in pixels
@@ -61,10 +47,10 @@ def add_upstroke(image: NDArray[np.uint8], random: np.random.Generator) -> NDArr
         return image
     top, height = rows[0], rows[-1] - rows[0] + 1
     width = float(np.median(widths[rows]))
-    if height < LOWEST or width > WIDEST_STROKE:
+    if height < MIN_HEIGHT or width > MAX_STROKE_WIDTH:
         return image
     angle = math.radians(random.uniform(*ANGLES))
-    length = height * random.uniform(LENGTHS[0], LENGTHS[1] + LONGER * math.sin(angle))
+    length = height * random.uniform(LENGTHS[0], LENGTHS[1] + EXTRA_LENGTH * math.sin(angle))
     left, down = -length * math.cos(angle), length * math.sin(angle)
     columns = np.arange(ink.shape[1])
     start_x = float((ink[top + 1] * columns).sum() / max(widths[top + 1], 1e-6)) + MARGIN

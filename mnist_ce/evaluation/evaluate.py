@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_ce.config import Config, resolve_config
-from mnist_ce.data.task import DataSplits, load_splits
+from mnist_ce.data.dataset import DataSplits, load_splits
 from mnist_ce.evaluation.calibration import (
     NUM_BINS,
     CalibrationReport,
@@ -186,16 +186,15 @@ def load_splits_of(
         UsageError: If the dataset's classes are not the network's.
     """
     config = _config_of(trained)
-    task = load_splits(
-        dataset or trained.dataset or "mnist",
-        Path(data_dir) if data_dir is not None else Path(resolve_config().data.dir),
-        mirror=config.data.mirror or None,
-        classes=config.data.classes,
-        validation_size=config.data.validation_size,
-        seed=config.train.seed,
-        kind="binary" if isinstance(trained.objective, Binary) else "multiclass",
-        positive=config.objective.positive,
+    data = config.data.model_copy(
+        update={
+            "dataset": dataset or trained.dataset or "mnist",
+            "dir": str(data_dir) if data_dir is not None else resolve_config().data.dir,
+        }
     )
+    kind = "binary" if isinstance(trained.objective, Binary) else "multiclass"
+    objective = config.objective.model_copy(update={"kind": kind})
+    task = load_splits(data, objective, config.train.seed)
     if len(task.class_names) != len(trained.class_names):
         raise UsageError(
             f"{trained.path} knows {len(trained.class_names)} classes, but {task.dataset} has "

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_ce.config import resolve_config
-from mnist_ce.data.task import DataSplits
+from mnist_ce.data.dataset import DataSplits
 from mnist_ce.evaluation.evaluate import load_splits_of
 from mnist_ce.evaluation.inference import Evaluation, evaluate
 from mnist_ce.network import INPUT_SIZE

@@ -18,6 +18,7 @@ from typing import Any
 import tomli_w
 from filelock import FileLock, Timeout
 
+from mnist_ce.config import rename_old_keys
 from mnist_ce.runs.records import FORMAT_VERSION, RunRecord
 from mnist_ce.system.errors import CheckpointError, RunError, UsageError
 from mnist_ce.system.files import (
@@ -196,6 +197,8 @@ class RunDir:
         version = record.get("format_version") if isinstance(record, dict) else None
         if version != FORMAT_VERSION:
             raise RunError(f"{path} has format_version {version!r}; {FORMAT_VERSION} is expected")
+        if isinstance(config := record.get("config"), dict):
+            rename_old_keys(config)
         return RunRecord.model_validate(record)
 
 

@@ -1,23 +1,17 @@
-"""Atomic writes, folder locks, digests and well-known folders."""
+"""Atomic writes, digests and well-known folders."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+import platformdirs
 
 _UNFINISHED = ".tmp"
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
 
 
 def one_line(error: BaseException) -> str:
@@ -78,33 +72,6 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-@contextlib.contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold a folder against other processes that ask for it in this way.
-
-    The system lets go of the lock when the process ends, however that happens, and it stays with
-    the folder when that is renamed. Where there are no such locks (Windows, some network file
-    systems) nothing is held.
-
-    Raises:
-        BlockingIOError: If another process holds it.
-        OSError: If the folder cannot be opened.
-    """
-    if fcntl is None:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def check_writable(folder: Path) -> None:
     """Raise OSError if a folder can be neither made nor written, without trying it.
 
@@ -117,19 +84,17 @@ def check_writable(folder: Path) -> None:
         raise PermissionError(f"{existing} cannot be written")
 
 
-def md5_of(path: Path) -> str:
-    """Return the MD5 of a file as 32 hex digits (an identity check, not a security one)."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+def md5_of(*parts: bytes | memoryview) -> str:
+    """Return the MD5 of some bytes as 32 hex digits (an identity check, not a security one)."""
+    digest = hashlib.md5(usedforsecurity=False)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def cache_dir() -> Path:
-    """Return the user's cache folder for this program (it may not exist yet).
-
-    `XDG_CACHE_HOME` is honoured, as the XDG Base Directory Specification asks.
-    """
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "mnist-ce"
+    """Return the user's cache folder for this program (it may not exist yet)."""
+    return platformdirs.user_cache_path("mnist-ce", appauthor=False)
 
 
 def repository_root() -> Path:

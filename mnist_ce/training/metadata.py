@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mnist_ce.config import Config
-from mnist_ce.data.task import DataSplits
+from mnist_ce.data.dataset import DataSplits
 from mnist_ce.network.model import MLP
 from mnist_ce.runs.records import FORMAT_VERSION, RESULTS, RunRecord
 from mnist_ce.runs.train_state import TrainState

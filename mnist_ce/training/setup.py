@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_ce.config import Config, resolve_config
-from mnist_ce.data.splits import Split
-from mnist_ce.data.task import DataSplits, load_splits
+from mnist_ce.data.dataset import DataSplits, Split, load_splits
 from mnist_ce.data.upstrokes import add_upstrokes
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, find_run
@@ -63,23 +62,15 @@ def load_data(config: Config, record: RunRecord | None) -> DataSplits:
         config: The resolved config.
         record: The record of a resumed run, whose dataset is loaded again; None: a new run.
     """
-    splits = load_splits(
-        config.data.dataset if record is None else str(record.dataset),
-        Path(config.data.dir),
-        mirror=config.data.mirror or None,
-        classes=config.data.classes,
-        validation_size=config.data.validation_size,
-        seed=config.train.seed,
-        kind=config.objective.kind,
-        positive=config.objective.positive,
-        label_smoothing=config.objective.label_smoothing,
-        positive_weight=config.objective.positive_weight,
-    )
+    data = config.data
+    if record is not None:
+        data = data.model_copy(update={"dataset": str(record.dataset)})
+    splits = load_splits(data, config.objective, config.train.seed)
     if record is not None and record.dataset_digest != splits.digest:
         raise RunError(f"run {record.name} was trained on other data than this {splits.dataset}")
-    if share := config.augment.flagged_ones:
+    if share := config.augment.upstroke_ones:
         if "1" not in splits.class_names or splits.num_outputs == 1:
-            raise UsageError(f"augment.flagged_ones = {share}, but no class is called 1")
+            raise UsageError(f"augment.upstroke_ones = {share}, but no class is called 1")
         label = splits.class_names.index("1")
         train = add_upstrokes(splits.train, label, share, config.train.seed)
         splits = replace(splits, train=train)

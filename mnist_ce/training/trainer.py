@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from mnist_ce.config import Config, recipe_name, resolve_config
-from mnist_ce.data.augment import Augment
+from mnist_ce.data.dataset import DataSplits
 from mnist_ce.data.loader import DeviceLoader
-from mnist_ce.data.task import DataSplits
 from mnist_ce.evaluation.evaluate import EvaluationReport
 from mnist_ce.evaluation.inference import Evaluation, evaluate
 from mnist_ce.network.model import MLP
@@ -162,7 +161,7 @@ class Trainer:
             splits.train.labels.to(self.device),
             batch_size=config.train.batch_size,
             seed=config.train.seed,
-            augment=Augment(**config.augment.strengths()),
+            augment=config.augment,
             last_augmented_epoch=self.num_epochs - config.augment.final_epochs,
         )
         self.num_batches = len(self.loader)

@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mnist_ce.config import OptimizerConfig
-from mnist_ce.data.augment import Augment
+from mnist_ce.config import AugmentConfig, OptimizerConfig
 from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.network import linear_ops
 from mnist_ce.network.model import MLP
@@ -94,13 +93,13 @@ class Exact(PlainStep):
     def __init__(self, settings: Settings) -> None:
         loader = make_loader()
         super().__init__(MLP().double(), loader, Multiclass(), *settings)
-        gather = loader.gather
+        get_batch = loader.get_batch
 
         def in_float64(*arguments: Any) -> tuple[Tensor, Tensor]:
-            images, labels = gather(*arguments)
+            images, labels = get_batch(*arguments)
             return images.double(), labels
 
-        loader.gather = in_float64  # type: ignore[method-assign,assignment]
+        loader.get_batch = in_float64  # type: ignore[method-assign,assignment]
 
 
 def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
@@ -161,7 +160,7 @@ def test_fast_run_equals_plain_run(settings: Settings, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["plain", "fast", "cuda-graph"])
 def test_steps_see_the_same_batches_and_distortions(kind: str) -> None:
-    augment = Augment(rotation_degrees=10, shift_pixels=1, elastic_pixels=0.5)
+    augment = AugmentConfig(rotation_degrees=10, shift_pixels=1, elastic_pixels=0.5)
     settings = Settings(OptimizerConfig(momentum=0.9, nesterov=True))
     loader = make_loader(augment=augment, last_augmented_epoch=1)
     again = make_loader(augment=augment, last_augmented_epoch=1)

@@ -1,8 +1,8 @@
-"""Draw digits with a pen: vary the points of a style, follow the spline, lay down the ink.
+"""Pen drawings of digits: varied points of a style, a spline through them, ink along it.
 
 No MNIST image is read here. How much each thing varies was chosen by looking at the drawings and by
-how well a network trained on them alone reads MNIST's *training* images; its test images chose
-nothing.
+the accuracy on MNIST's *training* images of a network trained on the drawings alone; MNIST's test
+images chose nothing.
 """
 
 from __future__ import annotations
@@ -14,18 +14,11 @@ import torch
 from mnist_ce.data.mnist_format import BOX_SIZE, FIELD_SIZE
 from mnist_ce.data.synthetic.templates import Style, spline_matrix
 
-__all__ = ["draw"]
-
 _CHUNK = 64  # images drawn at once: their distances still fit a processor's cache
 
 
 def draw(style: Style, num_images: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw one style of a digit many times, each time otherwise.
-
-    Args:
-        style: The way of writing it.
-        num_images: How many to draw.
-        generator: Where all chance comes from.
+    """Draw one style of a digit many times, each time differently.
 
     Returns:
         uint8 [num_images, 28, 28], ink bright on black, size-normalised and centred as MNIST is.
@@ -41,10 +34,9 @@ def draw(style: Style, num_images: int, generator: torch.Generator) -> torch.Ten
 def _write(
     style: Style, num_images: int, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return where the pen goes and how wide it is there, in heights of a digit.
+    """Return the pen's centres [num_images, samples, 2] (x, y) and radii [num_images, samples].
 
-    Returns:
-        Centres, float32 [num_images, samples, 2] (x, y), and radii, [num_images, samples].
+    Both are in heights of a digit.
     """
 
     def normal(*shape: int) -> torch.Tensor:
@@ -82,7 +74,7 @@ def _write(
 
 
 def _fit_to_box(centres: torch.Tensor, radii: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale so that the ink's longer side is 20 pixels, with the middle of the ink at 0."""
+    # The ink's longer side becomes 20 pixels; the middle of the ink comes to 0.
     low = (centres - radii[:, :, None]).amin(dim=1)  # [n, 2]
     high = (centres + radii[:, :, None]).amax(dim=1)
     scale = BOX_SIZE / (high - low).amax(dim=1, keepdim=True)  # [n, 1]
@@ -91,14 +83,11 @@ def _fit_to_box(centres: torch.Tensor, radii: torch.Tensor) -> tuple[torch.Tenso
 
 
 def _ink(centres: torch.Tensor, radii: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Lay down the ink of discs along the strokes, in pixels.
+    """Return the ink of discs along the strokes: coverage, float32 [n, 20, 20] in [0, 1].
 
-    How deep a pixel lies in a disc is `radius - distance`. In its place stands
+    The depth of a pixel in a disc is `radius - distance`. It is replaced by
     `(radius² - distance²) / (2 radius)`, which agrees with it to first order at the disc's edge,
     where it matters, and is linear in (1, x, y, x² + y²): one matrix product gives all depths.
-
-    Returns:
-        Coverage, float32 [n, 20, 20] in [0, 1].
     """
     x, y = centres.unbind(dim=2)
     discs = torch.stack(
@@ -115,14 +104,7 @@ def _ink(centres: torch.Tensor, radii: torch.Tensor, generator: torch.Generator)
 
 
 def _centre(ink: torch.Tensor) -> torch.Tensor:
-    """Do what `glyph.centre_by_mass` does, for many images at once.
-
-    Args:
-        ink: float32 [n, 20, 20] in [0, 1].
-
-    Returns:
-        uint8 [n, 28, 28].
-    """
+    """Centre ink as `mnist_format.centre_by_mass` does: float32 [n, 20, 20] → uint8 [n, 28, 28]."""
     values = (ink * 255).round()
     axis = torch.arange(BOX_SIZE, dtype=torch.float32)
     mass = values.sum(dim=(1, 2))

@@ -1,9 +1,9 @@
-"""The ways in which people write each digit, as pen strokes.
+"""Styles in which people write each digit, as pen strokes.
 
-A way of writing is a few smooth pieces, each a list of points (x, y) that the pen goes through:
-y runs from 0 at the top to 1 at the bottom, x is in the same unit with 0 in the middle. A corner is
-where one piece ends and the next begins. Points written alike are one point, so pieces that join
-here still join after every point has been moved a little.
+A style is a few smooth pieces, each a list of points (x, y) that the pen goes through: y runs from
+0 at the top to 1 at the bottom, x is in the same unit with 0 in the middle. A corner is where one
+piece ends and the next begins. Equal points are one point, so pieces that join here still join
+after every point has been moved a little.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["STYLES", "Style", "spline_matrix"]
-
 Point = tuple[float, float]
 Piece = tuple[Point, ...]
 
@@ -23,13 +21,7 @@ _SAMPLES_PER_HEIGHT = 36  # dense enough that the drawn discs blend at any pen's
 
 @dataclass(frozen=True)
 class Style:
-    """One way of writing a digit.
-
-    Attributes:
-        digit: What it is, 0 to 9.
-        share: How common it is among the ways of writing this digit; they need not add up to 1.
-        pieces: The smooth pieces of the strokes.
-    """
+    """One way of writing a digit, 0 to 9; shares are relative to those of the same digit."""
 
     digit: int
     share: float
@@ -37,7 +29,7 @@ class Style:
 
     @property
     def points(self) -> tuple[Point, ...]:
-        """The distinct points of all pieces, in the order of writing."""
+        """The distinct points of all pieces, in writing order."""
         return tuple(dict.fromkeys(point for piece in self.pieces for point in piece))
 
     @property
@@ -69,7 +61,6 @@ def spline_matrix(style: Style) -> torch.Tensor:
 
 
 def _piece_matrix(piece: Piece) -> torch.Tensor:
-    """Return the weights of one piece, float32 [samples, points of the piece]."""
     num_points = len(piece)
     points = torch.tensor(piece)
     length = float((points[1:] - points[:-1]).norm(dim=1).sum())
@@ -106,7 +97,7 @@ STYLES: tuple[Style, ...] = (
                   (0.28, 0.8), (0.31, 0.4), (0.2, 0.1), (0.08, 0.0)),)),
     Style(0, 1, (((-0.1, 0.22), (0.05, 0.1), (0.03, 0.0), (-0.2, 0.12), (-0.31, 0.5), (-0.2, 0.9),
                   (0.05, 1.0), (0.28, 0.8), (0.31, 0.4), (0.2, 0.1), (0.02, 0.01)),)),
-    # 1: a stroke, with a flag, with flag and foot, with a foot
+    # 1: a stroke, with an upstroke, with upstroke and foot, with a foot
     Style(1, 8, (((0.0, 0.0), (0.0, 1.0)),)),
     Style(1, 1.2, (((-0.2, 0.2), (0.0, 0.0)), ((0.0, 0.0), (0.0, 1.0)))),
     Style(1, 0.7, (((-0.2, 0.2), (0.0, 0.0)), ((0.0, 0.0), (0.0, 1.0)),
@@ -256,4 +247,3 @@ STYLES: tuple[Style, ...] = (
                  ((0.18, 0.04), (0.15, 0.5), (0.09, 1.0)))),
 )
 # fmt: on
-"""Every style, grouped by digit."""

@@ -49,14 +49,14 @@ class CudaGraphStep(Step):
 
     def __call__(self, indices: Tensor, learning_rate: float) -> None:
         """Train on one batch; a non-finite loss is raised by `metrics` and `state`."""
-        is_augmented = self.loader.augments(self.num_steps)
+        is_augmented = self.loader.is_augmented(self.num_steps)
         self.learning_rate.fill_(learning_rate)
         self.ema_weight.fill_(self.average_weight)
         key = (len(indices), is_augmented)
         inputs = self.graphs.get(key) or self._capture_for(indices, is_augmented)
         inputs.indices.copy_(indices)
         if inputs.images is not None:
-            self.loader.gather(indices, self.num_steps, out=inputs.images)
+            self.loader.get_batch(indices, self.num_steps, out=inputs.images)
         inputs.replay()
         self.num_examples += len(indices)
         self.num_steps += 1
@@ -72,7 +72,7 @@ class CudaGraphStep(Step):
     def _train_step(self, inputs: StaticInputs) -> None:
         """Do the whole step with tensors alone, so that it can be captured."""
         if inputs.images is None:
-            images, labels = self.loader.gather_plain(inputs.indices)
+            images, labels = self.loader.get_raw_batch(inputs.indices)
         else:
             images, labels = inputs.images, self.loader.labels[inputs.indices]
         logits = self.model(images)  # → [batch, outputs]

@@ -26,7 +26,7 @@ class DistributedStep(PlainStep):
     def __call__(self, indices: Tensor, learning_rate: float) -> None:
         """Train on this process's share of one batch."""
         # Distortions are drawn for the whole batch, as a single process draws them.
-        images, labels = self.loader.gather(indices, self.num_steps)  # [batch, 784], [batch]
+        images, labels = self.loader.get_batch(indices, self.num_steps)  # [batch, 784], [batch]
         images = images.tensor_split(num_processes())[rank()]  # → [share, 784], may be empty
         labels = labels.tensor_split(num_processes())[rank()]  # → [share]
         logits = self.parallel(images)  # → [share, outputs]

@@ -67,7 +67,7 @@ class FastStep(Step):
     def __call__(self, indices: Tensor, learning_rate: float) -> None:
         """Train on one batch."""
         size = len(indices)
-        images, labels = self.loader.gather(indices, self.num_steps)  # [batch, 784], [batch]
+        images, labels = self.loader.get_batch(indices, self.num_steps)  # [batch, 784], [batch]
         if self.num_pending + size > len(self.logits):
             self.sums = self.metrics()
             self._drop_pending()

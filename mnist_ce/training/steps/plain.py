@@ -26,7 +26,7 @@ class PlainStep(Step):
 
     def __call__(self, indices: Tensor, learning_rate: float) -> None:
         """Train on one batch."""
-        images, labels = self.loader.gather(indices, self.num_steps)  # [batch, 784], [batch]
+        images, labels = self.loader.get_batch(indices, self.num_steps)  # [batch, 784], [batch]
         logits = self.model(images)  # → [batch, outputs]
         loss = self.objective.loss(logits, labels)  # → []
         self.optimizer.zero_grad()

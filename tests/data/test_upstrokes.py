@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from mnist_ce.data.dataset import Split
 from mnist_ce.data.mnist_format import fit_glyph
-from mnist_ce.data.splits import Split
 from mnist_ce.data.upstrokes import add_upstroke, add_upstrokes
 from mnist_ce.system.errors import UsageError
 from mnist_ce.training.trainer import train
@@ -20,22 +20,22 @@ def upright(width: int = 3) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_flag_goes_down_and_left_from_the_top(seed: int) -> None:
+def test_an_upstroke_goes_down_and_left_from_the_top(seed: int) -> None:
     one = upright()
-    flagged = add_upstroke(one, np.random.default_rng(seed))
-    assert flagged.shape == one.shape
-    assert flagged.dtype == np.uint8
+    written = add_upstroke(one, np.random.default_rng(seed))
+    assert written.shape == one.shape
+    assert written.dtype == np.uint8
 
     def mean_width(image: np.ndarray, rows: slice) -> float:
         inked = np.flatnonzero(image.max(axis=1) > 127)
         return float((image[inked[0] : inked[-1] + 1][rows] > 127).sum(axis=1).mean())
 
     upper, lower = slice(0, 10), slice(-6, None)
-    assert mean_width(flagged, upper) > 1.2 * mean_width(one, upper)
-    assert mean_width(flagged, lower) <= mean_width(one, lower) + 1  # the shaft is as it was
-    stem = np.flatnonzero(flagged[18:23].max(axis=0) > 127)
-    columns = np.flatnonzero(flagged.max(axis=0) > 127)
-    assert columns[0] < stem[0]  # the flag is to the left,
+    assert mean_width(written, upper) > 1.2 * mean_width(one, upper)
+    assert mean_width(written, lower) <= mean_width(one, lower) + 1  # the shaft is as it was
+    stem = np.flatnonzero(written[18:23].max(axis=0) > 127)
+    columns = np.flatnonzero(written.max(axis=0) > 127)
+    assert columns[0] < stem[0]  # the upstroke is to the left,
     assert columns[-1] <= stem[-1] + 1  # and nothing to the right
 
 
@@ -59,14 +59,14 @@ def test_only_the_share_of_the_ones_changes() -> None:
     assert torch.equal(images, torch.from_numpy(np.stack([upright()] * 400)))  # the data stays
 
 
-def test_flags_need_a_class_called_1(tiny_data_dir: Path, tmp_path: Path) -> None:
+def test_upstrokes_need_a_class_called_1(tiny_data_dir: Path, tmp_path: Path) -> None:
     settings = {
         "data.dataset": "synthetic",
         "data.dir": str(tiny_data_dir),
         "train.epochs": 1,
         "run.output": str(tmp_path),
         "run.plots": False,
-        "augment.flagged_ones": 0.5,
+        "augment.upstroke_ones": 0.5,
     }
     assert train(None, settings).record["epochs_done"] == 1
     with pytest.raises(UsageError, match="no class is called 1"):

