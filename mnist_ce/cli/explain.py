@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def explain(
     image: Annotated[
         str | None,
-        typer.Argument(metavar="IMAGE", help="A picture of a digit.", show_default=False),
+        typer.Argument(metavar="IMAGE", help="An image of a digit.", show_default=False),
     ] = None,
     logits: Annotated[
         str | None,
@@ -34,8 +34,8 @@ def explain(
     target: Annotated[
         str | None,
         typer.Option(
-            help="The right class of each row: 0 or 2,0,1. For a picture: its class; "
-            "default: the answer.",
+            help="The right class of each row: 0 or 2,0,1. For an image: its class; "
+            "default: the prediction.",
             metavar="CLASS",
         ),
     ] = None,
@@ -49,7 +49,7 @@ def explain(
     checkpoint: options.Checkpoint = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Draw which pixels moved the answer.", metavar="FILE.png"),
+        typer.Option(help="Plot each pixel's attribution.", metavar="FILE.png"),
     ] = None,
     input_mean: options.InputMean = 0.0,
     input_std: options.InputStd = 1.0,
@@ -57,7 +57,7 @@ def explain(
     json: options.Json = False,
     traceback: Traceback = False,
 ) -> None:
-    """Show what the loss is, for numbers you give or for a picture.
+    """Show how the loss is computed, for given numbers or for an image.
 
     For example:
 
@@ -82,13 +82,11 @@ def explain(
         _explain_numbers(logits, probabilities, target, reduction or "mean", binary, json)
         return
     if reduction is not None:
-        raise UsageError("--reduction goes with numbers: a picture is one row")
+        raise UsageError("--reduction goes with numbers: an image is one row")
     if binary:
-        raise UsageError(
-            "--binary goes with --logits; for a picture the checkpoint says what it is"
-        )
+        raise UsageError("--binary goes with --logits; for an image the checkpoint determines it")
     if plot is not None and plot.suffix.lower() != ".png":
-        raise UsageError(f"--plot {plot}: the picture is a PNG; end its name in .png")
+        raise UsageError(f"--plot {plot}: the plot is a PNG; end its name in .png")
     from mnist_ce.explain.image import explain_image
 
     explained = explain_image(
@@ -177,12 +175,12 @@ def _plot(explained: ImageExplanation, path: Path) -> None:
 
     names, prediction = explained.trained.class_names, explained.prediction
     heading = Heading(
-        f"Which pixels moved the answer {names[prediction]}",
-        f"{explained.path}, read by {explained.trained.label}; "
+        f"Attribution of the prediction {names[prediction]}",
+        f"{explained.path}, network {explained.trained.label}; "
         f"probability {explained.table.probabilities[0, prediction]:.4f}",
     )
     panels = {
-        f"for {names[label]} ({'the answer' if label == prediction else 'the target'})": values
+        f"for {names[label]} ({'prediction' if label == prediction else 'target'})": values
         for label, values in explained.attributions.items()
     }
     try:

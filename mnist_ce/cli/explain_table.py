@@ -1,4 +1,4 @@
-"""How the arithmetic of a loss is printed: tables that fit 80 columns, in ASCII."""
+"""Printed tables of a loss, in ASCII, 80 columns wide."""
 
 from __future__ import annotations
 
@@ -30,12 +30,7 @@ EXP_LIMIT = 700.0  # exp of more than 709.78 is infinite in float64, of less tha
 
 
 def print_loss_table(table: LossTable, notes: list[str]) -> None:
-    """Print each row's classes, the loss by each method, the notes, and the loss with two softmax.
-
-    Args:
-        table: The loss.
-        notes: Sentences, without "note:".
-    """
+    """Print each row's classes, the loss by each method, the notes, and why logits stay raw."""
     for row in range(len(table.targets)):
         typer.echo(_heading(table, row))
         for line in _class_lines(table, row):
@@ -43,7 +38,7 @@ def print_loss_table(table: LossTable, notes: list[str]) -> None:
         typer.echo("")
     agreement = "which agree" if table.agree else "which DIFFER here: see the note"
     num_methods = COUNTS[len(table.losses)]
-    typer.echo(f"the loss in {num_methods} ways, {agreement}{_reduction(table)}")
+    typer.echo(f"the loss by {num_methods} methods, {agreement}{_reduction(table)}")
     for method, loss in table.losses.items():
         _echo_values(f"  {METHODS[method]}  ", loss)
     for text in notes:
@@ -52,10 +47,10 @@ def print_loss_table(table: LossTable, notes: list[str]) -> None:
         ("sigmoid", "a raw logit") if table.kind == "binary" else ("softmax", "raw logits")
     )
     typer.echo(f"\nwhy the network ends in {ends}\n{_paragraph(table.rationale)}")
-    _echo_values(f"  {'the right loss':<38}", loss)  # the last method is training's
+    _echo_values(f"  {'loss of the raw logits':<38}", loss)  # the last method is training's
     _echo_values(f"  {f'with {applied} applied twice':<38}", table.double_softmax_loss)
     bound = number_text(table.double_softmax_lower_bound)
-    typer.echo(f"  {'which never falls below':<38}{bound}, however right")
+    typer.echo(f"  {'which is at least':<38}{bound}, whatever the logits")
 
 
 def _reduction(table: LossTable) -> str:
@@ -69,7 +64,7 @@ def _heading(table: LossTable, row: int) -> str:
     names = table.class_names
     which = f"row {row}: " if len(table.targets) > 1 else ""
     return (
-        f"{which}target {names[table.targets[row]]}, answer {names[table.predictions[row]]}, "
+        f"{which}target {names[table.targets[row]]}, prediction {names[table.predictions[row]]}, "
         f"loss {number_text(table.training_losses[row])}"
     )
 

@@ -20,25 +20,14 @@ from mnist_ce.system.errors import CheckpointError, ImageError, UsageError
 
 @dataclass(frozen=True)
 class ImageExplanation:
-    """The loss and the attributions of one image.
-
-    Args:
-        trained: The network.
-        path: The image's path; None for an image in memory.
-        pixels: The network's input, uint8 [28, 28].
-        table: The loss, of one row.
-        training_loss: The same loss as training computes it, in float32.
-        attributions: Gradient × input by class index, float32 [28, 28], for the prediction and
-            the target.
-        notes: Anything unusual about the image, in sentences.
-    """
+    """The loss and the attributions of one image."""
 
     trained: TrainedModel
-    path: str | None
-    pixels: NDArray[np.uint8]
-    table: LossTable
-    training_loss: float
-    attributions: dict[int, NDArray[np.float32]]
+    path: str | None  # None for an image in memory
+    pixels: NDArray[np.uint8]  # the network's input, [28, 28]
+    table: LossTable  # of one row
+    training_loss: float  # the same loss as training computes it, in float32
+    attributions: dict[int, NDArray[np.float32]]  # [28, 28] by class: the prediction, the target
     notes: list[str]
 
     @property
@@ -103,18 +92,18 @@ def explain_image(
     )
     label = None if target is None else _find_class(str(target), trained)
     path = str(image) if isinstance(image, (str, Path)) else None
-    pixels, notes = _read(image, path or "the picture", trained)
+    pixels, notes = _read(image, path or "the image", trained)
     logits = _logits(trained, torch.tensor(pixels / np.float32(255))).detach()  # [outputs]
     if not logits.isfinite().all():
-        raise CheckpointError(f"{trained.path} gives logits that are not finite for this picture")
+        raise CheckpointError(f"{trained.path} gives logits that are not finite for this image")
     prediction = int(trained.objective.predictions(logits[None]))
     if label is None:
         label = prediction
-        notes.append("No --target was given: the loss is taken for the network's own answer.")
+        notes.append("No --target was given: the loss is that of the predicted class.")
     if trained.temperature != 1:
         notes.append(
-            f"predict divides the logits by {trained.temperature:.3g} before softmax, so that its "
-            "probabilities are as often right as they say; the loss is that of the raw logits."
+            f"predict divides the logits by {trained.temperature:.3g} before softmax to calibrate "
+            "its probabilities; the loss is that of the raw logits."
         )
     return ImageExplanation(
         trained=trained,
@@ -177,8 +166,8 @@ def _read(image: Picture, name: str, trained: TrainedModel) -> tuple[NDArray[np.
     if record.status == "error":
         raise ImageError(str(record.reason))
     if record.glyph is None:
-        raise ImageError(f"{name} has nothing to explain: {record.reason}")
-    notes = [] if record.reason is None else [f"predict rejects this picture: {record.reason}."]
+        raise ImageError(f"{name} cannot be explained: {record.reason}")
+    notes = [] if record.reason is None else [f"predict rejects this image: {record.reason}."]
     return record.glyph, notes
 
 

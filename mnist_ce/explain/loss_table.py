@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_ce.explain import reference_losses as formulas
-from mnist_ce.explain.reference_losses import Array, Indices, at_targets, check_targets
+from mnist_ce.explain.reference_losses import (
+    Array,
+    Indices,
+    at_targets,
+    binary_cross_entropy,
+    check_targets,
+    sigmoid,
+)
 from mnist_ce.system.errors import UsageError
 
 # [rows, classes] logits or probabilities ([rows] for yes/no), [rows] targets → [rows] losses
@@ -28,59 +35,43 @@ WHY_NO_SOFTMAX = (
 )
 WHY_NO_SIGMOID = (
     "BCEWithLogitsLoss takes the raw logit and applies the sigmoid itself, in a form that keeps "
-    "the loss where the sigmoid is rounded to 0 or 1. BCELoss sees only the rounded probability "
-    "there: it cuts the logarithm at -100 and has no gradient left. With a sigmoid at the "
-    "network's end, sigmoid would be applied twice. Predictions need none either: yes is a logit "
-    "above 0."
+    "the loss accurate where the sigmoid is rounded to 0 or 1. BCELoss gets only the rounded "
+    "probability there: it clamps the logarithm at -100, and the gradient is 0. With a sigmoid at "
+    "the network's end, sigmoid would be applied twice. Predictions need none either: yes is a "
+    "logit above 0."
 )
 
 NOTE_NAIVE = (
-    "Written plainly, -log(exp z_y / sum exp z) gives {} here, as exp overflows or is rounded to "
-    "0. The stable form is used: exp(z - max z) instead of exp z, which leaves the ratio as it is."
+    "The textbook formula -log(exp z_y / sum exp z) gives {} here, as exp overflows or underflows. "
+    "The stable form is used: exp(z - max z) in place of exp z leaves the ratio unchanged."
 )
-NOTE_UNDERFLOW = "The target's softmax is rounded to 0, so the first way is taken in logarithms."
-NOTE_IMPOSSIBLE = "The target's logit is -inf: what happened was impossible, the loss is inf."
-NOTE_ONE_CLASS = "With one class the answer is certain: softmax is 1 and the loss 0, always."
+NOTE_UNDERFLOW = "The target's softmax underflows, so the first method uses log-softmax."
+NOTE_IMPOSSIBLE = "The target's logit is -inf: its probability is 0 and the loss is inf."
+NOTE_ONE_CLASS = "With one class, softmax is always 1 and the loss always 0."
 NOTE_ZERO_PROBABILITY = "The target's probability is 0: the loss is inf."
-NOTE_ROUNDED = "The numbers sum to 1 only nearly, as rounded ones do; used as they are."
+NOTE_ROUNDED = "The probabilities sum to 1 only up to rounding; they are used as given."
 NOTE_SIGMOID = (
-    "The sigmoid is rounded so near to 0 or 1 that the loss cannot be had from it, and BCELoss "
-    "cuts it at 100; the formula on the raw logit is used, and right."
+    "The sigmoid is rounded too close to 0 or 1 to compute the loss from it, and BCELoss clamps "
+    "the loss at 100. The formula on the raw logit is accurate and is used."
 )
 
 
 @dataclass(frozen=True)
 class LossTable:
-    """The loss of some examples (rows).
+    """The loss of some examples (rows), built by `loss_table`."""
 
-    Args:
-        kind: `logits`, `probabilities` or `binary`.
-        class_names: The name of each class.
-        targets: The index of each row's right class, int64 [rows].
-        logits: float64 [rows, classes], or [rows, 1] for yes/no; None for given probabilities.
-        probabilities: float64 [rows, classes].
-        example_losses: float64 [rows] by method; the last method is the one training uses.
-        naive_losses: By the textbook formula, float64 [rows]; NaN where exp overflows.
-        double_softmax_losses: With the probabilities used as logits, so that softmax (or sigmoid)
-            is applied twice, float64 [rows].
-        reduction: `mean`, `sum` or `none`.
-
-    Raises:
-        UsageError: If the reduction is not valid.
-    """
-
-    kind: str
+    kind: str  # logits, probabilities or binary
     class_names: tuple[str, ...]
-    targets: Indices
-    logits: Array | None
-    probabilities: Array
-    example_losses: dict[str, Array]
-    naive_losses: Array
-    double_softmax_losses: Array
-    reduction: str
+    targets: Indices  # [rows]
+    logits: Array | None  # [rows, classes], or [rows, 1] for binary; None for probabilities
+    probabilities: Array  # [rows, classes]
+    example_losses: dict[str, Array]  # [rows] by method; the last method is the one training uses
+    naive_losses: Array  # [rows], by the textbook formula; NaN where exp overflows
+    double_softmax_losses: Array  # [rows], softmax (or sigmoid) applied to the probabilities too
+    reduction: str  # mean, sum or none
 
     def __post_init__(self) -> None:
-        self._reduce(self.naive_losses)
+        self._reduce(self.naive_losses)  # raises for a reduction that does not exist
 
     @property
     def class_logits(self) -> Array | None:
@@ -220,7 +211,7 @@ def loss_table(
     indices = check_targets(targets, len(values), 2 if is_binary else values.shape[1])
     inputs = values[:, 0] if is_binary else values
     if is_binary:
-        probabilities = np.stack([formulas.sigmoid(-inputs), formulas.sigmoid(inputs)], axis=1)
+        probabilities = np.stack([sigmoid(-inputs), sigmoid(inputs)], axis=1)
         double = formulas.binary_cross_entropy_with_logits(probabilities[:, 1], indices)
     else:
         probabilities = values if kind == "probabilities" else formulas.softmax(values)
@@ -253,6 +244,11 @@ def _negative_log_softmax(logits: Array, targets: Indices) -> Array:
     return np.where(underflows, exact, _negative_log(probabilities, targets))
 
 
+def _cross_entropy_of_one_hot(probabilities: Array, targets: Indices) -> Array:
+    weights = formulas.one_hot(targets, probabilities.shape[1])
+    return formulas.cross_entropy_of_probabilities(probabilities, weights)
+
+
 def _underflows(probabilities: Array, targets: Indices, losses: Array) -> NDArray[np.bool_]:
     chosen = at_targets(probabilities, targets)
     return np.asarray((chosen < SMALLEST_NORMAL) & np.isfinite(losses))
@@ -270,20 +266,12 @@ METHODS: dict[str, list[tuple[str, Method]]] = {
         ("cross_entropy_loss", formulas.cross_entropy_loss),
     ],
     "probabilities": [
-        (
-            "one_hot",
-            lambda p, y: formulas.cross_entropy_of_probabilities(
-                p, formulas.one_hot(y, p.shape[1])
-            ),
-        ),
+        ("one_hot", _cross_entropy_of_one_hot),
         ("nll_loss", lambda p, y: formulas.nll_loss(np.log(p), y)),
         ("negative_log", _negative_log),
     ],
     "binary": [
-        (
-            "negative_log_sigmoid",
-            lambda z, y: formulas.binary_cross_entropy(formulas.sigmoid(z), y),
-        ),
+        ("negative_log_sigmoid", lambda z, y: binary_cross_entropy(sigmoid(z), y)),
         ("stable_formula", formulas.binary_cross_entropy_with_logits),
         ("sigmoid_bce_loss", formulas.sigmoid_bce_loss),
         ("bce_with_logits_loss", formulas.bce_with_logits_loss),
@@ -308,18 +296,19 @@ def _check_numbers(numbers: Numbers, what: str) -> Array:
 
 def _problem_of_logits(row: Array) -> str | None:
     if np.isnan(row).any():
-        return "hold nan, which is not a number to take a softmax of"
+        return "contain nan, of which there is no softmax"
     if (row == np.inf).any():
-        return "hold inf: inf / inf has no value; give a finite number"
+        return "contain inf: inf / inf is undefined; give a finite number"
     if (np.abs(row[np.isfinite(row)]) > LARGEST_LOGIT).any():
-        return f"hold a number beyond {LARGEST_LOGIT:.1e}, float32's largest"
-    return "hold nothing above -inf: no class would be possible" if row.max() == -np.inf else None
+        return f"contain a number beyond {LARGEST_LOGIT:.1e}, float32's largest"
+    is_empty = row.max() == -np.inf
+    return "contain nothing above -inf: no class would be possible" if is_empty else None
 
 
 def _problem_of_probabilities(row: Array) -> str | None:
     valid = (row >= 0) & (row <= 1)
     if not valid.all():
-        return f"hold {row[~valid][0]:g}, not in [0, 1]; for logits use --logits"
+        return f"contain {row[~valid][0]:g}, not in [0, 1]; for logits use --logits"
     if abs(row.sum() - 1) > ROUNDING * len(row):
         return f"sum to {row.sum():.6g}, not 1; for logits use --logits"
     return None

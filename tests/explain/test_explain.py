@@ -122,7 +122,7 @@ def test_binary_logits_are_explained(capsys: pytest.CaptureFixture[str]) -> None
     code, out, _ = run(capsys, "--binary", "--logits", "40; -1", "--target", "0,0")
     assert code == 0
     assert "DIFFER" in out
-    assert "BCELoss cuts it at 100" in " ".join(out.split())
+    assert "BCELoss clamps the loss at 100" in " ".join(out.split())
     assert max(map(len, out.splitlines())) <= 80
 
 
@@ -168,7 +168,7 @@ def test_double_softmax_reaches_its_lower_bound_and_no_less() -> None:
 def test_rounded_probabilities_are_accepted_with_a_note() -> None:
     table = loss_table("probabilities", [[0.3333, 0.3333, 0.3333]], [1])
     assert table.agree
-    assert "only nearly" in table.notes[0]
+    assert "only up to rounding" in table.notes[0]
     assert loss_table("probabilities", [[1.0, 0.0]], [1]).to_dict()["loss"] == "Infinity"
 
 
@@ -179,28 +179,28 @@ WRONG = [
     (["--logits", "2,1", "--target", "0,1"], "1 row needs as many targets, not 2"),
     (["--logits", "2,1", "--target", "one"], "--target 'one': give one class number per row"),
     (["--logits", "2,1"], "--target is missing"),
-    (["--logits", "2,nan", "--target", "0"], "the logits hold nan"),
-    (["--logits", "2,inf", "--target", "0"], "the logits hold inf: inf / inf has no value"),
-    (["--logits", "-inf,-inf", "--target", "0"], "hold nothing above -inf"),
+    (["--logits", "2,nan", "--target", "0"], "the logits contain nan"),
+    (["--logits", "2,inf", "--target", "0"], "the logits contain inf: inf / inf is undefined"),
+    (["--logits", "-inf,-inf", "--target", "0"], "contain nothing above -inf"),
     (["--logits", "1e39,0", "--target", "0"], "float32's largest"),
     (["--logits", "2,x", "--target", "0"], "--logits: 'x' is not a number"),
     (["--logits", "", "--target", "0"], "--logits: '' is not a number"),
     (["--logits", "1,2;3", "--target", "0,0"], "the rows of logits differ in length: 1 to 2"),
-    (["--logits", "1,2;nan,3", "--target", "0,0"], "the logits of row 1 hold nan"),
+    (["--logits", "1,2;nan,3", "--target", "0,0"], "the logits of row 1 contain nan"),
     (["--logits", "1,2", "--target", "0", "--reduction", "avg"], "is not one of mean, sum, none"),
-    (["--probabilities", "2,1,0.1", "--target", "0"], "hold 2, not in [0, 1]; for logits use"),
-    (["--probabilities", "0.7,-0.2,0.5", "--target", "0"], "hold -0.2, not in [0, 1]"),
+    (["--probabilities", "2,1,0.1", "--target", "0"], "contain 2, not in [0, 1]; for logits use"),
+    (["--probabilities", "0.7,-0.2,0.5", "--target", "0"], "contain -0.2, not in [0, 1]"),
     (["--probabilities", "0.7,0.2", "--target", "0"], "sum to 0.9, not 1; for logits use --logits"),
-    (["--probabilities", "nan,1", "--target", "0"], "hold nan, not in [0, 1]"),
+    (["--probabilities", "nan,1", "--target", "0"], "contain nan, not in [0, 1]"),
     (["--binary", "--logits", "1.2,3", "--target", "1"], "--binary takes one logit per row"),
     (["--binary", "--logits", "1.2", "--target", "2"], "target 2 is not a class"),
-    (["--binary", "--logits", "nan", "--target", "1"], "the logits hold nan"),
+    (["--binary", "--logits", "nan", "--target", "1"], "the logits contain nan"),
     (["--binary", "--probabilities", "1", "--target", "0"], "--binary goes with --logits"),
     (["--target", "0"], "give one of --logits, --probabilities and IMAGE"),
     (["x.png", "--logits", "1", "--target", "0"], "give one of --logits, --probabilities and"),
-    (["x.png", "--binary"], "for a picture the checkpoint says what it is"),
+    (["x.png", "--binary"], "for an image the checkpoint determines it"),
     (["x.png", "--reduction", "sum"], "--reduction goes with numbers"),
-    (["x.png", "--plot", "why.jpg"], "--plot why.jpg: the picture is a PNG"),
+    (["x.png", "--plot", "why.jpg"], "--plot why.jpg: the plot is a PNG"),
     (["--logits", "1,2", "--target", "0", "--plot", "a.png"], "--plot goes with IMAGE"),
 ]
 
@@ -219,7 +219,7 @@ def test_wrong_usage_is_one_line(
     assert message in err
 
 
-def test_a_picture_is_explained(
+def test_an_image_is_explained(
     capsys: pytest.CaptureFixture[str], picture: Path, network: Path, tmp_path: Path
 ) -> None:
     plot = tmp_path / "why.png"
@@ -227,7 +227,7 @@ def test_a_picture_is_explained(
     code, out, err = run(capsys, *arguments, "--plot", str(plot))
     assert code == 0
     lines = out.splitlines()
-    assert lines[14].startswith("target 7, answer ")
+    assert lines[14].startswith("target 7, prediction ")
     assert all(len(line) == 28 for line in lines[:14])
     assert "▄" in out or "█" in out
     assert "\x1b" not in out
@@ -328,7 +328,7 @@ def test_a_target_is_a_class_name_or_an_unambiguous_index(network: Path, picture
         explain_image(picture, checkpoint=network, input_std=0)
 
 
-def test_pictures_that_cannot_be_read(
+def test_images_that_cannot_be_read(
     capsys: pytest.CaptureFixture[str], network: Path, tmp_path: Path
 ) -> None:
     blank, text = tmp_path / "blank.png", tmp_path / "text.png"
@@ -337,7 +337,7 @@ def test_pictures_that_cannot_be_read(
     for path, message in (
         (tmp_path / "missing.png", "does not exist"),
         (text, "is not a picture that Pillow can read"),
-        (blank, "has nothing to explain: no ink found"),
+        (blank, "cannot be explained: no ink found"),
     ):
         code, out, err = run(capsys, str(path), "--checkpoint", str(network))
         assert code == 1
