@@ -10,19 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mnist_ce.cli import options
-from mnist_ce.cli.explain_table import number_text, print_explanation
+from mnist_ce.cli.explain_table import number_text, print_loss_table
 from mnist_ce.cli.options import Traceback, note, print_json
 from mnist_ce.system.errors import MnistCeError, UsageError
 
 if TYPE_CHECKING:
-    from mnist_ce.explain import Explanation
-    from mnist_ce.explain.picture import PictureExplanation
+    from mnist_ce.explain.image import ImageExplanation
 
 
 def explain(
     image: Annotated[
         str | None,
-        typer.Argument(metavar="IMAGE", help="A picture of a digit.", show_default=False),
+        typer.Argument(metavar="IMAGE", help="An image of a digit.", show_default=False),
     ] = None,
     logits: Annotated[
         str | None,
@@ -35,8 +34,8 @@ def explain(
     target: Annotated[
         str | None,
         typer.Option(
-            help="The right class of each row: 0 or 2,0,1. For a picture: its class; "
-            "default: the answer.",
+            help="The right class of each row: 0 or 2,0,1. For an image: its class; "
+            "default: the prediction.",
             metavar="CLASS",
         ),
     ] = None,
@@ -50,7 +49,7 @@ def explain(
     checkpoint: options.Checkpoint = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Draw which pixels moved the answer.", metavar="FILE.png"),
+        typer.Option(help="Plot each pixel's attribution.", metavar="FILE.png"),
     ] = None,
     input_mean: options.InputMean = 0.0,
     input_std: options.InputStd = 1.0,
@@ -58,7 +57,7 @@ def explain(
     json: options.Json = False,
     traceback: Traceback = False,
 ) -> None:
-    """Show what the loss is, for numbers you give or for a picture.
+    """Show how the loss is computed, for given numbers or for an image.
 
     For example:
 
@@ -70,17 +69,27 @@ def explain(
 
       mnist-ce explain seven.png --target 7 --plot why.png
     """
-    _check_usage(image, logits, probabilities, target, reduction, binary, checkpoint, plot)
+    if [image, logits, probabilities].count(None) != 2:
+        raise UsageError("give one of --logits, --probabilities and IMAGE")
     if image is None:
-        numbers = _explain_numbers(logits, probabilities, target or "", reduction, binary)
-        if json:
-            print_json(numbers.to_dict())
-        else:
-            print_explanation(numbers, numbers.notes)
+        if target is None:
+            raise UsageError("--target is missing: the right class of each row, as in 0 or 2,0,1")
+        for name, value in (("--checkpoint", checkpoint), ("--plot", plot)):
+            if value is not None:
+                raise UsageError(f"{name} goes with IMAGE, not with numbers")
+        if binary and logits is None:
+            raise UsageError("--binary goes with --logits")
+        _explain_numbers(logits, probabilities, target, reduction or "mean", binary, json)
         return
-    from mnist_ce.explain.picture import explain_picture
+    if reduction is not None:
+        raise UsageError("--reduction goes with numbers: an image is one row")
+    if binary:
+        raise UsageError("--binary goes with --logits; for an image the checkpoint determines it")
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise UsageError(f"--plot {plot}: the plot is a PNG; end its name in .png")
+    from mnist_ce.explain.image import explain_image
 
-    explained = explain_picture(
+    explained = explain_image(
         image,
         target,
         checkpoint=checkpoint,
@@ -94,67 +103,54 @@ def explain(
     if json:
         print_json(explained.to_dict())
     else:
-        _print_picture(explained)
-
-
-def _check_usage(
-    image: str | None,
-    logits: str | None,
-    probabilities: str | None,
-    target: str | None,
-    reduction: str | None,
-    binary: bool,
-    checkpoint: str | None,
-    plot: Path | None,
-) -> None:
-    if [image, logits, probabilities].count(None) != 2:
-        raise UsageError("give one of --logits, --probabilities and IMAGE")
-    if image is None:
-        if target is None:
-            raise UsageError("--target is missing: the right class of each row, as in 0 or 2,0,1")
-        for name, value in (("--checkpoint", checkpoint), ("--plot", plot)):
-            if value is not None:
-                raise UsageError(f"{name} goes with IMAGE, not with numbers")
-    elif reduction is not None:
-        raise UsageError("--reduction goes with numbers: a picture is one row")
-    if binary and logits is None:
-        raise UsageError(
-            "--binary goes with --logits"
-            + ("; for a picture the checkpoint says what it is" if image else "")
-        )
-    if plot is not None and plot.suffix.lower() != ".png":
-        raise UsageError(f"--plot {plot}: the picture is a PNG; end its name in .png")
+        _print_image(explained)
 
 
 def _explain_numbers(
     logits: str | None,
     probabilities: str | None,
     target: str,
-    reduction: str | None,
+    reduction: str,
     binary: bool,
-) -> Explanation:
-    from mnist_ce.explain import (
-        explain_binary,
-        explain_logits,
-        explain_probabilities,
-        parse_rows,
-        parse_targets,
-    )
+    json: bool,
+) -> None:
+    from mnist_ce.explain.loss_table import loss_table
 
-    reduction = reduction or "mean"
-    if probabilities is not None:
-        rows = parse_rows(probabilities, "--probabilities")
-        return explain_probabilities(rows, parse_targets(target), reduction=reduction)
-    rows = parse_rows(logits or "", "--logits")
-    targets = parse_targets(target)
-    if not binary:
-        return explain_logits(rows, targets, reduction=reduction)
-    if any(len(row) != 1 for row in rows):
-        raise UsageError("--binary takes one logit per row; write several rows as 1.2; -0.3")
-    return explain_binary([row[0] for row in rows], targets, reduction=reduction)
+    kind = "probabilities" if logits is None else "binary" if binary else "logits"
+    name = "--probabilities" if logits is None else "--logits"
+    rows = _parse_rows(logits or probabilities or "", name)
+    table = loss_table(kind, rows, _parse_targets(target), reduction=reduction)
+    if json:
+        print_json(table.to_dict())
+    else:
+        print_loss_table(table, table.notes)
 
 
-def _print_picture(explained: PictureExplanation) -> None:
+def _parse_rows(text: str, name: str) -> list[list[float]]:
+    """Read rows of numbers: commas within a row, semicolons between rows."""
+    rows = text.strip().removesuffix(";").split(";")
+    return [[_parse_number(part, name) for part in row.split(",")] for row in rows]
+
+
+def _parse_number(text: str, name: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(
+            f"{name}: '{text.strip()}' is not a number; write rows as in 2.0,1.0,0.1; 0.5,2,0.3"
+        ) from None
+
+
+def _parse_targets(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"--target '{text}': give one class number per row, as in 0 or 2,0,1"
+        ) from None
+
+
+def _print_image(explained: ImageExplanation) -> None:
     from mnist_ce.cli.ascii_art import picture_lines
 
     colour = (
@@ -166,31 +162,29 @@ def _print_picture(explained: PictureExplanation) -> None:
         explained.pixels, colour=colour, encoding=sys.stdout.encoding or "ascii"
     ):
         sys.stdout.write(f"{line}\n")
-    print_explanation(explained.numbers, (*explained.notes, *explained.numbers.notes))
+    print_loss_table(explained.table, [*explained.notes, *explained.table.notes])
     typer.echo(
         f"\nthe loss as training computes it, in float32: {number_text(explained.training_loss)}"
     )
 
 
-def _plot(explained: PictureExplanation, path: Path) -> None:
+def _plot(explained: ImageExplanation, path: Path) -> None:
     from mnist_ce.report.plots.attribution import draw_attributions
     from mnist_ce.report.plots.canvas import Heading
     from mnist_ce.system.files import one_line, write_atomically
 
-    names = explained.trained.class_names
-    probabilities = explained.numbers.rows[0].probabilities
+    names, prediction = explained.trained.class_names, explained.prediction
     heading = Heading(
-        f"Which pixels moved the answer {names[explained.answer]}",
-        f"{explained.path}, read by {explained.trained.label}; "
-        f"probability {probabilities[explained.answer]:.4f}",
+        f"Attribution of the prediction {names[prediction]}",
+        f"{explained.path}, network {explained.trained.label}; "
+        f"probability {explained.table.probabilities[0, prediction]:.4f}",
     )
-    titles = {
-        f"for {names[label]}"
-        + (" (the answer)" if label == explained.answer else " (the target)"): (values)
+    panels = {
+        f"for {names[label]} ({'prediction' if label == prediction else 'target'})": values
         for label, values in explained.attributions.items()
     }
     try:
-        write_atomically(path, draw_attributions(heading, explained.pixels, titles))
+        write_atomically(path, draw_attributions(heading, explained.pixels, panels))
     except OSError as error:
         raise MnistCeError(f"--plot {path} cannot be written: {one_line(error)}") from None
     note(f"drawn in {path}")

@@ -1,4 +1,4 @@
-"""How the arithmetic of a loss is printed: tables that fit 80 columns, in ASCII."""
+"""Printed tables of a loss, in ASCII, 80 columns wide."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from mnist_ce.explain import Explanation, Row
+    from mnist_ce.explain.loss_table import LossTable
+    from mnist_ce.explain.reference_losses import Array
 
-__all__ = ["number_text", "print_explanation"]
-
-WAYS = {
+METHODS = {
     "negative_log_softmax": "-log softmax(z)[target]           NumPy",
     "log_sum_exp": "-z[target] + log sum exp z        NumPy",
     "log_softmax_nll_loss": "LogSoftmax + NLLLoss              torch",
@@ -30,69 +29,65 @@ WIDTH = 78
 EXP_LIMIT = 700.0  # exp of more than 709.78 is infinite in float64, of less than -745.1 zero
 
 
-def print_explanation(numbers: Explanation, notes: tuple[str, ...]) -> None:
-    """Print the table of each row, the loss in its ways, the notes, and why there is no softmax."""
-    for index, row in enumerate(numbers.rows):
-        typer.echo(_heading(numbers, row, index))
-        for line in _class_table(numbers, row):
+def print_loss_table(table: LossTable, notes: list[str]) -> None:
+    """Print each row's classes, the loss by each method, the notes, and why logits stay raw."""
+    for row in range(len(table.targets)):
+        typer.echo(_heading(table, row))
+        for line in _class_lines(table, row):
             typer.echo(line)
         typer.echo("")
-    agreement = "which agree" if numbers.agree else "which DIFFER here: see the note"
-    typer.echo(f"the loss in {COUNTS[len(numbers.ways)]} ways, {agreement}{_reduction(numbers)}")
-    for way, loss in numbers.losses.items():
-        _echo_values(f"  {WAYS[way]}  ", loss.reshape(-1).tolist())
+    agreement = "which agree" if table.agree else "which DIFFER here: see the note"
+    num_methods = COUNTS[len(table.losses)]
+    typer.echo(f"the loss by {num_methods} methods, {agreement}{_reduction(table)}")
+    for method, loss in table.losses.items():
+        _echo_values(f"  {METHODS[method]}  ", loss)
     for text in notes:
         typer.echo("\n" + textwrap.fill(f"note: {text}", WIDTH))
-    applied = "sigmoid" if numbers.kind == "binary" else "softmax"
-    ends = "a raw logit" if numbers.kind == "binary" else "raw logits"
-    typer.echo(f"\nwhy the network ends in {ends}\n{_paragraph(numbers.why)}")
-    _echo_values(f"  {'the right loss':<38}", _training_loss(numbers))
-    _echo_values(f"  {f'with {applied} applied twice':<38}", numbers.twice.reshape(-1).tolist())
-    typer.echo(
-        f"  {'which never falls below':<38}{number_text(numbers.least_twice)}, however right"
+    applied, ends = (
+        ("sigmoid", "a raw logit") if table.kind == "binary" else ("softmax", "raw logits")
     )
+    typer.echo(f"\nwhy the network ends in {ends}\n{_paragraph(table.rationale)}")
+    _echo_values(f"  {'loss of the raw logits':<38}", loss)  # the last method is training's
+    _echo_values(f"  {f'with {applied} applied twice':<38}", table.double_softmax_loss)
+    bound = number_text(table.double_softmax_lower_bound)
+    typer.echo(f"  {'which is at least':<38}{bound}, whatever the logits")
 
 
-def _reduction(numbers: Explanation) -> str:
-    num_rows = len(numbers.rows)
+def _reduction(table: LossTable) -> str:
+    num_rows = len(table.targets)
     if num_rows == 1:
         return ""
-    return f" ({'each' if numbers.reduction == 'none' else numbers.reduction} of {num_rows} rows)"
+    return f" ({'each' if table.reduction == 'none' else table.reduction} of {num_rows} rows)"
 
 
-def _training_loss(numbers: Explanation) -> list[float]:
-    losses: list[float] = numbers.losses[numbers.ways[-1]].reshape(-1).tolist()
-    return losses
-
-
-def _heading(numbers: Explanation, row: Row, index: int) -> str:
-    names = numbers.class_names
-    which = f"row {index}: " if len(numbers.rows) > 1 else ""
+def _heading(table: LossTable, row: int) -> str:
+    names = table.class_names
+    which = f"row {row}: " if len(table.targets) > 1 else ""
     return (
-        f"{which}target {names[row.target]}, answer {names[row.prediction]}, "
-        f"loss {number_text(row.loss).strip()}"
+        f"{which}target {names[table.targets[row]]}, prediction {names[table.predictions[row]]}, "
+        f"loss {number_text(table.training_losses[row])}"
     )
 
 
-def _class_table(numbers: Explanation, row: Row) -> list[str]:
+def _class_lines(table: LossTable, row: int) -> list[str]:
     import numpy as np
 
-    names = [name if len(name) <= 14 else name[:13] + "~" for name in numbers.class_names]
+    names = [name if len(name) <= 14 else name[:13] + "~" for name in table.class_names]
     width = max(5, *map(len, names))
     columns: dict[str, list[float]] = {}
-    if (logits := row.class_logits) is not None:
+    if table.class_logits is not None:
+        logits = table.class_logits[row]
         columns["logit"] = logits.tolist()
-        # As small a change as can be: exp as it is, where float64 can hold it.
+        # The plain exp(z) where float64 can represent it, as the formula has it.
         shifted = not -EXP_LIMIT < logits.max() < EXP_LIMIT
         powers = np.exp(logits - logits.max() if shifted else logits)
         columns["exp(z-max)" if shifted else "exp(z)"] = powers.tolist()
-    normalised = {"logits": "softmax", "binary": "p", "probabilities": "p"}
-    columns[normalised[numbers.kind]] = row.probabilities.tolist()
-    columns["-log p"] = row.negative_logs.tolist()
+    columns["softmax" if table.kind == "logits" else "p"] = table.probabilities[row].tolist()
+    columns["-log p"] = table.negative_logs[row].tolist()
     lines = [f"{'class':<{width}}" + "".join(f"{name:>14}" for name in columns)]
     for label, name in enumerate(names):
         cells = "".join(f"{number_text(values[label]):>14}" for values in columns.values())
-        mark = "  <- target" if label == row.target else ""
+        mark = "  <- target" if label == table.targets[row] else ""
         lines.append(f"{name:<{width}}{cells}{mark}")
     return lines
 
@@ -104,8 +99,8 @@ def number_text(value: float) -> str:
     return f"{value:.6g}"
 
 
-def _echo_values(label: str, values: list[float]) -> None:
-    text = "  ".join(map(number_text, values))
+def _echo_values(label: str, values: Array) -> None:
+    text = "  ".join(map(number_text, values.reshape(-1).tolist()))
     lines = textwrap.wrap(
         text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label), drop_whitespace=True
     )

@@ -1,17 +1,32 @@
-"""What an explanation holds: the rows, and their loss in all ways of computing it."""
+"""The loss of given numbers, computed by several methods that must agree."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mnist_ce.explain import reference_losses as formulas
-from mnist_ce.explain.reference_losses import Array, reduce_losses
+from mnist_ce.explain.reference_losses import (
+    Array,
+    Indices,
+    at_targets,
+    binary_cross_entropy,
+    check_targets,
+    sigmoid,
+)
+from mnist_ce.system.errors import UsageError
 
-__all__ = ["Explanation", "Row", "plain_number"]
+# [rows, classes] logits or probabilities ([rows] for yes/no), [rows] targets → [rows] losses
+Method: TypeAlias = Callable[[Array, Indices], Array]
+Numbers: TypeAlias = Sequence[Sequence[float]] | NDArray[np.floating]
+
+LARGEST_LOGIT = float(np.finfo(np.float32).max)  # a float32 network cannot output more
+SMALLEST_NORMAL = float(np.finfo(np.float64).tiny)  # below it, float64 loses digits
+ROUNDING = 0.5e-4  # error of a probability printed with four decimals
 
 WHY_NO_SOFTMAX = (
     "CrossEntropyLoss takes raw logits and applies log-softmax itself, in a form that cannot "
@@ -20,161 +35,289 @@ WHY_NO_SOFTMAX = (
 )
 WHY_NO_SIGMOID = (
     "BCEWithLogitsLoss takes the raw logit and applies the sigmoid itself, in a form that keeps "
-    "the loss where the sigmoid is rounded to 0 or 1. BCELoss sees only the rounded probability "
-    "there: it cuts the logarithm at -100 and has no gradient left. With a sigmoid at the "
-    "network's end, sigmoid would be applied twice. Predictions need none either: yes is a logit "
-    "above 0."
+    "the loss accurate where the sigmoid is rounded to 0 or 1. BCELoss gets only the rounded "
+    "probability there: it clamps the logarithm at -100, and the gradient is 0. With a sigmoid at "
+    "the network's end, sigmoid would be applied twice. Predictions need none either: yes is a "
+    "logit above 0."
+)
+
+NOTE_NAIVE = (
+    "The textbook formula -log(exp z_y / sum exp z) gives {} here, as exp overflows or underflows. "
+    "The stable form is used: exp(z - max z) in place of exp z leaves the ratio unchanged."
+)
+NOTE_UNDERFLOW = "The target's softmax underflows, so the first method uses log-softmax."
+NOTE_IMPOSSIBLE = "The target's logit is -inf: its probability is 0 and the loss is inf."
+NOTE_ONE_CLASS = "With one class, softmax is always 1 and the loss always 0."
+NOTE_ZERO_PROBABILITY = "The target's probability is 0: the loss is inf."
+NOTE_ROUNDED = "The probabilities sum to 1 only up to rounding; they are used as given."
+NOTE_SIGMOID = (
+    "The sigmoid is rounded too close to 0 or 1 to compute the loss from it, and BCELoss clamps "
+    "the loss at 100. The formula on the raw logit is accurate and is used."
 )
 
 
 @dataclass(frozen=True)
-class Row:
-    """One example.
+class LossTable:
+    """The loss of some examples (rows), built by `loss_table`."""
 
-    Args:
-        target: The index of the right class.
-        logits: float64 [classes], or [1] for yes/no; None where probabilities were given.
-        probabilities: float64 [classes].
-        losses: The loss by each way of computing it.
-        naive_loss: The loss by the formula as it is written; NaN where exp overflows.
-        twice: The loss if the probabilities were taken for logits, so that softmax (or sigmoid) is
-            applied twice.
-    """
+    kind: str  # logits, probabilities or binary
+    class_names: tuple[str, ...]
+    targets: Indices  # [rows]
+    logits: Array | None  # [rows, classes], or [rows, 1] for binary; None for probabilities
+    probabilities: Array  # [rows, classes]
+    example_losses: dict[str, Array]  # [rows] by method; the last method is the one training uses
+    naive_losses: Array  # [rows], by the textbook formula; NaN where exp overflows
+    double_softmax_losses: Array  # [rows], softmax (or sigmoid) applied to the probabilities too
+    reduction: str  # mean, sum or none
 
-    target: int
-    logits: Array | None
-    probabilities: Array
-    losses: dict[str, float]
-    naive_loss: float
-    twice: float
+    def __post_init__(self) -> None:
+        self._reduce(self.naive_losses)  # raises for a reduction that does not exist
 
     @property
     def class_logits(self) -> Array | None:
         """The logit of each class; a sigmoid is the softmax of (0, z), so no has the logit 0."""
-        if self.logits is None or len(self.logits) == len(self.probabilities):
+        if self.logits is None or self.kind != "binary":
             return self.logits
-        return np.array([0.0, self.logits[0]])
+        return np.concatenate([np.zeros_like(self.logits), self.logits], axis=1)
 
     @property
     def negative_logs(self) -> Array:
-        """-log p of each class, float64 [classes]: what the loss would be were it the target."""
+        """-log p of each class, the loss if it were the target, float64 [rows, classes]."""
         if self.class_logits is not None:
             return 0.0 - formulas.log_softmax(self.class_logits)
         with np.errstate(divide="ignore"):
-            logarithms: Array = 0.0 - np.log(self.probabilities)
-        return logarithms
+            return np.asarray(0.0 - np.log(self.probabilities))
 
     @property
-    def prediction(self) -> int:
-        """The index of the likeliest class: the largest logit needs no softmax."""
+    def predictions(self) -> Indices:
+        """The index of each row's largest logit (or probability), int64 [rows]."""
         scores = self.probabilities if self.class_logits is None else self.class_logits
-        return int(scores.argmax())
-
-    @property
-    def loss(self) -> float:
-        """The loss, by the way that training computes it."""
-        return list(self.losses.values())[-1]
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """The loss of some rows.
-
-    Args:
-        kind: `logits`, `probabilities` or `binary`.
-        class_names: What each class is called.
-        rows: The examples.
-        reduction: `mean`, `sum` or `none`.
-        floor_twice: The least loss of a row that softmax (or sigmoid) applied twice can reach.
-        notes: What is out of the ordinary, in sentences.
-    """
-
-    kind: str
-    class_names: tuple[str, ...]
-    rows: tuple[Row, ...]
-    reduction: str
-    floor_twice: float
-    notes: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        self._reduced([row.loss for row in self.rows])  # so that a wrong reduction is told at once
+        return np.asarray(scores.argmax(axis=1))
 
     @property
     def losses(self) -> dict[str, Array]:
-        """The reduced loss by each way of computing it, float64 [] or [rows]."""
-        return {way: self._reduced([row.losses[way] for row in self.rows]) for way in self.ways}
+        """The reduced loss by each method, float64 [] or [rows]."""
+        return {method: self._reduce(losses) for method, losses in self.example_losses.items()}
 
     @property
-    def ways(self) -> list[str]:
-        """The ways in which the loss is computed, the one that training uses last."""
-        return list(self.rows[0].losses)
+    def training_losses(self) -> Array:
+        """Each row's loss by the method that training uses, float64 [rows]."""
+        return list(self.example_losses.values())[-1]
 
     @property
-    def twice(self) -> Array:
+    def double_softmax_loss(self) -> Array:
         """The reduced loss with softmax (or sigmoid) applied twice, float64 [] or [rows]."""
-        return self._reduced([row.twice for row in self.rows])
+        return self._reduce(self.double_softmax_losses)
 
     @property
-    def least_twice(self) -> float:
-        """What `twice` cannot fall below, for a row where nothing is reduced."""
-        return self.floor_twice * (len(self.rows) if self.reduction == "sum" else 1)
+    def double_softmax_lower_bound(self) -> float:
+        """The least `double_softmax_loss`: logits of 1 for the target and 0 for other classes."""
+        bound = float(np.log1p((len(self.class_names) - 1) / np.e))
+        return bound * (len(self.targets) if self.reduction == "sum" else 1)
 
     @property
     def agree(self) -> bool:
-        """Whether all ways give one number."""
+        """Whether all methods give the same loss."""
         first, *others = self.losses.values()
-        return all(np.allclose(first, other, rtol=1e-7, atol=1e-9) for other in others)
+        return all(_close(first, other).all() for other in others)
 
     @property
-    def why(self) -> str:
+    def rationale(self) -> str:
         """Why the network ends in raw logits."""
         return WHY_NO_SIGMOID if self.kind == "binary" else WHY_NO_SOFTMAX
 
-    def _reduced(self, losses: Sequence[float]) -> Array:
-        return reduce_losses(np.array(losses), self.reduction)
+    @property
+    def notes(self) -> list[str]:
+        """Anything unusual about the numbers, in sentences."""
+        inexact = ~_close(self.naive_losses, self.training_losses)
+        naive = self.naive_losses[inexact][0] if inexact.any() else None
+        is_infinite = np.isinf(self.training_losses).any()
+        is_rounded = (np.abs(self.probabilities.sum(axis=1) - 1) > 1e-9).any()
+        underflows = _underflows(self.probabilities, self.targets, self.training_losses).any()
+        notes = {
+            "logits": {
+                NOTE_NAIVE.format(naive): inexact.any(),
+                NOTE_UNDERFLOW: underflows,
+                NOTE_IMPOSSIBLE: is_infinite,
+                NOTE_ONE_CLASS: len(self.class_names) == 1,
+            },
+            "probabilities": {NOTE_ZERO_PROBABILITY: is_infinite, NOTE_ROUNDED: is_rounded},
+            "binary": {NOTE_SIGMOID: inexact.any()},
+        }
+        return [note for note, applies in notes[self.kind].items() if applies]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; infinity and NaN, which JSON lacks, as `"Infinity"` and `"NaN"`."""
-        losses = {way: plain_number(loss) for way, loss in self.losses.items()}
+        losses = {method: to_json(loss) for method, loss in self.losses.items()}
+        with np.errstate(over="ignore"):
+            exp_logits = None if self.logits is None else np.exp(self.logits)
         return {
             "kind": self.kind,
             "reduction": self.reduction,
-            "loss": losses[self.ways[-1]],
+            "loss": list(losses.values())[-1],
             "losses": losses,
             "agree": self.agree,
-            "naive_loss": plain_number(self._reduced([row.naive_loss for row in self.rows])),
+            "naive_loss": to_json(self._reduce(self.naive_losses)),
             "class_names": list(self.class_names),
             "rows": [
                 {
-                    "target": row.target,
-                    "prediction": row.prediction,
-                    "logits": plain_number(row.logits),
-                    "exp_logits": plain_number(_exp(row.logits)),
-                    "probabilities": plain_number(row.probabilities),
-                    "negative_log_probabilities": plain_number(row.negative_logs),
-                    "loss": plain_number(row.loss),
-                    "loss_applied_twice": plain_number(row.twice),
+                    "target": int(target),
+                    "prediction": int(self.predictions[row]),
+                    "logits": None if self.logits is None else to_json(self.logits[row]),
+                    "exp_logits": None if exp_logits is None else to_json(exp_logits[row]),
+                    "probabilities": to_json(self.probabilities[row]),
+                    "negative_log_probabilities": to_json(self.negative_logs[row]),
+                    "loss": to_json(self.training_losses[row]),
+                    "loss_applied_twice": to_json(self.double_softmax_losses[row]),
                 }
-                for row in self.rows
+                for row, target in enumerate(self.targets)
             ],
-            "loss_applied_twice": plain_number(self.twice),
-            "least_loss_applied_twice": self.least_twice,
-            "why_raw_logits": self.why,
-            "notes": list(self.notes),
+            "loss_applied_twice": to_json(self.double_softmax_loss),
+            "least_loss_applied_twice": self.double_softmax_lower_bound,
+            "why_raw_logits": self.rationale,
+            "notes": self.notes,
         }
 
-
-def _exp(logits: Array | None) -> Array | None:
-    with np.errstate(over="ignore"):
-        return None if logits is None else np.exp(logits)
+    def _reduce(self, losses: Array) -> Array:
+        return formulas.reduce_losses(losses, self.reduction)
 
 
-def plain_number(value: float | Array | None) -> Any:  # noqa: ANN401 - whatever JSON can hold
-    """Return numbers as JSON can hold them: what is not finite as a string, as proto3 has it."""
-    if value is None:
-        return None
+def loss_table(
+    kind: str,
+    numbers: Numbers,
+    targets: Sequence[int],
+    *,
+    reduction: str = "mean",
+    class_names: Sequence[str] | None = None,
+) -> LossTable:
+    """Compute the loss of given numbers by every method of their kind.
+
+    Args:
+        kind: `logits`, `probabilities` or `binary`.
+        numbers: [rows, classes] logits (-inf is an impossible class) or probabilities (rows sum to
+            1, up to rounding to four decimals); [rows, 1] logits for `binary`.
+        targets: [rows], class indices; 1 for yes and 0 for no.
+        reduction: `mean`, `sum` or `none`.
+        class_names: None: `no` and `yes` for `binary`, else the indices.
+
+    Raises:
+        UsageError: If a number, a target or the reduction is not valid.
+    """
+    is_binary = kind == "binary"
+    if is_binary and any(len(row) != 1 for row in numbers):
+        raise UsageError("--binary takes one logit per row; write several rows as 1.2; -0.3")
+    values = _check_numbers(numbers, "probabilities" if kind == "probabilities" else "logits")
+    names = class_names or (("no", "yes") if is_binary else map(str, range(values.shape[1])))
+    indices = check_targets(targets, len(values), 2 if is_binary else values.shape[1])
+    inputs = values[:, 0] if is_binary else values
+    if is_binary:
+        probabilities = np.stack([sigmoid(-inputs), sigmoid(inputs)], axis=1)
+        double = formulas.binary_cross_entropy_with_logits(probabilities[:, 1], indices)
+    else:
+        probabilities = values if kind == "probabilities" else formulas.softmax(values)
+        double = formulas.cross_entropy(probabilities, indices)
+    with np.errstate(divide="ignore"):  # log 0 is -inf
+        losses = {name: method(inputs, indices) + 0.0 for name, method in METHODS[kind]}  # no -0.0
+        naive = next(iter(losses.values()))
+        if kind == "logits":
+            naive = _negative_log(formulas.naive_softmax(values), indices)
+    return LossTable(
+        kind=kind,
+        class_names=tuple(names),
+        targets=indices,
+        logits=None if kind == "probabilities" else values,
+        probabilities=probabilities,
+        example_losses=losses,
+        naive_losses=naive,
+        double_softmax_losses=double,
+        reduction=reduction,
+    )
+
+
+def _negative_log(probabilities: Array, targets: Indices) -> Array:
+    return np.asarray(0.0 - np.log(at_targets(probabilities, targets)))
+
+
+def _negative_log_softmax(logits: Array, targets: Indices) -> Array:
+    probabilities, exact = formulas.softmax(logits), formulas.cross_entropy(logits, targets)
+    underflows = _underflows(probabilities, targets, exact)
+    return np.where(underflows, exact, _negative_log(probabilities, targets))
+
+
+def _cross_entropy_of_one_hot(probabilities: Array, targets: Indices) -> Array:
+    weights = formulas.one_hot(targets, probabilities.shape[1])
+    return formulas.cross_entropy_of_probabilities(probabilities, weights)
+
+
+def _underflows(probabilities: Array, targets: Indices, losses: Array) -> NDArray[np.bool_]:
+    chosen = at_targets(probabilities, targets)
+    return np.asarray((chosen < SMALLEST_NORMAL) & np.isfinite(losses))
+
+
+def _close(losses: Array, others: Array) -> NDArray[np.bool_]:
+    return np.asarray(np.isclose(losses, others, rtol=1e-7, atol=1e-9))
+
+
+METHODS: dict[str, list[tuple[str, Method]]] = {
+    "logits": [
+        ("negative_log_softmax", _negative_log_softmax),
+        ("log_sum_exp", formulas.cross_entropy),
+        ("log_softmax_nll_loss", formulas.log_softmax_nll_loss),
+        ("cross_entropy_loss", formulas.cross_entropy_loss),
+    ],
+    "probabilities": [
+        ("one_hot", _cross_entropy_of_one_hot),
+        ("nll_loss", lambda p, y: formulas.nll_loss(np.log(p), y)),
+        ("negative_log", _negative_log),
+    ],
+    "binary": [
+        ("negative_log_sigmoid", lambda z, y: binary_cross_entropy(sigmoid(z), y)),
+        ("stable_formula", formulas.binary_cross_entropy_with_logits),
+        ("sigmoid_bce_loss", formulas.sigmoid_bce_loss),
+        ("bce_with_logits_loss", formulas.bce_with_logits_loss),
+    ],
+}
+
+
+def _check_numbers(numbers: Numbers, what: str) -> Array:
+    lengths = {len(row) for row in numbers}
+    if not lengths or 0 in lengths:
+        raise UsageError(f"there are no {what}: give numbers, as in 2.0,1.0,0.1")
+    if len(lengths) > 1:
+        raise UsageError(f"the rows of {what} differ in length: {min(lengths)} to {max(lengths)}")
+    values = np.array(numbers, dtype=np.float64)
+    find_problem = _problem_of_logits if what == "logits" else _problem_of_probabilities
+    for number, row in enumerate(values):
+        if problem := find_problem(row):
+            place = f" of row {number}" if len(values) > 1 else ""
+            raise UsageError(f"the {what}{place} {problem}")
+    return values
+
+
+def _problem_of_logits(row: Array) -> str | None:
+    if np.isnan(row).any():
+        return "contain nan, of which there is no softmax"
+    if (row == np.inf).any():
+        return "contain inf: inf / inf is undefined; give a finite number"
+    if (np.abs(row[np.isfinite(row)]) > LARGEST_LOGIT).any():
+        return f"contain a number beyond {LARGEST_LOGIT:.1e}, float32's largest"
+    is_empty = row.max() == -np.inf
+    return "contain nothing above -inf: no class would be possible" if is_empty else None
+
+
+def _problem_of_probabilities(row: Array) -> str | None:
+    valid = (row >= 0) & (row <= 1)
+    if not valid.all():
+        return f"contain {row[~valid][0]:g}, not in [0, 1]; for logits use --logits"
+    if abs(row.sum() - 1) > ROUNDING * len(row):
+        return f"sum to {row.sum():.6g}, not 1; for logits use --logits"
+    return None
+
+
+def to_json(value: float | Array) -> Any:  # noqa: ANN401 - a number, string or list
+    """Return numbers as JSON can hold them: what is not finite as a string, as in proto3."""
     if isinstance(value, np.ndarray) and value.ndim:
-        return [plain_number(item) for item in value]
+        return [to_json(item) for item in value]
     number = float(value)
     if np.isfinite(number):
         return number

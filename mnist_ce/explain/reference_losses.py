@@ -1,38 +1,26 @@
-"""Softmax and cross-entropy as formulas: in NumPy, step by step, and as torch names them.
+"""Softmax and cross-entropy as formulas in NumPy, and as torch's loss modules.
 
-This module is for reading, for `mnist-ce explain` and for tests. Training does not import it: it
-uses torch's own losses, and the tests show that they give the same numbers.
+For reading, for `mnist-ce explain` and for tests. Training does not import this module: it uses
+torch's losses, and the tests show that both give the same numbers.
 
-A row is one example, and its numbers are one per class: every sum over classes runs over the last
-axis. Everything is float64 here, so that a difference between two ways is a difference between
-formulas. The NumPy half needs no torch; the torch half imports it when it is called.
+A row is one example. Logits and probabilities are float [rows, classes] for class indices int
+[rows], or float [rows] for yes/no labels, int [rows], 1 for yes. A loss is float64 [rows], in nats
+and at least 0. Everything is computed in float64, so that a difference between two methods is a
+difference between formulas. A target that is not a class raises `UsageError`. The NumPy half needs
+no torch; the torch half imports it when it is called.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mnist_ce.system.errors import UsageError
 
-__all__ = [
-    "Array",
-    "binary_cross_entropy",
-    "binary_cross_entropy_with_logits",
-    "check_targets",
-    "cross_entropy",
-    "cross_entropy_of_probabilities",
-    "log_softmax",
-    "naive_softmax",
-    "one_hot",
-    "reduce_losses",
-    "sigmoid",
-    "softmax",
-    "torch_binary_cross_entropy",
-    "torch_cross_entropy",
-]
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Array: TypeAlias = NDArray[np.float64]
 Indices: TypeAlias = NDArray[np.int64]
@@ -42,100 +30,57 @@ Indices: TypeAlias = NDArray[np.int64]
 
 
 def naive_softmax(logits: ArrayLike) -> Array:
-    """Return exp(z_i) / Σ_j exp(z_j), exactly as it is written: NaN from logits near 710 on.
+    """Return exp(z_i) / Σ_j exp(z_j), exactly as it is written, float64 [..., classes].
 
-    Args:
-        logits: float [..., classes].
-
-    Returns:
-        float64 [..., classes]; NaN where exp overflows or every term is 0.
+    It is NaN where exp overflows (logits above 709) or every term is 0.
     """
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         powers = np.exp(np.asarray(logits, dtype=np.float64))
-        ratio: Array = powers / powers.sum(axis=-1, keepdims=True)
-    return ratio
+        return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
 def softmax(logits: ArrayLike, axis: int = -1) -> Array:
-    """Return exp(z_i - m) / Σ_j exp(z_j - m), with m = max_j z_j.
+    """Return exp(z_i - m) / Σ_j exp(z_j - m), with m = max_j z_j, float64 [..., classes].
 
-    The shift by m changes nothing in exact arithmetic, since exp(-m) cancels, and in floating
-    point no exponent is above 0 then, so nothing overflows (Goodfellow, Bengio and Courville 2016,
+    The shift by m changes nothing in exact arithmetic, since exp(-m) cancels. In floating point it
+    keeps every exponent at or below 0, so nothing overflows (Goodfellow, Bengio and Courville 2016,
     *Deep Learning*, section 4.1).
 
-    A slip to know: over `axis=0` of a batch [batch, classes] each *column* sums to 1, so that
-    examples compete with each other within a class. Over the classes it is the last axis.
-
-    Args:
-        logits: float [..., classes]; -inf is an impossible class.
-        axis: The axis that sums to 1.
-
-    Returns:
-        float64, the shape of `logits`.
+    A common mistake: over `axis=0` of a batch [batch, classes] each *column* sums to 1, so that
+    examples compete with each other within a class. The classes are the last axis.
     """
     values = np.asarray(logits, dtype=np.float64)
     powers: Array = np.exp(values - values.max(axis=axis, keepdims=True))
-    ratio: Array = powers / powers.sum(axis=axis, keepdims=True)
-    return ratio
+    return np.asarray(powers / powers.sum(axis=axis, keepdims=True))
 
 
 def log_softmax(logits: ArrayLike) -> Array:
-    """Return log softmax(z)_i = z_i - log Σ_j exp(z_j), which has a value where softmax is 0.
+    """Return log softmax(z)_i = z_i - log Σ_j exp(z_j), finite where softmax underflows to 0.
 
-    Computed as (z_i - m) - log Σ_j exp(z_j - m), with m = max_j z_j, as in `softmax`.
-
-    Args:
-        logits: float [..., classes].
-
-    Returns:
-        float64 [..., classes], at most 0.
+    Computed as (z_i - m) - log Σ_j exp(z_j - m), with m = max_j z_j, as in `softmax`; -inf is an
+    impossible class. float64 [..., classes].
     """
     values = np.asarray(logits, dtype=np.float64)
     shifted = values - values.max(axis=-1, keepdims=True)
-    logarithms: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return logarithms
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
 def one_hot(targets: ArrayLike, num_classes: int) -> Array:
-    """Return rows that are 1 at the target and 0 elsewhere: all its probability on one class.
-
-    Args:
-        targets: int [rows], class indices.
-        num_classes: The number of classes.
-
-    Returns:
-        float64 [rows, num_classes].
-
-    Raises:
-        UsageError: If a target is not a class.
-    """
+    """Return float64 [rows, num_classes]: 1 at each target's class, 0 elsewhere."""
     indices = check_targets(targets, np.size(targets), num_classes)
-    rows: Array = np.eye(num_classes)[indices]
-    return rows
+    return np.asarray(np.eye(num_classes)[indices])
 
 
 def cross_entropy(logits: ArrayLike, targets: ArrayLike) -> Array:
     """Return the loss of each row from its logits: -z_y + log Σ_j exp(z_j).
 
-    This is -log softmax(z)_y with the logarithm taken by hand, so that no probability, which might
-    be rounded to 0, is ever formed. It is what `torch.nn.CrossEntropyLoss` computes.
-
-    Args:
-        logits: float [rows, classes], not NaN or +inf.
-        targets: int [rows], class indices.
-
-    Returns:
-        float64 [rows], in nats, at least 0; +inf where the target's logit is -inf.
-
-    Raises:
-        UsageError: If a target is not a class.
+    This is -log softmax(z)_y with the logarithm taken analytically, so that no probability, which
+    might underflow to 0, is formed. `torch.nn.CrossEntropyLoss` computes the same. The loss is +inf
+    where the target's logit is -inf.
     """
     values = np.asarray(logits, dtype=np.float64)
     indices = check_targets(targets, *values.shape)
-    losses: Array = (
-        0.0 - log_softmax(values)[np.arange(len(values)), indices]
-    )  # [rows, classes] → [rows]
-    return losses
+    return np.asarray(0.0 - at_targets(log_softmax(values), indices))
 
 
 def cross_entropy_of_probabilities(probabilities: ArrayLike, targets: ArrayLike) -> Array:
@@ -147,44 +92,25 @@ def cross_entropy_of_probabilities(probabilities: ArrayLike, targets: ArrayLike)
     Args:
         probabilities: float [rows, classes], rows that sum to 1.
         targets: float [rows, classes]: one-hot, or any distribution.
-
-    Returns:
-        float64 [rows], in nats; +inf where the target has probability 0.
     """
     weights = np.asarray(targets, dtype=np.float64)
     with np.errstate(divide="ignore"):
         logarithms = np.log(np.asarray(probabilities, dtype=np.float64))
     terms = np.multiply(weights, logarithms, where=weights > 0, out=np.zeros_like(logarithms))
-    losses: Array = 0.0 - terms.sum(axis=-1)
-    return losses
+    return np.asarray(0.0 - terms.sum(axis=-1))
 
 
 def sigmoid(logits: ArrayLike) -> Array:
-    """Return σ(z) = 1 / (1 + exp(-z)), the softmax of (z, 0): the probability of yes.
-
-    Written with exp(-|z|), which cannot overflow.
-
-    Args:
-        logits: float [...].
-
-    Returns:
-        float64, the shape of `logits`, in [0, 1].
-    """
+    """Return σ(z) = 1 / (1 + exp(-z)), the softmax of (z, 0): the probability of yes."""
     values = np.asarray(logits, dtype=np.float64)
-    small = np.exp(-np.abs(values))
-    probabilities: Array = np.where(values >= 0, 1.0, small) / (1.0 + small)
-    return probabilities
+    small = np.exp(-np.abs(values))  # the exponent is at most 0, so it cannot overflow
+    return np.asarray(np.where(values >= 0, 1.0, small) / (1.0 + small))
 
 
 def binary_cross_entropy(probabilities: ArrayLike, targets: ArrayLike) -> Array:
     """Return the loss of each yes/no example from its probability: -y log p - (1-y) log(1-p).
 
-    Args:
-        probabilities: float [rows], of yes.
-        targets: int [rows], 1 for yes and 0 for no.
-
-    Returns:
-        float64 [rows], in nats; +inf where the probability was rounded to 0.
+    It is +inf where the label's probability was rounded to 0.
     """
     yes = np.asarray(probabilities, dtype=np.float64)
     both = np.stack([1.0 - yes, yes], axis=-1)  # → [rows, 2]
@@ -194,44 +120,34 @@ def binary_cross_entropy(probabilities: ArrayLike, targets: ArrayLike) -> Array:
 def binary_cross_entropy_with_logits(logits: ArrayLike, targets: ArrayLike) -> Array:
     """Return the loss of each yes/no example from its logit: max(z, 0) - z y + log(1+exp(-|z|)).
 
-    The formula is the one that the documentation of TensorFlow's
-    `sigmoid_cross_entropy_with_logits` derives; `torch.nn.BCEWithLogitsLoss` gives the same.
-
-    Args:
-        logits: float [rows], finite.
-        targets: int [rows], 1 for yes and 0 for no.
-
-    Returns:
-        float64 [rows], in nats, at least 0.
+    The documentation of TensorFlow's `sigmoid_cross_entropy_with_logits` derives the formula;
+    `torch.nn.BCEWithLogitsLoss` gives the same.
     """
     values = np.asarray(logits, dtype=np.float64)
     positive_part = np.maximum(values, 0.0) - values * np.asarray(targets)
-    losses: Array = positive_part + np.log1p(np.exp(-np.abs(values)))
-    return losses
+    return np.asarray(positive_part + np.log1p(np.exp(-np.abs(values))))
 
 
 def reduce_losses(losses: Array, reduction: str) -> Array:
-    """Return the mean (`mean`), the sum (`sum`), or each row's loss as it is (`none`).
+    """Return the `mean` or `sum` of the losses, float64 [], or for `none` the losses, [rows].
 
-    A slip to know: the mean over a data set is the sum over all *examples* divided by their number.
-    Adding up the means of batches of 64 and dividing by the number of images gives a figure 64
-    times too small.
-
-    Args:
-        losses: float64 [rows].
-        reduction: `mean`, `sum` or `none`.
-
-    Returns:
-        float64 [] or [rows].
+    A common mistake: the mean over a data set is the sum over all *examples* divided by their
+    number. Adding up the means of batches of 64 and dividing by the number of images gives a figure
+    64 times too small.
 
     Raises:
-        UsageError: If the reduction is not one of them.
+        UsageError: If the reduction is not one of the three.
     """
     if reduction == "none":
         return losses
     if reduction not in ("mean", "sum"):
         raise UsageError(f"reduction '{reduction}' is not one of mean, sum, none")
     return np.asarray(losses.mean() if reduction == "mean" else losses.sum())
+
+
+def at_targets(values: Array, targets: Indices) -> Array:
+    """Return each row's value at its target: float64 [rows, classes] → [rows]."""
+    return np.asarray(values[np.arange(len(values)), targets])
 
 
 def check_targets(targets: ArrayLike, num_rows: int, num_classes: int) -> Indices:
@@ -256,43 +172,45 @@ def check_targets(targets: ArrayLike, num_rows: int, num_classes: int) -> Indice
 # torch ------------------------------------------------------------------------------------------
 
 
-def torch_cross_entropy(logits: ArrayLike, targets: ArrayLike) -> tuple[Array, Array]:
-    """Return each row's loss by torch, from LogSoftmax + NLLLoss and from CrossEntropyLoss.
+def nll_loss(log_probabilities: ArrayLike, targets: ArrayLike) -> Array:
+    """Return torch's NLLLoss: -log p_y."""
+    from torch.nn import NLLLoss
 
-    Both take raw logits; the second is the first two in one.
+    return np.asarray(NLLLoss(reduction="none")(*_tensors(log_probabilities, targets)).numpy())
 
-    Args:
-        logits: float [rows, classes].
-        targets: int [rows], class indices.
 
-    Returns:
-        Two of float64 [rows].
-    """
+def log_softmax_nll_loss(logits: ArrayLike, targets: ArrayLike) -> Array:
+    """Return the loss by torch's LogSoftmax and NLLLoss, which is CrossEntropyLoss in two steps."""
+    from torch.nn import LogSoftmax
+
+    return nll_loss(LogSoftmax(dim=1)(_tensors(logits, targets)[0]).numpy(), targets)
+
+
+def cross_entropy_loss(logits: ArrayLike, targets: ArrayLike) -> Array:
+    """Return torch's CrossEntropyLoss of raw logits."""
+    from torch.nn import CrossEntropyLoss
+
+    return np.asarray(CrossEntropyLoss(reduction="none")(*_tensors(logits, targets)).numpy())
+
+
+def sigmoid_bce_loss(logits: ArrayLike, targets: ArrayLike) -> Array:
+    """Return the loss by torch's Sigmoid and BCELoss, at most 100: BCELoss clamps log p at -100."""
+    from torch.nn import BCELoss, Sigmoid
+
+    values, labels = _tensors(logits, targets)
+    return np.asarray(BCELoss(reduction="none")(Sigmoid()(values), labels.double()).numpy())
+
+
+def bce_with_logits_loss(logits: ArrayLike, targets: ArrayLike) -> Array:
+    """Return torch's BCEWithLogitsLoss of raw logits."""
+    from torch.nn import BCEWithLogitsLoss
+
+    values, labels = _tensors(logits, targets)
+    return np.asarray(BCEWithLogitsLoss(reduction="none")(values, labels.double()).numpy())
+
+
+def _tensors(values: ArrayLike, targets: ArrayLike) -> tuple[Tensor, Tensor]:
     import torch
 
-    values = torch.tensor(np.asarray(logits, dtype=np.float64))
-    labels = torch.tensor(np.asarray(targets, dtype=np.int64))
-    in_two = torch.nn.NLLLoss(reduction="none")(torch.nn.LogSoftmax(dim=1)(values), labels)
-    in_one = torch.nn.CrossEntropyLoss(reduction="none")(values, labels)
-    return in_two.numpy(), in_one.numpy()
-
-
-def torch_binary_cross_entropy(logits: ArrayLike, targets: ArrayLike) -> tuple[Array, Array]:
-    """Return each example's loss by torch, from Sigmoid + BCELoss and from BCEWithLogitsLoss.
-
-    BCELoss cuts its logarithms at -100 (its documentation), so the first is never above 100.
-
-    Args:
-        logits: float [rows].
-        targets: int [rows], 1 for yes and 0 for no.
-
-    Returns:
-        Two of float64 [rows].
-    """
-    import torch
-
-    values = torch.tensor(np.asarray(logits, dtype=np.float64))
-    labels = torch.tensor(np.asarray(targets, dtype=np.float64))
-    in_two = torch.nn.BCELoss(reduction="none")(torch.nn.Sigmoid()(values), labels)
-    in_one = torch.nn.BCEWithLogitsLoss(reduction="none")(values, labels)
-    return in_two.numpy(), in_one.numpy()
+    numbers = torch.tensor(np.asarray(values, dtype=np.float64))
+    return numbers, torch.tensor(np.asarray(targets, dtype=np.int64))

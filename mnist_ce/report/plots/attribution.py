@@ -1,4 +1,4 @@
-"""Which pixels moved an answer."""
+"""Plot of the attribution of each pixel of an image."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ import numpy.typing as npt
 from mnist_ce.report.plots.canvas import GREY, Canvas, Heading, style
 from mnist_ce.system.errors import sanitize, truncate_middle
 
-__all__ = ["draw_attributions"]
-
-_SIDE = 2.8  # inches: 12 pixels of the picture for each of the 28
+_SIDE = 2.8  # inches: 12 dots for each of the 28 pixels
 _GAP = 0.35
 _BELOW = 0.75
 
@@ -22,13 +20,13 @@ def draw_attributions(
     pixels: npt.NDArray[np.uint8],
     attributions: Mapping[str, npt.NDArray[np.float32]],
 ) -> bytes:
-    """Draw the picture beside what each of its pixels did for one or two classes.
+    """Draw an image beside the attribution of each pixel to one or two classes, as a PNG.
 
-    All panels share one diverging scale that is white at 0.
+    The attributions share one diverging colour scale that is white at 0.
 
     Args:
-        heading: The lines above the picture.
-        pixels: What the network saw, uint8 [28, 28].
+        heading: The lines above the panels.
+        pixels: The network's input, uint8 [28, 28].
         attributions: Gradient × input by the panel's title, float32 [28, 28].
     """
     limit = max(*(float(np.abs(values).max()) for values in attributions.values()), 1e-9)
@@ -45,7 +43,7 @@ def draw_attributions(
             for spine in panel.spines.values():
                 spine.set_visible(True)
         panels[0].imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        panels[0].set_title("as the network sees it")
+        panels[0].set_title("network input")
         for panel, (title, values) in zip(panels[1:], attributions.items(), strict=True):
             image = panel.imshow(
                 values, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest"
@@ -61,7 +59,7 @@ def draw_attributions(
         canvas.figure.text(
             (2 * _GAP + _SIDE) / canvas.width,
             0.2 / canvas.height,
-            "gradient × input: red ink speaks for it,\nblue against",
+            "gradient × input: red is evidence\nfor the class, blue against it",
             color=GREY,
             va="baseline",
         )

@@ -1,4 +1,4 @@
-"""`explain`: what it prints, what it refuses, and whether its figures are right."""
+"""`explain`: its output, its errors, and its numbers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from PIL import Image
 from mnist_ce.cli import main
 from mnist_ce.cli.ascii_art import picture_lines
 from mnist_ce.data.synthetic.generate import generate
-from mnist_ce.explain import explain_binary, explain_logits, explain_probabilities
 from mnist_ce.explain import reference_losses as formulas
-from mnist_ce.explain.picture import attribution, explain_picture
+from mnist_ce.explain.image import attribution, explain_image
+from mnist_ce.explain.loss_table import loss_table
 from mnist_ce.network.model import MLP
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord
@@ -108,7 +108,7 @@ def test_probabilities_are_explained_in_the_one_hot_form(
     document = run_json(capsys, "--probabilities", "0.7,0.2,0.1", "--target", "0")
     assert document["loss"] == pytest.approx(0.35667494, abs=1e-8)
     assert document["agree"]
-    # the slip: CrossEntropyLoss takes logits, so probabilities are softmaxed again
+    # CrossEntropyLoss takes logits: given probabilities, it applies softmax to them
     assert document["loss_applied_twice"] == pytest.approx(
         torch.nn.CrossEntropyLoss()(torch.tensor([[0.7, 0.2, 0.1]]), torch.tensor([0])).item()
     )
@@ -122,7 +122,7 @@ def test_binary_logits_are_explained(capsys: pytest.CaptureFixture[str]) -> None
     code, out, _ = run(capsys, "--binary", "--logits", "40; -1", "--target", "0,0")
     assert code == 0
     assert "DIFFER" in out
-    assert "BCELoss cuts it at 100" in " ".join(out.split())
+    assert "BCELoss clamps the loss at 100" in " ".join(out.split())
     assert max(map(len, out.splitlines())) <= 80
 
 
@@ -140,38 +140,36 @@ def test_binary_logits_are_explained(capsys: pytest.CaptureFixture[str]) -> None
 def test_extreme_logits_are_right_and_the_note_says_how(
     row: list[float], target: int, loss: float, naive: float
 ) -> None:
-    explanation = explain_logits([row], [target])
-    assert explanation.agree
-    assert all(float(value) == pytest.approx(loss) for value in explanation.losses.values())
-    assert explanation.rows[0].naive_loss == pytest.approx(naive, nan_ok=True)
-    notes = " ".join(explanation.notes)
-    assert ("stable form is used" in notes) == (naive != pytest.approx(loss))
-    json.dumps(explanation.to_dict(), allow_nan=False)
+    table = loss_table("logits", [row], [target])
+    assert table.agree
+    assert all(float(value) == pytest.approx(loss) for value in table.losses.values())
+    assert table.naive_losses == pytest.approx([naive], nan_ok=True)
+    assert ("stable form is used" in " ".join(table.notes)) == (naive != pytest.approx(loss))
+    json.dumps(table.to_dict(), allow_nan=False)
 
 
-def test_what_json_lacks_is_told_as_a_string(capsys: pytest.CaptureFixture[str]) -> None:
+def test_non_finite_numbers_are_strings_in_json(capsys: pytest.CaptureFixture[str]) -> None:
     document = run_json(capsys, "--logits", "0,-inf,1e4", "--target", "1")
     assert document["loss"] == "Infinity"
     assert document["rows"][0]["logits"] == [0.0, "-Infinity", 1e4]
     assert document["rows"][0]["exp_logits"] == [1.0, 0.0, "Infinity"]
 
 
-def test_softmax_twice_has_a_floor_that_more_certainty_does_not_pass() -> None:
-    sure = explain_logits([[1000.0] + [0.0] * 9], [0])
+def test_double_softmax_reaches_its_lower_bound_and_no_less() -> None:
+    sure = loss_table("logits", [[1000.0] + [0.0] * 9], [0])
     assert sure.losses["cross_entropy_loss"] == pytest.approx(0)
-    assert float(sure.twice) == pytest.approx(sure.floor_twice)
-    assert sure.floor_twice == pytest.approx(math.log(1 + 9 / math.e))
-    two = explain_logits([[1000.0, 0.0], [0.0, 1000.0]], [0, 1], reduction="sum")
-    assert float(two.twice) == pytest.approx(two.least_twice)
-    yes = explain_binary([1000.0], [1])
-    assert float(yes.twice) == pytest.approx(yes.floor_twice)
+    assert sure.double_softmax_lower_bound == pytest.approx(math.log(1 + 9 / math.e))
+    two = loss_table("logits", [[1000.0, 0.0], [0.0, 1000.0]], [0, 1], reduction="sum")
+    yes = loss_table("binary", [[1000.0]], [1])
+    for table in (sure, two, yes):
+        assert float(table.double_softmax_loss) == pytest.approx(table.double_softmax_lower_bound)
 
 
-def test_rounded_probabilities_are_taken_and_it_is_said() -> None:
-    explanation = explain_probabilities([[0.3333, 0.3333, 0.3333]], [1])
-    assert explanation.agree
-    assert "only nearly" in explanation.notes[0]
-    assert explain_probabilities([[1.0, 0.0]], [1]).to_dict()["loss"] == "Infinity"
+def test_rounded_probabilities_are_accepted_with_a_note() -> None:
+    table = loss_table("probabilities", [[0.3333, 0.3333, 0.3333]], [1])
+    assert table.agree
+    assert "only up to rounding" in table.notes[0]
+    assert loss_table("probabilities", [[1.0, 0.0]], [1]).to_dict()["loss"] == "Infinity"
 
 
 WRONG = [
@@ -181,28 +179,28 @@ WRONG = [
     (["--logits", "2,1", "--target", "0,1"], "1 row needs as many targets, not 2"),
     (["--logits", "2,1", "--target", "one"], "--target 'one': give one class number per row"),
     (["--logits", "2,1"], "--target is missing"),
-    (["--logits", "2,nan", "--target", "0"], "the logits hold nan"),
-    (["--logits", "2,inf", "--target", "0"], "the logits hold inf: inf / inf has no value"),
-    (["--logits", "-inf,-inf", "--target", "0"], "hold nothing above -inf"),
+    (["--logits", "2,nan", "--target", "0"], "the logits contain nan"),
+    (["--logits", "2,inf", "--target", "0"], "the logits contain inf: inf / inf is undefined"),
+    (["--logits", "-inf,-inf", "--target", "0"], "contain nothing above -inf"),
     (["--logits", "1e39,0", "--target", "0"], "float32's largest"),
     (["--logits", "2,x", "--target", "0"], "--logits: 'x' is not a number"),
     (["--logits", "", "--target", "0"], "--logits: '' is not a number"),
     (["--logits", "1,2;3", "--target", "0,0"], "the rows of logits differ in length: 1 to 2"),
-    (["--logits", "1,2;nan,3", "--target", "0,0"], "the logits of row 1 hold nan"),
+    (["--logits", "1,2;nan,3", "--target", "0,0"], "the logits of row 1 contain nan"),
     (["--logits", "1,2", "--target", "0", "--reduction", "avg"], "is not one of mean, sum, none"),
-    (["--probabilities", "2,1,0.1", "--target", "0"], "hold 2, not in [0, 1]; for logits use"),
-    (["--probabilities", "0.7,-0.2,0.5", "--target", "0"], "hold -0.2, not in [0, 1]"),
+    (["--probabilities", "2,1,0.1", "--target", "0"], "contain 2, not in [0, 1]; for logits use"),
+    (["--probabilities", "0.7,-0.2,0.5", "--target", "0"], "contain -0.2, not in [0, 1]"),
     (["--probabilities", "0.7,0.2", "--target", "0"], "sum to 0.9, not 1; for logits use --logits"),
-    (["--probabilities", "nan,1", "--target", "0"], "hold nan, not in [0, 1]"),
+    (["--probabilities", "nan,1", "--target", "0"], "contain nan, not in [0, 1]"),
     (["--binary", "--logits", "1.2,3", "--target", "1"], "--binary takes one logit per row"),
     (["--binary", "--logits", "1.2", "--target", "2"], "target 2 is not a class"),
-    (["--binary", "--logits", "nan", "--target", "1"], "the logits hold nan"),
+    (["--binary", "--logits", "nan", "--target", "1"], "the logits contain nan"),
     (["--binary", "--probabilities", "1", "--target", "0"], "--binary goes with --logits"),
     (["--target", "0"], "give one of --logits, --probabilities and IMAGE"),
     (["x.png", "--logits", "1", "--target", "0"], "give one of --logits, --probabilities and"),
-    (["x.png", "--binary"], "for a picture the checkpoint says what it is"),
+    (["x.png", "--binary"], "for an image the checkpoint determines it"),
     (["x.png", "--reduction", "sum"], "--reduction goes with numbers"),
-    (["x.png", "--plot", "why.jpg"], "--plot why.jpg: the picture is a PNG"),
+    (["x.png", "--plot", "why.jpg"], "--plot why.jpg: the plot is a PNG"),
     (["--logits", "1,2", "--target", "0", "--plot", "a.png"], "--plot goes with IMAGE"),
 ]
 
@@ -221,7 +219,7 @@ def test_wrong_usage_is_one_line(
     assert message in err
 
 
-def test_a_picture_is_explained(
+def test_an_image_is_explained(
     capsys: pytest.CaptureFixture[str], picture: Path, network: Path, tmp_path: Path
 ) -> None:
     plot = tmp_path / "why.png"
@@ -229,7 +227,7 @@ def test_a_picture_is_explained(
     code, out, err = run(capsys, *arguments, "--plot", str(plot))
     assert code == 0
     lines = out.splitlines()
-    assert lines[14].startswith("target 7, answer ")
+    assert lines[14].startswith("target 7, prediction ")
     assert all(len(line) == 28 for line in lines[:14])
     assert "▄" in out or "█" in out
     assert "\x1b" not in out
@@ -252,9 +250,9 @@ def test_a_picture_is_explained(
     assert set(document["gradient_times_input"]) == {"7", document["class_name"]}
 
 
-def test_without_a_target_the_answer_is_taken(picture: Path, network: Path) -> None:
-    explained = explain_picture(picture, checkpoint=network)
-    assert explained.target == explained.answer
+def test_without_a_target_the_prediction_is_taken(picture: Path, network: Path) -> None:
+    explained = explain_image(picture, checkpoint=network)
+    assert explained.target == explained.prediction
     assert "--target" in explained.notes[0]
 
 
@@ -262,7 +260,7 @@ def test_without_a_target_the_answer_is_taken(picture: Path, network: Path) -> N
 def test_attribution_is_the_gradient_of_the_log_odds_times_the_ink(
     picture: Path, tmp_path: Path, num_outputs: int
 ) -> None:
-    trained = load_model(saved_network(tmp_path, num_outputs))
+    trained = load_model(saved_network(tmp_path, num_outputs), input_mean=0.1, input_std=0.3)
     trained.model.double()  # for differences of nearby values
     with Image.open(picture) as image:
         pixels = np.asarray(image)
@@ -270,7 +268,7 @@ def test_attribution_is_the_gradient_of_the_log_odds_times_the_ink(
 
     def log_odds(ink: torch.Tensor) -> float:
         with torch.no_grad():
-            logits = trained.model(ink[None])
+            logits = trained.model((ink[None] - 0.1) / 0.3)
         probabilities = trained.objective.probabilities(logits)[0]
         return (probabilities[label].log() - (1 - probabilities[label]).log()).item()
 
@@ -316,21 +314,21 @@ def test_a_target_that_is_no_class(
     assert err == f"error: target '{target}' is not one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n"
 
 
-def test_classes_are_named_or_numbered_but_never_mistaken(network: Path, picture: Path) -> None:
+def test_a_target_is_a_class_name_or_an_unambiguous_index(network: Path, picture: Path) -> None:
     trained = load_model(network)
     clothes_record = RunRecord(dataset="fashion-mnist")
     clothes = TrainedModel(
         **{**vars(trained), "class_names": tuple("abcdefghiJ"), "record": clothes_record}
     )
-    assert explain_picture(picture, "j", checkpoint=clothes).target == 9
-    assert explain_picture(picture, "9", checkpoint=clothes).target == 9
+    assert explain_image(picture, "j", checkpoint=clothes).target == 9
+    assert explain_image(picture, "9", checkpoint=clothes).target == 9
     odd = TrainedModel(**{**vars(trained), "class_names": tuple("1357902468")})
-    assert explain_picture(picture, "9", checkpoint=odd).target == 4
+    assert explain_image(picture, "9", checkpoint=odd).target == 4
     with pytest.raises(UsageError, match="input-std"):
-        explain_picture(picture, checkpoint=trained, input_std=0)
+        explain_image(picture, checkpoint=network, input_std=0)
 
 
-def test_pictures_that_cannot_be_read(
+def test_images_that_cannot_be_read(
     capsys: pytest.CaptureFixture[str], network: Path, tmp_path: Path
 ) -> None:
     blank, text = tmp_path / "blank.png", tmp_path / "text.png"
@@ -339,7 +337,7 @@ def test_pictures_that_cannot_be_read(
     for path, message in (
         (tmp_path / "missing.png", "does not exist"),
         (text, "is not a picture that Pillow can read"),
-        (blank, "has nothing to explain: no ink found"),
+        (blank, "cannot be explained: no ink found"),
     ):
         code, out, err = run(capsys, str(path), "--checkpoint", str(network))
         assert code == 1

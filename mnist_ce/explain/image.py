@@ -1,0 +1,185 @@
+"""The loss of a network's output for an image, and the attribution of each pixel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mnist_ce.explain.loss_table import LossTable, loss_table
+from mnist_ce.network.objective import Binary
+from mnist_ce.reader import Picture
+from mnist_ce.reader.predict import predict
+from mnist_ce.runs.load_model import TrainedModel, load_model
+from mnist_ce.system.errors import CheckpointError, ImageError, UsageError
+
+
+@dataclass(frozen=True)
+class ImageExplanation:
+    """The loss and the attributions of one image."""
+
+    trained: TrainedModel
+    path: str | None  # None for an image in memory
+    pixels: NDArray[np.uint8]  # the network's input, [28, 28]
+    table: LossTable  # of one row
+    training_loss: float  # the same loss as training computes it, in float32
+    attributions: dict[int, NDArray[np.float32]]  # [28, 28] by class: the prediction, the target
+    notes: list[str]
+
+    @property
+    def prediction(self) -> int:
+        """The index of the predicted class."""
+        return int(self.table.predictions[0])
+
+    @property
+    def target(self) -> int:
+        """The index of the class whose loss is computed."""
+        return int(self.table.targets[0])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values: those of `LossTable.to_dict` and those of the image."""
+        names = self.trained.class_names
+        return {
+            "path": self.path,
+            "checkpoint": str(self.trained.path),
+            "label": self.prediction,
+            "class_name": names[self.prediction],
+            "probability": float(self.table.probabilities[0, self.prediction]),
+            "training_loss": self.training_loss,
+            **self.table.to_dict(),
+            "notes": [*self.notes, *self.table.notes],
+            "pixels": self.pixels.tolist(),
+            "gradient_times_input": {
+                names[label]: values.tolist() for label, values in self.attributions.items()
+            },
+        }
+
+
+def explain_image(
+    image: Picture,
+    target: str | int | None = None,
+    *,
+    checkpoint: str | Path | TrainedModel | None = None,
+    output: str | Path = "checkpoints",
+    input_mean: float = 0.0,
+    input_std: float = 1.0,
+) -> ImageExplanation:
+    """Compute the loss of a network's output for an image, and the attribution of each pixel.
+
+    Args:
+        image: A path, the bytes of a file, a Pillow image or an array, read as by `predict`.
+        target: The name of the right class; for a yes/no network `yes` or `no` too; None: the
+            predicted class.
+        checkpoint: See `load_model`.
+        output: The folder that holds the runs.
+        input_mean: For a network trained on normalised pixels, see `load_model`; a `TrainedModel`
+            has its own.
+        input_std: See `input_mean`.
+
+    Raises:
+        CheckpointError: If the network cannot be loaded or its logits are not finite.
+        ImageError: If the image cannot be read or is empty.
+        UsageError: If the target is not one of the network's classes.
+    """
+    trained = (
+        checkpoint
+        if isinstance(checkpoint, TrainedModel)
+        else load_model(checkpoint, output, input_mean=input_mean, input_std=input_std)
+    )
+    label = None if target is None else _find_class(str(target), trained)
+    path = str(image) if isinstance(image, (str, Path)) else None
+    pixels, notes = _read(image, path or "the image", trained)
+    logits = _logits(trained, torch.tensor(pixels / np.float32(255))).detach()  # [outputs]
+    if not logits.isfinite().all():
+        raise CheckpointError(f"{trained.path} gives logits that are not finite for this image")
+    prediction = int(trained.objective.predictions(logits[None]))
+    if label is None:
+        label = prediction
+        notes.append("No --target was given: the loss is that of the predicted class.")
+    if trained.temperature != 1:
+        notes.append(
+            f"predict divides the logits by {trained.temperature:.3g} before softmax to calibrate "
+            "its probabilities; the loss is that of the raw logits."
+        )
+    return ImageExplanation(
+        trained=trained,
+        path=path,
+        pixels=pixels,
+        table=loss_table(
+            "binary" if isinstance(trained.objective, Binary) else "logits",
+            logits[None].double().numpy(),
+            [label],
+            class_names=trained.class_names,
+        ),
+        training_loss=trained.objective.example_losses(logits[None], torch.tensor([label])).item(),
+        attributions={
+            index: attribution(trained, pixels, index)
+            for index in dict.fromkeys((prediction, label))
+        },
+        notes=notes,
+    )
+
+
+def attribution(
+    trained: TrainedModel, pixels: NDArray[np.uint8], label: int
+) -> NDArray[np.float32]:
+    """Return gradient × input: the contribution of each pixel to the log-odds of a class.
+
+    The log-odds of the class against all others, log p - log(1 - p), are z_y - log Σ_{j≠y} exp(z_j)
+    for logits z. Unlike a single logit they compare the classes, and unlike a probability their
+    gradient does not vanish where the network is certain. The method is Shrikumar et al.'s (2016),
+    *Not just a black box: learning important features through propagating activation differences*.
+
+    Args:
+        trained: The network.
+        pixels: uint8 [28, 28].
+        label: The index of the class.
+
+    Returns:
+        float32 [28, 28]: positive where ink is evidence for the class; 0 where there is no ink.
+    """
+    ink = torch.tensor(pixels / np.float32(255)).requires_grad_()  # [28, 28]
+    logits = _logits(trained, ink).double()  # [outputs]
+    if len(logits) == 1:
+        log_odds = logits[0] if label == 1 else -logits[0]
+    else:
+        others = torch.cat([logits[:label], logits[label + 1 :]])
+        log_odds = logits[label] - others.logsumexp(dim=0)
+    (gradient,) = torch.autograd.grad(log_odds, ink)
+    product: NDArray[np.float32] = (gradient * ink).detach().numpy()
+    return product
+
+
+def _logits(trained: TrainedModel, ink: torch.Tensor) -> torch.Tensor:
+    inputs = (ink - trained.input_mean) / trained.input_std
+    logits: torch.Tensor = trained.model(inputs[None])[0]  # [28, 28] → [outputs]
+    return logits
+
+
+def _read(image: Picture, name: str, trained: TrainedModel) -> tuple[NDArray[np.uint8], list[str]]:
+    scale = {"input_mean": trained.input_mean, "input_std": trained.input_std}
+    record = predict([image], checkpoint=trained, **scale)[0]
+    if record.status == "error":
+        raise ImageError(str(record.reason))
+    if record.glyph is None:
+        raise ImageError(f"{name} cannot be explained: {record.reason}")
+    notes = [] if record.reason is None else [f"predict rejects this image: {record.reason}."]
+    return record.glyph, notes
+
+
+def _find_class(target: str, trained: TrainedModel) -> int:
+    """Return the index of a class given by name or number: `7`, `Sneaker`, `yes`."""
+    names = trained.class_names
+    known = {name.casefold(): label for label, name in enumerate(names)}
+    if isinstance(trained.objective, Binary):
+        known = {"no": 0, "yes": 1} | known
+    if not any(name.isdecimal() for name in names):  # a number cannot be mistaken for a name
+        known |= {str(label): label for label in range(len(names))}
+    wanted = target.strip().casefold()
+    if wanted not in known:
+        raise UsageError(f"target '{target}' is not one of {', '.join(known)}")
+    return known[wanted]
