@@ -44,16 +44,10 @@ def export(
       mnist-ce export my-run --file digits.onnx
     """
     from mnist_ce.report.onnx import export as run_export
+    from mnist_ce.runs.load_model import load_model
 
-    result = run_export(
-        checkpoint,
-        file=file,
-        dataset=dataset,
-        data_dir=data_dir,
-        output=output,
-        input_mean=input_mean,
-        input_std=input_std,
-    )
+    trained = load_model(checkpoint, output, input_mean=input_mean, input_std=input_std)
+    result = run_export(trained, file=file, dataset=dataset, data_dir=data_dir)
     note(f"checkpoint {result.checkpoint}")
     if json:
         print_json(result.to_dict())
