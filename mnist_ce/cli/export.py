@@ -34,8 +34,8 @@ def export(
 ) -> None:
     """Write a network as an ONNX file, checked against torch.
 
-    Nothing is written unless ONNX Runtime gives the same answers as torch for
-    1,000 test images. (Packages: pip install 'mnist-ce[export]')
+    Nothing is written unless ONNX Runtime gives the same predictions as torch
+    on 1,000 test images. (Packages: pip install 'mnist-ce[export]')
 
     Examples:
 
@@ -54,6 +54,6 @@ def export(
         return
     typer.echo(f"{result.path}  {result.num_bytes:,} bytes")
     typer.echo(
-        f"equal answers on {result.num_checked:,} test images, "
+        f"equal predictions on {result.num_checked:,} test images, "
         f"logits within {result.max_difference:.1e}"
     )

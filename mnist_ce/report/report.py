@@ -106,13 +106,13 @@ def _training_plots(
     figures = [f"{record.dataset}, recipe {record.recipe}, {len(rows)} epochs"]
     if record.test_correct is not None and record.test_total:
         correct, total = record.test_correct, record.test_total
-        figures.append(f"test: {correct:,} of {total:,} right ({percent(correct / total, 2)})")
+        figures.append(f"test: {correct:,} of {total:,} correct ({percent(correct / total, 2)})")
     if record.train_seconds is not None:
         figures.append(f"{record.train_seconds:.1f} s of training")
     return {
-        "curves": plots.draw_curves(Heading(f"{name}: learning", " · ".join(figures)), rows),
+        "curves": plots.draw_curves(Heading(f"{name}: learning curves", " · ".join(figures)), rows),
         "weights": plots.draw_weights(
-            Heading(f"{name}: what the first layer looks for", f"trained on {record.dataset}"),
+            Heading(f"{name}: weights of the first layer", f"trained on {record.dataset}"),
             trained.model.layers[0].weight.detach().numpy(),
         ),
     }
@@ -126,7 +126,7 @@ def _test_plots(name: str, report: EvaluationReport) -> dict[str, bytes]:
     )
     drawn = {
         "confusion_matrix": plots.draw_confusion_matrix(
-            Heading(f"{name}: what is taken for what", plots.result_line(report)),
+            Heading(f"{name}: confusion matrix", plots.result_line(report)),
             report.confusion,
             report.class_names,
         ),

@@ -15,7 +15,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 # Train results are taken while the weights still change, each image before its own step.
 _SPLITS = (
-    ("train", "train, while learning", {"color": COLOURS[0], "linestyle": "--", "marker": "o"}),
+    ("train", "train, during the epoch", {"color": COLOURS[0], "linestyle": "--", "marker": "o"}),
     ("validation", "validation", {"color": COLOURS[2], "linestyle": "-.", "marker": "^"}),
     ("test", "test", {"color": COLOURS[1], "linestyle": "-", "marker": "s"}),
 )
@@ -63,7 +63,7 @@ def draw_overlaid_curves(heading: Heading, runs: Sequence[tuple[str, Rows]]) -> 
             *rate.get_legend_handles_labels(),
             loc="lower left",
             bbox_to_anchor=(0.06, 0.0),
-            title="solid: test · dotted: train, while learning",
+            title="solid: test · dotted: train, during the epoch",
             alignment="left",
         )
         return canvas.png()

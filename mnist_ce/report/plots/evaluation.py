@@ -66,14 +66,14 @@ def draw_confusion_matrix(
         end = num_classes - 0.3
         for row in range(num_classes):
             axes.text(end, row, percent(shares[row, row]), va="center")
-        axes.annotate("right", (end, -0.5), (0, 5), textcoords="offset points", color=GREY)
+        axes.annotate("correct", (end, -0.5), (0, 5), textcoords="offset points", color=GREY)
         axes.set_xticks(range(num_classes), names)
         if is_slanted:
             axes.tick_params(axis="x", labelrotation=40)
             for label in axes.get_xticklabels():
                 label.set(ha="right", rotation_mode="anchor")
         axes.set_yticks(range(num_classes), names)
-        axes.set_xlabel("answer")
+        axes.set_xlabel("prediction")
         axes.set_ylabel("truth")
         # White lines between the cells.
         axes.set_xticks(np.arange(-0.5, num_classes), minor=True)
@@ -101,7 +101,7 @@ def reliability_diagram(report: EvaluationReport, name: str | None = None) -> by
     if trained.temperature != 1:
         temperatures[f"temperature {trained.temperature:.3g}"] = trained.temperature
     return draw_calibration(
-        Heading(f"{name or trained.label}: how sure, how right", result_line(report)),
+        Heading(f"{name or trained.label}: reliability diagram", result_line(report)),
         {
             label: answer_confidences(result.logits, result.labels, trained.objective, temperature)
             for label, temperature in temperatures.items()
@@ -114,7 +114,7 @@ def result_line(report: EvaluationReport) -> str:
     result = report.result
     return (
         f"{report.dataset}, {report.split} split: {result.num_correct:,} of "
-        f"{result.num_examples:,} right ({percent(result.accuracy, 2)}), loss {result.loss:.4f}"
+        f"{result.num_examples:,} correct ({percent(result.accuracy, 2)}), loss {result.loss:.4f}"
     )
 
 
@@ -129,7 +129,7 @@ def draw_calibration(heading: Heading, series: Mapping[str, tuple[Floats, Bools]
         canvas = Canvas(heading, 7.2, 7.6)
         axes = canvas.axes(0.95, 0.8, 5.9, 4.3)
         counts = canvas.axes(0.95, 5.7, 5.9, 1.2)
-        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="as sure as it is right")
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="perfectly calibrated")
         edges = np.linspace(0, 1, _NUM_BINS + 1).tolist()
         for look, (name, (confidence, correct)) in zip(_SERIES, series.items(), strict=False):
             error = expected_calibration_error(confidence, correct)
@@ -145,12 +145,12 @@ def draw_calibration(heading: Heading, series: Mapping[str, tuple[Floats, Bools]
             panel.set_axisbelow(True)
         axes.set_ylim(-0.01, 1.01)
         axes.set_yticks(ticks, labels)
-        axes.set_ylabel("right answers (bars: 95 % interval)")
+        axes.set_ylabel("accuracy (bars: 95 % interval)")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
         counts.set_yscale("log")
         counts.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        counts.set_ylabel("answers")
-        counts.set_xlabel("probability of the answer")
+        counts.set_ylabel("predictions")
+        counts.set_xlabel("probability of the predicted class")
         return canvas.png()
 
 

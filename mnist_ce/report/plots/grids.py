@@ -71,8 +71,8 @@ def draw_mistakes(
             confident = percent(min(float(probabilities[index, prediction]), 1 - 1e-9))
             for line, (text, colour, size) in enumerate(
                 (
-                    (f"is {names[labels[index]]}", COLOURS[0], 9),
-                    (f"said {names[prediction]}", COLOURS[1], 9),
+                    (f"true: {names[labels[index]]}", COLOURS[0], 9),
+                    (f"pred: {names[prediction]}", COLOURS[1], 9),
                     (f"{confident}  #{index}", GREY, 8),
                 )
             ):
