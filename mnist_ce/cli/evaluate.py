@@ -99,7 +99,7 @@ def evaluate(
 
 
 def _plot(report: EvaluationReport, path: Path) -> None:
-    from mnist_ce.report.report import reliability_diagram
+    from mnist_ce.report.plots import reliability_diagram
 
     try:
         write_atomically(path, reliability_diagram(report))

@@ -34,8 +34,8 @@ def export(
 ) -> None:
     """Write a network as an ONNX file, checked against torch.
 
-    Nothing is written unless ONNX Runtime gives the same answers as torch for
-    1,000 test images. (Packages: pip install 'mnist-ce[export]')
+    Nothing is written unless ONNX Runtime gives the same predictions as torch
+    on 1,000 test images. (Packages: pip install 'mnist-ce[export]')
 
     Examples:
 
@@ -44,22 +44,16 @@ def export(
       mnist-ce export my-run --file digits.onnx
     """
     from mnist_ce.report.onnx import export as run_export
+    from mnist_ce.runs.load_model import load_model
 
-    result = run_export(
-        checkpoint,
-        file=file,
-        dataset=dataset,
-        data_dir=data_dir,
-        output=output,
-        input_mean=input_mean,
-        input_std=input_std,
-    )
+    trained = load_model(checkpoint, output, input_mean=input_mean, input_std=input_std)
+    result = run_export(trained, file=file, dataset=dataset, data_dir=data_dir)
     note(f"checkpoint {result.checkpoint}")
     if json:
         print_json(result.to_dict())
         return
     typer.echo(f"{result.path}  {result.num_bytes:,} bytes")
     typer.echo(
-        f"equal answers on {result.num_checked:,} test images, "
+        f"equal predictions on {result.num_checked:,} test images, "
         f"logits within {result.max_difference:.1e}"
     )

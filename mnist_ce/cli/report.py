@@ -32,7 +32,7 @@ def report(
     output: options.Output = "checkpoints",
     traceback: Traceback = False,
 ) -> None:
-    """Redraw the pictures of runs and show them in one HTML file.
+    """Redraw the plots of runs and show them in one HTML file.
 
     Examples:
 

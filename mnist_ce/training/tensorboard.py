@@ -1,10 +1,11 @@
-"""A run as TensorBoard events, written while it goes on."""
+"""TensorBoard events of a run, written during training."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from PIL import Image
 
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.train_state import EpochMetrics
@@ -15,27 +16,20 @@ from mnist_ce.training.callbacks import Callback, RunInfo, TrainResult
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["FOLDER", "TensorBoardCallback"]
-
-FOLDER = "tensorboard"  # in the run's own
+FOLDER = "tensorboard"  # in the run's directory
 _SCALARS = {
-    "loss/train": "train_loss",
-    "loss/validation": "validation_loss",
-    "loss/test": "test_loss",
-    "accuracy/train": "train_accuracy",
-    "accuracy/validation": "validation_accuracy",
-    "accuracy/test": "test_accuracy",
-    "learning_rate": "learning_rate",
-    "images_per_second": "images_per_second",
-}
+    f"{quantity}/{split}": f"{split}_{quantity}"
+    for quantity in ("loss", "accuracy")
+    for split in ("train", "validation", "test")
+} | {"learning_rate": "learning_rate", "images_per_second": "images_per_second"}
 _METRICS = ("loss/test", "accuracy/test")
 
 
 class TensorBoardCallback(Callback):
-    """Writes TensorBoard events into the run's directory. A context manager, which closes the file.
+    """Writes TensorBoard events into the run's directory; a context manager that closes the file.
 
-    Hyper-parameters are written at the start, scalars after each epoch, and the plot of mistakes
-    at the end, where it was drawn.
+    Hyper-parameters are written at the start, scalars after each epoch, and the plot of mistakes,
+    if there is one, at the end.
 
     Raises:
         UsageError: If the tensorboard package is missing.
@@ -54,18 +48,13 @@ class TensorBoardCallback(Callback):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self.writer is not None:
             self.writer.close()
             self.writer = None
 
     def on_start(self, info: RunInfo) -> None:
-        """Open the file of events; those of epochs that come again are dropped."""
+        """Open the event file; in a resumed run, events of epochs to be repeated are dropped."""
         if not is_main():
             return
         from torch.utils.tensorboard import SummaryWriter
@@ -78,10 +67,9 @@ class TensorBoardCallback(Callback):
             for key, value in RunRecord(config=info.config.to_dict()).flat_config.items()
             if not key.startswith("run.")
         }
-        # `SummaryWriter.add_hparams` would put them into a directory of their own.
-        file = self.writer._get_file_writer()  # type: ignore[no-untyped-call]
+        # `SummaryWriter.add_hparams` would write a second event file.
         for summary in hparams(settings, dict.fromkeys(_METRICS, 0.0)):  # type: ignore[no-untyped-call]
-            file.add_summary(summary)
+            self.writer.file_writer.add_summary(summary)  # type: ignore[attr-defined]
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
         """Write the epoch's metrics."""
@@ -93,14 +81,8 @@ class TensorBoardCallback(Callback):
 
     def on_end(self, result: TrainResult) -> None:
         """Write the plot of mistakes."""
-        picture = result.run.path / "mistakes.png"
-        if self.writer is not None and picture.is_file():
-            self.writer.add_image("mistakes", _pixels(picture), len(result.rows), dataformats="HWC")
-
-
-def _pixels(path: Path) -> Any:  # noqa: ANN401 - uint8 [height, width, 3]
-    import numpy as np
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
+        path = result.run.path / "mistakes.png"
+        if self.writer is not None and path.is_file():
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("RGB"))  # uint8 [height, width, 3]
+            self.writer.add_image("mistakes", pixels, len(result.rows), dataformats="HWC")

@@ -1,11 +1,11 @@
-"""What all pictures share: size, type, colours, the heading, and how a figure becomes a PNG."""
+"""Figures of a common style: size, fonts, colours, heading, and conversion to PNG."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,16 +14,6 @@ from mnist_ce.system.errors import sanitize, truncate_middle
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-__all__ = [
-    "COLOURS",
-    "DPI",
-    "GREY",
-    "Canvas",
-    "Heading",
-    "percent",
-    "style",
-]
 
 DPI = 120
 MARGIN = 0.35  # inches
@@ -37,7 +27,7 @@ GREY = "#595959"
 _STYLE = {
     "font.family": "sans-serif",
     "font.size": 10,
-    "text.parse_math": False,  # a run may be called a$b
+    "text.parse_math": False,  # a run's name may be a$b
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": GREY,
@@ -55,58 +45,40 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Heading:
-    """The two lines above a picture.
-
-    Args:
-        title: What it shows, of which run.
-        subtitle: The dataset and the figures.
-    """
+    """The two lines above a plot."""
 
     title: str
     subtitle: str
 
 
 class Canvas:
-    """A figure of a given size under a heading, to be drawn on and turned into a PNG.
-
-    Args:
-        heading: The lines above.
-        width: Inches, of 120 pixels each.
-        height: Inches, without the heading.
-    """
+    """A figure, its width and its height without the heading in inches of 120 pixels."""
 
     def __init__(self, heading: Heading, width: float, height: float) -> None:
         from matplotlib.figure import Figure
 
         self.width, self.height = width, height + HEADING_HEIGHT
         self.figure: Figure = Figure(figsize=(self.width, self.height), dpi=DPI, facecolor="white")
-        characters = width * 9  # about as many of the title's letters as fit
-        for text, size, weight, y in (
-            (heading.title, 13, "bold", 0.36),
-            (heading.subtitle, 10, "normal", 0.60),
+        max_title_length = width * 9  # about as many letters as fit
+        for text, size, weight, colour, top in (
+            (heading.title, 13, "bold", "black", 0.36),
+            (heading.subtitle, 10, "normal", GREY, 0.60),
         ):
-            self.figure.text(
-                MARGIN / self.width,
-                1 - y / self.height,
-                truncate_middle(sanitize(text), int(characters * 13 / size)),
-                fontsize=size,
-                fontweight=weight,
-                color="black" if weight == "bold" else GREY,
-                verticalalignment="baseline",
-            )
+            shown = truncate_middle(sanitize(text), int(max_title_length * 13 / size))
+            x, y = MARGIN / self.width, 1 - top / self.height
+            self.figure.text(x, y, shown, fontsize=size, fontweight=weight, color=colour)
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         """Add axes, in inches from the left edge and from the heading down."""
         bottom = self.height - HEADING_HEIGHT - top - height
-        return self.figure.add_axes(
-            (left / self.width, bottom / self.height, width / self.width, height / self.height)
-        )
+        box = (left / self.width, bottom / self.height, width / self.width, height / self.height)
+        return self.figure.add_axes(box)
 
     def png(self) -> bytes:
-        """Return the picture as a PNG file."""
+        """Return the figure as a PNG file."""
         buffer = io.BytesIO()
         with warnings.catch_warnings():
-            # A name may hold letters that no font here has; a box stands for them.
+            # A name may have letters that the font lacks; matplotlib draws a box.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             self.figure.savefig(buffer, format="png", dpi=DPI)
         return buffer.getvalue()
@@ -114,7 +86,7 @@ class Canvas:
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """Draw with this program's style, whatever the user's matplotlibrc says; undone on leaving."""
+    """Set this package's style, whatever the user's matplotlibrc sets; restored on leaving."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -123,8 +95,13 @@ def style() -> Iterator[None]:
         yield
 
 
-def percent(fraction: float) -> str:
-    """Return a probability in percent that never rounds to a certainty it is not."""
-    if 0.9995 <= fraction < 1:
-        return "> 99.9 %"
-    return f"{100 * fraction:.1f} %"
+def percent(fraction: float, decimals: int = 1) -> str:
+    """Return a fraction in percent; one below 1 is never rounded up to 100 %."""
+    if 1 - 0.5 * 10 ** -(decimals + 2) <= fraction < 1:
+        return f"> {100 - 10**-decimals:.{decimals}f} %"
+    return f"{100 * fraction:.{decimals}f} %"
+
+
+def short_names(class_names: Sequence[str]) -> list[str]:
+    """Return printable class names of at most 16 characters."""
+    return [truncate_middle(sanitize(name), 16) for name in class_names]

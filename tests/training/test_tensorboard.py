@@ -44,8 +44,8 @@ def test_the_events_hold_what_was_measured(tmp_path: Path) -> None:
         expected = [(row["epoch"], pytest.approx(row[column])) for row in rows]
         assert scalars(run, tag) == expected
     (image,) = found.Images("mistakes")
-    with Image.open(run / "mistakes.png") as picture:
-        assert (image.step, image.width, image.height) == (2, *picture.size)
+    with Image.open(run / "mistakes.png") as plot:
+        assert (image.step, image.width, image.height) == (2, *plot.size)
 
 
 def test_the_settings_are_hyper_parameters(tmp_path: Path) -> None:

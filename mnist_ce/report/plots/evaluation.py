@@ -1,0 +1,164 @@
+"""Plots of an evaluation: confusion matrix and reliability diagram."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mnist_ce.evaluation.calibration import answer_confidences, expected_calibration_error
+from mnist_ce.evaluation.metrics import wilson_interval
+from mnist_ce.report.plots.canvas import COLOURS, GREY, Canvas, Heading, percent, short_names, style
+from mnist_ce.system.errors import sanitize
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from mnist_ce.evaluation.evaluate import EvaluationReport
+
+Floats = npt.NDArray[np.floating]
+Bools = npt.NDArray[np.bool_]
+
+_DIAGONAL = "#E8ECEF"
+_NUM_BINS = 15
+_SERIES: tuple[dict[str, Any], ...] = (
+    {"color": COLOURS[1], "marker": "s", "linestyle": "--"},
+    {"color": COLOURS[0], "marker": "o", "linestyle": "-"},
+)
+
+
+def draw_confusion_matrix(
+    heading: Heading, confusion: Sequence[Sequence[int]], class_names: Sequence[str]
+) -> bytes:
+    """Draw a confusion matrix [true class][predicted class] of counts, coloured by the errors.
+
+    An error's colour is its share of the images of its true class. The diagonal, which would drown
+    all errors, is grey, and its share stands at the end of the row.
+    """
+    counts = np.asarray(confusion, dtype=np.int64)
+    num_classes = len(counts)
+    names = short_names(class_names)
+    shares = counts / np.maximum(counts.sum(axis=1), 1)[:, None]
+    errors = np.where(np.eye(num_classes, dtype=bool), np.nan, shares)
+    highest = max(float(np.nanmax(errors)), 1e-9)
+    longest = max(map(len, names))
+    left = 0.95 + 0.075 * longest
+    cell = 0.62 if num_classes > 4 else 1.1
+    side = cell * num_classes
+    is_slanted = longest * 0.11 > cell
+    below = 0.75 + (0.065 * longest if is_slanted else 0)
+
+    with style():
+        from matplotlib import colormaps
+        from matplotlib.ticker import FuncFormatter
+
+        canvas = Canvas(heading, max(left + side + 2.3, 6.2), side + 0.3 + below)
+        axes = canvas.axes(left, 0.3, side, side)
+        colours = colormaps["Oranges"].with_extremes(bad=_DIAGONAL)
+        image = axes.imshow(errors, cmap=colours, vmin=0, vmax=highest)
+        for (row, column), count in np.ndenumerate(counts):
+            is_dark = errors[row, column] > 0.6 * highest  # False on the diagonal, which is NaN
+            colour = GREY if row == column else "white" if is_dark else "black"
+            if count:
+                axes.text(column, row, f"{count}", ha="center", va="center", color=colour)
+        end = num_classes - 0.3
+        for row in range(num_classes):
+            axes.text(end, row, percent(shares[row, row]), va="center")
+        axes.annotate("correct", (end, -0.5), (0, 5), textcoords="offset points", color=GREY)
+        axes.set_xticks(range(num_classes), names)
+        if is_slanted:
+            axes.tick_params(axis="x", labelrotation=40)
+            for label in axes.get_xticklabels():
+                label.set(ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(num_classes), names)
+        axes.set_xlabel("prediction")
+        axes.set_ylabel("truth")
+        # White lines between the cells.
+        axes.set_xticks(np.arange(-0.5, num_classes), minor=True)
+        axes.set_yticks(np.arange(-0.5, num_classes), minor=True)
+        axes.grid(visible=True, which="minor", color="white", linewidth=1.5)
+        axes.tick_params(which="both", length=0)
+        axes.spines[:].set_visible(False)
+
+        scale = canvas.axes(left + side + 1.15, 0.3 + 0.1 * side, 0.16, 0.8 * side)
+        bar = canvas.figure.colorbar(
+            image, cax=scale, format=FuncFormatter(lambda share, _: f"{100 * share:.3g} %")
+        )
+        bar.outline.set_visible(False)
+        bar.set_label("errors, share of the true class")
+        return canvas.png()
+
+
+def reliability_diagram(report: EvaluationReport, name: str | None = None) -> bytes:
+    """Draw accuracy against confidence, without and with the fitted temperature.
+
+    The title names the run `name`, or else the network by its own label.
+    """
+    trained, result = report.trained, report.result
+    temperatures = {"as trained": 1.0}
+    if trained.temperature != 1:
+        temperatures[f"temperature {trained.temperature:.3g}"] = trained.temperature
+    return draw_calibration(
+        Heading(f"{name or trained.label}: reliability diagram", result_line(report)),
+        {
+            label: answer_confidences(result.logits, result.labels, trained.objective, temperature)
+            for label, temperature in temperatures.items()
+        },
+    )
+
+
+def result_line(report: EvaluationReport) -> str:
+    """Return the dataset, split, accuracy and loss of an evaluation in one line."""
+    result = report.result
+    return (
+        f"{report.dataset}, {report.split} split: {result.num_correct:,} of "
+        f"{result.num_examples:,} correct ({percent(result.accuracy, 2)}), loss {result.loss:.4f}"
+    )
+
+
+def draw_calibration(heading: Heading, series: Mapping[str, tuple[Floats, Bools]]) -> bytes:
+    """Draw reliability diagrams over each other, with the number of predictions per bin below.
+
+    `series` has at most two by name: the probability of each prediction, float [n], and whether it
+    is correct, bool [n]. The bins have equal width; most of the bins of equal mass, by which the
+    expected calibration error is computed, would lie on top of each other at 100 %.
+    """
+    with style():
+        canvas = Canvas(heading, 7.2, 7.6)
+        axes = canvas.axes(0.95, 0.8, 5.9, 4.3)
+        counts = canvas.axes(0.95, 5.7, 5.9, 1.2)
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="perfectly calibrated")
+        edges = np.linspace(0, 1, _NUM_BINS + 1).tolist()
+        for look, (name, (confidence, correct)) in zip(_SERIES, series.items(), strict=False):
+            error = expected_calibration_error(confidence, correct)
+            label = f"{sanitize(name)}: expected calibration error {percent(error, 2)}"
+            _draw_bins(axes, confidence, correct, label=label, **look)
+            counts.hist(confidence, edges, histtype="step", color=look["color"], linewidth=1.6)
+        ticks = np.linspace(0, 1, 6)
+        labels = [percent(tick, 0) for tick in ticks]
+        for panel in (axes, counts):
+            panel.set_xlim(-0.01, 1.01)
+            panel.set_xticks(ticks, labels)
+            panel.grid(visible=True)
+            panel.set_axisbelow(True)
+        axes.set_ylim(-0.01, 1.01)
+        axes.set_yticks(ticks, labels)
+        axes.set_ylabel("accuracy (bars: 95 % interval)")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
+        counts.set_yscale("log")
+        counts.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        counts.set_ylabel("predictions")
+        counts.set_xlabel("probability of the predicted class")
+        return canvas.png()
+
+
+def _draw_bins(axes: Axes, confidence: Floats, correct: Bools, **look: Any) -> None:  # noqa: ANN401
+    bins = np.minimum((confidence * _NUM_BINS).astype(np.int64), _NUM_BINS - 1)
+    groups = [bins == number for number in np.unique(bins)]
+    x = np.array([confidence[group].mean() for group in groups])
+    y = np.array([correct[group].mean() for group in groups])
+    spans = [wilson_interval(int(correct[group].sum()), int(group.sum())) for group in groups]
+    errors = np.abs(np.array(spans).T - y)  # [2, bins]
+    axes.errorbar(x, y, yerr=errors, capsize=2.5, linewidth=1.4, markersize=5, **look)

@@ -1,0 +1,118 @@
+"""Grids of 28 × 28 images: the most confident mistakes, and the weights of the first layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from mnist_ce.report.plots.canvas import (
+    COLOURS,
+    DPI,
+    GREY,
+    Canvas,
+    Heading,
+    percent,
+    short_names,
+    style,
+)
+
+_MISTAKES = (4, 6)  # rows, columns
+_MISTAKE_PITCH = (228, 192)  # pixels from one image to the next, down and across
+_MISTAKE_SCALE = 5  # pixels of the plot per pixel of an image
+_MISTAKE_SIDE = 28 * _MISTAKE_SCALE + 2  # with a frame
+_FRAME = 200
+
+_UNITS = (6, 12)  # rows, columns
+_UNIT_PITCH = 30  # weights from one unit to the next
+_UNIT_SCALE = 3  # pixels of the plot per weight, so that no weight is blurred into the next
+
+
+def draw_mistakes(
+    heading: Heading,
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    predictions: npt.NDArray[np.int64],
+    probabilities: npt.NDArray[np.float32],
+    class_names: Sequence[str],
+) -> bytes:
+    """Draw up to 24 wrongly classified images, the most confident mistake first.
+
+    `images` [n, 28, 28] have bright ink on black and are drawn dark on white; `labels` and
+    `predictions` are [n], `probabilities` [n, classes].
+    """
+    names = short_names(class_names)
+    wrong = np.flatnonzero(predictions != labels)
+    confidence = probabilities[wrong, predictions[wrong]]
+    max_rows, columns = _MISTAKES
+    down, across = _MISTAKE_PITCH
+    shown = wrong[np.argsort(-confidence, kind="stable")][: max_rows * columns].tolist()
+    rows = max(-(-len(shown) // columns), 1)
+    # One array for all images, since one `imshow` is far faster than 24.
+    mosaic = np.full((rows * down, columns * across), 255, dtype=np.uint8)
+    corners = [(place // columns * down, place % columns * across) for place in range(len(shown))]
+    for index, (top, left) in zip(shown, corners, strict=True):
+        framed = np.full((_MISTAKE_SIDE, _MISTAKE_SIDE), _FRAME, dtype=np.uint8)
+        enlarged = np.kron(255 - images[index], np.ones((_MISTAKE_SCALE, _MISTAKE_SCALE), np.uint8))
+        framed[1:-1, 1:-1] = enlarged
+        mosaic[top : top + _MISTAKE_SIDE, left : left + _MISTAKE_SIDE] = framed
+    with style():
+        height, width = (size / DPI for size in mosaic.shape)
+        canvas = Canvas(heading, width + 0.35, height + 0.15)
+        axes = canvas.axes(0.35, 0.1, width, height)
+        axes.imshow(mosaic, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
+        axes.set_axis_off()
+        if not shown:
+            axes.text(0, 30, f"No mistakes among {len(labels):,} images.", color=GREY)
+        for index, (top, left) in zip(shown, corners, strict=True):
+            prediction = predictions[index]
+            # In float32 the probability of a mistake may round to 1, but it is below.
+            confident = percent(min(float(probabilities[index, prediction]), 1 - 1e-9))
+            for line, (text, colour, size) in enumerate(
+                (
+                    (f"true: {names[labels[index]]}", COLOURS[0], 9),
+                    (f"pred: {names[prediction]}", COLOURS[1], 9),
+                    (f"{confident}  #{index}", GREY, 8),
+                )
+            ):
+                y = top + _MISTAKE_SIDE + 18 + 19 * line
+                axes.text(left, y, text, fontsize=size, color=colour)
+        return canvas.png()
+
+
+def draw_weights(heading: Heading, weight: npt.NDArray[np.float32]) -> bytes:
+    """Draw up to 72 units of the first layer, `weight` [units, 784], the largest norm first.
+
+    All share one diverging colour scale that is white at 0.
+    """
+    max_rows, columns = _UNITS
+    norms = np.linalg.norm(weight, axis=1)
+    shown = np.argsort(-norms, kind="stable")[: max_rows * columns]
+    rows = -(-len(shown) // columns)
+    mosaic = np.full((rows * _UNIT_PITCH - 2, columns * _UNIT_PITCH - 2), np.nan)
+    for place, unit in enumerate(shown):
+        top, left = place // columns * _UNIT_PITCH, place % columns * _UNIT_PITCH
+        mosaic[top : top + 28, left : left + 28] = weight[unit].reshape(28, 28)
+    # The 99.8 % quantile, since a few extreme weights would make all others pale.
+    limit = max(float(np.nanquantile(np.abs(mosaic), 0.998)), 1e-9)
+    with style():
+        height, width = (size * _UNIT_SCALE / DPI for size in mosaic.shape)
+        canvas = Canvas(heading, width + 0.7, height + 0.95)
+        axes = canvas.axes(0.35, 0.1, width, height)
+        image = axes.imshow(
+            mosaic, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest", aspect="auto"
+        )
+        axes.set_axis_off()
+        scale = canvas.axes(0.35, height + 0.3, 3.0, 0.13)
+        bar = canvas.figure.colorbar(image, cax=scale, orientation="horizontal", extend="both")
+        bar.outline.set_visible(False)
+        bar.set_ticks([-limit, 0, limit], labels=[f"−{limit:.2g}", "0", f"{limit:.2g}"])
+        canvas.figure.text(
+            3.85 / canvas.width,
+            0.36 / canvas.height,
+            f"{len(shown)} of {len(weight)} units, largest first. "
+            "Ink on red adds, ink on blue subtracts.",
+            color=GREY,
+        )
+        return canvas.png()
