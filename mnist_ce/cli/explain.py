@@ -11,7 +11,7 @@ import typer
 
 from mnist_ce.cli import options
 from mnist_ce.cli.explain_table import number_text, print_explanation
-from mnist_ce.cli.options import Traceback, note, print_json
+from mnist_ce.cli.printing import note, print_json
 from mnist_ce.system.errors import MnistCeError, UsageError
 
 if TYPE_CHECKING:
@@ -56,7 +56,6 @@ def explain(
     input_std: options.InputStd = 1.0,
     output: options.Output = "checkpoints",
     json: options.Json = False,
-    traceback: Traceback = False,
 ) -> None:
     """Show what the loss is, for numbers you give or for a picture.
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from mnist_ce.cli import options
-from mnist_ce.cli.options import Traceback, note, print_json
+from mnist_ce.cli.printing import note, print_json
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, list_runs
 from mnist_ce.system.errors import RunError
@@ -26,7 +26,6 @@ def runs(
         str, typer.Option(help="Folder that holds the runs.", metavar="DIR")
     ] = "checkpoints",
     json: options.Json = False,
-    traceback: Traceback = False,
 ) -> None:
     """List the runs, newest first.
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mnist_ce.cli import options
-from mnist_ce.cli.options import Traceback, note, print_json
+from mnist_ce.cli.printing import note, print_json
 from mnist_ce.system.distributed import is_main
 
 
@@ -73,7 +73,6 @@ def train(
         bool, typer.Option("--verbose", help="A line every log_interval batches.")
     ] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only the result.")] = False,
-    traceback: Traceback = False,
 ) -> None:
     """Train the network and keep the run.
 
