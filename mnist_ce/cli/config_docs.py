@@ -1,4 +1,4 @@
-"""A config as TOML that says what each key means, and the shipped recipes in a line each."""
+"""A config as TOML with the meaning of each key, and a list of the shipped recipes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ import tomli_w
 
 from mnist_ce.config import Config, Section, shipped_configs
 
-__all__ = ["config_text", "recipe_summaries"]
-
 _WIDTH = 80
 
 
 def config_text(config: Config) -> str:
-    """Return a whole config as TOML, each key under its meaning; reading it gives the config.
+    """Return a whole config as TOML, each key under its meaning, after a list of the recipes.
 
-    Below the head stand the shipped recipes, as comments too.
+    The meanings and the list are comments; reading the text gives the config.
     """
     names = recipe_summaries()
     width = max(map(len, names), default=0)
@@ -52,9 +50,9 @@ def _summary(path: Path) -> str:
 
 
 def _in_one_line(key: str, value: str) -> str:
-    """Return an assignment in one line: `tomli_w` gives each element of a list its own."""
     if "\n" not in value:
         return value
+    # tomli_w writes each element of a list in a line of its own.
     return f"{key} = [{', '.join(map(str, tomllib.loads(value)[key]))}]"
 
 

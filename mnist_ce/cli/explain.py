@@ -154,14 +154,14 @@ def _explain_numbers(
 
 
 def _print_picture(explained: PictureExplanation) -> None:
-    from mnist_ce.cli.ascii_art import picture_lines
+    from mnist_ce.cli.ascii_art import image_lines
 
     colour = (
         sys.stdout.isatty()
         and "NO_COLOR" not in os.environ
         and os.environ.get("TERM") not in (None, "dumb")
     )
-    for line in picture_lines(
+    for line in image_lines(
         explained.pixels, colour=colour, encoding=sys.stdout.encoding or "ascii"
     ):
         sys.stdout.write(f"{line}\n")
