@@ -5,12 +5,15 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mnist_ce.data import dataset as dataset_module
 from mnist_ce.data.dataset import Dataset, Split
 from mnist_ce.data.synthetic.generate import generate, write_synthetic
+from mnist_ce.training.callbacks import TrainResult
+from mnist_ce.training.trainer import train
 
 # Taken out, so that no test depends on it unasked: it goes before what a config says.
 REAL_MNIST = os.environ.pop("MNIST_CE_DATA_DIR", None)
@@ -58,6 +61,38 @@ def small_data(monkeypatch: pytest.MonkeyPatch) -> None:
 @functools.cache
 def _small_splits() -> tuple[Split, Split]:
     return generate(1_000, seed=1), generate(1_000, seed=2)
+
+
+SMALL_RUN: dict[str, Any] = {
+    "model.hidden": [24, 16],
+    "train.epochs": 2,
+    "train.batch_size": 30,
+    "train.threads": 1,
+    "optimizer.learning_rate": 0.1,
+    "run.plots": False,
+}
+
+
+@pytest.fixture
+def small_settings(tiny_data_dir: Path, tmp_path: Path) -> dict[str, Any]:
+    """Settings of a run of a tenth of a second, in any process, on 300 + 100 digits."""
+    data = {"data.dataset": "synthetic", "data.dir": str(tiny_data_dir)}
+    return {**SMALL_RUN, **data, "run.output": str(tmp_path)}
+
+
+@pytest.fixture
+def train_small(small_data: None, tmp_path: Path) -> Callable[..., TrainResult]:
+    """Return a function that trains a small network on 1,000 digits into `tmp_path`.
+
+    It takes the run's name and settings: `train_small("a", optimizer__momentum=0.9)`.
+    """
+
+    def train_run(name: str = "", **settings: Any) -> TrainResult:
+        named = {key.replace("__", "."): value for key, value in settings.items()}
+        place = {"run.output": str(tmp_path), "run.name": name}
+        return train(None, {**SMALL_RUN, **place, **named})
+
+    return train_run
 
 
 @pytest.fixture

@@ -1,41 +1,58 @@
-"""Importing the package, or asking for help, imports nothing heavy."""
+"""What each part of the package imports. The layers are a contract in pyproject.toml."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import mnist_ce
 
+HEAVY = {"torch", "numpy", "torchvision", "matplotlib", "scipy", "PIL", "tqdm"}
+MAIN = "from mnist_ce.cli import main; main"
+TRAINER = "import mnist_ce.training.trainer"
+READER = "import mnist_ce.evaluation.evaluate, mnist_ce.reader.predict"
+FORMULAS = (
+    "from mnist_ce.explain import reference_losses as f; "
+    "f.cross_entropy([[2, 1, .1]], [0]); f.binary_cross_entropy(f.sigmoid([1.2]), [1])"
+)
+PREDICT = (
+    "from PIL import Image; Image.new('L', (4, 20), 255).save('one.png'); "
+    "from mnist_ce.cli import main; assert main(['predict', 'one.png']) == 0"
+)
+PLOTS = "import mnist_ce.report.plots as plots"
+DRAW = f"{PLOTS}; plots.draw_curves(plots.Heading('', ''), [])"
 
-def loaded_by(code: str) -> set[str]:
-    """The top-level modules that a fresh interpreter holds after running the code."""
-    script = f"import sys\n{code}\nprint(*{{m.split('.')[0] for m in sys.modules}})"
-    answer = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    return set(answer.stdout.splitlines()[-1].split())
+# A statement, what a fresh interpreter must not have imported after it, and what it must have.
+CASES = {
+    "help": (f"{MAIN}(['--help'])", HEAVY, {"typer"}),
+    "help of a command": (f"{MAIN}(['train', '--help'])", HEAVY, {"mnist_ce.cli.train"}),
+    "usage error": (f"{MAIN}(['train', '--epoch'])", HEAVY, {"mnist_ce.cli.train"}),
+    "runs": (f"{MAIN}(['runs', '--output', 'x'])", HEAVY, {"mnist_ce.runs.run_dir"}),
+    "show-config": (f"{MAIN}(['train', '--show-config'])", HEAVY, {"mnist_ce.config"}),
+    "predict": (PREDICT, {"torchvision", "matplotlib", "pandas"}, {"mnist_ce.reader.predict"}),
+    "package": ("import mnist_ce", {*HEAVY, "typer", "pydantic"}, {"mnist_ce"}),
+    "lazy name": ("from mnist_ce import MLP", {"typer"}, {"torch"}),
+    "trainer": (TRAINER, {"scipy", "sklearn", "mnist_ce.explain"}, {"mnist_ce.network.objective"}),
+    "reader": (READER, {"sklearn", "mnist_ce.explain"}, {"mnist_ce.network.objective"}),
+    "formulas": (FORMULAS, {"torch"}, {"numpy"}),
+    "plots": (PLOTS, {"matplotlib"}, {"mnist_ce.report.plots"}),
+    "drawing": (DRAW, {"matplotlib.pyplot"}, {"matplotlib.figure"}),
+}
 
 
-@pytest.mark.parametrize("arguments", ["['--help']", "['train', '--help']", "['train', '--epoch']"])
-def test_help_and_usage_errors_import_nothing_heavy(arguments: str) -> None:
-    loaded = loaded_by(f"from mnist_ce.cli import main\nmain({arguments})")
-    assert not loaded & {"torch", "numpy", "torchvision", "matplotlib", "scipy", "PIL", "tqdm"}
+@pytest.mark.parametrize("name", CASES)
+def test_what_a_statement_imports(name: str, tmp_path: Path) -> None:
+    statement, forbidden, required = CASES[name]
+    code = f"{statement}\nimport sys\nprint(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    imported = set(done.stdout.splitlines()[-1].split())
+    assert not imported & forbidden
+    assert required <= imported
 
 
-def test_import_of_the_package_is_lazy() -> None:
-    assert not loaded_by("import mnist_ce") & {"torch", "numpy", "typer", "pydantic"}
-    assert "torch" in loaded_by("from mnist_ce import MLP")
+def test_the_public_names() -> None:
     assert set(dir(mnist_ce)) == {"MLP", "evaluate", "load_model", "predict", "train"}
-
-
-def test_the_training_path_does_not_import_the_formulas() -> None:
-    assert not loaded_by("import mnist_ce.training.trainer") & {"scipy", "sklearn"}
-    module = "mnist_ce.explain.reference_losses"
-    code = f"import mnist_ce.training.trainer, sys\nprint({module!r} in sys.modules)"
-    answer = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert answer.stdout.strip() == "False"

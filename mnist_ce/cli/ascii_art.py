@@ -1,13 +1,11 @@
-"""A picture of 28×28 as 14 lines of 28 characters."""
+"""An MNIST image as 14 lines of 28 characters."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["picture_lines"]
-
-# Each character with the ink it shows in the upper and the lower half of its cell.
+# Each character with the intensity of the upper and the lower half of its cell.
 BLOCKS = {
     " ": (0.0, 0.0),
     "░": (0.25, 0.25),
@@ -18,21 +16,21 @@ BLOCKS = {
     "▄": (0.0, 1.0),
 }
 ASCII = dict(zip(" .:-=+*#%@", ((level / 9, level / 9) for level in range(10)), strict=True))
-DARKEST_GREY = 232  # of the 24 greys at the end of the 256 colours of xterm
+DARKEST_GREY = 232  # the first of the 24 greys at the end of xterm's 256 colours
 
 
-def picture_lines(
+def image_lines(
     pixels: NDArray[np.uint8], *, colour: bool = False, encoding: str = "utf-8"
 ) -> list[str]:
-    """Draw a picture, two of its rows to a line.
+    """Return an image as text, two rows of pixels to a line.
 
     Args:
-        pixels: uint8 [28, 28], ink bright on black.
-        colour: Draw in xterm's greys; otherwise in characters that show more or less ink.
-        encoding: What the characters must be told in; where it has no blocks, ASCII is used.
+        pixels: uint8 [28, 28], bright strokes on black.
+        colour: Use xterm's greys; otherwise characters of different density.
+        encoding: The encoding of the terminal; where it has no block characters, ASCII is used.
     """
     pairs = pixels.reshape(14, 2, 28).transpose(0, 2, 1) / 255  # → [14, 28, 2]
-    has_blocks = _can_tell("".join(BLOCKS), encoding)
+    has_blocks = _can_encode("".join(BLOCKS), encoding)
     if colour and has_blocks:
         return ["".join(map(_coloured, line)) + "\x1b[0m" for line in pairs]
     characters = BLOCKS if has_blocks else ASCII
@@ -48,7 +46,7 @@ def _coloured(pair: NDArray[np.float64]) -> str:
     return f"\x1b[38;5;{upper};48;5;{lower}m▀"
 
 
-def _can_tell(text: str, encoding: str) -> bool:
+def _can_encode(text: str, encoding: str) -> bool:
     try:
         text.encode(encoding)
     except (UnicodeEncodeError, LookupError):

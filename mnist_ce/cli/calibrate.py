@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mnist_ce.cli import options
-from mnist_ce.cli.options import Traceback, note, print_json
+from mnist_ce.cli.printing import note, print_json
 
 
 def calibrate(
@@ -32,7 +32,6 @@ def calibrate(
     output: options.Output = "checkpoints",
     threads: options.Threads = 0,
     json: options.Json = False,
-    traceback: Traceback = False,
 ) -> None:
     """Fit a temperature, so that answers given with 90 % are right nine times in ten.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mnist_ce.cli import options
-from mnist_ce.cli.options import Traceback, print_json
+from mnist_ce.cli.printing import print_json
 from mnist_ce.system.errors import sanitize, truncate_middle
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ def compare(
     device: options.Device = "auto",
     threads: options.Threads = 0,
     json: options.Json = False,
-    traceback: Traceback = False,
 ) -> None:
     """Compare two networks on the same images, and say whether chance explains it.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mnist_ce.cli import options
-from mnist_ce.cli.options import Traceback, note, print_json
+from mnist_ce.cli.printing import note, print_json
 from mnist_ce.cli.verify import verify_run
 from mnist_ce.system.errors import MnistCeError
 from mnist_ce.system.files import one_line, write_atomically
@@ -42,7 +42,6 @@ def evaluate(
     input_mean: options.InputMean = 0.0,
     input_std: options.InputStd = 1.0,
     json: options.Json = False,
-    traceback: Traceback = False,
 ) -> None:
     """Measure a network on the images it was not trained on.
 

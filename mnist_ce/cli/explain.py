@@ -11,7 +11,7 @@ import typer
 
 from mnist_ce.cli import options
 from mnist_ce.cli.explain_table import number_text, print_loss_table
-from mnist_ce.cli.options import Traceback, note, print_json
+from mnist_ce.cli.printing import note, print_json
 from mnist_ce.system.errors import MnistCeError, UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ def explain(
     input_std: options.InputStd = 1.0,
     output: options.Output = "checkpoints",
     json: options.Json = False,
-    traceback: Traceback = False,
 ) -> None:
     """Show how the loss is computed, for given numbers or for an image.
 
@@ -151,14 +150,14 @@ def _parse_targets(text: str) -> list[int]:
 
 
 def _print_image(explained: ImageExplanation) -> None:
-    from mnist_ce.cli.ascii_art import picture_lines
+    from mnist_ce.cli.ascii_art import image_lines
 
     colour = (
         sys.stdout.isatty()
         and "NO_COLOR" not in os.environ
         and os.environ.get("TERM") not in (None, "dumb")
     )
-    for line in picture_lines(
+    for line in image_lines(
         explained.pixels, colour=colour, encoding=sys.stdout.encoding or "ascii"
     ):
         sys.stdout.write(f"{line}\n")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mnist_ce.cli import options
-from mnist_ce.cli.options import Traceback, note, print_json
+from mnist_ce.cli.printing import note, print_json
 
 
 def export(
@@ -30,7 +30,6 @@ def export(
     input_mean: options.InputMean = 0.0,
     input_std: options.InputStd = 1.0,
     json: options.Json = False,
-    traceback: Traceback = False,
 ) -> None:
     """Write a network as an ONNX file, checked against torch.
 

@@ -1,44 +1,11 @@
-"""Options that several commands share, and how results and messages are printed.
-
-Results go to stdout, everything else to stderr.
-"""
+"""Options that several commands share, and the grouping of options in a command's help."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
-import os
-import sys
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
-
-from mnist_ce.system.distributed import is_main
-
-__all__ = [
-    "Checkpoint",
-    "CheckpointArgument",
-    "DataDir",
-    "Device",
-    "InputMean",
-    "InputStd",
-    "Json",
-    "Output",
-    "Threads",
-    "Traceback",
-    "is_terminal",
-    "label",
-    "logging_to_terminal",
-    "note",
-    "print_json",
-    "warn",
-]
-
-INPUT = "Input"
-RESULT = "Result"
-COMPUTATION = "Computation"
+from typer.core import TyperCommand
 
 CHECKPOINT_HELP = "A run's name or folder, a state_dict file, or 'pretrained'."
 NO_CHECKPOINT = "the newest finished multi-class run, else the shipped weights"
@@ -72,70 +39,37 @@ InputMean = Annotated[
 InputStd = Annotated[float, typer.Option(help="See --input-mean.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
-
-def _keep_traceback(value: bool) -> bool:
-    if value:
-        Traceback_.wanted = True
-    return value
-
-
-class Traceback_:  # noqa: N801 - the option's own switch
-    """Whether `--traceback` was given."""
-
-    wanted = False
+_HEADINGS = {
+    "Recipe": ("config", "epochs", "batch_size", "lr", "momentum", "seed", "assignments"),
+    "Data and device": ("dataset", "data_dir", "mirror", "device", "threads", "step"),
+    "Run": ("output", "name", "resume", "dry_run", "tensorboard"),
+}
+_HEADING_OF = {name: heading for heading, names in _HEADINGS.items() for name in names}
 
 
-Traceback = Annotated[
-    bool,
-    typer.Option(
-        "--traceback", help="Show where in the code an error arose.", callback=_keep_traceback
-    ),
-]
+class GroupedCommand(TyperCommand):
+    """A command with `--traceback`, and with its options in groups in its help.
 
+    Typer groups options with Rich only, in boxes.
+    """
 
-def note(text: str) -> None:
-    """Print a line about what goes on."""
-    typer.echo(text, err=True)
+    # Context and HelpFormatter belong to the click inside Typer, whose place may change.
+    def get_params(self, ctx: Any) -> list[Any]:  # noqa: ANN401
+        """Return the command's parameters, with the program's `--traceback` before `--help`."""
+        *own, help_option = super().get_params(ctx)
+        shared = [p for p in ctx.find_root().command.params if p.name == "traceback"]
+        return [*own, *shared, help_option]
 
-
-def warn(text: str) -> None:
-    """Print a warning that stands out on a terminal."""
-    typer.echo(f"{label('warning:', 'yellow')} {text}", err=True)
-
-
-class TerminalHandler(logging.Handler):
-    """Prints log records to stderr: warnings with a label, the rest as plain lines."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print one record, in the main process of several only."""
-        if is_main():
-            (warn if record.levelno >= logging.WARNING else note)(record.getMessage())
-
-
-@contextlib.contextmanager
-def logging_to_terminal() -> Iterator[None]:
-    """Print what the package logs at level INFO or above."""
-    logger, handler = logging.getLogger("mnist_ce"), TerminalHandler()
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-
-
-def label(text: str, colour: str) -> str:
-    """Return a text in colour, which is only shown on a terminal, and not with `NO_COLOR` set."""
-    return text if os.environ.get("NO_COLOR") else typer.style(text, fg=colour, bold=True)
-
-
-def print_json(document: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
-    """Print one JSON document to stdout."""
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def is_terminal() -> bool:
-    """Whether stderr is a terminal, so that a progress bar can be drawn."""
-    return sys.stderr.isatty()
+    def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
+        """Write arguments and options, each group under its heading, other options last."""
+        headings = ("Arguments", *_HEADINGS, "Options")
+        groups: dict[str, list[tuple[str, str]]] = {heading: [] for heading in headings}
+        for parameter in self.get_params(ctx):
+            is_argument = parameter.param_type_name == "argument"
+            rest = "Arguments" if is_argument else "Options"
+            if (record := parameter.get_help_record(ctx)) is not None:
+                groups[_HEADING_OF.get(str(parameter.name), rest)].append(record)
+        for heading, records in groups.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mnist_ce.cli import options
-from mnist_ce.cli.options import Traceback, is_terminal, label, note
+from mnist_ce.cli.printing import is_terminal, label, note
 from mnist_ce.system.errors import RunError, UsageError, sanitize
 from mnist_ce.system.files import one_line
 
@@ -77,7 +77,6 @@ def predict(
             metavar="N",
         ),
     ] = 0,
-    traceback: Traceback = False,
 ) -> None:
     """Read the digits in pictures: scans, photographs, drawings.
 

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from mnist_ce.cli import options
-from mnist_ce.cli.options import Traceback
 
 
 def report(
@@ -30,7 +29,6 @@ def report(
     ] = None,
     data_dir: options.DataDir = None,
     output: options.Output = "checkpoints",
-    traceback: Traceback = False,
 ) -> None:
     """Redraw the plots of runs and show them in one HTML file.
 

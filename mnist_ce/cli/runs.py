@@ -5,27 +5,26 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from mnist_ce.cli import options
-from mnist_ce.cli.options import Traceback, note, print_json
+from mnist_ce.cli.printing import note, print_json, table
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, list_runs
 from mnist_ce.system.errors import RunError, sanitize, truncate_middle
 
 HEAD = ("name", "dataset", "recipe", "epochs", "test", "time", "state")
-NUMBERS = ("epochs", "test", "time")
-SHORTEST = 5  # what is left of a dataset's or recipe's name in a narrow terminal
+ALIGN = "<<<>>><"
+# The columns that a narrow terminal cuts, in this order, and the characters that stay at least. A
+# generated name begins with the dataset and the recipe, so that their columns are cut first.
+SHORTENED = (("recipe", 5), ("dataset", 5), ("name", 12))
 
 
 def runs(
-    output: Annotated[
-        str, typer.Option(help="Folder that holds the runs.", metavar="DIR")
-    ] = "checkpoints",
+    output: options.Output = "checkpoints",
     json: options.Json = False,
-    traceback: Traceback = False,
 ) -> None:
     """List the runs, newest first.
 
@@ -45,13 +44,12 @@ def runs(
     if not found:
         note(f"there is no run in {output}: train one with 'mnist-ce train'")
         return
-    width = shutil.get_terminal_size((80, 24)).columns
-    for line in _lines([_cells(item) for item in found], width):
+    rows = [HEAD, *map(_cells, found)]
+    for line in table(_shorten(rows, shutil.get_terminal_size((80, 24)).columns), ALIGN):
         typer.echo(line)
 
 
 def _summary(run: RunDir, record: RunRecord) -> dict[str, Any]:
-    """Return what is to be told of a run: plain values, None where the record does not say."""
     try:
         num_epochs_done = len(run.read_metrics())
     except RunError:
@@ -73,45 +71,39 @@ def _summary(run: RunDir, record: RunRecord) -> dict[str, Any]:
 
 
 def _state(run: RunDir, record: RunRecord) -> str:
-    """Return `finished`, `running`, `resumable`, or `lost` where nothing can be continued."""
     if run.is_locked():
         return "running"
     if record.is_finished:
         return "finished"
-    return "resumable" if run.resume_path.is_file() else "lost"
+    return "resumable" if run.resume_path.is_file() else "lost"  # lost: nothing to continue from
 
 
-def _cells(summary: Mapping[str, Any]) -> dict[str, str]:
+def _cells(summary: Mapping[str, Any]) -> tuple[str, ...]:
     def shown(key: str, form: str) -> str:
         return "-" if summary[key] is None else form.format(summary[key])
 
-    return {
-        "name": sanitize(summary["name"]),
-        "dataset": sanitize(summary["dataset"] or "-"),
-        "recipe": sanitize(summary["recipe"] or "-"),
-        "epochs": f"{summary['epochs_done']}/{shown('epochs', '{}')}",
-        "test": shown("test_accuracy", "{:.2%}"),
-        "time": shown("train_seconds", "{:.1f} s"),
-        "state": summary["state"],
-    }
+    return (
+        sanitize(summary["name"]),
+        sanitize(summary["dataset"] or "-"),
+        sanitize(summary["recipe"] or "-"),
+        f"{summary['epochs_done']}/{shown('epochs', '{}')}",
+        shown("test_accuracy", "{:.2%}"),
+        shown("train_seconds", "{:.1f} s"),
+        summary["state"],
+    )
 
 
-def _lines(rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
-    """Return the table, cut to a width: first dataset and recipe get shorter, then the names.
+def _shorten(rows: Sequence[Sequence[str]], width: int) -> list[list[str]]:
+    """Cut the longest cells of some columns until the table fits a width."""
+    columns = dict(zip(HEAD, map(list, zip(*rows, strict=True)), strict=True))
+    for name, least in SHORTENED:
+        total = sum(max(map(len, cells)) for cells in columns.values()) + 2 * (len(HEAD) - 1)
+        longest = max(map(len, columns[name]))
+        limit = max(longest - max(total - width, 0), least)
+        cut = truncate_middle if name == "name" else _truncate
+        columns[name] = [cut(cell, limit) for cell in columns[name]]
+    return list(map(list, zip(*columns.values(), strict=True)))
 
-    A generated name begins with both, so that little is lost.
-    """
-    table = [dict(zip(HEAD, HEAD, strict=True)), *rows]
-    widths = {key: max(len(row[key]) for row in table) for key in HEAD}
-    for key, least in (("recipe", SHORTEST), ("dataset", SHORTEST), ("name", 12)):
-        excess = sum(widths.values()) + 2 * (len(HEAD) - 1) - width
-        widths[key] = min(widths[key], max(widths[key] - excess, least))
-    return ["  ".join(_cell(key, row[key], widths[key]) for key in HEAD).rstrip() for row in table]
 
-
-def _cell(key: str, text: str, width: int) -> str:
-    if key in NUMBERS:
-        return text.rjust(width)
-    if key == "name":
-        return truncate_middle(text, width).ljust(width)
-    return (text if len(text) <= width else f"{text[: width - 1]}…").ljust(width)
+def _truncate(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -1,4 +1,4 @@
-"""How training shows itself: a bar on a terminal, lines elsewhere, a table at the end."""
+"""Training on the terminal: its progress, its results, and stopping by signals."""
 
 from __future__ import annotations
 
@@ -12,20 +12,18 @@ from typing import Any
 import typer
 from tqdm import tqdm
 
-from mnist_ce.cli.options import is_terminal, note, warn
+from mnist_ce.cli.printing import is_terminal, note, table, warn
 from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.distributed import is_main
 from mnist_ce.training.callbacks import BatchInfo, Callback, RunInfo, StopFlag, TrainResult
 
-__all__ = ["TerminalCallback", "print_training_result"]
-
 
 class TerminalCallback(Callback):
-    """Shows on stderr how training goes on: a bar on a terminal, a line per epoch elsewhere.
+    """Prints the progress of training to stderr: a line per epoch, and a bar on a terminal.
 
     Args:
-        quiet: Show warnings only.
-        verbose: A line every `log_interval` batches instead of a bar.
+        quiet: Print nothing; warnings are logged all the same.
+        verbose: Print a line every `log_interval` batches instead of a bar.
     """
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
@@ -35,7 +33,7 @@ class TerminalCallback(Callback):
         self.next_refresh = 0.0
 
     def on_start(self, info: RunInfo) -> None:
-        """Print the data, the batch size, the step and the device."""
+        """Print a line on the data, the batch size, the step and the device."""
         self.info = info
         if not self.quiet:
             note(
@@ -44,17 +42,16 @@ class TerminalCallback(Callback):
             )
 
     def on_batch(self, info: BatchInfo) -> None:
-        """Move the bar, or print a line every `log_interval` batches."""
+        """Advance the bar, or print a line every `log_interval` batches."""
         if self.quiet:
             return
         is_due = info.batch % self.info.config.run.log_interval == 0
         if self.verbose:
             if is_due or info.batch == self.info.num_batches:
-                sums = info.metrics()
+                loss, rate = _loss_and_rate(info)
                 note(
                     f"epoch {info.epoch}/{self.info.num_epochs} "
-                    f"batch {info.batch}/{self.info.num_batches}  loss {sums.loss:.4f}  "
-                    f"{sums.num_examples / max(info.seconds, 1e-9):,.0f} images/s"
+                    f"batch {info.batch}/{self.info.num_batches}  {loss}  {rate}"
                 )
         elif is_due and is_terminal() and time.monotonic() >= self.next_refresh:
             self.next_refresh = time.monotonic() + 0.1
@@ -70,13 +67,11 @@ class TerminalCallback(Callback):
                 dynamic_ncols=True,
                 bar_format="{desc} {percentage:3.0f}% |{bar}| {postfix} [{elapsed}<{remaining}]",
             )
-        sums = info.metrics()
         self.bar.n = info.batch
-        rate = sums.num_examples / max(info.seconds, 1e-9)
-        self.bar.set_postfix_str(f"loss {sums.loss:.4f}, {rate:,.0f} images/s")
+        self.bar.set_postfix_str(", ".join(_loss_and_rate(info)))
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
-        """Print the epoch's line."""
+        """Print a line of the epoch's metrics."""
         self.close()
         if not self.quiet:
             note(epoch_line(metrics, self.info.num_epochs))
@@ -88,12 +83,18 @@ class TerminalCallback(Callback):
             self.bar = None
 
 
+def _loss_and_rate(info: BatchInfo) -> tuple[str, str]:
+    sums = info.metrics()
+    rate = sums.num_examples / max(info.seconds, 1e-9)
+    return f"loss {sums.loss:.4f}", f"{rate:,.0f} images/s"
+
+
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """Make the first Ctrl-C or SIGTERM stop training after its batch, the second one at once.
+    """Stop training after the current batch on the first SIGINT or SIGTERM, at once on the second.
 
-    While no training loop runs there is nothing to save, and the first one stops at once. A signal
-    that the parent process ignores (as a shell does for a command that ends in &) stays ignored.
+    Where no training loop runs, nothing needs saving, and the first one stops at once. A signal
+    that is ignored on entry (as by a shell for a command that ends in &) stays ignored.
     """
     stop = StopFlag()
 
@@ -118,36 +119,35 @@ def stop_on_signals() -> Iterator[StopFlag]:
 
 
 def epoch_line(row: EpochMetrics, num_epochs: int) -> str:
-    """Return one epoch's results in one line that fits 80 columns."""
+    """Return an epoch's metrics as one line that fits 80 columns."""
     parts = [f"epoch {row['epoch']:>{len(str(num_epochs))}}/{num_epochs}"]
     parts.append(f"loss {row['train_loss']:.4f}")
     if row.get("validation_accuracy") is not None:
         parts.append(f"validation {row['validation_accuracy']:.2%}")
     if row.get("test_accuracy") is not None:
-        parts.append(
-            f"test loss {row['test_loss']:.4f} "
-            f"{row['test_correct']}/{row['test_total']} ({row['test_accuracy']:.2%})"
-        )
+        parts.append(f"test loss {row['test_loss']:.4f} {_test_accuracy(row)}")
     parts.append(f"{row['seconds']:.1f} s")
     return "  ".join(parts)
 
 
+def _test_accuracy(row: EpochMetrics) -> str:
+    return f"{row['test_correct']}/{row['test_total']} ({row['test_accuracy']:.2%})"
+
+
 def print_training_result(result: TrainResult, *, dry_run: bool) -> None:
-    """Print a short table of a finished run."""
+    """Print the metrics of each epoch as a table, then a summary of the run."""
     record = result.record
     if dry_run:
         typer.echo("dry run: one batch trained, tested, saved and loaded again; nothing is kept")
         return
-    typer.echo("epoch  train loss  test loss  test accuracy")
+    rows = [("epoch", "train loss", "test loss", "test accuracy")]
     for row in result.rows:
-        tested = row.get("test_accuracy") is not None
-        shown = (
-            f"{row['test_loss']:9.4f}  {row['test_correct']}/{row['test_total']} "
-            f"({row['test_accuracy']:.2%})"
-            if tested
-            else "        -  -"
-        )
-        typer.echo(f"{row['epoch']:5d}  {row['train_loss']:10.4f}  {shown}")
+        tested = ("-", "-")
+        if row.get("test_accuracy") is not None:
+            tested = (f"{row['test_loss']:.4f}", _test_accuracy(row))
+        rows.append((str(row["epoch"]), f"{row['train_loss']:.4f}", *tested))
+    for line in table(rows, ">>><"):
+        typer.echo(line)
     typer.echo(
         f"{record['dataset']}, {record['recipe']}: {record['test_accuracy']:.2%} after "
         f"{record['epochs_done']} epochs in {record['train_seconds']:.1f} s"

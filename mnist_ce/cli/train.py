@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mnist_ce.cli import options
-from mnist_ce.cli.options import Traceback, note, print_json
+from mnist_ce.cli.printing import note, print_json
 from mnist_ce.system.distributed import is_main
 
 
@@ -73,7 +73,6 @@ def train(
         bool, typer.Option("--verbose", help="A line every log_interval batches.")
     ] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only the result.")] = False,
-    traceback: Traceback = False,
 ) -> None:
     """Train the network and keep the run.
 
@@ -104,19 +103,18 @@ def train(
         "run.output": output,
         "run.name": name,
     }
-    settings = {key: value for key, value in settings.items() if value is not None}
     settings |= parse_assignments(assignments or [])
     if resume is not None and config is not None:
         raise typer.BadParameter("--resume takes the run's own config; leave --config out")
     if resume is not None and show_config:
         raise typer.BadParameter("--show-config is for a new run; a run's own is its config.toml")
-    config_or_none, recipe = None, None
-    if resume is None:  # report wrong settings before torch is imported
-        config_or_none, recipe = resolve_config(config, flags=settings), recipe_name(config)
+    resolved = recipe = None
+    if resume is None:  # wrong settings are reported before torch is imported
+        resolved, recipe = resolve_config(config, flags=settings), recipe_name(config)
         if show_config:
             from mnist_ce.cli.config_docs import config_text
 
-            typer.echo(config_text(config_or_none), nl=False)
+            typer.echo(config_text(resolved), nl=False)
             return
 
     from mnist_ce.cli.terminal import TerminalCallback, print_training_result, stop_on_signals
@@ -135,8 +133,8 @@ def train(
 
             callbacks.append(stack.enter_context(TensorBoardCallback()))
         result = run_training(
-            config_or_none,
-            settings if resume is not None else None,
+            resolved,
+            None if resume is None else settings,
             resume=resume,
             dry_run=dry_run,
             recipe=recipe,

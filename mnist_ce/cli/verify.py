@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from mnist_ce.cli.options import print_json
+from mnist_ce.cli.printing import print_json
 from mnist_ce.system.errors import RunError
 
 __all__ = ["verify_run"]

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from mnist_ce.cli import main
-from mnist_ce.cli.ascii_art import picture_lines
+from mnist_ce.cli.ascii_art import image_lines
 from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.explain import reference_losses as formulas
 from mnist_ce.explain.image import attribution, explain_image
@@ -360,15 +360,15 @@ def test_a_picture_is_drawn_with_what_the_terminal_can_show() -> None:
     pixels = np.zeros((28, 28), dtype=np.uint8)
     pixels[0, 0] = pixels[1, 1] = pixels[2:4, 2] = 255
     pixels[4:6, 3] = 128
-    blocks = picture_lines(pixels)
+    blocks = image_lines(pixels)
     assert len(blocks) == 14
     assert blocks[0].rstrip() == "▀▄"
     assert blocks[1].rstrip() == "  █"
     assert blocks[2].rstrip() == "   ▒"
-    plain = picture_lines(pixels, encoding="ascii")
+    plain = image_lines(pixels, encoding="ascii")
     assert "".join(plain).isascii()
     assert plain[1][2] == "@"
-    assert picture_lines(pixels, colour=True, encoding="ascii") == plain
-    coloured = picture_lines(pixels, colour=True)
+    assert image_lines(pixels, colour=True, encoding="ascii") == plain
+    coloured = image_lines(pixels, colour=True)
     assert coloured[0].startswith("\x1b[38;5;255;48;5;232m▀")
     assert all(line.endswith("\x1b[0m") for line in coloured)

@@ -15,7 +15,7 @@ from PIL import Image
 from mnist_ce.config import shipped_configs
 from mnist_ce.data.synthetic.generate import generate
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PRETRAINED = ROOT / "checkpoints" / "pretrained"
 
 

@@ -44,7 +44,14 @@ def text(path: str, content: str | bytes) -> Callable[[Path], None]:
     return prepare
 
 
-def state(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+def config(content: str | bytes) -> Callable[[Path], None]:
+    """Write c.toml."""
+    return text("c.toml", content)
+
+
+def state(
+    change: Callable[[dict[str, torch.Tensor]], object] = lambda weights: None,
+) -> Callable[[Path], None]:
     """Save the weights of a small network as x.pt, changed."""
 
     def prepare(folder: Path) -> None:
@@ -69,7 +76,7 @@ def harmful_pickle(folder: Path) -> None:
 
 
 def truncated_zip(folder: Path) -> None:
-    state(lambda weights: None)(folder)
+    state()(folder)
     content = (folder / "x.pt").read_bytes()
     (folder / "x.pt").write_bytes(content[: len(content) // 2])
 
@@ -96,7 +103,7 @@ def run_files(record: object) -> Callable[[Path], None]:
     return prepare
 
 
-def tiny_mnist(change: Callable[[Path], None]) -> Callable[[Path], None]:
+def tiny_mnist(change: Callable[[Path], None] = lambda folder: None) -> Callable[[Path], None]:
     """Put four IDX files that are not MNIST's into the data folder, then spoil one more."""
 
     def prepare(folder: Path) -> None:
@@ -125,7 +132,8 @@ def truncated_image(folder: Path) -> None:
 
 TRAIN = "train --dataset mnist --data-dir {} --mirror http://127.0.0.1:9/ --output {}/runs"
 CHECK = "evaluate {}/x.pt --data-dir {}"
-PREDICT = "predict --checkpoint {}/good.pt"
+PREDICT = "predict {}/x.png --checkpoint {}/good.pt"
+CONFIG = "train -c {}/c.toml"
 
 
 def good_network(also: Callable[[Path], None] = lambda folder: None) -> Callable[[Path], None]:
@@ -157,37 +165,23 @@ CASES = [
     Case("--resume with --config", "train --resume x -c fast", 2, "--resume"),
     # The config
     Case("no such config", "train -c nothing.toml", 2, "neither a file nor one of"),
-    Case("not TOML", "train -c {}/c.toml", 2, "not valid TOML", text("c.toml", "[train\n")),
-    Case("not text", "train -c {}/c.toml", 2, "not valid TOML", text("c.toml", b"\xff\xfe\0")),
-    Case("unknown section", "train -c {}/c.toml", 2, "tarin", text("c.toml", "[tarin]\na = 1")),
+    Case("not TOML", CONFIG, 2, "not valid TOML", config("[train\n")),
+    Case("not text", CONFIG, 2, "not valid TOML", config(b"\xff\xfe\0")),
+    Case("unknown section", CONFIG, 2, "tarin", config("[tarin]\na = 1")),
     Case(
         "unknown key",
-        "train -c {}/c.toml",
+        CONFIG,
         2,
         "did you mean optimizer.learning_rate?",
-        text("c.toml", "[optimizer]\nlearningrate = 1"),
+        config("[optimizer]\nlearningrate = 1"),
     ),
-    Case("section is no table", "train -c {}/c.toml", 2, "train", text("c.toml", "train = 3")),
-    Case(
-        "epochs is text",
-        "train -c {}/c.toml",
-        2,
-        "train.epochs",
-        text("c.toml", '[train]\nepochs = "3"'),
-    ),
+    Case("section is no table", CONFIG, 2, "train", config("train = 3")),
+    Case("epochs is text", CONFIG, 2, "train.epochs", config('[train]\nepochs = "3"')),
     Case("width 0", "train --set model.hidden=[0]", 2, "model.hidden"),
     Case("a network too large", "train --set model.hidden=[65536,65536]", 2, "model.hidden makes"),
     Case("too many epochs", "train --epochs 1000000000000", 2, "train.epochs"),
-    Case(
-        "a config too large", "train -c {}/c.toml", 2, "more than", text("c.toml", "#" * 2_000_000)
-    ),
-    Case(
-        "a number too long",
-        "train -c {}/c.toml",
-        2,
-        "c.toml",
-        text("c.toml", f"[train]\nepochs = {'9' * 5000}"),
-    ),
+    Case("a config too large", CONFIG, 2, "more than", config("#" * 2_000_000)),
+    Case("a number too long", CONFIG, 2, "c.toml", config(f"[train]\nepochs = {'9' * 5000}")),
     Case("patience alone", "train --set train.patience=2", 2, "data.validation_size"),
     Case(
         "patience and one-cycle",
@@ -203,13 +197,7 @@ CASES = [
     ),
     Case("one class", "train --set data.classes=[3]", 2, "at least two classes"),
     # The device
-    Case(
-        "no CUDA",
-        f"{TRAIN} --device cuda:7",
-        2,
-        "device 'cuda:7' is not there",
-        tiny_mnist(lambda f: None),
-    ),
+    Case("no CUDA", f"{TRAIN} --device cuda:7", 2, "device 'cuda:7' is not there", tiny_mnist()),
     Case(
         "wrong step for the device",
         f"{TRAIN} --device cpu --step cuda-graph",
@@ -218,7 +206,7 @@ CASES = [
     ),
     # The data
     Case("no data, no net", TRAIN, 1, "127.0.0.1:9"),
-    Case("altered data", TRAIN, 1, "train-images-idx3-ubyte.gz", tiny_mnist(lambda f: None)),
+    Case("altered data", TRAIN, 1, "train-images-idx3-ubyte.gz", tiny_mnist()),
     Case(
         "truncated data",
         TRAIN,
@@ -315,26 +303,16 @@ CASES = [
             )
         ),
     ),
-    Case("std of 0", f"{CHECK} --input-std 0", 2, "--input-std", state(lambda w: None)),
-    Case("mean of nan", f"{CHECK} --input-mean nan", 2, "--input-mean", state(lambda w: None)),
-    Case("infinite std", f"{CHECK} --input-std inf", 2, "--input-std", state(lambda w: None)),
-    Case(
-        "no such split",
-        f"{CHECK} --split dev --dataset synthetic",
-        2,
-        "split",
-        state(lambda w: None),
-    ),
-    # Pictures
-    Case("no picture", f"{PREDICT} {{}}/x.png", 1, "x.png", good_network()),
-    Case(
-        "picture of 0 bytes", f"{PREDICT} {{}}/x.png", 1, "x.png", good_network(text("x.png", ""))
-    ),
-    Case(
-        "picture is text", f"{PREDICT} {{}}/x.png", 1, "x.png", good_network(text("x.png", "hello"))
-    ),
-    Case("truncated picture", f"{PREDICT} {{}}/x.png", 1, "x.png", good_network(truncated_image)),
-    Case("top-k of 0", f"{PREDICT} --top-k 0 {{}}/x.png", 2, "top-k", good_network(image("x.png"))),
+    Case("std of 0", f"{CHECK} --input-std 0", 2, "--input-std", state()),
+    Case("mean of nan", f"{CHECK} --input-mean nan", 2, "--input-mean", state()),
+    Case("infinite std", f"{CHECK} --input-std inf", 2, "--input-std", state()),
+    Case("no such split", f"{CHECK} --split dev --dataset synthetic", 2, "split", state()),
+    # Images
+    Case("no image", PREDICT, 1, "x.png", good_network()),
+    Case("image of 0 bytes", PREDICT, 1, "x.png", good_network(text("x.png", ""))),
+    Case("image is text", PREDICT, 1, "x.png", good_network(text("x.png", "hello"))),
+    Case("truncated image", PREDICT, 1, "x.png", good_network(truncated_image)),
+    Case("top-k of 0", f"{PREDICT} --top-k 0", 2, "top-k", good_network(image("x.png"))),
 ]
 
 
@@ -348,7 +326,7 @@ def test_wrong_input_gets_one_clear_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NO_COLOR", "1")
-    # of its own, lest it hold the MNIST that another test unpacked
+    # Another test may have unpacked MNIST in the cache.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.delenv("MNIST_CE_DATA_DIR", raising=False)
     case.prepare(tmp_path)
@@ -356,12 +334,12 @@ def test_wrong_input_gets_one_clear_line(
 
     exit_code = main(case.arguments.replace("{}", str(tmp_path)).split())
 
-    told = capsys.readouterr().err
-    assert exit_code == case.exit_code, told
-    assert case.message.lower() in told.lower()
-    assert "Traceback" not in told
-    errors = [line for line in told.splitlines() if line.lower().startswith("error")]
-    assert len(errors) == 1, told
+    err = capsys.readouterr().err
+    assert exit_code == case.exit_code, err
+    assert case.message.lower() in err.lower()
+    assert "Traceback" not in err
+    errors = [line for line in err.splitlines() if line.lower().startswith("error")]
+    assert len(errors) == 1, err
     # Nothing is lost, and no run is left half made.
     after = {path: path.stat().st_size for path in tmp_path.rglob("*") if "MNIST" not in str(path)}
     assert before.items() <= after.items() | before.items()

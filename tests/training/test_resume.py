@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mnist_ce.runs.checkpoint import load_state_dict, load_tensors, save_tensors, weights_sha256
-from mnist_ce.runs.run_dir import RunDir, create_run
+from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import CheckpointError, RunError, StoppedError, UsageError
 from mnist_ce.training.callbacks import BatchInfo, Callback, RunInfo, StopFlag, TrainResult
 from mnist_ce.training.trainer import train
@@ -71,26 +71,9 @@ def train_stopped(num_batches: int, settings: dict[str, Any], resume: str | None
     return str(stopped.value)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
-def base(tiny_data_dir: Path, tmp_path: Path) -> dict[str, Any]:
-    return {
-        "data.dataset": "synthetic",
-        "data.dir": str(tiny_data_dir),
-        "model.hidden": [24, 16],
-        "train.epochs": 3,
-        "train.batch_size": 30,
-        "optimizer.learning_rate": 0.1,
-        "run.output": str(tmp_path),
-        "run.plots": False,
-    }
+def base(small_settings: dict[str, Any]) -> dict[str, Any]:
+    return {**small_settings, "train.epochs": 3}
 
 
 def train_in_pieces(settings: dict[str, Any], stops: Sequence[int]) -> TrainResult:
@@ -172,7 +155,7 @@ def test_a_finished_run_is_left_as_it_is(
         ({"augment.final_epochs": 1}, "augment.final_epochs = 1 is laid out for 1"),
     ],
 )
-def test_what_is_laid_out_for_its_epochs_gets_no_others(
+def test_a_schedule_of_fixed_length_gets_no_more_epochs(
     base: dict[str, Any], settings: dict[str, Any], reason: str
 ) -> None:
     train(None, base | settings | {"run.name": "a", "train.epochs": 1})
@@ -180,7 +163,7 @@ def test_what_is_laid_out_for_its_epochs_gets_no_others(
         train(None, {"run.output": base["run.output"], "train.epochs": 2}, resume="a")
 
 
-def test_only_circumstances_may_change(base: dict[str, Any]) -> None:
+def test_only_where_and_how_long_may_change(base: dict[str, Any]) -> None:
     train(None, base | {"run.name": "a", "train.epochs": 1})
     for key, value in (("train.batch_size", 10), ("train.seed", 3), ("run.name", "b")):
         with pytest.raises(UsageError, match=f"{key} cannot change"):
@@ -197,7 +180,7 @@ def test_a_run_killed_before_its_first_save_begins_anew(base: dict[str, Any]) ->
     assert not list(run.path.glob(".*.tmp"))
 
 
-def test_a_run_is_held_by_one_process(base: dict[str, Any]) -> None:
+def test_a_run_is_trained_by_one_process(base: dict[str, Any]) -> None:
     train_stopped(3, base | {"run.name": "a"})
     run = RunDir(Path(base["run.output"]) / "a")
     with run.lock():
@@ -208,21 +191,6 @@ def test_a_run_is_held_by_one_process(base: dict[str, Any]) -> None:
             train(None, {"run.output": base["run.output"]}, resume="latest")
     assert not run.is_locked()
     assert train(None, {"run.output": base["run.output"]}, resume="a").record["epochs_done"] == 3
-
-
-def test_of_two_that_want_a_name_one_gets_it(base: dict[str, Any], tmp_path: Path) -> None:
-    create_run(tmp_path, "a", "", lambda run, name: run.write_config({}))
-    with pytest.raises(UsageError, match=r"a exists and is never overwritten"):
-        train(None, base | {"run.name": "a"})
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
-
-
-def test_names_made_at_the_same_moment_differ(
-    base: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("time.strftime", lambda form: "20260101-000000")
-    names = [train(None, base | {"train.epochs": 1}).run.name for _ in range(2)]
-    assert names == [f"synthetic-default-20260101-000000{end}" for end in ("", "-2")]
 
 
 def test_a_clock_that_goes_backwards_changes_nothing(
@@ -289,8 +257,7 @@ def test_a_vanished_folder_is_named(base: dict[str, Any]) -> None:
         train(None, base | {"run.name": "a"}, callbacks=[Vanishes()])
 
 
-def test_the_run_goes_on_without_the_clock_of_saves(base: dict[str, Any]) -> None:
-    """Saving as often as possible changes nothing."""
+def test_saving_as_often_as_possible_changes_nothing(base: dict[str, Any]) -> None:
     expected = train(None, base | {"run.name": "whole"})
     found = train(None, base | {"run.name": "a", "run.save_every_seconds": 1e-9})
     check_equal(found, expected)

@@ -1,0 +1,83 @@
+"""Printing: results to stdout, messages to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import typer
+
+from mnist_ce.system.distributed import is_main
+
+
+def note(text: str) -> None:
+    """Print a message to stderr."""
+    typer.echo(text, err=True)
+
+
+def warn(text: str) -> None:
+    """Print a message to stderr after a yellow `warning:`."""
+    note(f"{label('warning:', 'yellow')} {text}")
+
+
+def error(text: str) -> None:
+    """Print a message to stderr after a red `error:`."""
+    note(f"{label('error:', 'red')} {text}")
+
+
+def label(text: str, colour: str) -> str:
+    """Return a text in a colour, which shows on a terminal only, and not with `NO_COLOR` set."""
+    return text if os.environ.get("NO_COLOR") else typer.style(text, fg=colour, bold=True)
+
+
+def print_json(document: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
+    """Print one JSON document to stdout."""
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def table(rows: Sequence[Sequence[str]], align: str) -> list[str]:
+    """Return the lines of a table whose columns are as wide as their longest cell.
+
+    Args:
+        rows: Cells, those of the heading first.
+        align: For each column `<` (left) or `>` (right).
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            f"{cell:{side}{width}}" for cell, side, width in zip(row, align, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def is_terminal() -> bool:
+    """Whether stderr is a terminal, on which a progress bar can be drawn."""
+    return sys.stderr.isatty()
+
+
+@contextlib.contextmanager
+def logging_to_terminal() -> Iterator[None]:
+    """Print what the package logs at level INFO or above."""
+    logger, handler = logging.getLogger("mnist_ce"), _TerminalHandler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _TerminalHandler(logging.Handler):
+    """Prints log records in the main process: warnings with a label, the rest as plain lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if is_main():
+            (warn if record.levelno >= logging.WARNING else note)(record.getMessage())
