@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mnist_ce.explain.loss_table import Explanation
 from mnist_ce.explain.numbers import explain_binary, explain_logits
 from mnist_ce.network.objective import Binary
-from mnist_ce.reader import Picture
+from mnist_ce.reader.image_io import ImageSource
 from mnist_ce.reader.predict import predict
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.system.errors import CheckpointError, ImageError, UsageError
@@ -76,7 +76,7 @@ class PictureExplanation:
 
 
 def explain_picture(
-    picture: Picture,
+    picture: ImageSource,
     target: str | int | None = None,
     *,
     checkpoint: str | Path | TrainedModel | None = None,
@@ -87,7 +87,7 @@ def explain_picture(
     """Explain what a network says of a picture.
 
     Args:
-        picture: See `open_picture`; it is read as `predict` reads it.
+        picture: See `open_image`; it is read as `predict` reads it.
         target: The name of the right class; for a yes/no network `yes` or `no` too; None: what
             the network answers.
         checkpoint: See `load_model`.
@@ -177,16 +177,16 @@ def _network(trained: TrainedModel, ink: torch.Tensor, scale: tuple[float, float
 
 
 def _read(
-    picture: Picture, name: str, trained: TrainedModel, scale: tuple[float, float]
+    picture: ImageSource, name: str, trained: TrainedModel, scale: tuple[float, float]
 ) -> tuple[NDArray[np.uint8], list[str]]:
     """Read a picture as `predict` does, which asks the network where there are several readings."""
     record = predict([picture], checkpoint=trained, input_mean=scale[0], input_std=scale[1])[0]
     if record.status == "error":
         raise ImageError(str(record.reason))
-    if record.glyph is None:
+    if record.pixels is None:
         raise ImageError(f"{name} has nothing to explain: {record.reason}")
     notes = [] if record.reason is None else [f"predict rejects this picture: {record.reason}."]
-    return record.glyph, notes
+    return record.pixels, notes
 
 
 def _label_of(target: str, trained: TrainedModel) -> int:
