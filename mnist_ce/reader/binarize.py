@@ -26,15 +26,14 @@ LOW_INTENSITY, HIGH_INTENSITY = 0.38, 0.6  # hysteresis thresholds
 
 @dataclass(frozen=True)
 class Foreground:
-    """The foreground of an image under one assumption of its polarity.
+    """The foreground of an image under one assumption of its polarity; arrays are [h, w].
 
     Args:
-        intensity: float32 [h, w]; 0 is background and 1 the median of clear foreground.
-        mask: bool [h, w].
-        is_dark: Whether the foreground is darker than the background.
-        edges: float32 [h, w]; 1 where the image changes by half of the foreground's contrast
-            within a short distance, as at the edge of a stroke; 0 where it is even, as in the soft
-            rim of a shadow or where a part of the background was taken for foreground.
+        intensity: 0 in the background, 1 at the median of clear foreground.
+        mask: Where there is foreground.
+        is_dark: Whether it is darker than the background.
+        edges: 1 where the image changes by half of the foreground's contrast within a short
+            distance, as at the edge of a stroke; 0 where it is even, as in the rim of a shadow.
     """
 
     intensity: FloatImage
@@ -44,7 +43,7 @@ class Foreground:
 
 
 def outline(mask: Mask) -> Mask:
-    """Return the pixels of a mask with a 4-neighbour outside it; beyond the border is outside."""
+    """Return the pixels of a mask that have a 4-neighbour outside it, or on the border."""
     padded = np.pad(mask, 1)
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     edge: Mask = mask & ~inner
@@ -52,17 +51,11 @@ def outline(mask: Mask) -> Mask:
 
 
 def to_grayscale_pca(image: FloatImage) -> FloatImage:
-    """Return the linear mixture of the colours in which fine structure has the most contrast.
+    """Turn [h, w, 1 or 3] into [h, w], by the mixture in which fine structure shows best.
 
     The mixture is the first principal direction of what remains after subtracting a wide mean.
     Plain luma is kept unless the mixture has clearly more contrast over its noise: red ink on
     blue paper may not show in luma at all.
-
-    Args:
-        image: float32 [h, w, 1 or 3] in [0, 1].
-
-    Returns:
-        float32 [h, w] in [0, 1] or a little beyond.
     """
     if image.shape[2] == 1:
         return np.ascontiguousarray(image[..., 0])
@@ -94,17 +87,11 @@ def to_grayscale_pca(image: FloatImage) -> FloatImage:
 
 
 def correct_illumination(gray: FloatImage) -> FloatImage:
-    """Divide by a quadratic surface fitted to the slow change of the light.
+    """Divide an image [h, w] by a quadratic surface fitted to the slow change of the light.
 
     The least-squares fit is repeated with less weight on outliers (Tukey's biweight), so that ink,
-    shadows and a strip of desk do not bend it.
-
-    Args:
-        gray: float32 [h, w].
-
-    Returns:
-        float32 [h, w], 1 where the image equals the surface; the image itself where it is nearly
-        black, even already, or not described by one surface.
+    shadows and a strip of desk do not bend it. An image that is nearly black, even already, or not
+    described by one surface is returned unchanged.
     """
     height, width = gray.shape
     step = max(1, max(height, width) // 32)
@@ -130,25 +117,17 @@ def correct_illumination(gray: FloatImage) -> FloatImage:
     if (np.abs(values - grid @ c) < 0.06 * median).mean() < 0.6:
         return gray
     y, x = 2 * (np.arange(height) + 0.5) / height - 1, 2 * (np.arange(width) + 0.5) / width - 1
-    surface = (
-        (c[0] + c[1] * y + c[3] * y * y)[:, None]
-        + (c[2] * x + c[4] * x * x)
-        + c[5] * np.outer(y, x)
-    )
+    surface = (c[0] + c[1] * y + c[3] * y * y)[:, None] + (c[2] * x + c[4] * x * x)
+    surface = surface + c[5] * np.outer(y, x)
     middle = max(float(np.median(surface)), 0.02)
     even: FloatImage = (gray / np.maximum(surface, 0.3 * middle)).astype(np.float32)
     return even
 
 
 def detect_polarity(gray: FloatImage) -> bool | None:
-    """Return whether the foreground is dark, where most of the image is even.
+    """Return whether the foreground of an evenly lit image [h, w] is dark.
 
-    Args:
-        gray: float32 [h, w] with its illumination corrected.
-
-    Returns:
-        True for dark foreground, False for light; None where it is not obvious: more than 30 % of
-        the pixels differ from the background, or they lie on both sides of it.
+    None where more than 30 % of the pixels differ from the median, or some in either direction.
     """
     sample = gray[:: max(1, gray.shape[0] // 128), :: max(1, gray.shape[1] // 128)]
     difference = sample - np.median(sample)
@@ -166,28 +145,18 @@ def segment_foreground(
 
     The background is a closing (an opening for light foreground) by a square wider than any
     stroke: unlike a blur, it follows the sharp edges of shadows and sheets. Dividing by it makes
-    ink in shadow as strong as ink in light.
-
-    Args:
-        gray: float32 [h, w].
-        is_dark: Whether the foreground is darker than the background.
-        structuring_size: The side of the square as a fraction of the image's longer side.
-
-    Returns:
-        None where nothing rises above the noise.
+    ink in shadow as strong as ink in light. `structuring_size` is the side of the square as a
+    fraction of the image's longer side. None where nothing rises above the noise.
     """
     longer = max(gray.shape)
     smooth = ndimage.gaussian_filter(gray, max(0.6, longer / 600), mode="nearest")
     size = max(3, round(structuring_size * longer))
     # Without the offset the division would amplify noise on black, the usual ground of light ink.
     offset = 0.05 if is_dark else 0.25
-    if is_dark:
-        background = ndimage.grey_closing(smooth, size=(size, size), mode="nearest")
-        difference = (background - smooth) / (background + offset)
-    else:
-        background = ndimage.grey_opening(smooth, size=(size, size), mode="nearest")
-        difference = (smooth - background) / (background + offset)
-    thresholded = hysteresis_threshold(difference)
+    morphology = ndimage.grey_closing if is_dark else ndimage.grey_opening
+    background = morphology(smooth, size=(size, size), mode="nearest")
+    difference = background - smooth if is_dark else smooth - background
+    thresholded = hysteresis_threshold(difference / (background + offset))
     if thresholded is None:
         return None
     intensity, mask, contrast = thresholded
@@ -198,14 +167,10 @@ def segment_foreground(
 
 
 def hysteresis_threshold(difference: FloatImage) -> tuple[FloatImage, Mask, float] | None:
-    """Keep connected regions above a low threshold that also reach a high one.
+    """Keep regions of high difference from the background, down to a low threshold.
 
-    Args:
-        difference: float32 [h, w], contrast with the background.
-
-    Returns:
-        The intensity, float32 [h, w], the mask, and the contrast of the foreground; None where
-        that contrast is too small or below three standard deviations of the background.
+    Returns intensity and mask, as in `Foreground`, and the foreground's contrast; None where that
+    is too small or below three standard deviations of the background.
     """
     ordered = np.sort(difference, axis=None)
     n = ordered.size

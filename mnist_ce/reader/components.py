@@ -48,25 +48,15 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Component:
-    """One connected component of the foreground.
-
-    Args:
-        label: Its number in the array of labels.
-        box: Its bounding box.
-        area: In pixels.
-        stroke_width: The mean in pixels, 2 × area / length of the outline.
-        border_fraction: The fraction of its outline on the image's border.
-        stroke_score: How much it looks like writing whatever its size, in [0, 1].
-        relative_size: (longer side + √area) / longer side of the image.
-    """
+    """One connected component of the foreground."""
 
     label: int
     box: Box
-    area: int
-    stroke_width: float
-    border_fraction: float
-    stroke_score: float
-    relative_size: float
+    area: int  # in pixels
+    stroke_width: float  # in pixels: 2 × area / length of the outline
+    border_fraction: float  # of the outline, on the image's border
+    stroke_score: float  # how much it looks like writing whatever its size, in [0, 1]
+    relative_size: float  # (longer side + √area) / longer side of the image
 
     @property
     def score(self) -> float:
@@ -98,11 +88,7 @@ class DigitCandidate:
 
 
 def find_components(foreground: Foreground) -> tuple[Labels, list[Component]]:
-    """Label the foreground (8-connected) and measure each component.
-
-    Returns:
-        int32 [h, w] of labels, and the components by falling score, those of a few pixels left out.
-    """
+    """Return labels [h, w] (8-connected) and components by falling score, without tiny ones."""
     labels, count = ndimage.label(foreground.mask, np.ones((3, 3)))
     if count == 0:
         return labels, []
@@ -169,13 +155,7 @@ def thinness(mask: Mask) -> float:
 def group_components(
     components: list[Component], labels: Labels, max_gap: float = MAX_GAP_FRACTION
 ) -> list[DigitCandidate]:
-    """Group components into candidates for digits, best first, and leave out clutter.
-
-    Args:
-        components: From `find_components`.
-        labels: int32 [h, w], likewise.
-        max_gap: See `same_digit`.
-    """
+    """Group the result of `find_components` into candidates, best first, without clutter."""
     if not components:
         return []
     components = [c for c in components if not _is_frame(c, components, labels)]
@@ -204,13 +184,9 @@ def group_components(
 def same_digit(a: Component, b: Component, max_gap: float = MAX_GAP_FRACTION) -> bool:
     """Return whether two components are pieces of one digit.
 
-    Pieces of a broken stroke are near each other, and a loose top (of a 5) lies over the rest. Two
-    digits in a row stand side by side and are equally high: for them a third of the gap is allowed.
-
-    Args:
-        a: One component.
-        b: Another.
-        max_gap: As a fraction of the longer side of both together.
+    Pieces of a broken stroke are near each other: `max_gap` is a fraction of the longer side of
+    both together. A loose top (of a 5) lies over the rest. Digits in a row stand side by side and
+    are equally high: for such pairs a third of the gap is allowed.
     """
     down, across = box_gap(a.box, b.box)
     height = max(a.box.bottom, b.box.bottom) - min(a.box.top, b.box.top)
@@ -225,7 +201,7 @@ def same_digit(a: Component, b: Component, max_gap: float = MAX_GAP_FRACTION) ->
 
 
 def box_gap(a: Box, b: Box) -> tuple[int, int]:
-    """Return the vertical and horizontal distance of two boxes; negative where they overlap."""
+    """Return the vertical and horizontal gap of two boxes; negative where they overlap."""
     down = max(a.top, b.top) - min(a.bottom, b.bottom)
     return down, max(a.left, b.left) - min(a.right, b.right)
 

@@ -26,21 +26,13 @@ QUALITY_PENALTY = 2.0
 
 @dataclass(frozen=True)
 class DigitDetector:
-    """Weights of the detector and the threshold that goes with them.
+    """Weights of the detector, float32, and the threshold that goes with them."""
 
-    Args:
-        hidden_weight: float32 [784, hidden].
-        hidden_bias: float32 [hidden].
-        output_weight: float32 [hidden].
-        output_bias: A number.
-        threshold: The lowest score of a digit; at most 1 % of MNIST's digits score less.
-    """
-
-    hidden_weight: NDArray[np.float32]
-    hidden_bias: NDArray[np.float32]
-    output_weight: NDArray[np.float32]
+    hidden_weight: NDArray[np.float32]  # [784, hidden]
+    hidden_bias: NDArray[np.float32]  # [hidden]
+    output_weight: NDArray[np.float32]  # [hidden]
     output_bias: float
-    threshold: float
+    threshold: float  # the lowest score of a digit; at most 1 % of MNIST's digits score less
 
     def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the log-odds, float32 [n], that images, uint8 [n, 28, 28], are digits."""

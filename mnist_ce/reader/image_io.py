@@ -168,9 +168,7 @@ def _from_array(array: NDArray[np.uint8]) -> Image.Image:
 def to_float_image(image: Image.Image) -> FloatImage:
     """Return a decoded image of any mode at working size, with transparency resolved.
 
-    Returns:
-        float32 [height, width, 3], or [height, width, 1] if it has no colour; 0 is black and 1
-        white. A drawing on transparency becomes dark on light.
+    float32 [height, width, 3], or [height, width, 1] if it has no colour; 0 is black, 1 white.
     """
     if has_transparency(image):
         rgba = np.asarray(_resize(image.convert("RGBA")), dtype=np.float32)
@@ -227,14 +225,9 @@ def deep_to_unit(image: Image.Image) -> NDArray[np.float32]:
 def resolve_transparency(rgba: FloatImage) -> FloatImage:
     """Return an image without transparency, whether the drawing is in its alpha or its colours.
 
-    Where the visible parts have one colour, the drawing is the alpha channel itself; else it is in
-    the colours, and transparent parts take the median colour of the rest.
-
-    Args:
-        rgba: float32 [height, width, 4] in [0, 1].
-
-    Returns:
-        float32 [height, width, 1 or 3] in [0, 1]; a drawing in the alpha channel is dark on light.
+    Where the visible parts have one colour, the drawing is the alpha channel itself and becomes
+    dark on light; else it is in the colours, and transparent parts take their median.
+    [height, width, 4] → [height, width, 1 or 3], in [0, 1].
     """
     colours, alpha = rgba[..., :3], rgba[..., 3]
     if float(alpha.min()) > 0.98:
@@ -254,11 +247,7 @@ def resolve_transparency(rgba: FloatImage) -> FloatImage:
 
 
 def draw_stages(stages: Mapping[str, NDArray[np.generic]]) -> Image.Image:
-    """Return the stages of preprocessing side by side in one image, each under its name.
-
-    Args:
-        stages: By name: uint8 [h, w], or bool or float32 [h, w] in [0, 1].
-    """
+    """Return images [h, w], uint8 or in [0, 1], side by side in one, each under its name."""
     width = TILE_PX + GAP_PX
     montage = Image.new("L", (max(1, len(stages)) * width, TILE_PX + CAPTION_PX), 96)
     draw = ImageDraw.Draw(montage)

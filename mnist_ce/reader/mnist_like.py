@@ -24,10 +24,7 @@ def as_mnist_image(image: Image.Image) -> NDArray[np.uint8] | None:
     """Return the pixels of an image that is in MNIST's format already, or its inverse.
 
     Its foreground must be about 20 pixels long and centred by mass; all 60,000 training images
-    pass with room to spare. A drawing on a grid of 28×28 may not, and takes the ordinary way.
-
-    Returns:
-        uint8 [28, 28], the very pixels (or 255 minus them); None for any other image.
+    pass with room to spare. None for any other image, such as a drawing on a grid of 28×28.
     """
     if image.size != (FIELD_SIZE, FIELD_SIZE) or image.mode not in ("1", "L", "P", "RGB"):
         return None
@@ -56,9 +53,6 @@ def resize_to_mnist(image: Image.Image) -> NDArray[np.uint8]:
 
     A 28×28 image keeps its pixels; any other is made gray, padded to a square, resized, and
     inverted where its border is bright, since these datasets are bright on black.
-
-    Returns:
-        uint8 [28, 28].
     """
     if is_deep(image):
         image = Image.fromarray((deep_to_unit(image) * 255).round().astype(np.uint8))
@@ -88,19 +82,7 @@ def _longer_side(mask: Mask) -> int:
     return max(int(np.ptp(np.flatnonzero(mask.any(axis)))) for axis in (0, 1)) + 1
 
 
-def stroke_width(mask: Mask) -> float:
-    """Return the mean width in pixels of the strokes in a mask, bool [h, w].
-
-    Across a bar of w pixels the distances to its edge, 1, 2 … 2, 1, have the mean
-    (w + 2 + 1/w) / 4; the 1/w is left out.
-    """
-    inside = ndimage.distance_transform_edt(np.pad(mask, 1))
-    return 4 * float(inside[inside > 0].mean()) - 2 if mask.any() else 0.0
-
-
-def normalise_stroke_width(
-    intensity: FloatImage, narrowest: float = MIN_STROKE_PX, widest: float = MAX_STROKE_PX
-) -> FloatImage:
+def normalise_stroke_width(intensity: FloatImage) -> FloatImage:
     """Return a digit on a grid of about `WORK_SIDE_PX` with strokes of a usual width.
 
     Strokes out of the usual range are moved to its nearest end by shifting the outline along the
@@ -108,8 +90,6 @@ def normalise_stroke_width(
 
     Args:
         intensity: float32 [h, w] of one digit, 0 outside it, cropped.
-        narrowest: In pixels of MNIST's 20×20 box.
-        widest: Likewise.
 
     Returns:
         float32 [h, w] in [0, 1], 0 in the background.
@@ -133,9 +113,10 @@ def normalise_stroke_width(
     if not mask.any():
         return np.asarray((fine / fine.max()).clip(0, 1), dtype=np.float32)
     inside = ndimage.distance_transform_edt(mask)
-    now = 4 * float(inside[mask].mean()) - 2  # as in `stroke_width`
+    # Across a bar of w pixels the distances 1, 2 … 2, 1 have a mean of about (w + 2) / 4.
+    now = 4 * float(inside[mask].mean()) - 2
     box = _longer_side(mask)
-    target = min(max(now / (box / BOX_SIZE), narrowest), widest)
+    target = min(max(now / (box / BOX_SIZE), MIN_STROKE_PX), MAX_STROKE_PX)
     # Moving the outline by r changes the box too: (now + 2r) : (box + 2r) = target : 20.
     shift = (target * box - BOX_SIZE * now) / (2 * (BOX_SIZE - target))
     if abs(shift) < 0.15 and not extra:

@@ -33,7 +33,7 @@ from mnist_ce.system.errors import UsageError
 SPLIT_MARGIN_NATS = 0.5  # how much more confident several digits must be than one
 TYPICAL_PAIR_ASPECT = 1.25  # width over height of two digits; narrower ones need a larger margin
 CONFIDENCE_WEIGHT = 2.0  # of the network's log-confidence beside the segmentation's log-score
-JSON_FIELDS = ["path", "index", "label", "class_name", "probability", "top_k", "status", "reason"]
+JSON_FIELDS = ("path", "index", "label", "class_name", "probability", "top_k", "status", "reason")
 
 
 @dataclass(frozen=True)
@@ -77,16 +77,16 @@ class Prediction:
     """The prediction for one digit, or the record of an image without one.
 
     Args:
-        path: The image; None where it came as bytes, image or array.
+        path: None where the image came as bytes, image or array.
         index: The digit's place in its image, from the left, counted from 0.
         status: `ok`, `rejected` (no single digit is visible) or `error`.
-        label: The class; None where nothing was found.
-        class_name: The name of the class.
-        probability: The probability of the class.
+        label: None, as class_name and probability, where nothing was found.
+        class_name: What the label stands for.
+        probability: Of the label, as a fraction.
         top_k: The most probable classes, each with label, class_name and probability.
         reason: Why it was rejected or failed.
-        pixels: The network's input, uint8 [28, 28]; None where nothing was found.
-        stages: The image after each stage of preprocessing, if they were wanted.
+        pixels: The network's input, uint8 [28, 28].
+        stages: See `PredictionSettings.keep_stages`.
     """
 
     path: str | None
@@ -226,10 +226,7 @@ class Predictor:
         probabilities = self.trained.objective.probabilities(scaled).numpy()  # [n, classes]
         is_digit = self.trained.reads_digits
         log_odds = load_detector().scores(pixels) if is_digit else np.ones(len(pixels))
-        return [
-            DigitScores(image, row, float(odds))
-            for image, row, odds in zip(pixels, probabilities, log_odds, strict=True)
-        ]
+        return list(map(DigitScores, pixels, probabilities, log_odds.tolist()))
 
     def resolve_hypothesis(
         self, hypothesis: Hypothesis, scores: Iterator[DigitScores]
@@ -249,8 +246,8 @@ class Predictor:
                 continue
             num_found += len(best) - 1
             chosen.extend(best if self.settings.multi else [whole])
-        log_score = math.log(hypothesis.segmentation_score)
-        score = log_score + CONFIDENCE_WEIGHT * mean_log_confidence(chosen)
+        score = CONFIDENCE_WEIGHT * mean_log_confidence(chosen)
+        score += math.log(hypothesis.segmentation_score)
         return ResolvedHypothesis(hypothesis, chosen, num_found, score)
 
     def to_prediction(self, path: str | None, index: int, chosen: ResolvedHypothesis) -> Prediction:
@@ -260,7 +257,8 @@ class Predictor:
         # A network of one output predicts yes above 1/2, as its objective does.
         binary = isinstance(self.trained.objective, Binary)
         label = int(scores.probabilities[1] > 0.5) if binary else int(order[0])
-        reason = self._rejection(scores, float(scores.probabilities[label]), chosen)
+        probability = float(scores.probabilities[label])
+        reason = self._rejection(scores, probability, chosen)
         top = [
             {"label": int(k), "class_name": names[k], "probability": float(scores.probabilities[k])}
             for k in order[: self.settings.top_k]
@@ -271,7 +269,7 @@ class Predictor:
             status="ok" if reason is None else "rejected",
             label=label,
             class_name=names[label],
-            probability=float(scores.probabilities[label]),
+            probability=probability,
             top_k=top,
             reason=reason,
             pixels=scores.pixels,
@@ -285,11 +283,11 @@ class Predictor:
         if chosen.num_found > 1 and not self.settings.multi:
             return f"{chosen.num_found} digits found: --multi reads them all"
         if limit is not None:
-            too_low = f"probability {probability:.3f} is below {limit:g}"
-            return too_low if probability < limit else None
-        quality = chosen.hypothesis.foreground_quality
-        is_odd = scores.log_odds < adjusted_threshold(self.threshold, quality)
-        return "does not look like a digit" if is_odd and self.trained.reads_digits else None
+            too_low = probability < limit
+            return f"probability {probability:.3f} is below {limit:g}" if too_low else None
+        required = adjusted_threshold(self.threshold, chosen.hypothesis.foreground_quality)
+        unlike = self.trained.reads_digits and scores.log_odds < required
+        return "does not look like a digit" if unlike else None
 
 
 def choose(hypotheses: Sequence[ResolvedHypothesis]) -> ResolvedHypothesis:

@@ -19,12 +19,7 @@ MAX_VOTING_PIXELS = 5_000  # bounds the time of the vote on a slope
 
 
 def erase_lines(gray: FloatImage, foreground: Foreground) -> FloatImage | None:
-    """Return the image with its printed lines painted over, or None where it has none.
-
-    Args:
-        gray: float32 [h, w] with its illumination corrected.
-        foreground: The foreground of this image.
-    """
+    """Return an evenly lit image with its printed lines painted over, or None without lines."""
     mask = foreground.mask
     level, upright = find_lines(mask), find_lines(_transpose(mask))
     if level is None and upright is None:
@@ -46,17 +41,11 @@ def erase_lines(gray: FloatImage, foreground: Foreground) -> FloatImage | None:
 
 
 def find_lines(mask: Mask) -> Mask | None:
-    """Find the bands of nearly horizontal lines across the image.
+    """Return the bands of nearly horizontal lines across the image, with what crosses them.
 
     A line is a run of rows, sheared by at most 5°, with foreground nearly all the way from the
-    left edge to the right, and no thicker than a pen. If all lines lie close to the upper or lower
-    edge, none is reported: one may be the bar of a digit.
-
-    Args:
-        mask: bool [h, w], the foreground.
-
-    Returns:
-        bool [h, w], the whole bands, with what crosses them; None where there are no lines.
+    left edge to the right, and no thicker than a pen. None if there are no lines, or all of them
+    lie close to the upper or lower edge, where one may be the bar of a digit.
     """
     height, width = mask.shape
     pad = math.ceil(float(LINE_SLOPES.max()) * width / 2) + 1  # rows that shearing adds
@@ -98,10 +87,7 @@ def find_lines(mask: Mask) -> Mask | None:
 
 
 def _spans_width(mask: Mask, reach: int) -> bool:
-    """Whether foreground spans the width within `reach` rows of some row, as at every line.
-
-    A cheap test that spares most images the vote on a slope.
-    """
+    # A cheap necessary condition, which spares most images the vote on a slope.
     height = len(mask)
     above = np.zeros((height + 1, mask.shape[1]), dtype=np.int16)  # foreground above each row
     np.cumsum(mask, axis=0, dtype=np.int16, out=above[1:])
@@ -111,7 +97,7 @@ def _spans_width(mask: Mask, reach: int) -> bool:
 
 
 def _crossings(bands: Mask, strokes: Mask) -> Mask:
-    """Where strokes continue both above and below a horizontal band, perhaps a little aside."""
+    """Return where strokes continue above and below a horizontal band, perhaps a little aside."""
     outside = strokes & ~bands
     num_bands = max(1, ndimage.label(bands[:, 0])[1])
     reach = max(2, int(bands.sum(axis=0).max()) // num_bands) + 2  # their mean thickness, and 2

@@ -51,33 +51,23 @@ WHOLE_IMAGE = Box(0, 0, FIELD_SIZE, FIELD_SIZE)
 
 @dataclass(frozen=True)
 class Digit:
-    """One digit of an image.
+    """One digit in MNIST's format, with the ways to take it for several digits that touch."""
 
-    Args:
-        pixels: uint8 [28, 28] in MNIST's format.
-        box: At the working size of the image.
-        splits: The ways to take it for several digits that touch, each from left to right.
-    """
-
-    pixels: NDArray[np.uint8]
-    box: Box = WHOLE_IMAGE
-    splits: tuple[tuple[Digit, ...], ...] = ()
+    pixels: NDArray[np.uint8]  # [28, 28]
+    box: Box = WHOLE_IMAGE  # at the working size of the image
+    splits: tuple[tuple[Digit, ...], ...] = ()  # each from left to right
 
 
 @dataclass
 class Hypothesis:
     """One way to segment an image.
 
-    Args:
-        digits: From left to right; one of them unless several were wanted.
-        num_found: How many digits there seem to be.
-        segmentation_score: How much the foreground looks like writing, to compare hypotheses.
-        foreground_quality: The same whatever the size of the writing, in [0, 1]: low where edges
-            are soft, along the border, or where much else could be foreground.
-        stages: Only where they were wanted.
+    The segmentation score says how much the foreground looks like writing, to compare hypotheses.
+    Its quality says the same whatever the size of the writing, in [0, 1]: it is low where edges
+    are soft, along the border, or where much else could be foreground.
     """
 
-    digits: list[Digit]
+    digits: list[Digit]  # from left to right; one unless several were wanted
     num_found: int = 1
     segmentation_score: float = 1.0
     foreground_quality: float = 1.0
@@ -116,13 +106,8 @@ def hypotheses(
     There are up to four: dark foreground on light or light on dark, where either is possible, and
     for each a digit of near components or of more distant ones. The network decides among them.
 
-    Args:
-        image: From `open_image`.
-        multi: Look for a row of digits.
-        stages: A dictionary that takes the first stage; the hypotheses then have all of theirs.
-
-    Returns:
-        An empty list where there is no foreground.
+    With `multi` they hold rows of digits. If `stages` is given, it takes the stage before any
+    foreground is found, and each hypothesis keeps all of its stages.
     """
     pixels = as_mnist_image(image)
     if pixels is not None:
@@ -158,11 +143,7 @@ def segment(
 ) -> Segmentation | None:
     """Segment the foreground of one polarity into candidates; None where there is none.
 
-    Args:
-        gray: float32 [h, w] with its illumination corrected.
-        is_dark: Whether the foreground is darker than the background.
-        structuring_size: See `segment_foreground`.
-        max_gap: See `same_digit`.
+    The parameters are those of `segment_foreground` and `same_digit`.
     """
     foreground = segment_foreground(gray, is_dark, structuring_size)
     if foreground is None:
@@ -177,8 +158,7 @@ def segment(
 def merge_distant(found: Segmentation) -> Segmentation | None:
     """Return the segmentation whose best candidate takes in distant components, if there are any.
 
-    Whether they are a badly broken digit or a whole one beside something else is left to the
-    network.
+    The network decides whether it is a badly broken digit or a whole one beside something else.
     """
     candidates = group_components(found.components, found.labels, MAX_GAP_RELAXED_FRACTION)
     if len(candidates[0].components) == len(found.candidates[0].components):
@@ -216,12 +196,8 @@ def extract_digits(found: Segmentation, multi: bool, stages: Stages | None = Non
         refined = refine(found, best)
         crops = [_crop_digit(refined, refined.candidates[0])]
     explained = sum(candidate.score for candidate in line) / found.total_score
-    hypothesis = Hypothesis(
-        digits=[digit for digit, _ in crops],
-        num_found=len(line),
-        segmentation_score=found.score,
-        foreground_quality=best.stroke_score * explained,
-    )
+    quality = best.stroke_score * explained
+    hypothesis = Hypothesis([digit for digit, _ in crops], len(line), found.score, quality)
     if stages is not None:
         hypothesis.stages = stages | {"even": found.gray / 1.3}
         hypothesis.stages["ink"] = found.foreground.intensity.clip(0, 1)
@@ -257,8 +233,7 @@ def _crop_digit(found: Segmentation, candidate: DigitCandidate) -> tuple[Digit, 
     wanted[[c.label for c in candidate.components]] = True
     # One pixel around the mask keeps the soft rim of the strokes.
     near = ndimage.binary_dilation(wanted[found.labels[where]], np.ones((3, 3)))
-    intensity = np.where(near, found.foreground.intensity[where], 0).clip(0, 1.2)
-    intensity = intensity.astype(np.float32)
+    intensity = np.where(near, found.foreground.intensity[where], 0).clip(0, 1.2).astype(np.float32)
     strokes = normalise_stroke_width(intensity)
     splits = tuple(
         tuple(Digit(fit_glyph(normalise_stroke_width(piece)), candidate.box) for piece in pieces)
@@ -272,10 +247,7 @@ def split_touching_digits(intensity: FloatImage) -> Iterator[list[FloatImage]]:
     """Yield the ways to split a wide digit into two or more, from left to right.
 
     The cuts are upright, through the columns with the least foreground near where digits of equal
-    width would end. Which way is right, if any, is left to the network.
-
-    Args:
-        intensity: float32 [h, w], cropped.
+    width would end. The network decides which way is right, if any.
     """
     height, width = intensity.shape
     if width < MIN_SPLIT_ASPECT * height:
