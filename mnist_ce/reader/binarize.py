@@ -127,7 +127,7 @@ def correct_illumination(gray: FloatImage) -> FloatImage:
 def detect_polarity(gray: FloatImage) -> bool | None:
     """Return whether the foreground of an evenly lit image [h, w] is dark.
 
-    None where more than 30 % of the pixels differ from the median, or some in either direction.
+    None where more than 30 % of the pixels differ clearly from the median, or do so on both sides.
     """
     sample = gray[:: max(1, gray.shape[0] // 128), :: max(1, gray.shape[1] // 128)]
     difference = sample - np.median(sample)

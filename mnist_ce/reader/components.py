@@ -208,8 +208,7 @@ def box_gap(a: Box, b: Box) -> tuple[int, int]:
 
 def _is_frame(component: Component, components: list[Component], labels: Labels) -> bool:
     """Whether a component is a printed box around a digit: large, mostly empty, four sides."""
-    height, width = labels.shape
-    box = component.box
+    (height, width), box = labels.shape, component.box
     return (
         box.height > 0.5 * height
         and box.width > 0.5 * width

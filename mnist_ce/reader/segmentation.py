@@ -62,9 +62,9 @@ class Digit:
 class Hypothesis:
     """One way to segment an image.
 
-    The segmentation score says how much the foreground looks like writing, to compare hypotheses.
-    Its quality says the same whatever the size of the writing, in [0, 1]: it is low where edges
-    are soft, along the border, or where much else could be foreground.
+    Both scores measure how much the foreground looks like writing: `segmentation_score`, which
+    grows with its size, to compare hypotheses; `foreground_quality` in [0, 1] whatever its size,
+    low where edges are soft, along the border, or where much else could be foreground.
     """
 
     digits: list[Digit]  # from left to right; one unless several were wanted
@@ -104,9 +104,8 @@ def hypotheses(
     """Return what an image may show, the best segmentation first.
 
     There are up to four: dark foreground on light or light on dark, where either is possible, and
-    for each a digit of near components or of more distant ones. The network decides among them.
-
-    With `multi` they hold rows of digits. If `stages` is given, it takes the stage before any
+    for each a digit of near components or of more distant ones; with `multi` up to two, of rows of
+    digits. The network decides among them. If `stages` is given, it takes the stage before any
     foreground is found, and each hypothesis keeps all of its stages.
     """
     pixels = as_mnist_image(image)
