@@ -35,8 +35,9 @@ from pictures import training_images
 
 from mnist_ce.config import resolve_config
 from mnist_ce.data.synthetic.generate import generate
-from mnist_ce.reader import find_digits, open_picture
-from mnist_ce.reader.detector import FILE, Detector, demanded, load_detector
+from mnist_ce.reader.detector import FILE, DigitDetector, adjusted_threshold, load_detector
+from mnist_ce.reader.image_io import open_image
+from mnist_ce.reader.segmentation import hypotheses
 
 NUM_HIDDEN = 256
 REJECTED_DIGITS = 0.006  # of the held-out digits, where 1 % is allowed
@@ -87,14 +88,14 @@ class Task:
 
 
 def readings_of(task: Task) -> list[list[tuple[Glyphs, float]]]:
-    """Of each picture, each reading's first glyph, uint8 [28, 28], and its soundness."""
+    """Of each image, each hypothesis's first digit, uint8 [28, 28], and its foreground quality."""
     make = maker(task.kind, task.data_dir, held_out=task.held_out)
     name = zlib.crc32(task.kind.encode())
     found = []
     for number in task.numbers:
         picture = make(np.random.default_rng([name, task.held_out, number]))
-        readings = find_digits(open_picture(picture))
-        found.append([(r.digits[0].glyph, r.soundness) for r in readings])
+        options = hypotheses(open_image(picture))
+        found.append([(h.digits[0].pixels, h.foreground_quality) for h in options])
     return found
 
 
@@ -187,7 +188,7 @@ def fit_and_save(data_dir: Path, count: int, epochs: int) -> None:
         "output_bias": state["2.bias"][0],
     }
     plain = {name: array.astype(np.float32) for name, array in weights.items()}
-    detector = Detector(
+    detector = DigitDetector(
         plain["hidden_weight"],
         plain["hidden_bias"],
         plain["output_weight"],
@@ -208,7 +209,7 @@ def measure(data_dir: Path, count: int) -> dict[str, float]:
             return True
         glyph, soundness = readings[0]
         score = float(detector.scores(glyph[None])[0])
-        return score < demanded(detector.threshold, soundness)
+        return score < adjusted_threshold(detector.threshold, soundness)
 
     counts = {f"hard {kind}": count // 4 for kind in HARD_KINDS}
     counts |= dict.fromkeys(nondigits.KINDS, count)

@@ -21,7 +21,7 @@ from mnist_ce.cli.config_docs import config_text
 from mnist_ce.config import parse_assignments, resolve_config
 from mnist_ce.data.idx import idx_header, read_idx
 from mnist_ce.network.model import MLP
-from mnist_ce.reader.image_io import open_picture, to_planes
+from mnist_ce.reader.image_io import open_image, to_float_image
 from mnist_ce.runs.checkpoint import load_state_dict, model_from
 from mnist_ce.runs.load_model import load_model
 from mnist_ce.runs.records import FORMAT_VERSION
@@ -131,7 +131,7 @@ def _parse_idx(folder: Path, content: bytes) -> object:
 
 
 def _parse_picture(folder: Path, content: bytes) -> object:
-    return to_planes(open_picture(_written(folder, "x.png", content)))
+    return to_float_image(open_image(_written(folder, "x.png", content)))
 
 
 def _pictures() -> list[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import json as json_module
 import os
@@ -22,9 +23,8 @@ from mnist_ce.system.files import one_line
 if TYPE_CHECKING:
     from mnist_ce.reader.predict import Prediction
 
-FIELDS = ("path", "index", "label", "class_name", "probability", "top_k", "status", "reason")
-MANY = 200  # pictures from which starting processes and drawing a bar pays
-MAX_STEM_BYTES = 200  # of 255 that a name may have
+MANY = 200  # images from which processes and a progress bar are worth their start
+MAX_STEM_BYTES = 200  # of 255 that a file name may have
 
 
 def predict(
@@ -32,7 +32,7 @@ def predict(
         list[str],
         typer.Argument(
             metavar="IMAGE...",
-            help="Pictures, folders (without those inside), glob patterns, or - for stdin.",
+            help="Images, folders (without subfolders), glob patterns, or - for stdin.",
             show_default=False,
         ),
     ],
@@ -40,14 +40,14 @@ def predict(
     multi: Annotated[
         bool, typer.Option("--multi", help="Read every digit of a row, from left to right.")
     ] = False,
-    top_k: Annotated[int, typer.Option(min=1, help="Likeliest classes to list.")] = 3,
+    top_k: Annotated[int, typer.Option(min=1, help="Most probable classes to list.")] = 3,
     min_confidence: Annotated[
         float | None,
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Reject answers less probable than this, in place of what does not look like "
-            "a digit.",
+            help="Reject predictions less probable than this, in place of what does not look "
+            "like a digit.",
             show_default="reject what does not look like a digit",
         ),
     ] = None,
@@ -56,12 +56,12 @@ def predict(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
     save_inputs: Annotated[
         Path | None,
-        typer.Option(help="Write what the network saw, 28×28 PNGs.", metavar="DIR"),
+        typer.Option(help="Write the network's inputs, 28×28 PNGs.", metavar="DIR"),
     ] = None,
     stages: Annotated[
         Path | None,
         typer.Option(
-            help="Write a strip of every stage as a PNG, one per picture (a file for one picture).",
+            help="Write the stages of preprocessing as one PNG per image (a file for one image).",
             metavar="DIR or FILE",
         ),
     ] = None,
@@ -73,67 +73,83 @@ def predict(
         int,
         typer.Option(
             min=0,
-            help=f"CPU threads; from {MANY} pictures on, processes. 0: as many as cores.",
+            help=f"CPU threads; from {MANY} images on, processes. 0: as many as cores.",
             metavar="N",
         ),
     ] = 0,
 ) -> None:
-    """Read the digits in pictures: scans, photographs, drawings.
+    """Read the digits in images: scans, photographs, drawings.
 
-    A picture that shows no single digit is told as rejected; that is an answer
-    (exit code 0). One that cannot be read is named on stderr (exit code 1).
+    An image that shows no single digit is reported as rejected (exit code 0). One
+    that cannot be read is named on stderr (exit code 1).
 
     Examples:
 
       mnist-ce predict photo.jpg
 
-      mnist-ce predict scans/ --csv > answers.csv
+      mnist-ce predict scans/ --csv > predictions.csv
 
       mnist-ce predict postcode.png --multi
     """
     if json + jsonl + as_csv > 1:
         raise typer.BadParameter("choose one of --json, --jsonl and --csv")
-    # NumPy reads this when it is imported. Its products here are small, and the cores the workers'.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from mnist_ce.reader import Workers, find_pictures
+    with _one_blas_thread():
+        from mnist_ce.reader.image_io import find_images
+        from mnist_ce.reader.pool import PreprocessPool
 
-    sources = list(find_pictures(images))
-    many = len(sources) >= MANY
-    with Workers((threads or os.cpu_count() or 1) if many else 1) as workers:
-        from mnist_ce.reader.predict import predict_each
-        from mnist_ce.runs.load_model import load_model
-        from mnist_ce.system.device import use_threads
+        sources = list(find_images(images))
+        many = len(sources) >= MANY
+        with PreprocessPool((threads or os.cpu_count() or 1) if many else 1) as pool:
+            from mnist_ce.reader.predict import PredictionSettings, predict_each
+            from mnist_ce.runs.load_model import load_model
+            from mnist_ce.system.device import use_threads
 
-        trained = load_model(checkpoint, output)
-        note(f"checkpoint {trained.path}")
-        with use_threads(1 if many else threads):
-            records = predict_each(
-                (sys.stdin.buffer.read() if path is None else path for path in sources),
-                checkpoint=trained,
+            trained = load_model(checkpoint, output)
+            note(f"checkpoint {trained.path}")
+            settings = PredictionSettings(
                 top_k=top_k,
                 multi=multi,
                 min_confidence=min_confidence,
                 input_mean=input_mean,
                 input_std=input_std,
                 device=device,
-                workers=workers,
                 keep_stages=stages is not None,
             )
-            if save_inputs is not None or stages is not None:
-                records = _saving(records, save_inputs, stages, single=len(sources) == 1)
-            records = _watched(records, len(sources) if many and is_terminal() else 0)
-            num_errors = _print(records, json=json, jsonl=jsonl, as_csv=as_csv)
+            contents = (sys.stdin.buffer.read() if path is None else path for path in sources)
+            with use_threads(1 if many else threads):
+                records = predict_each(contents, trained, settings, pool)
+                if save_inputs is not None or stages is not None:
+                    records = _saving(records, save_inputs, stages, single=len(sources) == 1)
+                records = _with_progress(records, len(sources) if many and is_terminal() else 0)
+                num_errors = _print(records, json=json, jsonl=jsonl, as_csv=as_csv)
     if num_errors:
         raise typer.Exit(1)
 
 
-def _watched(records: Iterator[Prediction], total: int) -> Iterator[Prediction]:
-    """Name what could not be read on stderr, and draw a bar over a long list (`total` > 0)."""
+@contextlib.contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Give NumPy's OpenBLAS, which reads this when it is loaded, one thread unless the user chose.
+
+    Its products here are small, and the cores belong to torch and to the pool's processes, which
+    inherit the variable.
+    """
+    name = "OPENBLAS_NUM_THREADS"
+    before = os.environ.get(name)
+    os.environ.setdefault(name, "1")
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+
+
+def _with_progress(records: Iterator[Prediction], total: int) -> Iterator[Prediction]:
+    """Report what cannot be read on stderr, and draw a progress bar if `total` > 0."""
     bar: Any = None
     if total:
         from tqdm import tqdm
 
-        bar = tqdm(total=total, unit=" pictures", leave=False, dynamic_ncols=True)
+        bar = tqdm(total=total, unit=" images", leave=False, dynamic_ncols=True)
     try:
         for record in records:
             if record.path is None:
@@ -153,16 +169,15 @@ def _watched(records: Iterator[Prediction], total: int) -> Iterator[Prediction]:
 def _saving(
     records: Iterator[Prediction], inputs: Path | None, stages: Path | None, *, single: bool
 ) -> Iterator[Prediction]:
-    """Write what the network saw and the strips of stages, numbered so that no name collides."""
+    """Write the network's inputs and the stages, numbered so that no name collides."""
     from PIL import Image
 
-    from mnist_ce.reader import draw_strip
-    from mnist_ce.reader.expand_paths import SUFFIXES
+    from mnist_ce.reader.image_io import SUFFIXES, draw_stages
 
     one_file = stages is not None and single and stages.suffix.lower() == ".png"
     if stages is not None and not one_file and stages.suffix.lower() in SUFFIXES:
         raise UsageError(
-            f"--stages {stages}: name a folder, or for one picture a file that is a .png"
+            f"--stages {stages}: name a folder, or for one image a file that is a .png"
         )
     for option, folder in (("--save-inputs", inputs), ("--stages", None if one_file else stages)):
         if folder is not None:
@@ -175,22 +190,18 @@ def _saving(
     number = 0
     for record in records:
         number += record.index == 0
-        stem = f"{number:05d}-{_cut(Path(record.path or '-').stem)}"
-        if inputs is not None and record.glyph is not None:
-            Image.fromarray(record.glyph).save(inputs / f"{stem}-{record.index}.png")
+        name = os.fsencode(Path(record.path or "-").stem)[:MAX_STEM_BYTES]
+        stem = f"{number:05d}-{name.decode('utf-8', 'ignore')}"
+        if inputs is not None and record.pixels is not None:
+            Image.fromarray(record.pixels).save(inputs / f"{stem}-{record.index}.png")
         if stages is not None and record.stages:
-            strip = draw_strip(record.stages)
-            strip.save(stages if one_file else stages / f"{stem}-stages.png", "PNG")
+            path = stages if one_file else stages / f"{stem}-stages.png"
+            draw_stages(record.stages).save(path, "PNG")
         yield record
 
 
-def _cut(stem: str) -> str:
-    """Return as much of a name as leaves room for more in a file's name."""
-    return os.fsencode(stem)[:MAX_STEM_BYTES].decode("utf-8", "ignore")
-
-
 def _print(records: Iterator[Prediction], *, json: bool, jsonl: bool, as_csv: bool) -> int:
-    """Print the records as they come, one at least, and return the number of errors."""
+    """Print the records as they come and return the number of errors."""
     encoding = codecs.lookup(sys.stdout.encoding or "utf-8").name
     if hasattr(sys.stdout, "reconfigure"):  # names of files need not be valid text
         errors = "surrogateescape" if encoding == "utf-8" else "backslashreplace"
@@ -199,10 +210,10 @@ def _print(records: Iterator[Prediction], *, json: bool, jsonl: bool, as_csv: bo
     table = csv.writer(sys.stdout, lineterminator="\n")
     try:
         for record in records:
-            if as_csv and not num_printed:
-                table.writerow(FIELDS)
             num_errors += record.status == "error"
             row = record.to_dict()
+            if as_csv and not num_printed:
+                table.writerow(row)
             if json or jsonl:
                 text = _json(row, encoding)
                 before = ",\n" if num_printed else "[\n"
@@ -211,11 +222,11 @@ def _print(records: Iterator[Prediction], *, json: bool, jsonl: bool, as_csv: bo
                 row["top_k"] = " ".join(
                     f"{k['label']}:{k['probability']:.6f}" for k in row["top_k"]
                 )
-                table.writerow(["" if row[field] is None else row[field] for field in FIELDS])
+                table.writerow(row.values())  # None becomes an empty cell
             else:
                 sys.stdout.write(_line(record) + "\n")
             num_printed += 1
-    finally:  # what was printed before an error is still a whole document
+    finally:  # valid JSON even if an error comes between
         if json and num_printed:
             sys.stdout.write("\n]\n")
         sys.stdout.flush()
@@ -223,7 +234,7 @@ def _print(records: Iterator[Prediction], *, json: bool, jsonl: bool, as_csv: bo
 
 
 def _json(row: dict[str, Any], encoding: str) -> str:
-    """Return a record as JSON; letters that the output cannot show are escaped."""
+    """Return a record as JSON; characters that the output cannot encode are escaped."""
     text = json_module.dumps(row, ensure_ascii=False, allow_nan=False)
     try:
         text.encode(encoding)

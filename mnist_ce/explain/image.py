@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mnist_ce.explain.loss_table import LossTable, loss_table
 from mnist_ce.network.objective import Binary
-from mnist_ce.reader import Picture
+from mnist_ce.reader.image_io import ImageSource
 from mnist_ce.reader.predict import predict
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.system.errors import CheckpointError, ImageError, UsageError
@@ -60,7 +60,7 @@ class ImageExplanation:
 
 
 def explain_image(
-    image: Picture,
+    image: ImageSource,
     target: str | int | None = None,
     *,
     checkpoint: str | Path | TrainedModel | None = None,
@@ -160,15 +160,17 @@ def _logits(trained: TrainedModel, ink: torch.Tensor) -> torch.Tensor:
     return logits
 
 
-def _read(image: Picture, name: str, trained: TrainedModel) -> tuple[NDArray[np.uint8], list[str]]:
-    scale = {"input_mean": trained.input_mean, "input_std": trained.input_std}
-    record = predict([image], checkpoint=trained, **scale)[0]
+def _read(
+    image: ImageSource, name: str, trained: TrainedModel
+) -> tuple[NDArray[np.uint8], list[str]]:
+    mean, std = trained.input_mean, trained.input_std
+    record = predict([image], checkpoint=trained, input_mean=mean, input_std=std)[0]
     if record.status == "error":
         raise ImageError(str(record.reason))
-    if record.glyph is None:
+    if record.pixels is None:
         raise ImageError(f"{name} cannot be explained: {record.reason}")
     notes = [] if record.reason is None else [f"predict rejects this image: {record.reason}."]
-    return record.glyph, notes
+    return record.pixels, notes
 
 
 def _find_class(target: str, trained: TrainedModel) -> int:

@@ -1,79 +1,38 @@
-"""Which connected pieces of ink make up a digit, and which are dirt, edges or other digits."""
+"""Connected components of the foreground, and which of them form a digit."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mnist_ce.reader.binarize import Ink
-from mnist_ce.reader.stroke_width import outline
+from mnist_ce.reader.binarize import Foreground, Mask, outline
 
 Labels: TypeAlias = NDArray[np.int32]
 
-__all__ = ["NEAR", "Group", "Part", "find_parts", "group_parts"]
+MAX_COMPONENTS = 400  # the largest ones; bounds the time for noise
+MIN_AREA_PX = 4
+MAX_GAP_FRACTION = 0.12  # between pieces of a broken digit, of the longer side of both together
 
-MAX_PARTS = 400
-NEAR = 0.12  # how far apart the pieces of a broken digit are; see `belong`
 
+class Box(NamedTuple):
+    """A bounding box in pixels; bottom and right are exclusive."""
 
-@dataclass(frozen=True)
-class Part:
-    """One connected piece of ink.
-
-    Args:
-        label: Its number in the labelled picture.
-        top: First row, and so on: bottom and right are exclusive.
-        left: First column.
-        bottom: Behind the last row.
-        right: Behind the last column.
-        area: In pixels.
-        stroke: Mean width of its lines in pixels, 2 × area / outline.
-        touch: The share of its outline that lies on the picture's border.
-        level: Its mean ink level.
-        likeness: How much it looks like writing whatever its size, in [0, 1].
-        span: Its size over the picture's: (longer side + √area) / longer side.
-    """
-
-    label: int
     top: int
     left: int
     bottom: int
     right: int
-    area: int
-    stroke: float
-    touch: float
-    level: float
-    likeness: float
-    span: float
 
     @property
-    def score(self) -> float:
-        """How much it looks like (a piece of) the digit that the picture shows."""
-        return self.likeness * self.span
-
-    @property
-    def rows(self) -> slice:
-        """The rows of its box."""
-        return slice(self.top, self.bottom)
-
-    @property
-    def columns(self) -> slice:
-        """The columns of its box."""
-        return slice(self.left, self.right)
-
-    @property
-    def height(self) -> int:
-        """In pixels."""
+    def height(self) -> int:  # noqa: D102
         return self.bottom - self.top
 
     @property
-    def width(self) -> int:
-        """In pixels."""
+    def width(self) -> int:  # noqa: D102
         return self.right - self.left
 
     @property
@@ -81,101 +40,108 @@ class Part:
         """The longer side."""
         return max(self.height, self.width)
 
+    def slices(self, margin: int = 0) -> tuple[slice, slice]:
+        """Return the rows and columns of the box and a margin."""
+        rows = slice(max(0, self.top - margin), self.bottom + margin)
+        return rows, slice(max(0, self.left - margin), self.right + margin)
 
-@dataclass
-class Group:
-    """The parts of one digit."""
 
-    parts: list[Part] = field(default_factory=list)
+@dataclass(frozen=True)
+class Component:
+    """One connected component of the foreground."""
 
-    @property
-    def box(self) -> tuple[int, int, int, int]:
-        """(top, left, bottom, right), the latter two exclusive."""
-        return (
-            min(p.top for p in self.parts),
-            min(p.left for p in self.parts),
-            max(p.bottom for p in self.parts),
-            max(p.right for p in self.parts),
-        )
+    label: int
+    box: Box
+    area: int  # in pixels
+    stroke_width: float  # in pixels: 2 × area / length of the outline
+    border_fraction: float  # of the outline, on the image's border
+    stroke_score: float  # how much it looks like writing whatever its size, in [0, 1]
+    relative_size: float  # (longer side + √area) / longer side of the image
 
     @property
     def score(self) -> float:
-        """The sum of the parts' scores."""
-        return sum(p.score for p in self.parts)
+        """How much it looks like (a piece of) the digit that the image shows."""
+        return self.stroke_score * self.relative_size
+
+
+@dataclass(frozen=True)
+class DigitCandidate:
+    """The components of one digit."""
+
+    components: list[Component]
 
     @property
-    def likeness(self) -> float:
-        """The mean likeness of the parts, the large ones counting more."""
-        return self.score / sum(p.span for p in self.parts)
+    def box(self) -> Box:
+        """The bounding box of all components."""
+        tops, lefts, bottoms, rights = zip(*(c.box for c in self.components), strict=True)
+        return Box(min(tops), min(lefts), max(bottoms), max(rights))
 
     @property
-    def area(self) -> int:
-        """In pixels of ink."""
-        return sum(p.area for p in self.parts)
+    def score(self) -> float:
+        """The sum of the components' scores."""
+        return sum(c.score for c in self.components)
 
     @property
-    def size(self) -> int:
-        """The longer side of the box."""
-        top, left, bottom, right = self.box
-        return max(bottom - top, right - left)
+    def stroke_score(self) -> float:
+        """The mean stroke score, weighted by size."""
+        return self.score / sum(c.relative_size for c in self.components)
 
 
-def find_parts(ink: Ink) -> tuple[Labels, list[Part]]:
-    """Label the connected ink and measure each piece.
-
-    Returns:
-        int32 [h, w] of labels, and the parts from the best to the worst score, dirt left out.
-    """
-    labels, count = ndimage.label(ink.mask, np.ones((3, 3)))
+def find_components(foreground: Foreground) -> tuple[Labels, list[Component]]:
+    """Return labels [h, w] (8-connected) and components by falling score, without tiny ones."""
+    labels, count = ndimage.label(foreground.mask, np.ones((3, 3)))
     if count == 0:
         return labels, []
     height, width = labels.shape
-    areas = np.bincount(labels.ravel(), minlength=count + 1)
-    areas[0] = 0
-    edge = outline(ink.mask)
-    outlines = np.bincount(labels[edge], minlength=count + 1)
-    supports = np.bincount(labels[edge], ink.edges[edge], minlength=count + 1)
-    rim = np.concatenate([labels[0], labels[-1], labels[1:-1, 0], labels[1:-1, -1]])
-    touches = np.bincount(rim, minlength=count + 1)
-    sums = np.bincount(labels.ravel(), ink.levels.ravel(), minlength=count + 1)
+    edge = outline(foreground.mask)
+    border = np.concatenate([labels[0], labels[-1], labels[1:-1, 0], labels[1:-1, -1]])
+    n = count + 1
+    areas = np.bincount(labels.ravel(), minlength=n)
+    outlines = np.maximum(np.bincount(labels[edge], minlength=n), 1)
+    border_fractions = np.bincount(border, minlength=n) / outlines
+    sharpness = np.bincount(labels[edge], foreground.edges[edge], minlength=n) / outlines
+    intensities = np.bincount(labels.ravel(), foreground.intensity.ravel(), minlength=n)
     boxes = ndimage.find_objects(labels)
-    wanted = np.argsort(areas[1:])[::-1][:MAX_PARTS] + 1
-    longer = max(height, width)
-    parts: list[Part] = []
-    for label in wanted:
+    components: list[Component] = []
+    for label in np.argsort(areas[1:])[::-1][:MAX_COMPONENTS] + 1:
         area = int(areas[label])
-        if area < 4:
+        if area < MIN_AREA_PX:
             break
         rows, columns = boxes[label - 1]
-        size = max(rows.stop - rows.start, columns.stop - columns.start)
-        stroke = 2 * area / max(1, int(outlines[label]))
-        touch = touches[label] / max(1, int(outlines[label]))
-        support = supports[label] / max(1, int(outlines[label]))
-        off = np.hypot(
-            (rows.start + rows.stop) / 2 / height - 0.5,
-            (columns.start + columns.stop) / 2 / width - 0.5,
+        box = Box(rows.start, columns.start, rows.stop, columns.stop)
+        stroke_width = 2 * area / int(outlines[label])
+        border_fraction = float(border_fractions[label])
+        off_centre = np.hypot(
+            (box.top + box.bottom) / 2 / height - 0.5, (box.left + box.right) / 2 / width - 0.5
         )
-        level = sums[label] / area
-        likeness = (
-            min(1.0, (0.22 * size / stroke) ** 3)  # a blob is no stroke
-            * (slimness(labels[rows, columns] == label) if len(parts) < 5 else 1.0)
-            * support**2
-            * (1 - 0.6 * off)
-            * (1 - min(0.9, 4 * touch))
-            * min(1.0, level) ** 0.5
+        # Each factor lowers the score for one kind of clutter: blobs (a stroke is long for its
+        # width; two measures, the slower one for the five largest), soft shadows (their edges are
+        # not sharp), and dirt away from the centre, along the border or fainter than the rest.
+        stroke_score = (
+            min(1.0, (0.22 * box.size / stroke_width) ** 3)
+            * (thinness(labels[rows, columns] == label) if len(components) < 5 else 1.0)
+            * sharpness[label] ** 2
+            * (1 - 0.6 * off_centre)
+            * (1 - min(0.9, 4 * border_fraction))
+            * min(1.0, intensities[label] / area) ** 0.5
         )
-        parts.append(
-            Part(
-                int(label), rows.start, columns.start, rows.stop, columns.stop, area, stroke,
-                float(touch), float(level), float(likeness), (size + area**0.5) / longer,
+        components.append(
+            Component(
+                label=int(label),
+                box=box,
+                area=area,
+                stroke_width=stroke_width,
+                border_fraction=border_fraction,
+                stroke_score=float(stroke_score),
+                relative_size=(box.size + area**0.5) / max(height, width),
             )
-        )  # fmt: skip
-    parts.sort(key=lambda part: -part.score)
-    return labels, parts
+        )
+    components.sort(key=lambda component: -component.score)
+    return labels, components
 
 
-def slimness(mask: NDArray[np.bool_]) -> float:
-    """1 for what is made of lines, down to 0.1 for what holds a square of half its size."""
+def thinness(mask: Mask) -> float:
+    """Return 1 for a shape made of lines, down to 0.1 where a square of half its size fits in."""
     side = max(mask.shape)
     step = max(1, side // 60)
     small = mask[::step, ::step]
@@ -186,92 +152,74 @@ def slimness(mask: NDArray[np.bool_]) -> float:
     return 1.0
 
 
-def gap(a: Part, b: Part) -> tuple[int, int]:
-    """Distances between two boxes down and across; negative where they overlap."""
-    return (
-        max(a.top, b.top) - min(a.bottom, b.bottom),
-        max(a.left, b.left) - min(a.right, b.right),
-    )
+def group_components(
+    components: list[Component], labels: Labels, max_gap: float = MAX_GAP_FRACTION
+) -> list[DigitCandidate]:
+    """Group the result of `find_components` into candidates, best first, without clutter."""
+    if not components:
+        return []
+    components = [c for c in components if not _is_frame(c, components, labels)]
+    best = components[0]
+    candidates: list[DigitCandidate] = []
+    for component in components:
+        # Specks, hairlines, and what runs along the border, such as the edge of a sheet.
+        if component is not best and (
+            component.area < 0.02 * best.area
+            or component.box.size < 0.1 * best.box.size
+            or component.stroke_width < 0.3 * best.stroke_width
+            or (component.border_fraction > 0.12 and component.score < best.score)
+        ):
+            continue
+        merged, rest = [component], []
+        for candidate in candidates:
+            if any(same_digit(component, other, max_gap) for other in candidate.components):
+                merged.extend(candidate.components)
+            else:
+                rest.append(candidate)
+        candidates = [*rest, DigitCandidate(merged)]
+    candidates.sort(key=lambda candidate: -candidate.score)
+    return candidates
 
 
-def belong(a: Part, b: Part, near: float = NEAR) -> bool:
-    """Whether two parts are pieces of one digit.
+def same_digit(a: Component, b: Component, max_gap: float = MAX_GAP_FRACTION) -> bool:
+    """Return whether two components are pieces of one digit.
 
-    Pieces of a broken stroke are near each other; a loose top lies over the rest. Two whole
-    digits in a row stand side by side and are equally high.
-
-    Args:
-        a: One part.
-        b: Another.
-        near: How far apart they may be, over the longer side of both together; a third of it where
-            they stand side by side.
+    Pieces of a broken stroke are near each other: `max_gap` is a fraction of the longer side of
+    both together. A loose top (of a 5) lies over the rest. Digits in a row stand side by side and
+    are equally high: for such pairs a third of the gap is allowed.
     """
-    down, across = gap(a, b)
-    height = max(a.bottom, b.bottom) - min(a.top, b.top)
-    width = max(a.right, b.right) - min(a.left, b.left)
+    down, across = box_gap(a.box, b.box)
+    height = max(a.box.bottom, b.box.bottom) - min(a.box.top, b.box.top)
+    width = max(a.box.right, b.box.right) - min(a.box.left, b.box.left)
     distance = math.hypot(max(down, 0), max(across, 0))
     side_by_side = -down > 0.7 * height and across > 0
-    reach = (near / 3 if side_by_side else near) * max(height, width)
-    if distance <= reach + 0.5 * min(a.stroke, b.stroke):
+    limit = (max_gap / 3 if side_by_side else max_gap) * max(height, width)
+    if distance <= limit + 0.5 * min(a.stroke_width, b.stroke_width):
         return True
-    overlap = -across / max(1, min(a.width, b.width))
+    overlap = -across / max(1, min(a.box.width, b.box.width))
     return overlap > 0.5 and down <= 0.3 * height
 
 
-def group_parts(parts: list[Part], labels: Labels, near: float = NEAR) -> list[Group]:
-    """Gather parts into digits, best first, and leave out what is none.
-
-    Args:
-        parts: As `find_parts` gives them.
-        labels: int32 [h, w], likewise.
-        near: See `belong`.
-    """
-    if not parts:
-        return []
-    parts = _without_frames(parts, labels)
-    best = parts[0]
-    real = [
-        p
-        for p in parts
-        if p is best
-        or (
-            p.area >= 0.02 * best.area
-            and p.size >= 0.1 * best.size
-            and p.stroke >= 0.3 * best.stroke
-            and not (p.touch > 0.12 and p.score < best.score)
-        )
-    ]
-    groups: list[Group] = []
-    for part in real:
-        joined = [g for g in groups if any(belong(part, q, near) for q in g.parts)]
-        merged = Group([part])
-        for other in joined:
-            merged.parts.extend(other.parts)
-            groups.remove(other)
-        groups.append(merged)
-    groups.sort(key=lambda group: -group.score)
-    return groups
+def box_gap(a: Box, b: Box) -> tuple[int, int]:
+    """Return the vertical and horizontal gap of two boxes; negative where they overlap."""
+    down = max(a.top, b.top) - min(a.bottom, b.bottom)
+    return down, max(a.left, b.left) - min(a.right, b.right)
 
 
-def _without_frames(parts: list[Part], labels: Labels) -> list[Part]:
-    """Drop printed boxes around the digit: outlines with four straight sides around a good part."""
-    height, width = labels.shape
-    kept = []
-    for part in parts:
-        if (
-            part.height > 0.5 * height
-            and part.width > 0.5 * width
-            and part.area < 0.3 * part.height * part.width
-            and any(encloses(part, other) for other in parts)
-            and _has_four_sides(labels[part.rows, part.columns] == part.label)
-        ):
-            continue
-        kept.append(part)
-    return kept
+def _is_frame(component: Component, components: list[Component], labels: Labels) -> bool:
+    """Whether a component is a printed box around a digit: large, mostly empty, four sides."""
+    (height, width), box = labels.shape, component.box
+    return (
+        box.height > 0.5 * height
+        and box.width > 0.5 * width
+        and component.area < 0.3 * box.height * box.width
+        and any(contains(box, other.box) for other in components)
+        and _has_four_sides(labels[box.slices()] == component.label)
+    )
 
 
-def encloses(outer: Part, inner: Part) -> bool:
-    """Whether a part that could be a digit lies within the box of another."""
+def contains(outer: Box, inner: Box) -> bool:
+    """Return whether a box large enough for a digit lies within another."""
     return (
         inner.top > outer.top
         and inner.left > outer.left
@@ -281,8 +229,8 @@ def encloses(outer: Part, inner: Part) -> bool:
     )
 
 
-def _has_four_sides(mask: NDArray[np.bool_]) -> bool:
-    """Whether ink runs along each side of a box, within a sixteenth of its height or width."""
+def _has_four_sides(mask: Mask) -> bool:
+    # A side may be slanted: within a sixteenth of the box counts.
     down, across = max(2, mask.shape[0] // 16), max(2, mask.shape[1] // 16)
     sides = (
         mask[:down].any(axis=0),

@@ -1,59 +1,83 @@
-"""Open any picture and make of it planes of light: float32 [height, width, 1 or 3] in [0, 1]."""
+"""Image input and output: decoding of untrusted files, float arrays, the montage of stages."""
 
 from __future__ import annotations
 
+import glob
 import io
 import os
 import stat
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
 from mnist_ce.system.errors import ImageError
 from mnist_ce.system.files import one_line
 
-__all__ = [
-    "Picture",
-    "Planes",
-    "deep_to_unit",
-    "has_transparency",
-    "is_deep",
-    "open_picture",
-    "to_planes",
-]
-
-Picture: TypeAlias = Path | str | bytes | Image.Image | NDArray[np.uint8]
-Planes: TypeAlias = NDArray[np.float32]
+ImageSource: TypeAlias = Path | str | bytes | Image.Image | NDArray[np.uint8]
+FloatImage: TypeAlias = NDArray[np.float32]
 
 MAX_PIXELS = 120_000_000  # above every phone of 2025 (108 megapixels) and 360 MB decoded
 MAX_BYTES = 300_000_000
-MAX_SIDE = 1000  # a digit 5 % as high as such a picture still has 50 pixels
-MIN_SIDE = 80  # smaller pictures are enlarged, so that every stage has pixels to work with
-MAX_ASPECT = 50  # at MAX_SIDE the shorter side still has 20 pixels
+MAX_SIDE_PX = 1000  # a digit 5 % as high as such an image still has 50 pixels
+MIN_SIDE_PX = 80  # smaller images are enlarged, so that every stage has pixels to work with
+MAX_ASPECT = 50  # at MAX_SIDE_PX the shorter side still has 20 pixels
 FULL_SCALES = (1, 255, 1023, 4095, 16383, 65535)
+TILE_PX, CAPTION_PX, GAP_PX = 240, 16, 4  # of a montage
+
+STDIN = "-"
+SUFFIXES = {
+    *(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".ico"),
+    *(".pgm", ".ppm", ".pbm", ".pnm", ".tga", ".jfif", ".jpe", ".j2k", ".dib", ".apng"),
+}
 
 
-def open_picture(source: Picture) -> Image.Image:
-    """Decode a picture, turned upright as its EXIF data say, and no larger than is of use.
+def find_images(patterns: Sequence[str]) -> Iterator[Path | None]:
+    """Yield the files that paths, folders (their images, sorted) and glob patterns stand for.
+
+    `-` yields None, for stdin. What does not exist is yielded too, to be reported as an error.
+    """
+    for pattern in patterns:
+        if pattern == STDIN:
+            yield None
+            continue
+        path = Path(pattern)
+        try:
+            yield from _expand(pattern, path) or [path]
+        except (OSError, ValueError):  # a name too long, a folder that may not be read
+            yield path
+
+
+def _expand(pattern: str, path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+    if glob.has_magic(pattern) and not path.exists():
+        matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - absolute patterns too
+        return [Path(match) for match in matches if not Path(match).is_dir()]
+    return [path]
+
+
+def open_image(source: ImageSource) -> Image.Image:
+    """Decode an image, turn it upright by its EXIF data, and reduce it to a useful size.
 
     Args:
         source: A path, the bytes of a file, a Pillow image, or uint8 [height, width] or
             [height, width, 3 or 4].
 
     Returns:
-        The decoded image. Pictures larger than `MAX_SIDE` come reduced.
+        The decoded image, reduced by a whole factor if it is larger than `MAX_SIDE_PX`.
 
     Raises:
-        ImageError: If it is no file, or not a whole picture of a known kind, or far too large.
+        ImageError: If it is no file, damaged, of an unknown format, or far too large.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        return _decode(source, "the picture", is_ours=False)
+        return _decode(source, "the picture", can_draft=False)
     if isinstance(source, bytes):
         return _decode_file(io.BytesIO(source), "the picture")
     path = Path(source)
@@ -61,9 +85,8 @@ def open_picture(source: Picture) -> Image.Image:
 
 
 def _read(path: Path) -> bytes:
-    """Return a regular file's content, never waiting for a pipe or reading without end."""
     try:
-        # O_NONBLOCK: a named pipe would wait for its writer, before its kind can be seen.
+        # O_NONBLOCK: opening a named pipe would block until it has a writer.
         handle = os.open(
             path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         )
@@ -103,8 +126,7 @@ def _decode_file(file: io.BytesIO, name: str) -> Image.Image:
     return _decode(image, name)
 
 
-def _decode(image: Image.Image, name: str, *, is_ours: bool = True) -> Image.Image:
-    """Load an image at a size of use; one that is not ours keeps its own."""
+def _decode(image: Image.Image, name: str, *, can_draft: bool = True) -> Image.Image:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(
@@ -115,27 +137,21 @@ def _decode(image: Image.Image, name: str, *, is_ours: bool = True) -> Image.Ima
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if is_ours:  # a JPEG decodes at a half, quarter or eighth
-                image.draft(None, (MAX_SIDE, MAX_SIDE))
+            if can_draft:  # a JPEG decodes at 1/2, 1/4 or 1/8; this changes `image` itself
+                image.draft(None, (MAX_SIDE_PX, MAX_SIDE_PX))
             image.load()
             if image.mode in ("RGB", "L", "RGBA", "CMYK"):
-                factor = max(image.size) // MAX_SIDE
-                if factor > 1:
-                    image = (
-                        image.reduce(factor)
-                        if image.mode != "RGBA"
-                        else _reduce_alpha(image, factor)
-                    )
+                factor = max(image.size) // MAX_SIDE_PX
+                if factor > 1 and image.mode == "RGBA":
+                    # Weighted by opacity, so that hidden colours do not shine through.
+                    image = image.convert("RGBa").reduce(factor).convert("RGBA")
+                elif factor > 1:
+                    image = image.reduce(factor)
             return ImageOps.exif_transpose(image)
     except MemoryError:
         raise ImageError(f"{name} does not fit into memory") from None
     except Exception as error:  # decoders raise many kinds for damaged data
         raise ImageError(f"{name} is damaged: {one_line(error)}") from None
-
-
-def _reduce_alpha(image: Image.Image, factor: int) -> Image.Image:
-    """Reduce with colours weighted by opacity, so that hidden ones do not shine through."""
-    return image.convert("RGBa").reduce(factor).convert("RGBA")
 
 
 def _from_array(array: NDArray[np.uint8]) -> Image.Image:
@@ -149,15 +165,10 @@ def _from_array(array: NDArray[np.uint8]) -> Image.Image:
     return _decode(Image.fromarray(array), "the array")
 
 
-def to_planes(image: Image.Image) -> Planes:
-    """Return the light in a decoded image, with transparency resolved, at a size to work at.
+def to_float_image(image: Image.Image) -> FloatImage:
+    """Return a decoded image of any mode at working size, with transparency resolved.
 
-    Args:
-        image: Any mode of Pillow's.
-
-    Returns:
-        float32 [height, width, 3], or [height, width, 1] where the picture has no colour; 0 is
-        black and 1 white. Where a drawing lies on transparency, its ink is dark on light.
+    float32 [height, width, 3], or [height, width, 1] if it has no colour; 0 is black, 1 white.
     """
     if has_transparency(image):
         rgba = np.asarray(_resize(image.convert("RGBA")), dtype=np.float32)
@@ -166,22 +177,23 @@ def to_planes(image: Image.Image) -> Planes:
         deep = Image.fromarray(deep_to_unit(image))
         return np.asarray(_resize(deep), dtype=np.float32)[..., None].clip(0, 1)
     if image.mode in ("1", "L"):
-        grey = image.convert("L")
-        return np.asarray(_resize(grey), dtype=np.float32)[..., None] / np.float32(255)
-    planes = np.asarray(_resize(image.convert("RGB")), dtype=np.float32) / np.float32(255)
-    if not np.any(np.ptp(planes, axis=2)):
-        return planes[..., :1]
-    return planes
+        gray = image.convert("L")
+        return np.asarray(_resize(gray), dtype=np.float32)[..., None] / np.float32(255)
+    pixels = np.asarray(_resize(image.convert("RGB")), dtype=np.float32) / np.float32(255)
+    return _without_equal_channels(pixels)
+
+
+def _without_equal_channels(pixels: FloatImage) -> FloatImage:
+    return pixels if np.any(np.ptp(pixels, axis=2)) else pixels[..., :1]
 
 
 def _resize(image: Image.Image) -> Image.Image:
-    """Bring the longer side into [MIN_SIDE, MAX_SIDE]."""
     longer = max(image.size)
-    if MIN_SIDE <= longer <= MAX_SIDE:
+    if MIN_SIDE_PX <= longer <= MAX_SIDE_PX:
         return image
-    scale = (MAX_SIDE if longer > MAX_SIDE else MIN_SIDE) / longer
+    scale = (MAX_SIDE_PX if longer > MAX_SIDE_PX else MIN_SIDE_PX) / longer
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    # Reducing covers areas; enlarging is smooth, so that a cut at half height is a smooth outline.
+    # Reducing averages areas; enlarging is smooth, so that a threshold gives a smooth outline.
     method = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
     if image.mode == "RGBA":
         return image.convert("RGBa").resize(size, method).convert("RGBA")
@@ -189,17 +201,17 @@ def _resize(image: Image.Image) -> Image.Image:
 
 
 def has_transparency(image: Image.Image) -> bool:
-    """Whether some of a picture may be transparent."""
+    """Return whether a part of an image may be transparent."""
     return "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBa", "RGBA")
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether a picture has more than 8 bits per pixel."""
+    """Return whether an image has more than 8 bits per channel."""
     return image.mode in ("I", "F") or image.mode.startswith("I;")
 
 
 def deep_to_unit(image: Image.Image) -> NDArray[np.float32]:
-    """Return 16- and 32-bit values in [0, 1], by the smallest full scale that holds them."""
+    """Return 16- or 32-bit values in [0, 1], float32, by the smallest full scale above them."""
     values = np.asarray(image, dtype=np.float64)  # float32 would overflow at the ends of its range
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
@@ -210,30 +222,42 @@ def deep_to_unit(image: Image.Image) -> NDArray[np.float32]:
     return values.astype(np.float32)
 
 
-def resolve_transparency(rgba: Planes) -> Planes:
-    """Resolve transparency by asking where the drawing is.
+def resolve_transparency(rgba: FloatImage) -> FloatImage:
+    """Return an image without transparency, whether the drawing is in its alpha or its colours.
 
-    Where the visible parts are all of one colour, the drawing is the alpha channel itself; else it
-    is in the colours, and what is transparent takes the colour that most of the rest has.
-
-    Args:
-        rgba: float32 [height, width, 4] in [0, 1].
-
-    Returns:
-        float32 [height, width, 1 or 3] in [0, 1]; ink from the alpha channel is dark on light.
+    Where the visible parts have one colour, the drawing is the alpha channel itself and becomes
+    dark on light; else it is in the colours, and transparent parts take their median.
+    [height, width, 4] → [height, width, 1 or 3], in [0, 1].
     """
     colours, alpha = rgba[..., :3], rgba[..., 3]
     if float(alpha.min()) > 0.98:
-        return colours if np.any(np.ptp(colours, axis=2)) else colours[..., :1]
-    weight = float(alpha.sum())
-    if weight == 0:
+        return _without_equal_channels(colours)
+    if float(alpha.sum()) == 0:
         return np.ones((*alpha.shape, 1), dtype=np.float32)
     solid = alpha > 0.5
-    if solid.mean() < 0.5 or not solid.any():
-        spread = 0.0 if not solid.any() else float(colours[solid].std(axis=0).max())
-        if spread < 0.25 or solid.mean() < 0.3:
-            return (1 - alpha)[..., None]
-    elif float(colours[solid].std(axis=0).max()) < 0.03:
+    covered = solid.mean()
+    spread = float(colours[solid].std(axis=0).max()) if solid.any() else 0.0
+    # Strokes cover less than half of an image, often less than 30 %, and may vary in colour; where
+    # more is covered, only a flat colour leaves the drawing to the alpha channel.
+    in_alpha = (covered < 0.3 or spread < 0.25) if covered < 0.5 else spread < 0.03
+    if in_alpha:
         return (1 - alpha)[..., None]
     fill = np.median(colours[solid], axis=0)
     return colours * alpha[..., None] + fill * (1 - alpha[..., None])
+
+
+def draw_stages(stages: Mapping[str, NDArray[np.generic]]) -> Image.Image:
+    """Return images [h, w], uint8 or in [0, 1], side by side in one, each under its name."""
+    width = TILE_PX + GAP_PX
+    montage = Image.new("L", (max(1, len(stages)) * width, TILE_PX + CAPTION_PX), 96)
+    draw = ImageDraw.Draw(montage)
+    for place, (name, pixels) in enumerate(stages.items()):
+        if pixels.dtype != np.uint8:
+            pixels = (pixels.astype(np.float32) * 255).clip(0, 255).astype(np.uint8)
+        tile = Image.fromarray(pixels)
+        scale = TILE_PX / max(tile.size)
+        size = (max(1, round(tile.width * scale)), max(1, round(tile.height * scale)))
+        method = Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST
+        montage.paste(tile.resize(size, method), (place * width, CAPTION_PX))
+        draw.text((place * width + 2, 2), name, fill=255)
+    return montage

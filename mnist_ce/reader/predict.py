@@ -1,11 +1,17 @@
-"""Prediction: what a trained network sees in pictures, or that there is nothing to see."""
+"""Predictions for images: segment → hypotheses → classify → choose.
+
+`segment` and `hypotheses` (segmentation.py) turn an image into candidates for its digits, 28×28
+each; they may run in a pool of processes, which do not import torch. `classify` runs the network
+and the detector on all candidates of a batch of images, and `choose` takes the hypothesis that
+segmentation and network together find the most plausible.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +22,71 @@ from PIL import Image
 
 from mnist_ce.evaluation.inference import predict_logits
 from mnist_ce.network.objective import Binary
-from mnist_ce.reader import Digit, Options, Picture, Prepared, Reading, Stages, Workers
-from mnist_ce.reader.detector import demanded, load_detector
+from mnist_ce.reader.detector import adjusted_threshold, load_detector
+from mnist_ce.reader.image_io import ImageSource
+from mnist_ce.reader.pool import PreprocessedImage, PreprocessOptions, PreprocessPool
+from mnist_ce.reader.segmentation import Hypothesis, Stages
 from mnist_ce.runs.load_model import TrainedModel, check_input_scale, load_model
 from mnist_ce.system.device import resolve_device
 from mnist_ce.system.errors import UsageError
 
-__all__ = ["Prediction", "predict", "predict_each"]
+SPLIT_MARGIN_NATS = 0.5  # how much more confident several digits must be than one
+TYPICAL_PAIR_ASPECT = 1.25  # width over height of two digits; narrower ones need a larger margin
+CONFIDENCE_WEIGHT = 2.0  # of the network's log-confidence beside the segmentation's log-score
+JSON_FIELDS = ("path", "index", "label", "class_name", "probability", "top_k", "status", "reason")
 
-BATCH_SIZE = 256
-SPLIT_MARGIN = 0.5  # how much surer, in nats, several digits must be than one
-USUAL_WIDTH = 1.25  # of two digits, over their height; narrower ones must be surer still
-SURENESS = 2.0  # weight of the network's opinion beside the ink's when readings compete
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """How images are classified and which predictions are rejected.
+
+    Args:
+        top_k: How many of the most probable classes each record lists.
+        multi: Find and classify every digit of a row, from left to right.
+        min_confidence: Reject predictions less probable than this, instead of what does not look
+            like a digit.
+        input_mean: For networks trained on normalised pixels: (pixel/255 - mean) / std.
+        input_std: See `input_mean`.
+        device: See `resolve_device`.
+        batch_size: How many images are classified at a time.
+        keep_stages: Keep the image after each stage of preprocessing in the records.
+
+    Raises:
+        UsageError: If a setting makes no sense.
+    """
+
+    top_k: int = 3
+    multi: bool = False
+    min_confidence: float | None = None
+    input_mean: float = 0.0
+    input_std: float = 1.0
+    device: str = "cpu"
+    batch_size: int = 256
+    keep_stages: bool = False
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise UsageError(f"--top-k = {self.top_k}: must be at least 1")
+        if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
+            raise UsageError(f"--min-confidence = {self.min_confidence}: must be from 0 to 1")
+        check_input_scale(self.input_mean, self.input_std)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer about one digit, or about a picture that has none.
+    """The prediction for one digit, or the record of an image without one.
 
     Args:
-        path: The picture; None where it came as an image or array.
-        index: The digit's place in its picture, from the left, counted from 0.
-        label: The class, or None where there is no answer.
-        class_name: What the class means.
-        probability: Of that class.
-        top_k: The likeliest classes, each with label, class_name and probability.
-        status: `ok`, `rejected` (there is no single digit to be seen) or `error`.
+        path: None where the image came as bytes, image or array.
+        index: The digit's place in its image, from the left, counted from 0.
+        status: `ok`, `rejected` (no single digit is visible) or `error`.
+        label: None, as class_name and probability, where nothing was found.
+        class_name: What the label stands for.
+        probability: Of the label, as a fraction.
+        top_k: The most probable classes, each with label, class_name and probability.
         reason: Why it was rejected or failed.
-        glyph: What the network saw, uint8 [28, 28]; None where nothing was found.
-        stages: The picture after each stage, if that was asked for.
+        pixels: The network's input, uint8 [28, 28].
+        stages: See `PredictionSettings.keep_stages`.
     """
 
     path: str | None
@@ -55,256 +97,206 @@ class Prediction:
     probability: float | None = None
     top_k: list[dict[str, Any]] = field(default_factory=list)
     reason: str | None = None
-    glyph: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
+    pixels: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
     stages: Stages = field(default_factory=dict, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what the JSON holds: plain values, fractions."""
-        return {
-            "path": self.path,
-            "index": self.index,
-            "label": self.label,
-            "class_name": self.class_name,
-            "probability": self.probability,
-            "top_k": self.top_k,
-            "status": self.status,
-            "reason": self.reason,
-        }
+        """Return the record in JSON: plain values, fractions."""
+        return {name: getattr(self, name) for name in JSON_FIELDS}
 
 
 def predict(
-    inputs: Picture | Iterable[Picture],
-    *,
-    checkpoint: str | Path | TrainedModel | None = None,
-    **settings: Any,  # noqa: ANN401 - those of predict_each, by name
-) -> list[Prediction]:
-    """Answer for pictures: paths, bytes, Pillow images or uint8 arrays, one or many.
-
-    Args:
-        inputs: Each a path, the bytes of a file, a Pillow image, or uint8 [height, width] or
-            [height, width, 3 or 4].
-        checkpoint: See `load_model`.
-        **settings: See `predict_each`.
-
-    Returns:
-        A record for every input, in order; several for a picture of several digits with `multi`.
-
-    Raises:
-        CheckpointError: If the network cannot be loaded.
-        UsageError: If a setting makes no sense.
-    """
-    single = isinstance(inputs, (str, Path, bytes, Image.Image, np.ndarray))
-    pictures: Iterable[Picture] = [inputs] if single else inputs  # type: ignore[list-item,assignment]
-    return list(predict_each(pictures, checkpoint=checkpoint, **settings))
-
-
-def predict_each(
-    inputs: Iterable[Picture],
+    images: ImageSource | Iterable[ImageSource],
     *,
     checkpoint: str | Path | TrainedModel | None = None,
     output: str | Path = "checkpoints",
-    top_k: int = 3,
-    multi: bool = False,
-    min_confidence: float | None = None,
-    input_mean: float = 0.0,
-    input_std: float = 1.0,
-    device: str = "cpu",
-    batch_size: int = BATCH_SIZE,
-    workers: Workers | None = None,
-    keep_stages: bool = False,
-) -> Iterator[Prediction]:
-    """Answer for pictures one by one, in order and in bounded memory.
+    **settings: Any,  # noqa: ANN401 - the fields of PredictionSettings
+) -> list[Prediction]:
+    """Classify the digits in one or many images.
 
     Args:
-        inputs: See `predict`.
+        images: Each a path, the bytes of a file, a Pillow image, or uint8 [height, width] or
+            [height, width, 3 or 4].
         checkpoint: See `load_model`.
-        output: The folder that holds the runs.
-        top_k: How many of the likeliest classes each record lists.
-        multi: Find and read every digit of a row, from left to right.
-        min_confidence: Reject what the network holds less probable than this, in place of what does
-            not look like a digit; None: the latter.
-        input_mean: For networks trained on normalised pixels: (pixel/255 - mean) / std.
-        input_std: See `input_mean`.
-        device: See `resolve_device`.
-        batch_size: How many pictures wait for the network at a time.
-        workers: Processes that read pictures; None: this one does.
-        keep_stages: Keep the picture after each stage in the records.
+        output: See `load_model`.
+        **settings: See `PredictionSettings`.
 
-    Yields:
-        A record for every input; several for a picture of several digits with `multi`.
+    Returns:
+        A record for every image, in order; several for an image of several digits with `multi`.
 
     Raises:
         CheckpointError: If the network cannot be loaded.
         UsageError: If a setting makes no sense.
     """
-    if top_k < 1:
-        raise UsageError(f"--top-k = {top_k}: must be at least 1")
-    if min_confidence is not None and not 0 <= min_confidence <= 1:
-        raise UsageError(f"--min-confidence = {min_confidence}: must be from 0 to 1")
-    check_input_scale(input_mean, input_std)
+    single = isinstance(images, (str, Path, bytes, Image.Image, np.ndarray))
+    sources: Iterable[ImageSource] = [images] if single else images  # type: ignore[list-item,assignment]
+    checked = PredictionSettings(**settings)
     trained = checkpoint if isinstance(checkpoint, TrainedModel) else load_model(checkpoint, output)
-    reader = Reader(trained, device, input_mean, input_std, top_k, multi, min_confidence)
-    options = Options(crop=trained.reads_digits, multi=multi, keep_stages=keep_stages)
-    names: list[str | None] = []
-
-    def noting_names() -> Iterator[Picture]:
-        for source in inputs:
-            names.append(str(source) if isinstance(source, (str, Path)) else None)
-            yield source
-
-    prepared = (workers or Workers()).prepare_all(noting_names(), options)
-    while batch := list(islice(prepared, batch_size)):
-        yield from reader.read(names[: len(batch)], batch)
-        del names[: len(batch)]
+    return list(predict_each(sources, trained, checked))
 
 
-@dataclass
-class Reader:
-    """A network and how its answers are told."""
+def predict_each(
+    images: Iterable[ImageSource],
+    trained: TrainedModel,
+    settings: PredictionSettings,
+    pool: PreprocessPool | None = None,
+) -> Iterator[Prediction]:
+    """Yield the records of `predict` one by one, in bounded memory; without a pool in this process.
 
-    trained: TrainedModel
-    device: str
-    input_mean: float
-    input_std: float
-    top_k: int
-    multi: bool
-    min_confidence: float | None
+    Raises:
+        UsageError: If the device is absent or the network's logits are not finite.
+    """
+    predictor = Predictor(trained, settings)
+    options = PreprocessOptions(trained.reads_digits, settings.multi, settings.keep_stages)
+    preprocessed = (pool or PreprocessPool()).preprocess_all(images, options)
+    while batch := list(islice(preprocessed, settings.batch_size)):
+        yield from predictor.predict_batch(batch)
 
-    def __post_init__(self) -> None:
-        self.torch_device = resolve_device(self.device)
-        self.model = self.trained.model.to(self.torch_device)
-        threshold = self.trained.rejection_threshold
+
+@dataclass(frozen=True)
+class DigitScores:
+    """The network's class probabilities for one 28×28 image, and the detector's log-odds."""
+
+    pixels: NDArray[np.uint8]
+    probabilities: NDArray[np.float64]
+    log_odds: float
+
+
+@dataclass(frozen=True)
+class ResolvedHypothesis:
+    """A hypothesis in which each digit is either whole or split, and how plausible it is."""
+
+    hypothesis: Hypothesis
+    digits: list[DigitScores]
+    num_found: int
+    score: float
+
+
+class Predictor:
+    """A network, the detector, and the settings that make records of their outputs."""
+
+    def __init__(self, trained: TrainedModel, settings: PredictionSettings) -> None:
+        self.trained, self.settings = trained, settings
+        self.device = resolve_device(settings.device)
+        self.model = trained.model.to(self.device)
+        threshold = trained.rejection_threshold
         self.threshold = load_detector().threshold if threshold is None else threshold
 
-    def read(self, names: Sequence[str | None], batch: Sequence[Prepared]) -> Iterator[Prediction]:
-        """Yield the records of some pictures."""
-        asked = [
-            digit
-            for prepared in batch
-            for reading in prepared.readings
-            for whole in reading.digits
-            for digit in (whole, *(part for split in whole.splits for part in split))
-        ]
-        answers = dict(zip(map(id, asked), self.ask(asked), strict=True))
-        for name, prepared in zip(names, batch, strict=True):
-            if prepared.error is not None:
-                yield Prediction(name, 0, "error", reason=prepared.error)
-                continue
-            options = [self.understand(reading, answers) for reading in prepared.readings]
-            if not options:
-                yield Prediction(name, 0, "rejected", reason="no ink found", stages=prepared.stages)
-                continue
-            chosen = max(options, key=lambda option: option.plausibility)
-            for index, answer in enumerate(chosen.answers):
-                yield self.record(name, index, answer, chosen)
+    def predict_batch(self, images: Sequence[PreprocessedImage]) -> Iterator[Prediction]:
+        """Yield the records of a batch of images."""
+        for image, resolved in zip(images, self.classify(images), strict=True):
+            if image.error is not None:
+                yield Prediction(image.path, 0, "error", reason=image.error)
+            elif not resolved:
+                reason = "no ink found"
+                yield Prediction(image.path, 0, "rejected", reason=reason, stages=image.stages)
+            else:
+                chosen = choose(resolved)
+                for index in range(len(chosen.digits)):
+                    yield self.to_prediction(image.path, index, chosen)
 
-    def ask(self, digits: Sequence[Digit]) -> list[Answer]:
-        """Ask the network, and the detector where classes are digits, about each glyph."""
-        if not digits:
+    def classify(self, images: Sequence[PreprocessedImage]) -> list[list[ResolvedHypothesis]]:
+        """Return the hypotheses of each image, after one run of the models on all their digits."""
+        digits = [
+            part.pixels
+            for image in images
+            for hypothesis in image.hypotheses
+            for digit in hypothesis.digits
+            for part in (digit, *chain.from_iterable(digit.splits))
+        ]
+        scores = iter(self.run_models(digits))
+        return [[self.resolve_hypothesis(h, scores) for h in i.hypotheses] for i in images]
+
+    def run_models(self, images: Sequence[NDArray[np.uint8]]) -> list[DigitScores]:
+        """Run the network, and where classes are digits the detector, on 28×28 images."""
+        if not images:
             return []
-        glyphs = np.stack([digit.glyph for digit in digits])
+        pixels = np.stack(images)  # [n, 28, 28]
         logits = predict_logits(
             self.model,
-            torch.from_numpy(glyphs).to(self.torch_device),
-            mean=self.input_mean,
-            std=self.input_std,
-        )
+            torch.from_numpy(pixels).to(self.device),
+            mean=self.settings.input_mean,
+            std=self.settings.input_std,
+        )  # [n, outputs]
         if not torch.isfinite(logits).all():
             raise UsageError(
                 "the network's logits are not finite: do --input-mean and --input-std fit it?"
             )
         scaled = logits.double() / self.trained.temperature
-        probabilities = self.trained.objective.probabilities(scaled).numpy()
-        scores = (
-            load_detector().scores(glyphs) if self.trained.reads_digits else np.ones(len(glyphs))
-        )
-        return [
-            Answer(glyph, row, float(score))
-            for glyph, row, score in zip(glyphs, probabilities, scores, strict=True)
-        ]
+        probabilities = self.trained.objective.probabilities(scaled).numpy()  # [n, classes]
+        is_digit = self.trained.reads_digits
+        log_odds = load_detector().scores(pixels) if is_digit else np.ones(len(pixels))
+        return list(map(DigitScores, pixels, probabilities, log_odds.tolist()))
 
-    def understand(self, reading: Reading, answers: dict[int, Answer]) -> Understood:
-        """Settle which ink of a reading is one digit and which is several that touch."""
-        chosen: list[Answer] = []
-        num_found = reading.num_found
-        for digit in reading.digits:
-            whole = answers[id(digit)]
-            splits = [[answers[id(part)] for part in split] for split in digit.splits]
-            best = max(splits, key=sureness, default=None)
-            top, left, bottom, right = digit.box
-            narrow = max(0.0, USUAL_WIDTH - (right - left) / max(1, bottom - top))
-            margin = SPLIT_MARGIN + 4 * narrow
-            if best is None or sureness(best) < sureness([whole]) + margin:
+    def resolve_hypothesis(
+        self, hypothesis: Hypothesis, scores: Iterator[DigitScores]
+    ) -> ResolvedHypothesis:
+        """Decide which digits are several that touch; `scores` yields digit, pieces, digit, …."""
+        chosen: list[DigitScores] = []
+        num_found = hypothesis.num_found
+        for digit in hypothesis.digits:
+            whole = next(scores)
+            splits = [[next(scores) for _ in split] for split in digit.splits]
+            best = max(splits, key=mean_log_confidence, default=None)
+            # A narrow shape is rarely two digits.
+            narrow = max(0.0, TYPICAL_PAIR_ASPECT - digit.box.width / max(1, digit.box.height))
+            margin = SPLIT_MARGIN_NATS + 4 * narrow
+            if best is None or mean_log_confidence(best) < mean_log_confidence([whole]) + margin:
                 chosen.append(whole)
                 continue
             num_found += len(best) - 1
-            chosen.extend(best if self.multi else [whole])
-        plausibility = math.log(reading.likeness) + SURENESS * sureness(chosen)
-        return Understood(chosen, num_found, plausibility, reading.soundness, reading.stages)
+            chosen.extend(best if self.settings.multi else [whole])
+        score = CONFIDENCE_WEIGHT * mean_log_confidence(chosen)
+        score += math.log(hypothesis.segmentation_score)
+        return ResolvedHypothesis(hypothesis, chosen, num_found, score)
 
-    def record(
-        self, name: str | None, index: int, answer: Answer, understood: Understood
-    ) -> Prediction:
+    def to_prediction(self, path: str | None, index: int, chosen: ResolvedHypothesis) -> Prediction:
         """Return the record of one digit."""
-        names = self.trained.class_names
-        order = np.argsort(-answer.probabilities, kind="stable")
-        # a network of one output says yes above 1/2, as its objective does
+        scores, names = chosen.digits[index], self.trained.class_names
+        order = np.argsort(-scores.probabilities, kind="stable")
+        # A network of one output predicts yes above 1/2, as its objective does.
         binary = isinstance(self.trained.objective, Binary)
-        label = int(answer.probabilities[1] > 0.5) if binary else int(order[0])
-        best = float(answer.probabilities[label])
-        reason = None
-        if understood.num_found > 1 and not self.multi:
-            reason = f"{understood.num_found} digits found: --multi reads them all"
-        elif self.min_confidence is not None:
-            if best < self.min_confidence:
-                reason = f"probability {best:.3f} is below {self.min_confidence:g}"
-        elif self.trained.reads_digits and answer.score < demanded(
-            self.threshold, understood.soundness
-        ):
-            reason = "does not look like a digit"
+        label = int(scores.probabilities[1] > 0.5) if binary else int(order[0])
+        probability = float(scores.probabilities[label])
+        reason = self._rejection(scores, probability, chosen)
+        top = [
+            {"label": int(k), "class_name": names[k], "probability": float(scores.probabilities[k])}
+            for k in order[: self.settings.top_k]
+        ]
         return Prediction(
-            path=name,
+            path=path,
             index=index,
             status="ok" if reason is None else "rejected",
             label=label,
             class_name=names[label],
-            probability=best,
-            top_k=[
-                {
-                    "label": int(k),
-                    "class_name": names[k],
-                    "probability": float(answer.probabilities[k]),
-                }
-                for k in order[: self.top_k]
-            ],
+            probability=probability,
+            top_k=top,
             reason=reason,
-            glyph=answer.glyph,
-            stages=understood.stages if index == 0 else {},
+            pixels=scores.pixels,
+            stages=chosen.hypothesis.stages if index == 0 else {},
         )
 
-
-@dataclass(frozen=True)
-class Answer:
-    """What the networks say of one glyph: class probabilities, and the log-odds of a digit."""
-
-    glyph: NDArray[np.uint8]
-    probabilities: NDArray[np.float64]
-    score: float
-
-
-@dataclass(frozen=True)
-class Understood:
-    """A reading with its answers, and how plausible it is beside the picture's other readings."""
-
-    answers: list[Answer]
-    num_found: int
-    plausibility: float
-    soundness: float
-    stages: Stages
+    def _rejection(
+        self, scores: DigitScores, probability: float, chosen: ResolvedHypothesis
+    ) -> str | None:
+        limit = self.settings.min_confidence
+        if chosen.num_found > 1 and not self.settings.multi:
+            return f"{chosen.num_found} digits found: --multi reads them all"
+        if limit is not None:
+            too_low = probability < limit
+            return f"probability {probability:.3f} is below {limit:g}" if too_low else None
+        required = adjusted_threshold(self.threshold, chosen.hypothesis.foreground_quality)
+        unlike = self.trained.reads_digits and scores.log_odds < required
+        return "does not look like a digit" if unlike else None
 
 
-def sureness(answers: Sequence[Answer]) -> float:
-    """The mean log-probability that a glyph is a digit and the likeliest one."""
+def choose(hypotheses: Sequence[ResolvedHypothesis]) -> ResolvedHypothesis:
+    """Return the most plausible hypothesis, the first one in a tie."""
+    return max(hypotheses, key=lambda hypothesis: hypothesis.score)
+
+
+def mean_log_confidence(digits: Sequence[DigitScores]) -> float:
+    """Return the mean log-probability that each is a digit, and the most probable one."""
     return float(
-        np.mean([math.log(a.probabilities.max()) - np.logaddexp(0, -a.score) for a in answers])
+        np.mean([math.log(d.probabilities.max()) - np.logaddexp(0, -d.log_odds) for d in digits])
     )

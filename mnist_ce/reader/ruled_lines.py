@@ -1,126 +1,115 @@
-"""Find the printed lines of ruled and squared paper, and paper them over."""
+"""Removal of the printed lines of ruled and squared paper."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mnist_ce.reader.binarize import Ink, Mask, Plane
+from mnist_ce.reader.binarize import Foreground, Mask
+from mnist_ce.reader.image_io import FloatImage
 
-__all__ = ["erase_lines", "find_lines"]
-
-SLOPES = np.tan(np.radians(np.arange(-5, 5.01, 0.2)))
-SPAN = 0.7  # of the picture's width that a line must cover
-THICKEST = 0.025  # of the picture's longer side
-FREE = 0.06  # of the height
-SAMPLE = 5_000  # pixels of ink that vote on a line's slope
+LINE_SLOPES = np.tan(np.radians(np.arange(-5, 5.01, 0.2)))  # within 5°, in steps of 0.2°
+MIN_SPAN_FRACTION = 0.7  # of the image's width that a line must cover
+MAX_THICKNESS_FRACTION = 0.025  # of the image's longer side
+EDGE_MARGIN_FRACTION = 0.06  # of the image's height
+MAX_VOTING_PIXELS = 5_000  # bounds the time of the vote on a slope
 
 
-def erase_lines(light: Plane, ink: Ink) -> Plane | None:
-    """Return the picture with its printed lines papered over, or None where it has none.
-
-    Args:
-        light: float32 [h, w], evened out.
-        ink: What was found in it.
-    """
-    level, upright = find_lines(ink.mask), _turned(find_lines(_turned(ink.mask)))
+def erase_lines(gray: FloatImage, foreground: Foreground) -> FloatImage | None:
+    """Return an evenly lit image with its printed lines painted over, or None without lines."""
+    mask = foreground.mask
+    level, upright = find_lines(mask), find_lines(_transpose(mask))
     if level is None and upright is None:
         return None
-    none = np.zeros_like(ink.mask)
-    level, upright = none if level is None else level, none if upright is None else upright
-    # A stroke crosses a line where ink goes on on both sides of it, other lines left aside.
-    kept = (level & _crossings(level, ink.mask & ~upright)) | (
-        upright & _turned(_crossings(_turned(upright), _turned(ink.mask & ~level)))
+    level = np.zeros_like(mask) if level is None else level
+    upright = np.zeros_like(mask) if upright is None else _transpose(upright)
+    # A stroke crosses a line where foreground continues on both sides of it, other lines aside.
+    kept = (level & _crossings(level, mask & ~upright)) | (
+        upright & _transpose(_crossings(_transpose(upright), _transpose(mask & ~level)))
     )
     lines = (level | upright) & ~(kept & ~(level & upright))
-    rest = ink.mask & ~lines
+    rest = mask & ~lines
     if not rest.any():
-        return None  # the lines were all there is: perhaps a digit after all
+        return None  # nothing but lines: perhaps a digit after all
+    # Two pixels of the lines' soft rims go too, but none beside the strokes.
     fringe = ndimage.binary_dilation(lines, iterations=2) & ~ndimage.binary_dilation(rest)
-    paper = float(np.median(light[~ink.mask])) if (~ink.mask).any() else 1.0
-    return np.where(fringe, np.float32(paper), light)
+    background = float(np.median(gray[~mask])) if (~mask).any() else 1.0
+    return np.where(fringe, np.float32(background), gray)
 
 
 def find_lines(mask: Mask) -> Mask | None:
-    """Return the bands of nearly level lines across the picture.
+    """Return the bands of nearly horizontal lines across the image, with what crosses them.
 
-    A line is a run of rows, sheared by at most 5°, that has ink nearly all the way from the left
-    edge to the right, and no thicker than a pen. One that is alone and beside the upper or lower
-    edge is none: it may be the bar of a digit.
-
-    Args:
-        mask: bool [h, w], the ink.
-
-    Returns:
-        bool [h, w], the whole bands, with what crosses them; None where there are no lines.
+    A line is a run of rows, sheared by at most 5°, with foreground nearly all the way from the
+    left edge to the right, and no thicker than a pen. None if there are no lines, or all of them
+    lie close to the upper or lower edge, where one may be the bar of a digit.
     """
     height, width = mask.shape
-    room = math.ceil(float(SLOPES.max()) * width / 2) + 1  # what shearing moves beyond the edges
-    if not _spans(mask, room + 1):
+    pad = math.ceil(float(LINE_SLOPES.max()) * width / 2) + 1  # rows that shearing adds
+    if not _spans_width(mask, pad + 1):
         return None
     rows, columns = np.nonzero(mask)
-    some = slice(None, None, rows.size // SAMPLE + 1)
-    needed = 0.6 * SPAN * width * rows[some].size / rows.size  # a line may fall between two rows
+    voting = slice(None, None, rows.size // MAX_VOTING_PIXELS + 1)
+    # A line may fall between two rows: one row needs only 0.6 of what a line has.
+    needed = 0.6 * MIN_SPAN_FRACTION * width * rows[voting].size / rows.size
     centred = columns - width / 2
 
-    def sheared(slope: float, part: slice) -> NDArray[np.intp]:
-        level: NDArray[np.intp] = np.rint(rows[part] - slope * centred[part]).astype(np.intp)
-        level += room
+    def sheared_rows(slope: float, part: slice) -> NDArray[np.intp]:
+        level: NDArray[np.intp] = np.rint(rows[part] - slope * centred[part]).astype(np.intp) + pad
         return level
 
-    peaks = [int(np.bincount(sheared(slope, some)).max()) for slope in SLOPES]
-    best = int(np.argmax(peaks))
-    if peaks[best] < needed:
+    peaks = [int(np.bincount(sheared_rows(slope, voting)).max()) for slope in LINE_SLOPES]
+    slope = LINE_SLOPES[int(np.argmax(peaks))]
+    if max(peaks) < needed:
         return None
-    level = sheared(SLOPES[best], slice(None))
-    seen = np.zeros((height + 2 * room, width), dtype=bool)
-    seen[level, columns] = True
-    wide = seen.copy()
-    wide[1:] |= seen[:-1]
-    wide[:-1] |= seen[1:]
-    runs, _ = ndimage.label(wide.mean(axis=1) > SPAN)
-    thickest = max(5, round(THICKEST * max(height, width)) + 3)
-    thin = [run for (run,) in ndimage.find_objects(runs) if run.stop - run.start <= thickest]
-    first, last = room + FREE * height, room + (1 - FREE) * height
+    sheared = np.zeros((height + 2 * pad, width), dtype=bool)
+    sheared[sheared_rows(slope, slice(None)), columns] = True
+    thickened = sheared.copy()  # a line that wavers by a pixel still fills one row
+    thickened[1:] |= sheared[:-1]
+    thickened[:-1] |= sheared[1:]
+    runs, _ = ndimage.label(thickened.mean(axis=1) > MIN_SPAN_FRACTION)
+    max_thickness = max(5, round(MAX_THICKNESS_FRACTION * max(height, width)) + 3)
+    thin = [run for (run,) in ndimage.find_objects(runs) if run.stop - run.start <= max_thickness]
+    first = pad + EDGE_MARGIN_FRACTION * height
+    last = pad + (1 - EDGE_MARGIN_FRACTION) * height
     if not any(first < run.start and run.stop < last for run in thin):
         return None
-    bands = np.zeros(len(seen), dtype=bool)
+    is_line = np.zeros(len(sheared), dtype=bool)
     for run in thin:
-        bands[run] = True
+        is_line[run] = True
     all_rows, all_columns = np.indices(mask.shape)
-    back = np.rint(all_rows - SLOPES[best] * (all_columns - width / 2)).astype(np.intp) + room
-    found: Mask = bands[back]
-    return found
+    back = np.rint(all_rows - slope * (all_columns - width / 2)).astype(np.intp) + pad
+    bands: Mask = is_line[back]
+    return bands
 
 
-def _spans(mask: Mask, reach: int) -> bool:
-    """Whether ink spans the page within so many rows of any row, as every line does."""
+def _spans_width(mask: Mask, reach: int) -> bool:
+    # A cheap necessary condition, which spares most images the vote on a slope.
     height = len(mask)
-    above = np.zeros((height + 1, mask.shape[1]), dtype=np.int16)  # ink above each row
+    above = np.zeros((height + 1, mask.shape[1]), dtype=np.int16)  # foreground above each row
     np.cumsum(mask, axis=0, dtype=np.int16, out=above[1:])
     rows = np.arange(height)
     near = above[np.minimum(rows + reach + 1, height)] > above[np.maximum(rows - reach, 0)]
-    return bool(near.mean(axis=1).max() > SPAN)
+    return bool(near.mean(axis=1).max() > MIN_SPAN_FRACTION)
 
 
 def _crossings(bands: Mask, strokes: Mask) -> Mask:
-    """Where strokes go on both above and below a level band, perhaps a little aside."""
+    """Return where strokes continue above and below a horizontal band, perhaps a little aside."""
     outside = strokes & ~bands
-    thick = max(2, int(bands.sum(axis=0).max()) // max(1, ndimage.label(bands[:, 0])[1]))
-    reach = thick + 2
-    square = np.ones((1, 2 * reach + 1))
+    num_bands = max(1, ndimage.label(bands[:, 0])[1])
+    reach = max(2, int(bands.sum(axis=0).max()) // num_bands) + 2  # their mean thickness, and 2
     above = np.zeros_like(bands)
     below = np.zeros_like(bands)
     for step in range(1, reach + 1):
         above[step:] |= outside[:-step]
         below[:-step] |= outside[step:]
+    square = np.ones((1, 2 * reach + 1))
     crossing: Mask = ndimage.binary_dilation(above, square) & ndimage.binary_dilation(below, square)
     return crossing
 
 
-def _turned(mask: Mask | None) -> Any:  # noqa: ANN401 - a mask for a mask, None for None
-    return None if mask is None else np.ascontiguousarray(mask.T)
+def _transpose(mask: Mask) -> Mask:
+    return np.ascontiguousarray(mask.T)

@@ -1,23 +1,24 @@
-"""What `predict` answers, for every kind of input and of network."""
+"""Predictions for every kind of input and of network."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from mnist_ce import load_model, predict
-from mnist_ce.data.dataset import Split, load_dataset
+from mnist_ce.data.dataset import Split
 from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.network.model import MLP
-from mnist_ce.reader.detector import load_detector
-from mnist_ce.reader.predict import predict_each
+from mnist_ce.reader.predict import PredictionSettings, predict_each
 from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.system.errors import CheckpointError, RunError, UsageError
@@ -47,11 +48,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
     return load_model(path)
 
 
-def test_28x28_pictures_get_the_answers_of_the_bare_network(
+def test_28x28_images_get_the_predictions_of_the_bare_network(
     trained: TrainedModel, digits: Split
 ) -> None:
-    pictures = [Image.fromarray(image) for image in digits.images.numpy()]
-    records = predict(pictures, checkpoint=trained, batch_size=7)
+    images = [Image.fromarray(image) for image in digits.images.numpy()]
+    records = predict(images, checkpoint=trained, batch_size=7)
     with torch.no_grad():
         expected = trained.model(digits.images.float() / 255).softmax(1)
     assert [r.label for r in records] == expected.argmax(1).tolist()
@@ -61,14 +62,7 @@ def test_28x28_pictures_get_the_answers_of_the_bare_network(
     assert rejected <= 0.06 * len(records)  # these are rougher than MNIST's digits
 
 
-def test_at_most_one_percent_of_the_test_digits_of_mnist_are_rejected(mnist_dir: Path) -> None:
-    images = load_dataset("mnist", mnist_dir).test.images.numpy()
-    detector = load_detector()
-    rejected = detector.scores(images) < detector.threshold
-    assert 0 < rejected.mean() <= 0.01
-
-
-def test_inverted_and_enlarged_pictures_keep_their_answers(
+def test_inverted_and_enlarged_images_keep_their_predictions(
     trained: TrainedModel, digits: Split
 ) -> None:
     images = digits.images.numpy()[:150]
@@ -78,15 +72,15 @@ def test_inverted_and_enlarged_pictures_keep_their_answers(
         records = predict([change(Image.fromarray(i)) for i in images], checkpoint=trained)
         return float(np.mean([r.label == t for r, t in zip(records, truth, strict=True)]))
 
-    plain = accuracy(lambda picture: picture)
+    plain = accuracy(lambda image: image)
     assert plain > 0.7
-    assert accuracy(lambda picture: picture.point(lambda v: 255 - v)) == plain
-    # The network is a weak one, unsure of many of these digits: a few answers hang on grey levels.
+    assert accuracy(lambda image: image.point(lambda v: 255 - v)) == plain
+    # The weak network is unsure of many of these digits: a few predictions depend on grey levels.
     for method in (Image.Resampling.NEAREST, Image.Resampling.BICUBIC):
         assert accuracy(lambda p, m=method: p.resize((280, 280), m)) > plain - 0.05  # type: ignore[misc]
 
 
-def test_every_kind_of_input_gets_the_same_answer(
+def test_every_kind_of_input_gets_the_same_prediction(
     trained: TrainedModel, digits: Split, tmp_path: Path
 ) -> None:
     image = digits.images.numpy()[0]
@@ -98,7 +92,7 @@ def test_every_kind_of_input_gets_the_same_answer(
     assert [r.path for r in records] == [str(path), str(path), None, None, None]
     (alone,) = predict(path, checkpoint=trained)
     assert alone.label == records[0].label
-    np.testing.assert_array_equal(alone.glyph, image)
+    np.testing.assert_array_equal(alone.pixels, image)
 
 
 def test_records_hold_plain_values_that_add_up(trained: TrainedModel, digits: Split) -> None:
@@ -130,7 +124,7 @@ def row_of_digits(digits: Split, count: int, gap: int) -> Image.Image:
     return row.resize((row.width * 4, row.height * 4), Image.Resampling.BICUBIC)
 
 
-def test_several_digits_are_told_or_read(trained: TrainedModel, digits: Split) -> None:
+def test_several_digits_are_counted_or_classified(trained: TrainedModel, digits: Split) -> None:
     row = row_of_digits(digits, 5, 8)
     (single,) = predict(row, checkpoint=trained)
     assert single.status == "rejected"
@@ -163,22 +157,22 @@ def test_a_normalised_network_is_served(trained: TrainedModel, digits: Split) ->
     "settings", [{"top_k": 0}, {"min_confidence": 1.5}, {"input_std": 0.0}, {"device": "tpu"}]
 )
 def test_settings_that_make_no_sense_are_refused(
-    settings: dict[str, float], trained: TrainedModel
+    settings: dict[str, Any], trained: TrainedModel
 ) -> None:
     with pytest.raises(UsageError):
         predict([], checkpoint=trained, **settings)
 
 
-def test_pictures_are_read_only_a_little_ahead(trained: TrainedModel, digits: Split) -> None:
+def test_images_are_read_only_a_little_ahead(trained: TrainedModel, digits: Split) -> None:
     taken = 0
 
-    def endless() -> object:
+    def endless() -> Iterator[NDArray[np.uint8]]:
         nonlocal taken
         while True:
             taken += 1
             yield digits.images.numpy()[taken % 100]
 
-    records = predict_each(endless(), checkpoint=trained, batch_size=8)  # type: ignore[arg-type]
+    records = predict_each(endless(), trained, PredictionSettings(batch_size=8))
     for _ in range(20):
         next(records)
     assert taken <= 32
@@ -192,7 +186,7 @@ def test_other_data_sets_are_not_cropped(trained: TrainedModel, tmp_path: Path) 
     block[:, 4:10] = 200
     (record,) = predict(block, checkpoint=clothes)
     assert record.status == "ok"
-    np.testing.assert_array_equal(record.glyph, block)
+    np.testing.assert_array_equal(record.pixels, block)
 
 
 @pytest.mark.parametrize("threshold", ["high", True, [1]])
@@ -215,6 +209,6 @@ def test_a_strangers_record_beside_a_bare_network_is_left_alone(tmp_path: Path) 
         load_model(tmp_path / "model.pt")
 
 
-def test_logits_that_are_not_finite_are_no_answer(trained: TrainedModel, digits: Split) -> None:
+def test_logits_that_are_not_finite_are_an_error(trained: TrainedModel, digits: Split) -> None:
     with pytest.raises(UsageError, match="not finite"):
         predict(digits.images.numpy()[0], checkpoint=trained, input_std=1e-45)

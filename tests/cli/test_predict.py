@@ -64,6 +64,14 @@ def test_json_jsonl_and_csv_hold_the_same(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.usefixtures("folder")
+def test_the_environment_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    before = dict(os.environ)
+    assert run("plain.png") == 0
+    assert dict(os.environ) == before
+
+
+@pytest.mark.usefixtures("folder")
 def test_people_get_a_line_per_picture(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("plain.png", "line\nbreak.png", "--top-k", "1") == 0
     lines = capsys.readouterr().out.splitlines()
@@ -183,7 +191,7 @@ def command(
         input=content,
         capture_output=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **environment},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
     )
 
 
@@ -235,7 +243,7 @@ def test_torchvision_and_matplotlib_are_not_imported(folder: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"

@@ -1,4 +1,4 @@
-"""Pictures that cannot be read say so in one line, at once."""
+"""Decoding of images: what cannot be read is an error in one line, at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnist_ce.reader import Options, Workers, find_pictures, open_picture, prepare
+from mnist_ce.reader.image_io import find_images, open_image, to_float_image
+from mnist_ce.reader.pool import PreprocessOptions, preprocess
 from mnist_ce.system.errors import ImageError
 
 
@@ -55,17 +56,17 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_file_is_told_in_one_line(case: str, tmp_path: Path) -> None:
+def test_a_bad_file_is_an_error_in_one_line(case: str, tmp_path: Path) -> None:
     make, message = BAD[case]
     path = tmp_path / "x.png"
     make(path)
     with pytest.raises(ImageError) as caught:
-        open_picture(path)
+        open_image(path)
     text = str(caught.value)
     assert str(path) in text
     assert message in text
     assert "\n" not in text
-    assert prepare(path, Options()).error == text
+    assert preprocess(path, PreprocessOptions()).error == text
 
 
 @pytest.mark.parametrize(
@@ -79,34 +80,36 @@ def test_a_bad_file_is_told_in_one_line(case: str, tmp_path: Path) -> None:
 )
 def test_arrays_of_other_shapes_and_types_are_refused(array: np.ndarray) -> None:
     with pytest.raises(ImageError, match="array"):
-        open_picture(array)
+        open_image(array)
 
 
-def test_a_picture_given_in_memory_is_left_alone() -> None:
-    image = Image.new("L", (2400, 1200), 77)
-    assert max(open_picture(image).size) <= 1200
-    assert image.size == (2400, 1200)
+def test_an_image_in_memory_is_not_changed(tmp_path: Path) -> None:
+    Image.new("L", (3000, 2400), 255).save(tmp_path / "page.jpg")
+    with Image.open(tmp_path / "page.jpg") as image:
+        for source in (image, Image.new("L", (3000, 2400), 77)):
+            assert max(open_image(source).size) <= 1500
+            assert source.size == (3000, 2400)
 
 
-@pytest.mark.parametrize("num_processes", [0, 2])
-def test_workers_keep_the_order_and_tell_errors(num_processes: int, tmp_path: Path) -> None:
-    paths: list[Path] = []
-    for i in range(40):
-        path = tmp_path / f"{i} ü.png"
-        page = np.full((50, 50), 255, np.uint8)
-        page[10:40, 5 + i // 2 : 10 + i // 2] = 0
-        Image.fromarray(page).save(path)
-        paths.append(path)
-    paths[7].write_text("no picture")
-    with Workers(num_processes) as workers:
-        prepared = list(workers.prepare_all(paths, Options()))
-    assert [p.error is not None for p in prepared] == [i == 7 for i in range(40)]
-    alone = [prepare(path, Options()) for path in paths]
-    for a, b in zip(prepared, alone, strict=True):
-        assert [r.digits[0].box for r in a.readings] == [r.digits[0].box for r in b.readings]
+@pytest.mark.parametrize("size", [(5, 9), (300, 200), (1, 50), (4000, 100)])
+def test_float_images_have_a_working_size(size: tuple[int, int]) -> None:
+    height, width, channels = to_float_image(open_image(Image.new("L", size, 200))).shape
+    assert channels == 1
+    assert 80 <= max(height, width) <= 1000
 
 
-def test_sources_are_files_folders_patterns_and_stdin(
+def test_narrower_images_than_1_to_50_are_refused() -> None:
+    with pytest.raises(ImageError, match="too narrow"):
+        open_image(Image.new("L", (51, 1)))
+
+
+def test_the_whole_range_of_float32_is_scaled() -> None:
+    values = np.tile(np.array([3e38, -3e38], dtype=np.float32), (40, 20))
+    pixels = to_float_image(open_image(Image.fromarray(values)))
+    assert (pixels.min(), pixels.max()) == (0, 1)
+
+
+def test_images_are_files_folders_patterns_and_stdin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -116,7 +119,7 @@ def test_sources_are_files_folders_patterns_and_stdin(
         (folder / name).touch()
     (tmp_path / "none").mkdir()
     found = list(
-        find_pictures(["a folder", "a folder/?.png", "a folder/[1].png", "gone*.png", "none", "-"])
+        find_images(["a folder", "a folder/?.png", "a folder/[1].png", "gone*.png", "none", "-"])
     )
     assert found == [
         *(Path("a folder") / name for name in ("[1].png", "a.JPG", "b.png")),
