@@ -3,7 +3,7 @@
 The confidence of a network that has only ever seen digits says little about letters: most of them
 look to it like some digit. This one, 784 → 256 → 1, was trained to tell MNIST's training digits
 from letters of several fonts, scribbles, garments, noise and clutter
-(`python benchmarks/rejection.py --fit` makes it again). It does not depend on the weights that
+(`python -m scripts.train_detector` makes it again). It does not depend on the weights that
 read the digits, so that new weights need no new threshold.
 """
 

@@ -19,9 +19,9 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 __all__ = [
     "KINDS",
     "LETTERS",
+    "LOOK_ALIKES",
     "TEST_FONTS",
     "TRAINING_FONTS",
-    "TWINS",
     "draw_text",
     "font_files",
     "letter",
@@ -33,7 +33,7 @@ Points: TypeAlias = NDArray[np.float64]
 
 LETTERS = "AEFHKMNRTWXVPQGJCUadefhkmnprtuvwx&@#%?$"
 PLAIN_LETTERS = "AEHKMNRWX"
-TWINS = "OIlSZBoszDi|"
+LOOK_ALIKES = "OIlSZBoszDi|"
 TRAINING_FONTS = (
     "STIXGeneral",
     "cmr10",
