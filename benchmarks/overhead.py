@@ -8,7 +8,7 @@ Limits: `--help` 3 × `import typer`; `predict` of one image 1.35 × `import tor
 
 from __future__ import annotations
 
-import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,8 +20,6 @@ from PIL import Image
 
 from benchmarks.common import interleaved, median_range, print_table, ratios, timing_parser
 
-# Linux counts the parent's peak before `exec` too, so only larger processes can be measured.
-LARGE = ("import torch, torchvision", "mnist-ce train")
 LOAD = """
 import time
 import mnist_ce.training.training, torchvision.datasets
@@ -30,20 +28,30 @@ start = time.perf_counter()
 mnist()
 print(time.perf_counter() - start)
 """
+PEAK = """
+import resource, runpy, sys
+try:
+    {work}
+except SystemExit:
+    pass
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, file=sys.stderr)
+"""
+TRAIN = "runpy.run_module('mnist_ce', run_name='__main__', alter_sys=True)"
 
 
-def run_process(*words: str) -> tuple[float, float]:
-    """Return the wall time in seconds and the peak resident memory in MB of a Python process."""
+def wall_seconds(*words: str) -> float:
+    """Return the wall time of a Python process."""
     start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"python {' '.join(words)} failed")
-    return seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    subprocess.run([sys.executable, *words], check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def peak_megabytes(work: str, *words: str) -> float:
+    """Return the peak resident memory of a Python process before it exits."""
+    command = [sys.executable, "-c", PEAK.format(work=work), *words]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stderr.splitlines()[-1])
 
 
 def main() -> None:
@@ -54,36 +62,30 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "blank.png"
         Image.new("L", (100, 100), 255).save(image)
-        train = ["train", "--dataset", "mnist", "--epochs", str(options.epochs), "--output", folder]
+        predict = ("-m", "mnist_ce", "predict", "--checkpoint", "pretrained", str(image))
         commands = {
-            "python -c pass": ["-c", "pass"],
-            "import typer": ["-c", "import typer"],
-            "mnist-ce --help": ["-m", "mnist_ce", "--help"],
-            "mnist-ce --version": ["-m", "mnist_ce", "--version"],
-            "import torch": ["-c", "import torch"],
-            "mnist-ce predict, one image": [
-                *("-m", "mnist_ce", "predict", "--checkpoint", "pretrained", str(image))
-            ],
-            "import torch, torchvision": ["-c", "import torch, torchvision"],
-            "mnist-ce train": ["-m", "mnist_ce", *train, "--threads", str(options.threads)],
+            "python -c pass": ("-c", "pass"),
+            "import typer": ("-c", "import typer"),
+            "mnist-ce --help": ("-m", "mnist_ce", "--help"),
+            "mnist-ce --version": ("-m", "mnist_ce", "--version"),
+            "import torch": ("-c", "import torch"),
+            "mnist-ce predict, one image": predict,
         }
-        tasks = {name: partial(run_process, *words) for name, words in commands.items()}
-        results = interleaved(tasks, options.repeats)
+        tasks = {name: partial(wall_seconds, *words) for name, words in commands.items()}
+        times = interleaved(tasks, options.repeats)
+        train = ["train", "--dataset", "mnist", "--epochs", str(options.epochs), "--output", folder]
+        train += ["--threads", str(options.threads)]
+        peak_tasks = {
+            "import torch, torchvision": partial(peak_megabytes, "import torch, torchvision"),
+            "mnist-ce train": partial(peak_megabytes, TRAIN, *train),
+        }
+        peaks = interleaved(peak_tasks, options.repeats)
     loading = [
         float(subprocess.check_output([sys.executable, "-c", LOAD], text=True))
         for _ in range(options.repeats)
     ]
-    seconds = {name: [time for time, _ in values] for name, values in results.items()}
-    rows = [
-        (
-            name,
-            seconds[name],
-            ratios(seconds[name], seconds["import typer"]),
-            ratios(seconds[name], seconds["import torch"]),
-            [peak for _, peak in values] if name in LARGE else None,
-        )
-        for name, values in results.items()
-    ]
+    typer, torch = times["import typer"], times["import torch"]
+    base = statistics.median(peaks["import torch, torchvision"])
     print_table(
         f"Whole processes, median (min to max) of {options.repeats} interleaved rounds",
         {
@@ -92,8 +94,19 @@ def main() -> None:
             "× import typer": median_range(2),
             "× import torch": median_range(2),
             "peak memory, MB": median_range(0),
+            "above torch, torchvision": "{:.0f}".format,
         },
-        [*rows, ("MNIST in memory, after the imports", loading, None, None, None)],
+        [
+            *(
+                (name, values, ratios(values, typer), ratios(values, torch), None, None)
+                for name, values in times.items()
+            ),
+            ("MNIST in memory, after the imports", loading, None, None, None, None),
+            *(
+                (name, None, None, None, values, statistics.median(values) - base)
+                for name, values in peaks.items()
+            ),
+        ],
         as_json=options.json,
     )
 
