@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mnist_ce.system.errors import UsageError
 from mnist_ce.system.files import one_line, shipped_dir
+from mnist_ce.system.text import sanitize
 
 __all__ = [
     "AugmentConfig",
@@ -289,7 +290,7 @@ def resolve_config(
             else:
                 table = merged.setdefault(section, {})
                 if not isinstance(table, dict):
-                    raise UsageError(f"{source}: {section} must be a table")
+                    raise UsageError(f"{source}: {sanitize(section)} must be a table")
                 table[name] = value
             sources[key] = source
 
@@ -354,7 +355,8 @@ def _assignment(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or key.count(".") != 1:
-        raise UsageError(f"--set {text}: write section.key=value, for example train.epochs=3")
+        shown = sanitize(text)
+        raise UsageError(f"--set {shown}: write section.key=value, for example train.epochs=3")
     try:
         return key, tomllib.loads(f"value = {value}")["value"]
     except (ValueError, RecursionError):
@@ -367,6 +369,7 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
     place = [str(part) for part in detail["loc"]]
     key = ".".join(place[:2])
     source = sources.get(key)
+    key = sanitize(key)
     where = f" (from {source})" if source else ""
     if detail["type"] == "extra_forbidden":
         return f"unknown key {key}{where}{_nearest(key, _valid_keys(place))}"

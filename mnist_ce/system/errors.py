@@ -24,9 +24,6 @@ class MnistCeError(Exception):
 
     exit_code = 1
 
-    def __str__(self) -> str:
-        return " ".join(super().__str__().splitlines())  # a key or file name may hold a line break
-
 
 class UsageError(MnistCeError):
     """The command line or the config is wrong."""
