@@ -1,44 +1,70 @@
-"""What the benchmarks share: interleaved timing, and tables as Markdown and JSON."""
+"""Parts shared by the benchmarks: data, interleaved timing, and tables as Markdown or JSON."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
+from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["arguments", "command_seconds", "interleaved", "ratios", "report", "versions"]
+from mnist_ce.config import resolve_config
+from mnist_ce.data.dataset import Dataset, Split, load_dataset, split_validation
+
+Name = TypeVar("Name")
+Result = TypeVar("Result")
+Format = Callable[[Any], str]
 
 
-def arguments(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with what every benchmark takes."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--repeats", type=int, default=7, help="rounds; medians are reported")
+@cache
+def mnist() -> Dataset:
+    """Load MNIST from the folder that `MNIST_CE_DATA_DIR` names."""
+    return load_dataset("mnist", Path(resolve_config().data.dir))
+
+
+@cache
+def held_out_split() -> tuple[Split, Split]:
+    """Split MNIST's training images into 55,000 to fit on and 5,000 to measure on.
+
+    The latter are the validation split of seed 0, so a network trained with
+    `--set data.validation_size=5000` has not seen them.
+    """
+    return split_validation(mnist().train, 5_000, seed=0)
+
+
+def argument_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the option of every benchmark."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
+    return parser
+
+
+def timing_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options of every benchmark of speed."""
+    parser = argument_parser(description)
+    parser.add_argument("--repeats", type=int, default=7, help="rounds; medians are reported")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch")
     return parser
 
 
-def interleaved(tasks: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Run each task in turn, A B C A B C …, so that a drift of the machine hits all alike.
-
-    Args:
-        tasks: By name, what returns a time in seconds.
-        repeats: How many rounds.
-    """
-    times: dict[str, list[float]] = {name: [] for name in tasks}
+def interleaved(
+    tasks: Mapping[Name, Callable[[], Result]], repeats: int
+) -> dict[Name, list[Result]]:
+    """Run the tasks in turn, A B C A B C …, so that drift of the machine affects all alike."""
+    results: dict[Name, list[Result]] = {name: [] for name in tasks}
     for _ in range(repeats):
         for name, task in tasks.items():
-            times[name].append(task())
-    return times
+            results[name].append(task())
+    return results
 
 
 def ratios(times: Sequence[float], reference: Sequence[float]) -> list[float]:
@@ -46,56 +72,74 @@ def ratios(times: Sequence[float], reference: Sequence[float]) -> list[float]:
     return [one / other for one, other in zip(times, reference, strict=True)]
 
 
-def spread(values: Sequence[float], digits: int) -> str:
-    """Return `median (min to max)`."""
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+def median_range(digits: int) -> Format:
+    """Format values as `median (min to max)`."""
+
+    def text(values: Sequence[float]) -> str:
+        low, middle, high = min(values), statistics.median(values), max(values)
+        return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+    return text
 
 
-def command_seconds(command: Sequence[str]) -> float:
-    """Return the wall time of a whole process, whose output is thrown away."""
-    start = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - start
+def mean_deviation(digits: int, factor: float = 1, unit: str = "") -> Format:
+    """Format values as `mean ± standard deviation` (of the sample; left out for one value)."""
+
+    def text(values: Sequence[float]) -> str:
+        mean = f"{factor * statistics.fmean(values):.{digits}f}"
+        if len(values) > 1:
+            mean += f" ± {factor * statistics.stdev(values):.{digits}f}"
+        return mean + unit
+
+    return text
 
 
-def versions() -> dict[str, str]:
-    """Return what a figure depends on."""
+def percent(value: float) -> str:
+    """Format a fraction."""
+    return f"{value:.1%}"
+
+
+def environment() -> dict[str, str]:
+    """Return the date, versions, processor and system that a figure depends on."""
     found = {"date": date.today().isoformat(), "python": platform.python_version()}
     for package in ("torch", "torchvision", "numpy", "scikit-learn", "jax"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found | {"processor": processor(), "system": platform.platform(terse=True)}
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [s for s in cpuinfo.read_text().splitlines() if s.startswith("model name")]
+        processor = models[0].partition(":")[2].strip() if models else processor
+    cores = f"{len(os.sched_getaffinity(0))} cores"
+    return found | {"processor": f"{processor}, {cores}", "system": platform.platform(terse=True)}
 
 
-def processor() -> str:
-    """Return the processor's name and how many cores may be used."""
-    name = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    import os
-
-    return f"{name}, {len(os.sched_getaffinity(0))} cores"
-
-
-def report(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, as_json: bool
+def print_table(
+    title: str,
+    columns: Mapping[str, Format],
+    rows: Sequence[Sequence[Any]],
+    *,
+    as_json: bool,
 ) -> None:
-    """Print one table, with what it was measured on."""
+    """Print a table and its environment.
+
+    Args:
+        title: What was measured, with its conditions.
+        columns: Heading and format of each column.
+        rows: Raw values, which JSON keeps; None leaves a cell empty.
+        as_json: JSON instead of Markdown.
+    """
     if as_json:
         table = [dict(zip(columns, row, strict=True)) for row in rows]
-        json.dump({"title": title, "rows": table, "versions": versions()}, sys.stdout, indent=2)
+        content = {"title": title, "rows": table, "environment": environment()}
+        json.dump(content, sys.stdout, indent=2)
         print()
         return
-    print(f"{title}\n")
-    print("| " + " | ".join(columns) + " |")
-    print("|" + " --- |" * len(columns))
+    print(f"{title}\n\n| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
     for row in rows:
-        print("| " + " | ".join(str(cell) for cell in row) + " |")
-    print("\n" + ", ".join(f"{key} {value}" for key, value in versions().items()))
+        cells = zip(columns.values(), row, strict=True)
+        texts = ["" if value is None else text(value) for text, value in cells]
+        print(f"| {' | '.join(texts)} |")
+    print("\n" + ", ".join(f"{key} {value}" for key, value in environment().items()))

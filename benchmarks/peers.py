@@ -1,9 +1,9 @@
 """One epoch of the same network and recipe in other libraries, where they are installed.
 
-    MNIST_CE_DATA_DIR=… python benchmarks/peers.py
+    MNIST_CE_DATA_DIR=… python -m benchmarks.peers
 
 scikit-learn's `MLPClassifier` and a JAX epoch (`jit` over `lax.scan`) beside the fast step: 60,000
-images, batch 64, SGD at rate 0.01 with momentum 0.5, float32. Compiling is not counted.
+images, batch 64, SGD at rate 0.01 with momentum 0.5, float32. Compilation is not counted.
 """
 
 from __future__ import annotations
@@ -13,23 +13,20 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import arguments, interleaved, ratios, report, spread
-from step import LEARNING_RATE, MOMENTUM, own_epoch
 
-from mnist_ce.config import resolve_config
-from mnist_ce.data.dataset import Split, load_dataset
+from benchmarks.common import interleaved, median_range, mnist, print_table, ratios, timing_parser
+from benchmarks.step import CONDITIONS, LEARNING_RATE, MOMENTUM, own_epoch
 from mnist_ce.network import HIDDEN
 
 BATCH_SIZE = 64
 
 
 def scikit_learn(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Callable[[], float]:
-    """Return a task that trains one epoch with scikit-learn."""
+    """Return a task that times an epoch of scikit-learn."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
 
@@ -55,7 +52,7 @@ def scikit_learn(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> 
 
 
 def jax_epoch(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Callable[[], float]:
-    """Return a task that trains one epoch with JAX, compiled beforehand."""
+    """Return a task that times an epoch of JAX, compiled beforehand."""
     import jax
     import jax.numpy as jnp
 
@@ -100,9 +97,9 @@ def jax_epoch(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Cal
 
 def main() -> None:
     """Measure and print."""
-    options = arguments(__doc__).parse_args()
+    options = timing_parser(__doc__).parse_args()
     torch.set_num_threads(options.threads)
-    train: Split = load_dataset("mnist", Path(resolve_config().data.dir)).train
+    train = mnist().train
     images = train.images.flatten(1).numpy().astype(np.float32) / 255
     labels = train.labels.numpy()
     tasks = {"mnist-ce, fast step": own_epoch("fast", train, HIDDEN, BATCH_SIZE)}
@@ -115,13 +112,11 @@ def main() -> None:
         else:
             tasks[name] = make(images, labels)
     times = interleaved(tasks, options.repeats)
-    ours = times["mnist-ce, fast step"]
-    report(
-        f"One epoch of 60,000 images, batch 64, {options.threads} threads, median (min to max) of "
-        f"{options.repeats} interleaved rounds",
-        ["", "seconds", "× mnist-ce"],
+    print_table(
+        f"One epoch of 60,000 images, batch 64, {CONDITIONS.format(**vars(options))}",
+        {"": str, "seconds": median_range(2), "× mnist-ce": median_range(2)},
         [
-            (name, spread(values, 2), spread(ratios(values, ours), 2))
+            (name, values, ratios(values, times["mnist-ce, fast step"]))
             for name, values in times.items()
         ],
         as_json=options.json,

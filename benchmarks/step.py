@@ -1,26 +1,24 @@
-"""The cost of a training step beside its floor: the 14 matrix products of the step alone.
+"""The cost of a training step beside its 14 matrix products alone and the usual tutorial loop.
 
-All are run in turn in one process: the floor, the tutorial loop (`DataLoader` over torchvision's
-MNIST), the plain step and the fast step. `--growth` prints how the cost grows with batch and width,
-`--augment best` what the distortions of a recipe add.
+    MNIST_CE_DATA_DIR=… python -m benchmarks.step --repeats 15
 
-    MNIST_CE_DATA_DIR=… python benchmarks/step.py
+All run in turn in one process. The tutorial loop is a `DataLoader` over torchvision's MNIST.
+`--growth` shows how the cost grows with batch size and width, `--augment best` what the distortions
+of a recipe add.
 """
 
 from __future__ import annotations
 
 import itertools
-import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
-from common import arguments, interleaved, ratios, report, spread
 from torch import Tensor, nn
 
+from benchmarks.common import interleaved, median_range, mnist, print_table, ratios, timing_parser
 from mnist_ce.config import AugmentConfig, OptimizerConfig, resolve_config
-from mnist_ce.data.dataset import Split, load_dataset
+from mnist_ce.data.dataset import Split
 from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.evaluation.inference import evaluate
 from mnist_ce.network import HIDDEN
@@ -29,10 +27,12 @@ from mnist_ce.network.objective import Multiclass
 from mnist_ce.training.steps import make_step
 
 LEARNING_RATE, MOMENTUM = 0.01, 0.5
+PRODUCTS, TUTORIAL = "14 products by torch.mm", "tutorial loop"
+CONDITIONS = "{threads} threads, median (min to max) of {repeats} interleaved rounds"
 
 
-def floor(hidden: Sequence[int], batch_size: int, num_steps: int) -> Callable[[], float]:
-    """Return a task that does the products of so many steps, and nothing else.
+def matrix_products(hidden: Sequence[int], batch_size: int, num_steps: int) -> Callable[[], float]:
+    """Return a task that times only the matrix products of so many steps.
 
     Per layer one product forward, one for the weight's gradient and, above the first, one for the
     input's gradient: 5 + 5 + 4 for the default network, by `torch.mm` into preallocated tensors.
@@ -64,7 +64,7 @@ def floor(hidden: Sequence[int], batch_size: int, num_steps: int) -> Callable[[]
 
 
 def tutorial_loop(train: Split, hidden: Sequence[int], batch_size: int) -> Callable[[], float]:
-    """Return a task that trains one epoch as tutorials do: one PIL picture at a time."""
+    """Return a task that times an epoch of the tutorial loop: one PIL image at a time."""
     from torchvision.datasets import MNIST
     from torchvision.transforms import ToTensor
 
@@ -94,21 +94,19 @@ def own_epoch(
     batch_size: int,
     augment: AugmentConfig | None = None,
 ) -> Callable[[], float]:
-    """Return a task that trains one epoch with a step of this program."""
+    """Return a task that times an epoch of one of this package's steps."""
     torch.manual_seed(0)
     batches = DeviceLoader(
         train.images, train.labels, batch_size=batch_size, seed=0, augment=augment
     )
     optimizer = OptimizerConfig(momentum=MOMENTUM)
     step = make_step(kind, MLP(hidden), batches, Multiclass(), optimizer)
-    epoch = 0
+    epochs = itertools.count(1)
 
     def run() -> float:
-        nonlocal epoch
-        epoch += 1
         start = time.perf_counter()
         step.reset_metrics()
-        for indices in batches.epoch(epoch):
+        for indices in batches.epoch(next(epochs)):
             step(indices, LEARNING_RATE)
         step.metrics()
         return time.perf_counter() - start
@@ -117,7 +115,7 @@ def own_epoch(
 
 
 def evaluation(train: Split) -> Callable[[], float]:
-    """Return a task that evaluates the network on the whole training set."""
+    """Return a task that times an evaluation on the whole training set."""
     model = MLP()
 
     def run() -> float:
@@ -128,126 +126,114 @@ def evaluation(train: Split) -> Callable[[], float]:
     return run
 
 
+def compare_steps(train: Split, repeats: int, *, as_json: bool) -> None:
+    """Print the time of an epoch of each step beside the products and the tutorial loop."""
+    tasks = {
+        PRODUCTS: matrix_products(HIDDEN, 64, -(-len(train) // 64)),
+        TUTORIAL: tutorial_loop(train, HIDDEN, 64),
+        "plain step": own_epoch("plain", train, HIDDEN, 64),
+        "fast step": own_epoch("fast", train, HIDDEN, 64),
+        "evaluation of as many images": evaluation(train),
+    }
+    times = interleaved(tasks, repeats)
+    conditions = CONDITIONS.format(threads=torch.get_num_threads(), repeats=repeats)
+    print_table(
+        f"One epoch of 60,000 images, batch 64, {conditions}",
+        {
+            "": str,
+            "seconds": median_range(3),
+            "× the products": median_range(2),
+            "× faster than the tutorial loop": median_range(2),
+        },
+        [
+            (name, values, ratios(values, times[PRODUCTS]), ratios(times[TUTORIAL], values))
+            for name, values in times.items()
+        ],
+        as_json=as_json,
+    )
+
+
+def compare_sizes(train: Split, repeats: int, *, as_json: bool) -> None:
+    """Print the time of an epoch for several batch sizes and widths, beside its products."""
+    rows = []
+    for batch_size, factor in ((16, 1), (64, 1), (256, 1), (1024, 1), (64, 2), (64, 4)):
+        hidden = [width * factor for width in HIDDEN]
+        part = Split(*(_part(tensor, factor) for tensor in (train.images, train.labels)))
+        tasks = {
+            "products": matrix_products(hidden, batch_size, -(-len(part) // batch_size)),
+            "fast": own_epoch("fast", part, hidden, batch_size),
+        }
+        times = interleaved(tasks, repeats)
+        scale = len(train) / len(part)
+        seconds = [[scale * value for value in values] for values in times.values()]
+        rows.append((batch_size, factor, *seconds, ratios(times["fast"], times["products"])))
+    conditions = CONDITIONS.format(threads=torch.get_num_threads(), repeats=repeats)
+    print_table(
+        f"Seconds per epoch of 60,000 images as work grows, {conditions} (wider networks timed on "
+        "a part of the images and scaled)",
+        {
+            "batch": str,
+            "widths": "×{}".format,
+            "products": median_range(2),
+            "fast step": median_range(2),
+            "× the products": median_range(2),
+        },
+        rows,
+        as_json=as_json,
+    )
+
+
+def _part(tensor: Tensor, factor: int) -> Tensor:
+    """Return the first 1/factor² of a tensor, in whole batches of 64."""
+    return tensor[: len(tensor) // factor**2 // 64 * 64] if factor > 1 else tensor
+
+
+def compare_augmentation(train: Split, config: str, repeats: int, *, as_json: bool) -> None:
+    """Print what the distortions of a recipe add to the plain and the fast step."""
+    augment = resolve_config(config).augment
+    batch_size, part = 128, Split(train.images[:6_400], train.labels[:6_400])
+    tasks = {
+        (kind, distorted): own_epoch(kind, part, HIDDEN, batch_size, augment if distorted else None)
+        for kind in ("plain", "fast")
+        for distorted in (False, True)
+    }
+    times = interleaved(tasks, repeats)
+    to_milliseconds = 1000 / (len(part) // batch_size)  # per step
+    rows = []
+    for kind in ("plain", "fast"):
+        undistorted, distorted = times[kind, False], times[kind, True]
+        columns = [[to_milliseconds * t for t in values] for values in (undistorted, distorted)]
+        added = [100 * (ratio - 1) for ratio in ratios(distorted, undistorted)]
+        rows.append((f"{kind} step", *columns, added))
+    conditions = CONDITIONS.format(threads=torch.get_num_threads(), repeats=repeats)
+    print_table(
+        f"Milliseconds per step of {batch_size} images with the distortions of {config}, "
+        f"{conditions}",
+        {
+            "": str,
+            "undistorted": median_range(2),
+            "distorted": median_range(2),
+            "added, %": median_range(0),
+        },
+        rows,
+        as_json=as_json,
+    )
+
+
 def main() -> None:
     """Measure and print."""
-    parser = arguments(__doc__)
+    parser = timing_parser(__doc__)
     parser.add_argument("--growth", action="store_true", help="batch sizes and widths instead")
     parser.add_argument("--augment", metavar="CONFIG", help="the cost of a recipe's distortions")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    train = load_dataset("mnist", Path(resolve_config().data.dir)).train
+    train, repeats, as_json = mnist().train, options.repeats, options.json
     if options.growth:
-        growth(train, options.repeats, as_json=options.json)
-        return
-    if options.augment:
-        distortion(train, options.augment, options.repeats, as_json=options.json)
-        return
-    num_steps = -(-len(train) // 64)
-    times = interleaved(
-        {
-            "floor: 14 products by torch.mm": floor(HIDDEN, 64, num_steps),
-            "tutorial loop": tutorial_loop(train, HIDDEN, 64),
-            "plain step": own_epoch("plain", train, HIDDEN, 64),
-            "fast step": own_epoch("fast", train, HIDDEN, 64),
-            "evaluation of as many images": evaluation(train),
-        },
-        options.repeats,
-    )
-    base, tutorial = times["floor: 14 products by torch.mm"], times["tutorial loop"]
-    rows = [
-        (
-            name,
-            spread(values, 3),
-            spread(ratios(values, base), 2),
-            spread(ratios(tutorial, values), 2),
-        )
-        for name, values in times.items()
-    ]
-    report(
-        f"One epoch of 60,000 images, batch 64, {options.threads} threads, median (min to max) of "
-        f"{options.repeats} interleaved rounds",
-        ["", "seconds", "× the floor", "× faster than the tutorial loop"],
-        rows,
-        as_json=options.json,
-    )
-
-
-def growth(train: Split, repeats: int, *, as_json: bool) -> None:
-    """Print the time of an epoch for several batch sizes and widths, each beside its floor."""
-    rows = []
-    cases = [(batch_size, 1) for batch_size in (16, 64, 256, 1024)] + [(64, 2), (64, 4)]
-    for batch_size, factor in cases:
-        hidden = [width * factor for width in HIDDEN]
-        part = Split(*(share(tensor, factor) for tensor in (train.images, train.labels)))
-        times = interleaved(
-            {
-                "floor": floor(hidden, batch_size, -(-len(part) // batch_size)),
-                "fast": own_epoch("fast", part, hidden, batch_size),
-            },
-            repeats,
-        )
-        scale = len(train) / len(part)
-        rows.append(
-            (
-                batch_size,
-                f"×{factor}",
-                f"{scale * statistics.median(times['floor']):.2f}",
-                f"{scale * statistics.median(times['fast']):.2f}",
-                spread(ratios(times["fast"], times["floor"]), 2),
-            )
-        )
-    report(
-        f"Seconds per epoch of 60,000 images as work grows, median of {repeats} interleaved rounds "
-        "(wider networks timed on a part of the images and scaled)",
-        ["batch", "widths", "floor", "fast step", "× the floor"],
-        rows,
-        as_json=as_json,
-    )
-
-
-def distortion(train: Split, config: str, repeats: int, *, as_json: bool) -> None:
-    """Print what the distortions of a recipe add to the plain and to the fast step."""
-    strengths = resolve_config(config).augment
-    batch_size, part = 128, Split(train.images[:6_400], train.labels[:6_400])
-    kinds = ("plain", "fast")
-    times = interleaved(
-        {
-            f"{kind} {name}": own_epoch(kind, part, HIDDEN, batch_size, augment)
-            for kind in kinds
-            for name, augment in (("as it is", None), ("distorted", strengths))
-        },
-        repeats,
-    )
-    per_step = 1000 / (len(part) // batch_size)  # milliseconds
-    rows = [
-        (
-            f"{kind} step",
-            *(
-                spread([per_step * value for value in times[f"{kind} {name}"]], 2)
-                for name in ("as it is", "distorted")
-            ),
-            spread(
-                [
-                    100 * (ratio - 1)
-                    for ratio in ratios(times[f"{kind} distorted"], times[f"{kind} as it is"])
-                ],
-                0,
-            ),
-        )
-        for kind in kinds
-    ]
-    report(
-        f"Milliseconds per step of {batch_size} images, as they are and distorted as in {config}, "
-        f"{torch.get_num_threads()} threads, median (min to max) of {repeats} interleaved rounds",
-        ["", "as they are", "distorted", "added, %"],
-        rows,
-        as_json=as_json,
-    )
-
-
-def share(tensor: Tensor, factor: int) -> Tensor:
-    """Return the first 1/factor² of a tensor, in whole batches of 64."""
-    return tensor[: len(tensor) // factor**2 // 64 * 64] if factor > 1 else tensor
+        compare_sizes(train, repeats, as_json=as_json)
+    elif options.augment:
+        compare_augmentation(train, options.augment, repeats, as_json=as_json)
+    else:
+        compare_steps(train, repeats, as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mnist_ce.network import HIDDEN, INPUT_SIZE
-from mnist_ce.system.errors import UsageError
+from mnist_ce.system.errors import UsageError, sanitize
 from mnist_ce.system.files import one_line, shipped_dir
 
 logger = logging.getLogger(__name__)
@@ -291,7 +291,7 @@ def resolve_config(
             elif isinstance(table := merged.setdefault(section, {}), dict):
                 table[name] = value
             else:
-                raise UsageError(f"{source}: {section} must be a table")
+                raise UsageError(f"{source}: {sanitize(section)} must be a table")
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
@@ -323,7 +323,8 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or key.count(".") != 1:
-            raise UsageError(f"--set {text}: write section.key=value, for example train.epochs=3")
+            shown = sanitize(text)
+            raise UsageError(f"--set {shown}: write section.key=value, for example train.epochs=3")
         try:
             values[key] = tomllib.loads(f"value = {value}")["value"]
         except (ValueError, RecursionError):
@@ -365,7 +366,9 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
     detail = error.errors(include_url=False)[0]
     place = [str(part) for part in detail["loc"]]
     key = ".".join(place[:2])
-    where = f" (from {sources[key]})" if key in sources else ""
+    source = sources.get(key)
+    key = sanitize(key)
+    where = f" (from {source})" if source else ""
     if detail["type"] == "extra_forbidden":
         valid = list(Config.model_fields if len(place) == 1 else Config().flat())
         return f"unknown key {key}{where}{_nearest(key, valid)}"

@@ -1,64 +1,68 @@
-"""The benchmarks start, and those that the other tests do not touch run to their end."""
+"""The benchmarks and scripts start; the frozen generator is unchanged."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import runpy
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from benchmarks.common import Format, mean_deviation, median_range, print_table
+from benchmarks.step import compare_augmentation
 from mnist_ce.data.dataset import Split
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+ROOT = Path(__file__).parents[1]
 PROGRAMS = [
-    path.name for path in sorted(FOLDER.glob("*.py")) if "__main__" in path.read_text("utf-8")
+    f"{path.parent.name}.{path.stem}"
+    for folder in ("benchmarks", "scripts")
+    for path in sorted((ROOT / folder).glob("*.py"))
+    if "__main__" in path.read_text("utf-8")
 ]
-
-
-@pytest.fixture(autouse=True)
-def _neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a benchmark find its neighbours, as it does when it is started by its path."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-
-
-def start(name: str, arguments: Sequence[str], patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(sys, "argv", [name, *arguments])
-    runpy.run_path(str(FOLDER / name), run_name="__main__")
+FROZEN_SHA256 = "6cc2fe41a2850b8e4d998bca8c2bc4a4609664b4372748fff177df55d9bb0be3"
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # imported above
 def test_each_explains_itself(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
     with pytest.raises(SystemExit) as stopped:
-        start(name, ["--help"], monkeypatch)
+        runpy.run_module(name, run_name="__main__")
     assert stopped.value.code == 0
-    assert f"usage: {name}" in capsys.readouterr().out
-
-
-def test_contact_sheet_of_distortions(
-    tiny_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MNIST_CE_DATA_DIR", str(tiny_data_dir))
-    sheet = tmp_path / "sheet.png"
-    size = ["--dataset", "synthetic", "--rows", "1", "--columns", "3"]
-    start("distortions.py", [*size, "--config", "best", "--out", str(sheet)], monkeypatch)
-    with Image.open(sheet) as picture:
-        pixels = np.asarray(picture.convert("L"))
-    height, width = pixels.shape
-    assert height / width == pytest.approx(10 / 4, rel=0.05)  # ten classes; one and three columns
-    assert (pixels < 64).mean() > 0.02  # ink
+    shown = capsys.readouterr().out
+    assert f"usage: {name}" in shown
+    assert f"python -m {name}" in shown
 
 
 def test_cost_of_distortions(capsys: pytest.CaptureFixture[str]) -> None:
-    measure = runpy.run_path(str(FOLDER / "step.py"))["distortion"]
     images = torch.randint(0, 256, (256, 28, 28), dtype=torch.uint8)
-    measure(Split(images, torch.randint(0, 10, (256,))), "best", 1, as_json=False)
+    compare_augmentation(Split(images, torch.randint(0, 10, (256,))), "best", 1, as_json=False)
     printed = capsys.readouterr().out
     assert "| plain step |" in printed
     assert "| fast step |" in printed
+
+
+def test_a_table_is_markdown_or_json(capsys: pytest.CaptureFixture[str]) -> None:
+    columns: dict[str, Format] = {
+        "kind": str,
+        "seconds": median_range(1),
+        "accuracy": mean_deviation(1, 100, " %"),
+    }
+    rows = [("a", [1.0, 2.0, 4.0], [0.5, 0.7]), ("b", None, [0.5])]
+    print_table("Title", columns, rows, as_json=False)
+    markdown = capsys.readouterr().out
+    assert "| a | 2.0 (1.0 to 4.0) | 60.0 ± 14.1 % |\n| b |  | 50.0 % |\n" in markdown
+    print_table("Title", columns, rows, as_json=True)
+    content = json.loads(capsys.readouterr().out)
+    assert content["rows"][0] == {"kind": "a", "seconds": [1, 2, 4], "accuracy": [0.5, 0.7]}
+    assert "torch" in content["environment"]
+
+
+def test_the_measuring_generator_is_frozen() -> None:
+    source = (ROOT / "generators" / "hard_images_b.py").read_bytes()
+    assert hashlib.sha256(source).hexdigest() == FROZEN_SHA256

@@ -2,7 +2,7 @@
 
 The confidence of a network trained on digits alone says little about letters, most of which it
 takes for some digit. This one was trained on MNIST's training digits against letters of several
-fonts, scribbles, garments, noise and clutter (`python benchmarks/rejection.py --fit` trains it
+fonts, scribbles, garments, noise and clutter (`python -m scripts.train_detector` trains it
 again). It is independent of the weights that classify, so new weights need no new threshold.
 docs/log.md compares widths and thresholds.
 """

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mnist_ce.network import INPUT_SIZE
 from mnist_ce.network.model import MLP
-from mnist_ce.system.errors import CheckpointError
+from mnist_ce.system.errors import CheckpointError, sanitize
 from mnist_ce.system.files import one_line, write_atomically
 
 __all__ = [
@@ -151,7 +151,7 @@ def _num_layers(path: Path, content: dict[str, Tensor]) -> int:
         wrong = sorted(set(content) ^ expected)[:3] if num_layers else list(content)[:3]
         raise CheckpointError(
             f"checkpoint {path} is not a network of Linear layers l1, l2, … with weight and bias "
-            f"each (see {', '.join(wrong) or 'its empty state_dict'})"
+            f"each (see {sanitize(', '.join(wrong)) or 'its empty state_dict'})"
         )
     return num_layers
 

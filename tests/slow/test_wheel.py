@@ -61,7 +61,8 @@ def test_the_wheel_holds_recipes_weights_and_type_marker(wheel: Path) -> None:
             for name in inside:
                 assert archive.read(name) == files[name.rpartition("/")[2]].read_bytes()
     assert "mnist_ce/py.typed" in names
-    assert not any(name.startswith(("tests/", "benchmarks/", "docs/")) for name in names)
+    outside = ("tests/", "benchmarks/", "scripts/", "generators/", "docs/")
+    assert not any(name.startswith(outside) for name in names)
 
 
 def test_help_and_recipes_work_elsewhere(site: Path, tmp_path: Path) -> None:

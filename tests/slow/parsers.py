@@ -1,7 +1,4 @@
-"""The program's parsers of files from strangers, with good files to spoil.
-
-Used by the fuzzing tests and by benchmarks/fuzz.py.
-"""
+"""The package's parsers of foreign files, with valid files to corrupt."""
 
 from __future__ import annotations
 
@@ -28,8 +25,6 @@ from mnist_ce.runs.records import FORMAT_VERSION
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.runs.train_state import MetricSums, TrainState, load_snapshot
 
-__all__ = ["EDITS", "INTERESTING", "PARSERS", "Edit", "Parser"]
-
 EDITS = ("replace", "insert", "delete", "repeat", "truncate")
 INTERESTING = (
     *(b"\0", b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0\0\0\x80", b"\xff" * 8, b"-1", b"1e999"),
@@ -39,12 +34,12 @@ INTERESTING = (
 
 @dataclass(frozen=True)
 class Parser:
-    """What reads a file, and good files of its kind."""
+    """A parser and valid files of its kind."""
 
     name: str
     seeds: Sequence[bytes]
     parse: Callable[[Path, bytes], object]
-    """Takes a folder to write in, and what the file is to hold."""
+    """Takes a folder to write in and the content of the file."""
 
 
 def _weights() -> dict[str, torch.Tensor]:
@@ -77,7 +72,7 @@ def _pickle_of(content: bytes) -> bytes:
 
 
 def _with_pickle(content: bytes, pickled: bytes) -> bytes:
-    """Return what torch.save wrote with another pickle in it, and the checksums right."""
+    """Replace the pickle in a torch archive, with valid checksums."""
     buffer = io.BytesIO()
     with (
         zipfile.ZipFile(io.BytesIO(content)) as archive,
@@ -130,11 +125,11 @@ def _parse_idx(folder: Path, content: bytes) -> object:
     return read_idx(_written(folder, "x-idx", content))
 
 
-def _parse_picture(folder: Path, content: bytes) -> object:
+def _parse_image(folder: Path, content: bytes) -> object:
     return to_float_image(open_image(_written(folder, "x.png", content)))
 
 
-def _pictures() -> list[bytes]:
+def _images() -> list[bytes]:
     noise = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
     image = Image.fromarray(noise)
     found = []
@@ -175,7 +170,7 @@ def _parsers() -> list[Parser]:
         Parser("run.json", [_record()], _parse_record),
         Parser("metrics.csv", [metrics + b"1,2.3,0.1,2.3,0.1,0.01,1.5\n"], _parse_metrics),
         Parser("IDX", [idx_header((3, 28, 28)) + bytes(3 * 784)], _parse_idx),
-        Parser("picture", _pictures(), _parse_picture),
+        Parser("image", _images(), _parse_image),
     ]
 
 
@@ -184,7 +179,7 @@ PARSERS = {parser.name: parser for parser in _parsers()}
 
 @dataclass(frozen=True)
 class Edit:
-    """One change of a file: at a place (as a fraction of its length), of some length."""
+    """One change of a file, at a place given as a fraction of its length."""
 
     kind: str
     place: float
@@ -192,7 +187,6 @@ class Edit:
     content: bytes
 
     def apply(self, data: bytes) -> bytes:
-        """Return the changed file."""
         at = int(self.place * len(data))
         end = at + self.length
         if self.kind == "replace":

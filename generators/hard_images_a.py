@@ -2,7 +2,7 @@
 
 A digit is enlarged with a spline, cut at half its height, and its outline moved in or out until
 the stroke has the weight of some pen. Paper is noise with a 1/f spectrum, light a polynomial, and
-the camera one of Pillow's quadrilateral transforms. `wild_b` does each of these in another way.
+the camera one of Pillow's quadrilateral transforms. `hard_images_b` does each of these in another way.
 
 A kind is a function of (digit, rng) → picture, where ``digit`` is uint8 [28, 28] as in MNIST.
 """

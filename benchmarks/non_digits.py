@@ -1,8 +1,7 @@
-"""Pictures that show no digit: blank pages, noise, scribbles, clothes, letters, clutter.
+"""Images without a digit: blank pages, noise, scribbles, clothing, letters, clutter.
 
-`TRAINING_FONTS` are for fitting and `TEST_FONTS` for measuring; no family is in both. They are
-matplotlib's own, so that nothing need be installed; `system_fonts` adds what a machine has, for
-measuring only.
+`TRAINING_FONTS` are for fitting and `TEST_FONTS` for measuring; no family is in both. They come
+with matplotlib; `system_fonts` finds others, for measuring only.
 """
 
 from __future__ import annotations
@@ -16,24 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-__all__ = [
-    "KINDS",
-    "LETTERS",
-    "TEST_FONTS",
-    "TRAINING_FONTS",
-    "TWINS",
-    "draw_text",
-    "font_files",
-    "letter",
-    "system_fonts",
-]
-
 Rng: TypeAlias = np.random.Generator
 Points: TypeAlias = NDArray[np.float64]
 
 LETTERS = "AEFHKMNRTWXVPQGJCUadefhkmnprtuvwx&@#%?$"
 PLAIN_LETTERS = "AEHKMNRWX"
-TWINS = "OIlSZBoszDi|"
+LOOK_ALIKES = "OIlSZBoszDi|"
 TRAINING_FONTS = (
     "STIXGeneral",
     "cmr10",
@@ -48,7 +35,7 @@ SYSTEM = Path("/usr/share/fonts")
 
 
 def font_files(families: tuple[str, ...]) -> list[Path]:
-    """Files of matplotlib's fonts whose names start so; symbol fonts without letters left out."""
+    """Return the files of matplotlib's fonts whose names start with one of `families`."""
     import matplotlib
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
@@ -56,32 +43,32 @@ def font_files(families: tuple[str, ...]) -> list[Path]:
 
 
 def system_fonts() -> list[Path]:
-    """Latin text fonts of this machine that are not matplotlib's."""
+    """Return the text fonts of this machine that are not matplotlib's."""
     found = [*SYSTEM.rglob("*.ttf"), *SYSTEM.rglob("*.otf")]
     return sorted(f for f in found if "DejaVu" not in f.name and "Symbol" not in f.name)
 
 
-def colours(rng: Rng) -> tuple[int, int]:
-    """Paper and ink."""
+def grey_levels(rng: Rng) -> tuple[int, int]:
+    """Choose the grey levels of background and foreground."""
     pairs = [(255, 0), (0, 255), (240, 30), (235, 70), (30, 225), (210, 60)]
     return pairs[rng.integers(len(pairs))]
 
 
-def finish(picture: Image.Image, rng: Rng) -> Image.Image:
-    """Sometimes a little blur and noise, as from a camera."""
+def finish(image: Image.Image, rng: Rng) -> Image.Image:
+    """Add a little blur and noise, as from a camera, to half of the images."""
     if rng.random() < 0.5:
-        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.5)))
-        pixels = np.asarray(picture, float) + rng.normal(0, rng.uniform(1, 8), picture.size[::-1])
-        picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-    return picture
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.5)))
+        pixels = np.asarray(image, float) + rng.normal(0, rng.uniform(1, 8), image.size[::-1])
+        image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    return image
 
 
 def draw_text(text: str, font: Path, rng: Rng, weight: int | None = None) -> Image.Image:
-    """Text in a font, drawn large, turned and slanted a little, on a page."""
+    """Draw text in a font, large, rotated and sheared a little, on a page."""
     size = int(rng.integers(60, 160))
     face = ImageFont.truetype(str(font), size)
     side = round(size * rng.uniform(1.3, 2.2) * max(1.0, 0.6 * len(text)))
-    back, ink = colours(rng)
+    back, ink = grey_levels(rng)
     page = Image.new("L", (side, side), back)
     bold = int(rng.integers(0, max(1, size // 20))) if weight is None else weight
     ImageDraw.Draw(page).text(
@@ -97,7 +84,7 @@ def draw_text(text: str, font: Path, rng: Rng, weight: int | None = None) -> Ima
 
 
 def letter(fonts: list[Path], letters: str = LETTERS) -> Callable[[Rng], Image.Image]:
-    """A maker of pictures of one letter, in one of the fonts."""
+    """Return a function that draws one letter in one of the fonts."""
 
     def make(rng: Rng) -> Image.Image:
         font = fonts[rng.integers(len(fonts))]
@@ -107,7 +94,7 @@ def letter(fonts: list[Path], letters: str = LETTERS) -> Callable[[Rng], Image.I
 
 
 def blank(rng: Rng) -> Image.Image:
-    """An empty page: one grey, or paper with grain and a slope of light."""
+    """Draw an empty page: one grey, or paper with grain and a gradient of light."""
     h, w = int(rng.integers(60, 300)), int(rng.integers(60, 300))
     grey = float(rng.integers(0, 256))
     if rng.random() < 0.3:
@@ -121,7 +108,7 @@ def blank(rng: Rng) -> Image.Image:
 
 
 def noise(rng: Rng) -> Image.Image:
-    """Noise of any coarseness: even, normal, salt and pepper, or clouds."""
+    """Draw noise: uniform, normal, salt and pepper, or smooth."""
     h, w = int(rng.integers(28, 200)), int(rng.integers(28, 200))
     kind = int(rng.integers(4))
     if kind == 0:
@@ -138,14 +125,14 @@ def noise(rng: Rng) -> Image.Image:
 
 
 def noise28(rng: Rng) -> Image.Image:
-    """Noise of 28×28."""
+    """Draw noise of 28×28."""
     return noise(rng).resize((28, 28), Image.Resampling.NEAREST)
 
 
 def scribble(rng: Rng) -> Image.Image:
-    """A pen gone wild: zigzags, tangles, hatching, spirals, crosses."""
+    """Draw random strokes: random walks, zigzags, Lissajous curves, spirals, polygons."""
     side = int(rng.integers(100, 300))
-    back, ink = colours(rng)
+    back, ink = grey_levels(rng)
     page = Image.new("L", (side, side), back)
     draw = ImageDraw.Draw(page)
     width = int(side * rng.uniform(0.01, 0.05)) + 1
@@ -185,13 +172,13 @@ OUTLINES = {
 
 
 def outline(name: str, rng: Rng) -> Points:
-    """The silhouette of a garment in the unit square, every corner moved a little."""
+    """Return the outline of a garment in the unit square, every corner moved a little."""
     corners = np.array([[float(v) for v in pair.split(",")] for pair in OUTLINES[name].split()])
     return corners / 100 + 0.02 * rng.normal(size=corners.shape)
 
 
 def clothing(rng: Rng) -> Image.Image:
-    """A filled garment with folds, or only its outline, 28×28 or larger."""
+    """Draw a filled garment with folds, or only its outline, 28×28 or larger."""
     side = 112
     names = list(OUTLINES)
     shape = outline(names[rng.integers(len(names))], rng)
@@ -206,16 +193,16 @@ def clothing(rng: Rng) -> Image.Image:
     folds = Image.fromarray(rng.uniform(0.35, 1, (cells, cells)).astype(np.float32))
     cloth = np.asarray(folds.resize((side, side), Image.Resampling.BICUBIC))
     bright = np.asarray(mask, float) * (cloth if filled else 1.0)
-    picture = Image.fromarray(np.clip(bright, 0, 255).astype(np.uint8))
+    image = Image.fromarray(np.clip(bright, 0, 255).astype(np.uint8))
     if rng.random() < 0.5:
-        picture = picture.point(lambda v: 255 - v)
+        image = image.point(lambda v: 255 - v)
     if rng.random() < 0.5:
-        return picture.resize((28, 28), Image.Resampling.BOX)
-    return finish(picture, rng)
+        return image.resize((28, 28), Image.Resampling.BOX)
+    return finish(image, rng)
 
 
 def clutter(rng: Rng) -> Image.Image:
-    """Discs, boxes and bars in many greys: the stand-in for a photograph of anything."""
+    """Draw discs, boxes and bars in many greys, in place of a photograph of objects."""
     h, w = int(rng.integers(80, 250)), int(rng.integers(80, 250))
     page = Image.new("L", (w, h), int(rng.integers(256)))
     draw = ImageDraw.Draw(page)

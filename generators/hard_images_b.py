@@ -1,6 +1,6 @@
 """Generator B of hard pictures: a pen that retraces the skeleton of a digit (the frozen one).
 
-Nothing in the preprocessing may be tuned on what this file draws; `wild_a` is there for that. The
+Nothing in the preprocessing may be tuned on what this file draws; `hard_images_a` is there for that. The
 two share no code and no technique: here a digit becomes centre lines, drawn again by a round nib
 with Pillow on a reflectance picture, lit, seen through a camera by inverse mapping, and recorded.
 
