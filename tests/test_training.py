@@ -169,7 +169,7 @@ def test_a_foreign_state_dict_gets_its_own_count(tmp_path: Path, mean: float, st
     torch.manual_seed(3)
     network = Foreign()
     torch.save(network.state_dict(), tmp_path / "foreign.pt")
-    report = evaluate(tmp_path / "foreign.pt", input_mean=mean, input_std=std)
+    report = evaluate(load_model(tmp_path / "foreign.pt", input_mean=mean, input_std=std))
     images = (report.images.float() / 255 - mean) / std
     with torch.no_grad():
         answers = network(images.unsqueeze(1)).argmax(dim=1)

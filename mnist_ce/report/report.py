@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from mnist_ce.evaluation.calibration import answer_confidences
+from mnist_ce.evaluation.calibration import confidences
 from mnist_ce.evaluation.evaluate import EvaluationReport, evaluate
 from mnist_ce.report.page import PICTURES, ReportedRun, report_page
 from mnist_ce.report.plots import (
@@ -204,7 +204,7 @@ def reliability_diagram(report: EvaluationReport, name: str | None = None) -> by
     return draw_calibration(
         heading,
         {
-            label: answer_confidences(result.logits, result.labels, trained.objective, temperature)
+            label: confidences(result.logits, result.labels, trained.objective, temperature)
             for label, temperature in temperatures.items()
         },
     )
