@@ -147,7 +147,7 @@ def _checked_tensor(path: Path, name: str, tensor: Tensor) -> Tensor:
     # Before any copy: a file of 1.6 kB can hold a tensor of 2^40 elements with stride 0.
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise CheckpointError(
-            f"checkpoint {path}: {name} has {tensor.numel():,} values, but the file fewer"
+            f"checkpoint {path}: {name} has {tensor.numel():,} values but the file holds fewer"
         )
     tensor = tensor.detach().to(torch.float32).contiguous()
     if not torch.isfinite(tensor).all():
