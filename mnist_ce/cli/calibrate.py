@@ -23,7 +23,7 @@ def calibrate(
         list[str] | None,
         typer.Option(
             "--with",
-            help="A run whose held-out images it is fitted to; may be repeated.",
+            help="A run on whose held-out images it is fitted; may be repeated.",
             show_default="the run itself",
             metavar="RUN",
         ),
@@ -33,11 +33,11 @@ def calibrate(
     threads: options.Threads = 0,
     json: options.Json = False,
 ) -> None:
-    """Fit a temperature, so that answers given with 90 % are right nine times in ten.
+    """Fit a temperature, so that 90 % of predictions with a probability of 90 % are right.
 
-    predict divides the run's logits by it; no answer changes. It is fitted to
-    images that were held out: by the run itself, or, for a run that learned from
-    all of them, by other runs of the same recipe.
+    predict divides the run's logits by it; no prediction changes. It is fitted to
+    held-out images: those of the run itself or, for a run that was trained on all
+    images, those of other runs of the same recipe.
 
     Examples:
 
@@ -62,4 +62,4 @@ def calibrate(
             f"held-out images of {fitted['dataset']} by {names}"
         )
         typer.echo(f"NLL there   {fitted['nll_uncalibrated']:.4f} → {fitted['nll']:.4f}")
-    note(f"kept in {calibrated.run.record_path}")
+    note(f"written to {calibrated.run.record_path}")

@@ -33,7 +33,7 @@ def compare(
     threads: options.Threads = 0,
     json: options.Json = False,
 ) -> None:
-    """Compare two networks on the same images, and say whether chance explains it.
+    """Compare two networks on the same images, and test whether the difference is significant.
 
     Examples:
 
@@ -46,13 +46,7 @@ def compare(
 
     with use_threads(threads):
         comparison = run_comparison(
-            a,
-            b,
-            split=split,
-            dataset=dataset,
-            data_dir=data_dir,
-            output=output,
-            device=device,
+            a, b, split=split, dataset=dataset, data_dir=data_dir, output=output, device=device
         )
     if json:
         print_json(comparison.to_dict())
@@ -75,7 +69,6 @@ def _print(comparison: Comparison, limit: int) -> None:
         f"both right {outcomes['both_right']:,}, only A {outcomes['only_a_right']:,}, "
         f"only B {outcomes['only_b_right']:,}, both wrong {outcomes['both_wrong']:,}"
     )
-    typer.echo(f"McNemar's exact test: p = {comparison.p_value:.4g}")
     typer.echo(comparison.verdict)
     _print_differences(comparison, limit)
 
@@ -86,10 +79,10 @@ def _print_differences(comparison: Comparison, limit: int) -> None:
     if not found or not limit:
         return
     width = max(len(name) for name in (*names, "truth"))
-    typer.echo(f"\nimages they answer differently ({len(found):,})")
+    typer.echo(f"\nimages with different predictions ({len(found):,})")
     typer.echo(f"{'index':>6}  {'truth':<{width}}  {'A':<{width}}  B")
     for item in found[:limit]:
-        truth, said_a, said_b = (names[n] for n in (item.label, item.label_a, item.label_b))
-        typer.echo(f"{item.index:6d}  {truth:<{width}}  {said_a:<{width}}  {said_b}")
+        truth, a, b = (names[n] for n in (item.label, item.a, item.b))
+        typer.echo(f"{item.index:6d}  {truth:<{width}}  {a:<{width}}  {b}")
     if len(found) > limit:
         typer.echo(f"and {len(found) - limit:,} more: --limit {len(found)}, or --json")

@@ -9,9 +9,8 @@ import typer
 
 from mnist_ce.cli import options
 from mnist_ce.cli.printing import note, print_json
-from mnist_ce.cli.verify import verify_run
-from mnist_ce.system.errors import MnistCeError
-from mnist_ce.system.files import one_line, write_atomically
+from mnist_ce.system.errors import RunError
+from mnist_ce.system.files import write_atomically
 
 if TYPE_CHECKING:
     from mnist_ce.evaluation.calibration import CalibrationReport
@@ -30,10 +29,10 @@ def evaluate(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Draw how sure and how right the answers are.", metavar="FILE.png"),
+        typer.Option(help="Draw a reliability diagram.", metavar="FILE.png"),
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Say whether what a finished run records is true.")
+        bool, typer.Option("--verify", help="Verify the record and files of a finished run.")
     ] = False,
     data_dir: options.DataDir = None,
     output: options.Output = "checkpoints",
@@ -58,34 +57,29 @@ def evaluate(
     if checkpoint is not None and checkpoint_option is not None:
         raise typer.BadParameter("name the checkpoint once")
     if plot is not None and plot.suffix.lower() != ".png":
-        raise typer.BadParameter(f"--plot {plot}: the picture is a PNG; end its name in .png")
+        raise typer.BadParameter(f"--plot {plot}: the image is a PNG; end its name in .png")
+    name = checkpoint or checkpoint_option
     if verify:
-        name = checkpoint or checkpoint_option
         if name is None:
             raise typer.BadParameter("--verify needs the name of a run")
         if split != "test" or dataset or plot or (input_mean, input_std) != (0.0, 1.0):
             raise typer.BadParameter("--verify is for a run as it is, on its own data")
-        verify_run(
-            name, output=output, data_dir=data_dir, device=device, threads=threads, json=json
-        )
+        _verify(name, output=output, data_dir=data_dir, device=device, threads=threads, json=json)
         return
     from mnist_ce.evaluation.evaluate import evaluate as run_evaluation
+    from mnist_ce.runs.load_model import load_model
     from mnist_ce.system.device import use_threads
 
     with use_threads(threads):
+        trained = load_model(name, output, input_mean=input_mean, input_std=input_std)
         report = run_evaluation(
-            checkpoint or checkpoint_option,
-            split=split,
-            dataset=dataset,
-            data_dir=data_dir,
-            output=output,
-            device=device,
-            input_mean=input_mean,
-            input_std=input_std,
+            trained, split=split, dataset=dataset, data_dir=data_dir, device=device
         )
-    note(f"checkpoint {report.trained.path}")
+    note(f"checkpoint {trained.path}")
     if plot is not None:
-        _plot(report, plot)
+        from mnist_ce.report.plots import reliability_diagram
+
+        write_atomically(plot, reliability_diagram(report))
     if json:
         print_json(report.to_dict())
     else:
@@ -97,13 +91,25 @@ def evaluate(
         )
 
 
-def _plot(report: EvaluationReport, path: Path) -> None:
-    from mnist_ce.report.plots import reliability_diagram
+def _verify(
+    name: str, *, output: str, data_dir: str | None, device: str, threads: int, json: bool
+) -> None:
+    from mnist_ce.evaluation.verification import verify
+    from mnist_ce.system.device import use_threads
 
-    try:
-        write_atomically(path, reliability_diagram(report))
-    except OSError as error:
-        raise MnistCeError(f"--plot {path} cannot be written: {one_line(error)}") from None
+    with use_threads(threads):
+        run, checks = verify(name, output=output, data_dir=data_dir, device=device)
+    failed = ", ".join(check.name for check in checks if not check.ok)
+    if json:
+        content = [check.to_dict() for check in checks]
+        print_json({"run": str(run.path), "verified": not failed, "checks": content})
+    else:
+        for check in checks:
+            typer.echo(f"{'ok' if check.ok else 'FAIL':<4}  {check.name:<8} {check.detail}")
+    if failed:
+        raise RunError(f"run {run.path} is not as recorded: {failed}")
+    if not json:
+        typer.echo(f"{run.path} verified")
 
 
 def _print(report: EvaluationReport) -> None:
@@ -132,13 +138,12 @@ def _print(report: EvaluationReport) -> None:
             f"{item.class_name:<{width}}  {item.precision:9.4f}  {item.recall:6.4f}  "
             f"{item.f1:6.4f}  {item.count:6d}"
         )
-    typer.echo("\nconfusion matrix (row: truth, column: answer)")
+    typer.echo("\nconfusion matrix (row: truth, column: prediction)")
     for line in confusion_lines(report.confusion, report.class_names):
         typer.echo(line)
 
 
 def _print_calibration(report: EvaluationReport) -> None:
-    """Print how far the probabilities can be trusted, with and without the temperature."""
     if report.trained.temperature == 1:  # then the NLL is the loss
         typer.echo(f"calibration   {_calibration_error(report.calibration)}")
         return

@@ -1,8 +1,8 @@
-"""Whether probabilities can be taken at their word, and the temperature that helps them.
+"""Calibration error of predicted probabilities, and the temperature that reduces it.
 
-An answer given with 90 % should be right nine times in ten. How far a network is from that is its
-calibration error; one number, the temperature, by which all logits are divided before softmax,
-removes most of it and changes no answer (Guo et al. 2017, "On Calibration of Modern Neural
+Of predictions with a confidence of 90 %, 90 % should be correct; the calibration error measures
+the deviation from that. Dividing all logits by one number, the temperature, before the softmax
+removes most of it and changes no prediction (Guo et al. 2017, "On Calibration of Modern Neural
 Networks").
 """
 
@@ -16,26 +16,13 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from mnist_ce.network.objective import Multiclass, Objective
+from mnist_ce.network.objective import Objective
 from mnist_ce.system.errors import UsageError
-
-__all__ = [
-    "NUM_BINS",
-    "CalibrationReport",
-    "ReliabilityBin",
-    "answer_confidences",
-    "calibration_interval",
-    "calibration_report",
-    "expected_calibration_error",
-    "fit_temperature",
-    "negative_log_likelihood",
-    "reliability_bins",
-]
 
 NUM_BINS = 15
 _NUM_RESAMPLES = 1_000
-_CHUNK = 50  # resamples at once: a few megabytes
-_TEMPERATURES = (1e-2, 1e2)  # far beyond what any network here needs
+_RESAMPLES_AT_ONCE = 50  # 4 MB of gaps for 10,000 images
+_TEMPERATURES = (1e-2, 1e2)  # the range of the search
 
 Confidences = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
@@ -44,13 +31,7 @@ Gaps = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Answers of about the same confidence.
-
-    Args:
-        count: How many there are.
-        confidence: The mean of their probabilities.
-        accuracy: The fraction of them that is right.
-    """
+    """The number of predictions of similar confidence, their mean confidence and accuracy."""
 
     count: int
     confidence: float
@@ -59,61 +40,50 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """How far probabilities can be trusted.
-
-    Args:
-        nll: The mean negative log-likelihood of the truth, in nats.
-        ece: The expected calibration error, a fraction.
-        ece_interval: Its 95 % bootstrap interval.
-        bins: The answers by confidence, in bins of equal mass.
-    """
+    """The calibration of a network's predictions."""
 
     nll: float
+    """Mean negative log-likelihood of the labels, in nats."""
     ece: float
+    """Expected calibration error, a fraction."""
     ece_interval: tuple[float, float]
-    bins: tuple[ReliabilityBin, ...]
+    """Its 95 % bootstrap interval."""
+    bins: list[ReliabilityBin]
+    """Of equal size, the least confident first."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values."""
-        return asdict(self) | {"ece_interval": list(self.ece_interval), "bins": self._rows()}
-
-    def _rows(self) -> list[dict[str, Any]]:
-        return [asdict(item) for item in self.bins]
+        return asdict(self) | {"ece_interval": list(self.ece_interval)}
 
 
 def calibration_report(
     logits: Tensor, labels: Tensor, objective: Objective, temperature: float = 1.0
 ) -> CalibrationReport:
-    """Measure the calibration of a network's answers.
+    """Measure the calibration of a network's predictions.
 
     Args:
-        logits: float32 [n, classes].
+        logits: float32 [n, outputs].
         labels: int64 [n].
-        objective: How logits are read.
-        temperature: What they are divided by first.
+        objective: How logits become probabilities.
+        temperature: The logits are divided by it first.
     """
-    confidence, correct = answer_confidences(logits, labels, objective, temperature)
+    confidence, correct = confidences(logits, labels, objective, temperature)
     return CalibrationReport(
         nll=negative_log_likelihood(logits, labels, objective, temperature),
         ece=expected_calibration_error(confidence, correct),
         ece_interval=calibration_interval(confidence, correct),
-        bins=tuple(reliability_bins(confidence, correct)),
+        bins=reliability_bins(confidence, correct),
     )
 
 
-def answer_confidences(
+def confidences(
     logits: Tensor, labels: Tensor, objective: Objective, temperature: float = 1.0
 ) -> tuple[Confidences, Bools]:
-    """Return the probability of each answer, float64 [n], and whether it is right, bool [n].
+    """Return the probability of each prediction, float64 [n], and whether it is correct, bool [n].
 
-    In float64, because a confident network's probabilities all round to 1 in float32.
-
-    Args:
-        logits: float32 [n, classes].
-        labels: int64 [n].
-        objective: How logits are read.
-        temperature: What they are divided by first.
+    For the arguments see `calibration_report`.
     """
+    # float64: in float32 a confident network's probabilities all round to 1.
     probabilities = objective.probabilities(logits.double() / temperature)
     correct = objective.predictions(logits) == labels
     return probabilities.amax(dim=1).numpy(), correct.numpy()
@@ -122,13 +92,9 @@ def answer_confidences(
 def negative_log_likelihood(
     logits: Tensor, labels: Tensor, objective: Objective, temperature: float = 1.0
 ) -> float:
-    """Return the mean of -log p(truth), in nats; at temperature 1 it is the loss.
+    """Return the mean of -log p(label), in nats; at temperature 1 it is the loss.
 
-    Args:
-        logits: float32 [n, classes].
-        labels: int64 [n].
-        objective: How logits are read.
-        temperature: What they are divided by first.
+    For the arguments see `calibration_report`.
     """
     return objective.example_losses(logits.double() / temperature, labels).mean().item()
 
@@ -136,17 +102,17 @@ def negative_log_likelihood(
 def expected_calibration_error(
     confidence: Confidences, correct: Bools, num_bins: int = NUM_BINS
 ) -> float:
-    """Return the mean gap between confidence and accuracy over bins of equal mass.
+    """Return the mean gap between confidence and accuracy over bins.
 
-    That is Σ (images in the bin / all images) · |accuracy − mean confidence| (Guo et al. 2017,
-    eq. 3), with as many images in each bin as in any other (Nguyen and O'Connor 2015), because
-    bins of equal width would hold nearly all images in the last one. Chance gaps add up too, so
-    even a perfectly calibrated network has an error above 0.
+    That is Σ (images in the bin / all images) · |accuracy - mean confidence| (Guo et al. 2017,
+    eq. 3). The bins have equal numbers of images (Nguyen and O'Connor 2015): with bins of equal
+    width nearly all images fall into the last one. Sampling noise adds to the sum, so even a
+    perfectly calibrated network has an error above 0.
 
     Args:
-        confidence: float [n], the probability of each answer, n at least 1.
-        correct: bool [n], whether it is right.
-        num_bins: How many bins.
+        confidence: float [n], the probability of each prediction, n at least 1.
+        correct: bool [n], whether it is correct.
+        num_bins: The number of bins.
     """
     return float(_error(_sorted_gaps(confidence, correct)[None], num_bins)[0])
 
@@ -161,28 +127,28 @@ def calibration_interval(
 ) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of the expected calibration error.
 
-    Each resample adds chance gaps of its own, so that resamples err upward by about as much as the
-    figure itself does. The lower end takes that off, as the basic interval does: 2·e − q(97.5 %),
-    and not below 0; the upper end is the plain quantile q(97.5 %) (Davison and
-    Hinkley 1997, *Bootstrap Methods and their Application*, sections 5.2 and 5.3). On made answers
-    like those of a good network (n = 10,000) this holds the true error in 90 to 98 of 100 cases,
+    Resampling adds noise of its own, so the resamples are biased upward by about as much as the
+    estimate e itself. The lower end corrects that as the basic interval does, 2·e - q(97.5 %), but
+    not below 0; the upper end is the plain quantile q(97.5 %) (Davison and Hinkley 1997,
+    *Bootstrap Methods and their Application*, sections 5.2 and 5.3). On simulated predictions
+    of a good network (n = 10,000) the interval covers the true error in 90 to 98 of 100 cases,
     and in 82 to 88 where that is 0, which the plain quantiles never reach.
 
     Args:
-        confidence: float [n], the probability of each answer.
-        correct: bool [n], whether it is right.
-        num_bins: How many bins.
-        num_resamples: How many times n images are drawn again, with replacement.
-        seed: Makes the draws.
+        confidence: float [n], see `expected_calibration_error`, as for the next two.
+        correct: bool [n].
+        num_bins: The number of bins.
+        num_resamples: The number of samples of n images, drawn with replacement.
+        seed: The seed of the draws.
     """
     gaps = _sorted_gaps(confidence, correct)
     generator = np.random.default_rng(seed)
     errors = []
-    for start in range(0, num_resamples, _CHUNK):
-        shape = (min(_CHUNK, num_resamples - start), len(gaps))
-        # Sorted places among sorted images: the resample itself is sorted by confidence.
-        places = np.sort(generator.integers(len(gaps), size=shape, dtype=np.int32), axis=1)
-        errors.append(_error(gaps[places], num_bins))
+    for start in range(0, num_resamples, _RESAMPLES_AT_ONCE):
+        shape = (min(_RESAMPLES_AT_ONCE, num_resamples - start), len(gaps))
+        # Sorted indices into sorted images: the resample is sorted by confidence too.
+        indices = np.sort(generator.integers(len(gaps), size=shape, dtype=np.int32), axis=1)
+        errors.append(_error(gaps[indices], num_bins))
     high = float(np.quantile(np.concatenate(errors), 0.975))
     error = float(_error(gaps[None], num_bins)[0])
     return max(0.0, 2 * error - high), high
@@ -191,12 +157,9 @@ def calibration_interval(
 def reliability_bins(
     confidence: Confidences, correct: Bools, num_bins: int = NUM_BINS
 ) -> list[ReliabilityBin]:
-    """Return the answers in bins of equal mass, the least confident first.
+    """Return the predictions in bins of equal size, the least confident first.
 
-    Args:
-        confidence: float [n], the probability of each answer.
-        correct: bool [n], whether it is right.
-        num_bins: How many bins; no more than there are images.
+    For the arguments see `expected_calibration_error`; n images make at most n bins.
     """
     order = np.argsort(confidence, kind="stable")
     return [
@@ -209,28 +172,27 @@ def reliability_bins(
     ]
 
 
-def fit_temperature(logits: Tensor, labels: Tensor, objective: Objective | None = None) -> float:
-    """Return the temperature that gives the labels the highest likelihood (Guo et al. 2017).
+def fit_temperature(logits: Tensor, labels: Tensor, objective: Objective) -> float:
+    """Return the temperature with the lowest negative log-likelihood (Guo et al. 2017).
 
-    The negative log-likelihood is convex in 1 / temperature, so it has one minimum.
+    That is convex in 1 / temperature, so there is one minimum.
 
     Args:
-        logits: float32 [n, classes], of images that the network was not trained on.
+        logits: float32 [n, outputs], of images that the network was not trained on.
         labels: int64 [n].
-        objective: How logits are read; None: as those of classes.
+        objective: How logits become probabilities.
 
     Raises:
-        UsageError: If no temperature is the best: every answer is right, or none better than
+        UsageError: If there is no minimum: all predictions are correct, or they are no better than
             chance.
     """
     from scipy.optimize import minimize_scalar
 
-    reader = objective or Multiclass()
-    if bool((reader.predictions(logits) == labels).all()):
-        raise _no_temperature(len(labels), "all are right")
+    if bool((objective.predictions(logits) == labels).all()):
+        raise _no_temperature(len(labels), "all are correct")
     low, high = map(math.log, _TEMPERATURES)
     found = minimize_scalar(
-        lambda value: negative_log_likelihood(logits, labels, reader, math.exp(value)),
+        lambda value: negative_log_likelihood(logits, labels, objective, math.exp(value)),
         bounds=(low, high),
         method="bounded",
         options={"xatol": 1e-8},
@@ -242,25 +204,25 @@ def fit_temperature(logits: Tensor, labels: Tensor, objective: Objective | None 
 
 def _no_temperature(num_images: int, reason: str) -> UsageError:
     return UsageError(
-        f"no temperature can be fitted to these {num_images:,} answers, because {reason}; "
-        "more held-out images, or a better network, are needed"
+        f"no temperature can be fitted to these {num_images:,} predictions, because {reason}; "
+        "use more held-out images, or a better network"
     )
 
 
 def _sorted_gaps(confidence: Confidences, correct: Bools) -> Gaps:
-    """Return correct − confidence of each image, the least confident first, float64 [n]."""
+    """Return correct - confidence of each image, the least confident first, float64 [n]."""
     order = np.argsort(confidence, kind="stable")
     return correct[order].astype(np.float64) - confidence[order]
 
 
 def _starts(num_images: int, num_bins: int) -> npt.NDArray[np.int64]:
-    """Return where each bin begins among the sorted images, int64 [bins]."""
+    """Return the index of each bin's first sorted image, int64 [bins]."""
     bins = min(num_bins, num_images)
     return np.arange(bins, dtype=np.int64) * num_images // bins
 
 
 def _error(gaps: Gaps, num_bins: int) -> Gaps:
-    """Return the error of each row of sorted gaps, float64 [rows, n] → [rows]."""
+    """Return the calibration error of each row of sorted gaps, float64 [rows, n] → [rows]."""
     num_images = gaps.shape[1]
     sums = np.add.reduceat(gaps, _starts(num_images, num_bins), axis=1)  # [rows, bins]
     errors: Gaps = np.abs(sums).sum(axis=1) / num_images

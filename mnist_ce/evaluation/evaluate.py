@@ -1,21 +1,19 @@
-"""Evaluation: what a trained network gets right and wrong on a split."""
+"""Evaluation of a trained network on one split of a dataset."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from mnist_ce.config import Config, resolve_config
 from mnist_ce.data.dataset import DataSplits, load_splits
-from mnist_ce.evaluation.calibration import (
-    NUM_BINS,
-    CalibrationReport,
-    calibration_report,
-)
-from mnist_ce.evaluation.inference import Evaluation
-from mnist_ce.evaluation.inference import evaluate as run_loop
+from mnist_ce.evaluation import inference
+from mnist_ce.evaluation.calibration import NUM_BINS, CalibrationReport, calibration_report
 from mnist_ce.evaluation.metrics import (
     BinaryReport,
     ClassReport,
@@ -29,73 +27,55 @@ from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.system.device import resolve_device
 from mnist_ce.system.errors import UsageError
 
-__all__ = ["EvaluationReport", "evaluate", "load_splits_of"]
-
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """A network's results on one split of one dataset.
-
-    Args:
-        trained: The network.
-        dataset: The dataset's name.
-        split: `train`, `validation` or `test`.
-        class_names: What the labels mean.
-        result: Logits, labels, predictions and loss.
-        images: The split's images, uint8 [n, 28, 28].
-    """
+    """A network's results on one split of one dataset."""
 
     trained: TrainedModel
     dataset: str
     split: str
     class_names: tuple[str, ...]
-    result: Evaluation
-    images: Any
+    """Of the dataset, by label."""
+    result: inference.Evaluation
+    images: Tensor
+    """uint8 [n, 28, 28], on the CPU."""
 
     @property
     def accuracy_interval(self) -> tuple[float, float]:
         """The 95 % Wilson interval of the accuracy."""
         return wilson_interval(self.result.num_correct, self.result.num_examples)
 
-    @property
+    @cached_property
     def confusion(self) -> list[list[int]]:
-        """Counts: row = true class, column = answer."""
-        matrix = confusion_matrix(
-            self.result.predictions, self.result.labels, len(self.class_names)
-        )
-        rows: list[list[int]] = matrix.tolist()
-        return rows
+        """Counts: row = true class, column = predicted class."""
+        return confusion_matrix(self.result.predictions, self.result.labels, len(self.class_names))
 
     @property
     def per_class(self) -> list[ClassReport]:
         """Precision, recall, F1 and count of each class."""
-        matrix = confusion_matrix(
-            self.result.predictions, self.result.labels, len(self.class_names)
-        )
-        return class_reports(matrix, self.class_names)
-
-    @cached_property
-    def calibration(self) -> CalibrationReport:
-        """How far the probabilities can be trusted, at the temperature that `predict` uses."""
-        return self._calibration(self.trained.temperature)
-
-    @cached_property
-    def uncalibrated(self) -> CalibrationReport:
-        """The same without a temperature."""
-        return self.calibration if self.trained.temperature == 1 else self._calibration(1.0)
-
-    def _calibration(self, temperature: float) -> CalibrationReport:
-        return calibration_report(
-            self.result.logits, self.result.labels, self.trained.objective, temperature
-        )
+        return class_reports(self.confusion, self.class_names)
 
     @property
     def binary(self) -> BinaryReport | None:
-        """The yes/no figures; None for a network of several classes."""
+        """The metrics of a yes/no network; None for a network of several classes."""
         if not isinstance(self.trained.objective, Binary):
             return None
+        return binary_report(self.result.logits[:, 0], self.result.labels, self.confusion)
+
+    @cached_property
+    def calibration(self) -> CalibrationReport:
+        """The calibration at the network's temperature, which `predict` uses."""
+        return self._calibration_at(self.trained.temperature)
+
+    @cached_property
+    def uncalibrated(self) -> CalibrationReport:
+        """The calibration without a temperature."""
+        return self.calibration if self.trained.temperature == 1 else self._calibration_at(1.0)
+
+    def _calibration_at(self, temperature: float) -> CalibrationReport:
         result = self.result
-        return binary_report(result.logits[:, 0], result.predictions, result.labels)
+        return calibration_report(result.logits, result.labels, self.trained.objective, temperature)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values: fractions, not percent."""
@@ -106,7 +86,7 @@ class EvaluationReport:
             "total": self.result.num_examples,
             "accuracy": self.result.accuracy,
             "accuracy_interval": list(self.accuracy_interval),
-            "per_class": [report.to_dict() for report in self.per_class],
+            "per_class": [asdict(report) for report in self.per_class],
             "confusion_matrix": self.confusion,
             "calibration": {
                 "temperature": self.trained.temperature,
@@ -119,8 +99,8 @@ class EvaluationReport:
             "checkpoint": str(self.trained.path),
             "weights_sha256": self.trained.weights_sha256,
         }
-        if self.binary is not None:
-            content["binary"] = self.binary.to_dict()
+        if (binary := self.binary) is not None:
+            content["binary"] = binary.to_dict()
         return content
 
 
@@ -132,45 +112,47 @@ def evaluate(
     data_dir: str | Path | None = None,
     output: str | Path = "checkpoints",
     device: str = "auto",
-    input_mean: float = 0.0,
-    input_std: float = 1.0,
 ) -> EvaluationReport:
     """Evaluate a network on the dataset it was trained on.
 
     Args:
-        checkpoint: See `load_model`.
+        checkpoint: A network, or what `load_model` takes. A network trained on normalised pixels
+            needs its input scale: `load_model(path, input_mean=0.1307, input_std=0.3081)`.
         split: `train`, `validation` or `test`.
-        dataset: Another dataset than the run's own; weights without a record are taken to be of
-            MNIST.
+        dataset: Another dataset than the run's own; without a record, MNIST is the default.
         data_dir: The folder of the datasets; None: `MNIST_CE_DATA_DIR`, or the run's own.
-        output: The folder that holds the runs.
+        output: The folder of the runs.
         device: See `resolve_device`.
-        input_mean: For networks trained on normalised pixels: (pixel/255 - mean) / std.
-        input_std: See `input_mean`.
 
     Raises:
         CheckpointError: If the network cannot be loaded.
-        DataError: If the data cannot be had.
-        UsageError: If the split or dataset does not fit the network, or the input's
-            scale makes no sense.
+        DataError: If the data is missing or damaged.
+        UsageError: If the device is missing, or the split or dataset does not fit the network.
     """
-    if isinstance(checkpoint, TrainedModel):
-        trained = checkpoint
-    else:
-        trained = load_model(checkpoint, output, input_mean=input_mean, input_std=input_std)
+    trained = checkpoint if isinstance(checkpoint, TrainedModel) else load_model(checkpoint, output)
     torch_device = resolve_device(device)
-    task = load_splits_of(trained, dataset=dataset, data_dir=data_dir)
-    chosen = task.split(split)
-    model = trained.model.to(torch_device)
-    result = run_loop(
-        model,
-        chosen.images.to(torch_device),
-        chosen.labels,
+    splits = load_splits_of(trained, dataset=dataset, data_dir=data_dir)
+    return evaluate_split(trained, splits, split, torch_device)
+
+
+def evaluate_split(
+    trained: TrainedModel, splits: DataSplits, name: str, device: torch.device
+) -> EvaluationReport:
+    """Evaluate a network on one split of loaded data.
+
+    Raises:
+        UsageError: If the split does not exist.
+    """
+    split = splits.split(name)
+    result = inference.evaluate(
+        trained.model.to(device),
+        split.images.to(device),
+        split.labels,
         trained.objective,
         mean=trained.input_mean,
         std=trained.input_std,
     )
-    return EvaluationReport(trained, task.dataset, split, task.class_names, result, chosen.images)
+    return EvaluationReport(trained, splits.dataset, name, splits.class_names, result, split.images)
 
 
 def load_splits_of(
@@ -179,10 +161,10 @@ def load_splits_of(
     dataset: str | None = None,
     data_dir: str | Path | None = None,
 ) -> DataSplits:
-    """Load the data that a network was trained on, split as it was then.
+    """Load the data that a network was trained on, split as in training.
 
     Raises:
-        DataError: If the data cannot be had; no other dataset takes its place.
+        DataError: If the data is missing or damaged; no other dataset takes its place.
         UsageError: If the dataset's classes are not the network's.
     """
     config = _config_of(trained)
@@ -197,7 +179,7 @@ def load_splits_of(
     task = load_splits(data, objective, config.train.seed)
     if len(task.class_names) != len(trained.class_names):
         raise UsageError(
-            f"{trained.path} knows {len(trained.class_names)} classes, but {task.dataset} has "
+            f"{trained.path} has {len(trained.class_names)} classes, but {task.dataset} has "
             f"{len(task.class_names)}"
         )
     return replace(task, objective=trained.objective)

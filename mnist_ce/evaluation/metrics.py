@@ -1,27 +1,17 @@
-"""Numbers about answers: intervals, tables per class, confusion.
+"""Metrics of predictions: accuracy interval, confusion matrix, per-class and binary metrics.
 
-All are sums over examples, never means of batch means.
+Each is a sum over all examples divided by their number.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-
-__all__ = [
-    "BinaryReport",
-    "ClassReport",
-    "average_precision",
-    "binary_report",
-    "class_reports",
-    "confusion_matrix",
-    "roc_auc",
-    "wilson_interval",
-]
 
 Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
@@ -29,11 +19,11 @@ Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 def wilson_interval(num_correct: int, num_examples: int, z: float = Z95) -> tuple[float, float]:
     """Return the Wilson score interval of a fraction (Wilson 1927), 95 % by default.
 
-    Unlike the plain normal interval it stays within [0, 1] and is honest near both ends.
+    Unlike the normal approximation it stays within [0, 1] and keeps its coverage near both ends.
 
     Args:
-        num_correct: Right answers.
-        num_examples: All answers, at least 1.
+        num_correct: Correct predictions.
+        num_examples: All predictions, at least 1.
         z: The normal quantile.
     """
     fraction = num_correct / num_examples
@@ -46,27 +36,22 @@ def wilson_interval(num_correct: int, num_examples: int, z: float = Z95) -> tupl
     return low, high
 
 
-def confusion_matrix(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Count answers: row = true class, column = answer.
+def confusion_matrix(predictions: Tensor, labels: Tensor, num_classes: int) -> list[list[int]]:
+    """Count the predictions of each class: row = true class, column = predicted class.
 
     Args:
         predictions: int64 [n].
         labels: int64 [n].
-        num_classes: The number of classes.
-
-    Returns:
-        int64 [num_classes, num_classes].
+        num_classes: The number of rows and columns.
     """
     cells = torch.bincount(labels * num_classes + predictions, minlength=num_classes**2)
-    return cells.reshape(num_classes, num_classes)
+    rows: list[list[int]] = cells.reshape(num_classes, num_classes).tolist()
+    return rows
 
 
 @dataclass(frozen=True)
 class ClassReport:
-    """How well one class is found.
-
-    Precision is 0 where the class was never answered, recall where it never occurs.
-    """
+    """The metrics of one class; precision is 0 where it is never predicted."""
 
     class_name: str
     precision: float
@@ -74,31 +59,29 @@ class ClassReport:
     f1: float
     count: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        return asdict(self)
 
-
-def class_reports(confusion: Tensor, class_names: tuple[str, ...]) -> list[ClassReport]:
-    """Return precision, recall, F1 and count of each class, from int64 [classes, classes]."""
-    right = confusion.diagonal().tolist()
-    answered = confusion.sum(dim=0).tolist()
-    counts = confusion.sum(dim=1).tolist()
-    return [
-        ClassReport(
-            class_name=name,
-            precision=hit / max(answer, 1),
-            recall=hit / max(count, 1),
-            f1=2 * hit / max(answer + count, 1),
-            count=count,
+def class_reports(
+    confusion: Sequence[Sequence[int]], class_names: Sequence[str]
+) -> list[ClassReport]:
+    """Return the metrics of each class, from a confusion matrix."""
+    reports = []
+    for index, (name, row) in enumerate(zip(class_names, confusion, strict=True)):
+        count, num_predicted = sum(row), sum(other[index] for other in confusion)
+        reports.append(
+            ClassReport(
+                class_name=name,
+                precision=row[index] / max(num_predicted, 1),
+                recall=row[index] / max(count, 1),
+                f1=2 * row[index] / max(num_predicted + count, 1),
+                count=count,
+            )
         )
-        for name, hit, answer, count in zip(class_names, right, answered, counts, strict=True)
-    ]
+    return reports
 
 
 @dataclass(frozen=True)
 class BinaryReport:
-    """What a yes/no network does with each kind of image."""
+    """The metrics of a yes/no network; precision, recall and F1 are those of yes."""
 
     precision: float
     recall: float
@@ -115,26 +98,27 @@ class BinaryReport:
         return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
 
 
-def binary_report(scores: Tensor, predictions: Tensor, labels: Tensor) -> BinaryReport:
-    """Summarise yes/no answers.
+def binary_report(
+    scores: Tensor, labels: Tensor, confusion: Sequence[Sequence[int]]
+) -> BinaryReport:
+    """Return the metrics of a yes/no network.
 
     Args:
         scores: float32 [n], higher means yes.
-        predictions: int64 [n], 1 for yes.
         labels: int64 [n], 1 for yes.
+        confusion: The confusion matrix of its predictions, no first.
     """
-    (negatives, false_positives), (false_negatives, positives) = confusion_matrix(
-        predictions, labels, 2
-    ).tolist()
+    yes = class_reports(confusion, ("no", "yes"))[1]
+    (true_negatives, false_positives), (false_negatives, true_positives) = confusion
     return BinaryReport(
-        precision=positives / max(positives + false_positives, 1),
-        recall=positives / max(positives + false_negatives, 1),
-        f1=2 * positives / max(2 * positives + false_positives + false_negatives, 1),
+        precision=yes.precision,
+        recall=yes.recall,
+        f1=yes.f1,
         roc_auc=roc_auc(scores, labels),
         average_precision=average_precision(scores, labels),
-        true_positives=positives,
+        true_positives=true_positives,
         false_positives=false_positives,
-        true_negatives=negatives,
+        true_negatives=true_negatives,
         false_negatives=false_negatives,
     )
 
@@ -142,19 +126,16 @@ def binary_report(scores: Tensor, predictions: Tensor, labels: Tensor) -> Binary
 def _ranked(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return true and false positives at each distinct threshold, from the highest down."""
     scores, order = scores.double().sort(descending=True)
-    hits = labels[order].double()
-    last_of_its_score = torch.ones(len(scores), dtype=torch.bool)
-    last_of_its_score[:-1] = scores[:-1] != scores[1:]
-    true_positives = hits.cumsum(0)[last_of_its_score]
-    false_positives = (1 - hits).cumsum(0)[last_of_its_score]
-    return true_positives, false_positives
+    positive = labels[order].double()
+    is_last = torch.ones(len(scores), dtype=torch.bool)  # of equal scores
+    is_last[:-1] = scores[:-1] != scores[1:]
+    return positive.cumsum(0)[is_last], (1 - positive).cumsum(0)[is_last]
 
 
 def roc_auc(scores: Tensor, labels: Tensor) -> float:
-    """Return the area under the receiver operating characteristic: P(score of yes > of no).
+    """Return the area under the ROC curve, which is P(score of a yes > score of a no).
 
-    Ties count one half (the trapezoid rule over distinct thresholds). NaN where one of the two
-    classes is missing.
+    Ties count one half (the trapezoid rule over distinct thresholds). NaN where a class is missing.
     """
     true_positives, false_positives = _ranked(scores, labels)
     if not true_positives[-1] or not false_positives[-1]:

@@ -1,48 +1,47 @@
-"""Verification: whether what a finished run says of itself is true."""
+"""Verification of a finished run: its record against its files and against a new evaluation."""
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mnist_ce.config import resolve_config
 from mnist_ce.data.dataset import DataSplits
-from mnist_ce.evaluation.evaluate import load_splits_of
-from mnist_ce.evaluation.inference import Evaluation, evaluate
-from mnist_ce.network import INPUT_SIZE
-from mnist_ce.runs.checkpoint import load_state_dict, model_from
+from mnist_ce.evaluation.evaluate import evaluate_split, load_splits_of
 from mnist_ce.runs.load_model import TrainedModel, load_model
+from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, find_run
 from mnist_ce.runs.train_state import load_snapshot
 from mnist_ce.system.device import resolve_device
 from mnist_ce.system.errors import MnistCeError, RunError
 
-__all__ = ["Check", "verify"]
+LOSS_TOLERANCE = 1e-5  # relative: the order of summation depends on threads and device
+COUNT_TOLERANCE = 2  # images near a tie, on another kind of device
+SECONDS_TOLERANCE = 0.001  # per epoch, whose duration is rounded
 
-LOSS_TOLERANCE = 1e-5  # relative: sums of other threads or devices round otherwise
-COUNT_TOLERANCE = 2  # images whose answer rounding may turn, on another kind of device
+Figure = tuple[str, object, object, float]
+"""Name, actual value, recorded value, absolute tolerance."""
+
+
+class MismatchError(MnistCeError):
+    """A value differs from the recorded one."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that a run says of itself.
-
-    Args:
-        name: What was checked.
-        ok: Whether it is true.
-        found: What was found, in words.
-    """
+    """The verification of one part of a run."""
 
     name: str
     ok: bool
-    found: str
+    detail: str
+    """The main values, or the first mismatch."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values."""
-        return asdict(self)
+        return {"name": self.name, "ok": self.ok, "found": self.detail}
 
 
 def verify(
@@ -52,192 +51,152 @@ def verify(
     data_dir: str | Path | None = None,
     device: str = "auto",
 ) -> tuple[RunDir, list[Check]]:
-    """Read all files of a finished run again and measure its weights again.
+    """Read all files of a finished run and evaluate its weights again.
 
-    Losses and accuracies on training images are of the weights as they were batch by batch, so
-    they are compared among the files, not measured.
+    Training losses and accuracies belong to the changing weights of an epoch, so they are only
+    compared among the files.
 
     Args:
         name: The run's name or folder.
-        output: The folder that holds the runs.
+        output: The folder of the runs.
         data_dir: The folder of the datasets; None: `MNIST_CE_DATA_DIR`, or the run's own.
-        device: Where to compute.
+        device: See `resolve_device`.
 
     Raises:
         RunError: If there is no such run, or it is not finished.
     """
     run = find_run(name, Path(output))
-    found = run.read_record()
-    if found is None or not found.is_finished:
+    record = run.read_record()
+    if record is None or not record.is_finished:
         raise RunError(f"run {run.path} is not finished, and has no results to verify")
-    record = found.to_dict()
+    load = functools.cache(lambda: load_model(run.model_path))
     checks = [
-        _checked("config", lambda: _config(run, record)),
-        _checked("weights", lambda: _weights(run, record)),
-        _checked("metrics", lambda: _metrics(run, record)),
-        _checked("resume", lambda: _resume(run, record)),
+        _check("config", lambda: _config(run, record)),
+        _check("weights", lambda: _weights(load(), record)),
+        _check("metrics", lambda: _metrics(run, record)),
+        _check("resume", lambda: _resume(run, load(), record)),
     ]
     try:
-        trained = load_model(run.model_path)
-        task = load_splits_of(trained, data_dir=data_dir)
+        splits = load_splits_of(load(), data_dir=data_dir)
     except MnistCeError as error:
         return run, [*checks, Check("data", False, str(error))]
-    checks.append(_checked("data", lambda: _data(task, record)))
-    checks.append(_checked("test", lambda: _test(trained, task, record, device)))
-    if "best_epoch" in record or run.best_path.exists():
-        checks.append(_checked("best", lambda: _best(run, trained, task, record, device)))
+    checks.append(_check("data", lambda: _data(splits, record)))
+    checks.append(_check("test", lambda: _test(load(), splits, record, device)))
+    if "best_epoch" in record.model_fields_set or run.best_path.exists():
+        checks.append(_check("best", lambda: _best(run, splits, record, device)))
     return run, checks
 
 
-class _UntrueError(Exception):
-    """Something is not as the run says."""
-
-
-def _checked(name: str, check: Callable[[], str]) -> Check:
+def _check(name: str, part: Callable[[], str]) -> Check:
     try:
-        return Check(name, True, check())
-    except (_UntrueError, MnistCeError) as error:
+        return Check(name, True, part())
+    except MnistCeError as error:
         return Check(name, False, str(error))
-    except (KeyError, TypeError, AttributeError) as error:
-        return Check(name, False, f"the record is incomplete: {error}")
 
 
-def _expect(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise _UntrueError(otherwise)
-
-
-def _config(run: RunDir, record: dict[str, Any]) -> str:
-    config = resolve_config(run.config_path, environment={}).to_dict()
-    for section, table in config.items():
-        for key, value in table.items():
-            said = record["config"][section][key]
-            _expect(
-                value == said or (section, key) == ("run", "name"),
-                f"{section}.{key} is {value!r} in config.toml and {said!r} in run.json",
-            )
-    return "config.toml is what run.json says"
-
-
-def _weights(run: RunDir, record: dict[str, Any]) -> str:
-    trained = load_model(run.model_path)
-    digest, said = trained.weights_sha256, record["weights_sha256"]
-    _expect(digest == said, f"model.pt has weights_sha256 {digest}, the record says {said}")
-    num_classes = len(record["class_names"])
-    outputs = 1 if record["objective"] == "binary" else num_classes
-    sizes = [INPUT_SIZE, *record["config"]["model"]["hidden"], outputs]
-    _expect(
-        list(trained.model.sizes) == sizes,
-        f"model.pt has layers {list(trained.model.sizes)}, the config says {sizes}",
-    )
-    num_parameters = sum(p.numel() for p in trained.model.parameters())
-    _expect(
-        num_parameters == record["num_parameters"],
-        f"model.pt has {num_parameters} parameters, the record says {record['num_parameters']}",
-    )
-    return f"weights_sha256 {digest[:16]}…, {num_parameters:,} parameters"
-
-
-def _metrics(run: RunDir, record: dict[str, Any]) -> str:
-    rows = run.read_metrics()
-    _expect(
-        [row["epoch"] for row in rows] == list(range(1, record["epochs_done"] + 1)),
-        f"metrics.csv has {len(rows)} rows, the record says {record['epochs_done']} epochs",
-    )
-    for key in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
-        _expect(
-            rows[-1].get(key) == record[key],
-            f"{key} is {rows[-1].get(key)} in metrics.csv and {record[key]} in run.json",
+def _require_equal(*figures: Figure) -> None:
+    for name, actual, recorded, tolerance in figures:
+        if actual == recorded:
+            continue
+        is_near = (
+            isinstance(actual, int | float)
+            and isinstance(recorded, int | float)
+            and abs(actual - recorded) <= tolerance
         )
-    seconds = sum(row["seconds"] for row in rows)
-    _expect(
-        math.isclose(seconds, record["train_seconds"], abs_tol=0.001 * (len(rows) + 1)),
-        f"the epochs took {seconds:.3f} s, the record says {record['train_seconds']} s",
+        if not is_near:
+            raise MismatchError(f"{name} is {actual}; recorded: {recorded}")
+
+
+def _config(run: RunDir, record: RunRecord) -> str:
+    config = RunRecord(config=resolve_config(run.config_path, environment={}).to_dict())
+    _require_equal(
+        *(
+            (f"{key} in config.toml", value, record.flat_config.get(key), 0)
+            for key, value in config.flat_config.items()
+            if key != "run.name"  # not in the file, so that it can be used for another run
+        )
+    )
+    return "config.toml and run.json are equal"
+
+
+def _weights(trained: TrainedModel, record: RunRecord) -> str:
+    sizes = trained.model.sizes
+    num_outputs = {"binary": 1, "multiclass": len(record.class_names or ())}
+    num_parameters = sum(p.numel() for p in trained.model.parameters())
+    hidden = record.flat_config.get("model.hidden")
+    _require_equal(
+        ("weights_sha256 of model.pt", trained.weights_sha256, record.weights_sha256, 0),
+        ("model.hidden of model.pt", list(sizes[1:-1]), hidden, 0),
+        ("the outputs of model.pt", sizes[-1], num_outputs.get(record.objective or ""), 0),
+        ("num_parameters of model.pt", num_parameters, record.num_parameters, 0),
+    )
+    return f"weights_sha256 {trained.weights_sha256[:16]}…, {num_parameters:,} parameters"
+
+
+def _metrics(run: RunDir, record: RunRecord) -> str:
+    rows = run.read_metrics()
+    num_epochs = record.epochs_done or 0
+    if not rows or [row["epoch"] for row in rows] != list(range(1, num_epochs + 1)):
+        raise MismatchError(f"metrics.csv has {len(rows)} epochs; recorded: {num_epochs}")
+    keys = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+    seconds = sum(row.get("seconds") or 0.0 for row in rows)
+    tolerance = SECONDS_TOLERANCE * (len(rows) + 1)
+    _require_equal(
+        *((f"{key} in metrics.csv", rows[-1].get(key), record[key], 0) for key in keys),
+        ("the seconds in metrics.csv", seconds, record.train_seconds, tolerance),
     )
     return f"{len(rows)} epochs, the last as in run.json"
 
 
-def _resume(run: RunDir, record: dict[str, Any]) -> str:
+def _resume(run: RunDir, trained: TrainedModel, record: RunRecord) -> str:
     if not run.resume_path.exists():
         return "no resume.pt: the run cannot be extended"
-    weights = load_state_dict(run.model_path)
-    state, progress = load_snapshot(run, weights)
-    _expect(
-        len(progress.rows) == record["epochs_done"],
-        f"resume.pt is of {len(progress.rows)} epochs, the record says {record['epochs_done']}",
-    )
-    final = state["average"] or state["weights"]
-    same = all((final[name] == weights[name]).all() for name in weights)
-    _expect(same, "resume.pt holds other weights than model.pt")
-    return "resume.pt holds the same weights"
+    weights = trained.model.state_dict()
+    step, state = load_snapshot(run, weights)
+    _require_equal(("epochs in resume.pt", len(state.rows), record.epochs_done, 0))
+    final = step["average"] or step["weights"]
+    if not all((final[name] == weights[name]).all() for name in weights):
+        raise MismatchError("resume.pt and model.pt have different weights")
+    return "resume.pt has the weights of model.pt"
 
 
-def _data(task: DataSplits, record: dict[str, Any]) -> str:
-    said = record["dataset_digest"]
-    _expect(task.digest == said, f"the data's digest is {task.digest}, the record says {said}")
-    return f"{task.dataset}, digest {task.digest[:16]}…"
+def _data(splits: DataSplits, record: RunRecord) -> str:
+    _require_equal(("the digest of the data", splits.digest, record.dataset_digest, 0))
+    return f"{splits.dataset}, digest {splits.digest[:16]}…"
 
 
-def _test(trained: TrainedModel, task: DataSplits, record: dict[str, Any], device: str) -> str:
-    result = _evaluated(trained, task, "test", device)
-    tolerance = _count_tolerance(record, device)
-    said = (record["test_correct"], record["test_total"], record["test_loss"])
-    _compare("test", result, *said, tolerance)
-    _expect(
-        record["test_accuracy"] == record["test_correct"] / record["test_total"],
-        f"test_accuracy {record['test_accuracy']} is not test_correct / test_total",
+def _test(trained: TrainedModel, splits: DataSplits, record: RunRecord, device: str) -> str:
+    result = evaluate_split(trained, splits, "test", resolve_device(device)).result
+    accuracy = (record.test_correct or 0) / (record.test_total or 1)
+    _require_equal(
+        ("the number of test images", result.num_examples, record.test_total, 0),
+        ("correct", result.num_correct, record.test_correct, _count_tolerance(record, device)),
+        ("the test loss", result.loss, record.test_loss, LOSS_TOLERANCE * result.loss),
+        ("test_correct / test_total", accuracy, record.test_accuracy, 0),
     )
     return f"{result.num_correct}/{result.num_examples} right, loss {result.loss:.6f}"
 
 
-def _best(
-    run: RunDir, trained: TrainedModel, task: DataSplits, record: dict[str, Any], device: str
-) -> str:
-    rows = run.read_metrics()
-    _expect(
-        0 < record["best_epoch"] <= len(rows), f"metrics.csv has no epoch {record['best_epoch']}"
+def _best(run: RunDir, splits: DataSplits, record: RunRecord, device: str) -> str:
+    rows, epoch = run.read_metrics(), record.best_epoch or 0
+    if not 0 < epoch <= len(rows):
+        raise MismatchError(f"metrics.csv has no epoch {record.best_epoch}")
+    best = load_model(run.best_path)
+    result = evaluate_split(best, splits, "validation", resolve_device(device)).result
+    accuracies = [row.get("validation_accuracy") or 0.0 for row in rows]
+    accuracy, loss = accuracies[epoch - 1], rows[epoch - 1].get("validation_loss")
+    correct = round(accuracy * result.num_examples)
+    _require_equal(
+        ("the highest validation_accuracy", max(accuracies), accuracy, 0),
+        ("best_validation_accuracy", accuracy, record.best_validation_accuracy, 0),
+        ("correct", result.num_correct, correct, _count_tolerance(record, device)),
+        ("the validation loss", result.loss, loss, LOSS_TOLERANCE * result.loss),
     )
-    row = rows[record["best_epoch"] - 1]
-    _expect(
-        row["validation_accuracy"] == max(other["validation_accuracy"] for other in rows),
-        f"epoch {record['best_epoch']} is not the best in metrics.csv",
-    )
-    best = TrainedModel(
-        model=model_from(load_state_dict(run.best_path)),
-        path=run.best_path,
-        class_names=trained.class_names,
-        objective=trained.objective,
-        record=trained.record,
-        weights_sha256="",
-    )
-    result = _evaluated(best, task, "validation", device)
-    correct = round(record["best_validation_accuracy"] * result.num_examples)
-    tolerance = _count_tolerance(record, device)
-    said = (correct, result.num_examples, row["validation_loss"])
-    _compare("validation", result, *said, tolerance)
-    return f"epoch {record['best_epoch']}: {result.num_correct}/{result.num_examples} right"
+    return f"epoch {epoch}: {result.num_correct}/{result.num_examples} right"
 
 
-def _evaluated(trained: TrainedModel, task: DataSplits, split: str, device: str) -> Evaluation:
-    place, chosen = resolve_device(device), task.split(split)
-    model = trained.model.to(place)
-    return evaluate(model, chosen.images.to(place), chosen.labels, trained.objective)
-
-
-def _count_tolerance(record: dict[str, Any], device: str) -> int:
-    was_on = str(record["device"]).partition(":")[0]
-    return 0 if resolve_device(device).type == was_on else COUNT_TOLERANCE
-
-
-def _compare(
-    split: str, result: Evaluation, correct: int, total: int, loss: float, tolerance: int
-) -> None:
-    _expect(
-        abs(result.num_correct - correct) <= tolerance and result.num_examples == total,
-        f"{result.num_correct} of {result.num_examples} {split} images are right, "
-        f"the record says {correct} of {total}",
-    )
-    _expect(
-        math.isclose(result.loss, loss, rel_tol=LOSS_TOLERANCE),
-        f"the {split} loss is {result.loss}, the record says {loss}",
-    )
+def _count_tolerance(record: RunRecord, device: str) -> int:
+    if record.device is None:
+        raise MismatchError("run.json has no device")
+    is_same_kind = resolve_device(device).type == record.device.partition(":")[0]
+    return 0 if is_same_kind else COUNT_TOLERANCE

@@ -1,9 +1,10 @@
-"""Weights on disk: plain `state_dict`s, written whole and read without trust."""
+"""Weights on disk: plain `state_dict`s, written atomically and read without trust."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 import re
 import sys
 import zipfile
@@ -14,44 +15,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnist_ce.config import MAX_HIDDEN
 from mnist_ce.network import INPUT_SIZE
 from mnist_ce.network.model import MLP
 from mnist_ce.system.errors import CheckpointError, sanitize
 from mnist_ce.system.files import one_line, write_atomically
 
-__all__ = [
-    "load_state_dict",
-    "load_tensors",
-    "model_from",
-    "save_tensors",
-    "weights_sha256",
-]
-
-MAX_BYTES = 1 << 30  # no checkpoint of this program comes near: the network takes 2.7 MB
-MAX_LAYERS = 64
+MAX_BYTES = 1 << 30  # the standard network takes 2.7 MB
+MAX_LAYERS = MAX_HIDDEN + 1
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def save_tensors(path: Path, content: dict[str, Any]) -> None:
     """Write tensors and plain values with `torch.save`, atomically.
 
-    They are serialised in memory first, since `torch.save` reports a full disk as a
-    `RuntimeError`.
-
     Raises:
         OSError: If the file cannot be written; the old one is intact.
     """
-    buffer = io.BytesIO()
+    buffer = io.BytesIO()  # to a full disk, `torch.save` raises a RuntimeError
     torch.save(content, buffer)
     write_atomically(path, buffer.getvalue())
 
 
-def load_tensors(path: Path) -> Any:  # noqa: ANN401 - the caller checks what a stranger's file holds
-    """Read what `torch.save` wrote, executing nothing that the file holds.
+def load_tensors(path: Path) -> Any:  # noqa: ANN401 - the caller checks the content
+    """Read a file that `torch.save` wrote, without executing code from it.
 
     Raises:
-        CheckpointError: If the file is missing, damaged, too large, compressed, or holds anything
-            but tensors and plain values.
+        CheckpointError: If the file is missing, damaged, too large or compressed, or contains
+            anything but tensors and plain values.
     """
     try:
         size = path.stat().st_size
@@ -67,18 +58,16 @@ def load_tensors(path: Path) -> Any:  # noqa: ANN401 - the caller checks what a 
     _check_archive(path, content)
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        reason = (
+            "it holds more than tensors and plain values, and code is never run from a checkpoint"
+        )
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = one_line(error)
-        if "Weights only load failed" in reason:
-            reason = (
-                "it holds more than tensors and plain values, and code is never run from a "
-                "checkpoint"
-            )
-        raise CheckpointError(f"checkpoint {path} cannot be loaded: {reason}") from None
+    raise CheckpointError(f"checkpoint {path} cannot be loaded: {reason}")
 
 
 def _check_archive(path: Path, content: bytes) -> None:
-    """Check that the records of a zip archive are as long and as they were written."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             records = archive.infolist()
@@ -101,14 +90,11 @@ def _check_archive(path: Path, content: bytes) -> None:
 def load_state_dict(path: Path) -> dict[str, Tensor]:
     """Read a plain `state_dict` of Linear layers `l1`, `l2`, ….
 
-    Every tensor is checked before it is copied: a small file can describe a tensor of 2^40
-    elements that all share one number.
-
     Returns:
-        float32 tensors by name, contiguous, in the order of the layers.
+        float32 tensors by name, contiguous and finite, in the order of the layers.
 
     Raises:
-        CheckpointError: If anything in the file is not what such a network needs.
+        CheckpointError: If the file is anything else.
     """
     content = load_tensors(path)
     if not isinstance(content, dict) or not all(
@@ -136,7 +122,7 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
                 f"but its input has {inputs} values"
             )
         for part, tensor in (("weight", weight), ("bias", bias)):
-            state[f"l{number}.{part}"] = _checked(path, f"l{number}.{part}", tensor)
+            state[f"l{number}.{part}"] = _checked_tensor(path, f"l{number}.{part}", tensor)
         inputs = len(weight)
     return state
 
@@ -156,12 +142,13 @@ def _num_layers(path: Path, content: dict[str, Tensor]) -> int:
     return num_layers
 
 
-def _checked(path: Path, name: str, tensor: Tensor) -> Tensor:
+def _checked_tensor(path: Path, name: str, tensor: Tensor) -> Tensor:
     if tensor.dtype not in FLOATS or tensor.layout != torch.strided:
         raise CheckpointError(f"checkpoint {path}: {name} is not a dense tensor of floats")
+    # Before any copy: a file of 1.6 kB can hold a tensor of 2^40 elements with stride 0.
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise CheckpointError(
-            f"checkpoint {path}: {name} claims {tensor.numel():,} values but the file holds fewer"
+            f"checkpoint {path}: {name} has {tensor.numel():,} values but the file holds fewer"
         )
     tensor = tensor.detach().to(torch.float32).contiguous()
     if not torch.isfinite(tensor).all():
@@ -170,7 +157,7 @@ def _checked(path: Path, name: str, tensor: Tensor) -> Tensor:
 
 
 def model_from(state: dict[str, Tensor]) -> MLP:
-    """Build the network that a checked `state_dict` describes."""
+    """Build the network of a `state_dict` that `load_state_dict` returned, in evaluation mode."""
     widths = [len(tensor) for name, tensor in state.items() if name.endswith(".bias")]
     model = MLP(hidden=widths[:-1], num_outputs=widths[-1])
     model.load_state_dict(state)
@@ -178,10 +165,10 @@ def model_from(state: dict[str, Tensor]) -> MLP:
 
 
 def weights_sha256(state: dict[str, Tensor]) -> str:
-    """Return a digest of the weights themselves, whatever file they are in.
+    """Return a digest of the weights, whatever file they are in.
 
-    Taken over name, dtype, shape and little-endian contiguous bytes of each tensor, in the order
-    of the sorted names.
+    It is the SHA-256 of name, dtype, shape and little-endian contiguous bytes of each tensor, in
+    the order of the sorted names.
     """
     digest = hashlib.sha256()
     for name in sorted(state):

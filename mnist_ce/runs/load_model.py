@@ -89,9 +89,8 @@ def load_model(
     """
     check_input_scale(input_mean, input_std)
     path = find_checkpoint(checkpoint, Path(output))
-    state = load_state_dict(path)
+    state, record = load_state_dict(path), _record_beside(path)
     model = model_from(state)
-    record = _record_beside(path)
     num_outputs = model.sizes[-1]
     settings = _prediction_settings(path, record)
     return TrainedModel(

@@ -35,7 +35,7 @@ def test_a_foreign_state_dict_computes_what_its_own_network_does(
     torch.manual_seed(3)
     network = Foreign()
     torch.save(network.state_dict(), tmp_path / "foreign.pt")
-    report = evaluate(tmp_path / "foreign.pt", input_mean=mean, input_std=std)
+    report = evaluate(load_model(tmp_path / "foreign.pt", input_mean=mean, input_std=std))
     images = (report.images.float() / 255 - mean) / std
     with torch.no_grad():
         predictions = network(images.unsqueeze(1)).argmax(dim=1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mnist_ce.evaluation.calibration import answer_confidences, expected_calibration_error
+from mnist_ce.evaluation.calibration import confidences, expected_calibration_error
 from mnist_ce.evaluation.metrics import wilson_interval
 from mnist_ce.report.plots.canvas import COLOURS, GREY, Canvas, Heading, percent, short_names, style
 from mnist_ce.system.errors import sanitize
@@ -103,7 +103,7 @@ def reliability_diagram(report: EvaluationReport, name: str | None = None) -> by
     return draw_calibration(
         Heading(f"{name or trained.label}: reliability diagram", result_line(report)),
         {
-            label: answer_confidences(result.logits, result.labels, trained.objective, temperature)
+            label: confidences(result.logits, result.labels, trained.objective, temperature)
             for label, temperature in temperatures.items()
         },
     )

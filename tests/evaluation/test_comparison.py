@@ -64,11 +64,11 @@ def test_a_run_beside_itself_differs_in_nothing(runs: Path) -> None:
     comparison = compare("good", "good", output=runs)
     assert comparison.differences == []
     assert comparison.p_value == 1
-    assert not comparison.is_more_than_chance
+    assert not comparison.is_significant
     assert comparison.verdict.startswith("Neither is better")
 
 
-def test_every_difference_is_told(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_difference_is_listed(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "good", "poor", "--output", str(runs), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     comparison = compare("good", "poor", output=runs)
@@ -77,31 +77,30 @@ def test_every_difference_is_told(runs: Path, capsys: pytest.CaptureFixture[str]
         (a.predictions != b.predictions).nonzero()[:, 0].tolist()
     )
     for item in found["differences"]:
-        place = item["index"]
-        told = (item["label"], item["a"], item["b"])
-        assert told == (a.labels[place], a.predictions[place], b.predictions[place])
+        index = item["index"]
+        expected = (a.labels[index], a.predictions[index], b.predictions[index])
+        assert (item["label"], item["a"], item["b"]) == expected
     outcomes = [found[key] for key in ("both_right", "only_a_right", "only_b_right", "both_wrong")]
     assert sum(outcomes) == found["total"] == 1_000
     assert outcomes[0] + outcomes[1] == found["a"]["correct"] == a.num_correct
     assert outcomes[0] + outcomes[2] == found["b"]["correct"] == b.num_correct
     assert found["more_than_chance"] is (found["mcnemar_p_value"] < 0.05) is True
-    assert found["verdict"].startswith("A gets ")
-    assert "more than chance" in found["verdict"]
+    assert found["verdict"].startswith("A is correct on ")
+    assert "images; significant (McNemar p = " in found["verdict"]
 
 
 def test_the_other_way_round_is_the_same_test(runs: Path) -> None:
     one, other = compare("good", "poor", output=runs), compare("poor", "good", output=runs)
     assert one.p_value == other.p_value
-    assert one.verdict == other.verdict.replace("B gets", "A gets")
+    assert one.verdict == other.verdict.replace("B is", "A is")
 
 
-def test_a_small_difference_may_be_chance(runs: Path) -> None:
+def test_a_small_difference_is_not_significant(runs: Path) -> None:
     comparison = compare("good", "good", output=runs)
     right = (comparison.a.result.predictions == comparison.a.result.labels).nonzero()[0]
     comparison.b.result.predictions[right] = (comparison.b.result.labels[right] + 1) % 10
     assert comparison.verdict == (
-        "A gets 1 more of 1,000 images right, but that may well be chance, which alone would do "
-        "as much in nearly all of such comparisons."
+        "A is correct on 1 more of 1,000 images; not significant (McNemar p = 1.00)."
     )
 
 
@@ -110,10 +109,10 @@ def test_the_list_can_be_cut(runs: Path, capsys: pytest.CaptureFixture[str]) -> 
     num = len(compare("good", "poor", output=runs).differences)
     assert main([*arguments, "--limit", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert f"images they answer differently ({num})" in lines
+    assert f"images with different predictions ({num})" in lines
     assert lines[-1].startswith(f"and {num - 2} more")
     assert main([*arguments, "--limit", "0"]) == 0
-    assert "differently" not in capsys.readouterr().out
+    assert "different predictions" not in capsys.readouterr().out
 
 
 def test_bare_weights_are_compared_too(runs: Path, tmp_path: Path) -> None:
@@ -125,7 +124,7 @@ def test_bare_weights_are_compared_too(runs: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("good three", "knows 10 classes and"),
+        ("good three", "has 10 classes and"),
         ("good other", "name the one to compare them on with --dataset"),
         ("three four", "not the same images"),
         ("seed-0 seed-1 --split validation", "the validation splits of"),

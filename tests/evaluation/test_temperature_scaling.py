@@ -93,7 +93,7 @@ def test_evaluate_reports_both_ways(
     calibrated = calibrate("held-out", output=tmp_path)
     content = evaluate("held-out", output=tmp_path).to_dict()
     for key in ("loss", "correct", "accuracy", "confusion_matrix"):
-        assert content[key] == plain[key]  # a temperature changes no answer, and the loss is raw
+        assert content[key] == plain[key]  # a temperature changes no prediction
     before, after = plain["calibration"], content["calibration"]
     assert before["temperature"] == 1
     assert after["temperature"] == calibrated.temperature
@@ -146,10 +146,10 @@ def test_another_recipe_is_warned_of(
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "message"),
     [
-        ("all", 2, "learned from all its images"),
+        ("all", 2, "was trained on all its images"),
         ("all --with all", 2, "name that run with --with"),
-        ("held-out --with held-out --with held-out", 2, "named twice"),
-        ("yes --with held-out", 2, "were trained for different things: class_names"),
+        ("held-out --with held-out --with held-out", 2, "a run is named twice"),
+        ("yes --with held-out", 2, "were trained for different tasks: class_names"),
         ("stopped", 1, "is not finished"),
         ("bare.pt", 2, "is not a run"),
         ("nothing", 1, "is neither a file nor a run"),

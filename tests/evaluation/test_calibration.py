@@ -12,9 +12,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from mnist_ce.evaluation.calibration import (
-    answer_confidences,
     calibration_interval,
     calibration_report,
+    confidences,
     expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
@@ -24,17 +24,17 @@ from mnist_ce.network.objective import Binary, Multiclass
 from mnist_ce.system.errors import UsageError
 
 
-def made_answers(
+def simulated(
     num_images: int, seed: int, overconfidence: float = 1.0
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Confidences as of a good network, whose odds are the truth's to that power."""
+    """Confidences as of a good network, whose odds are the true odds to that power."""
     rng = np.random.default_rng(seed)
     log_odds = np.abs(rng.normal(9, 4, num_images)) + 0.01
     correct = rng.random(num_images) < 1 / (1 + np.exp(-log_odds))
     return 1 / (1 + np.exp(-log_odds * overconfidence)), correct
 
 
-def made_logits(num_images: int, seed: int, factor: float) -> tuple[torch.Tensor, torch.Tensor]:
+def random_logits(num_images: int, seed: int, factor: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits `factor` times as large as those from which the labels were drawn."""
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(num_images, 10, generator=generator)
@@ -68,7 +68,7 @@ def test_fewer_images_than_bins_are_a_bin_each() -> None:
 
 
 def test_the_bins_are_those_of_scikit_learn() -> None:
-    confidence, correct = made_answers(1_500, seed=3, overconfidence=1.4)
+    confidence, correct = simulated(1_500, seed=3, overconfidence=1.4)
     bins = reliability_bins(confidence, correct, 15)
     accuracy, mean = calibration_curve(correct, confidence, n_bins=15, strategy="quantile")
     assert [item.count for item in bins] == [100] * 15
@@ -104,26 +104,26 @@ def test_the_interval_has_the_ends_of_scipys_bootstrap() -> None:
 
 
 def test_the_interval_depends_on_nothing_but_its_seed() -> None:
-    answers = made_answers(500, seed=2)
-    assert calibration_interval(*answers) == calibration_interval(*answers)
-    assert calibration_interval(*answers) != calibration_interval(*answers, seed=1)
+    predictions = simulated(500, seed=2)
+    assert calibration_interval(*predictions) == calibration_interval(*predictions)
+    assert calibration_interval(*predictions) != calibration_interval(*predictions, seed=1)
 
 
 def test_the_interval_of_a_calibrated_network_reaches_zero() -> None:
     """Which the plain quantiles of the resamples never do."""
-    answers = [made_answers(10_000, seed) for seed in range(20)]
-    lows = [calibration_interval(*item, num_resamples=200)[0] for item in answers]
+    predictions = [simulated(10_000, seed) for seed in range(20)]
+    lows = [calibration_interval(*item, num_resamples=200)[0] for item in predictions]
     assert sum(low == 0 for low in lows) >= 15
 
 
 def test_the_interval_of_an_overconfident_network_does_not() -> None:
-    low, high = calibration_interval(*made_answers(10_000, seed=0, overconfidence=2.0))
-    assert 0 < low < expected_calibration_error(*made_answers(10_000, 0, 2.0)) < high
+    low, high = calibration_interval(*simulated(10_000, seed=0, overconfidence=2.0))
+    assert 0 < low < expected_calibration_error(*simulated(10_000, 0, 2.0)) < high
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 def test_the_likelihood_is_scikit_learns(temperature: float) -> None:
-    logits, labels = made_logits(300, seed=0, factor=2.0)
+    logits, labels = random_logits(300, seed=0, factor=2.0)
     probabilities = (logits.double() / temperature).softmax(dim=1).numpy()
     expected = log_loss(labels.numpy(), probabilities, labels=range(10))
     found = negative_log_likelihood(logits, labels, Multiclass(), temperature)
@@ -132,8 +132,8 @@ def test_the_likelihood_is_scikit_learns(temperature: float) -> None:
 
 @pytest.mark.parametrize("factor", [0.4, 1.0, 3.0])
 def test_the_temperature_undoes_a_factor(factor: float) -> None:
-    logits, labels = made_logits(20_000, seed=1, factor=factor)
-    temperature = fit_temperature(logits, labels)
+    logits, labels = random_logits(20_000, seed=1, factor=factor)
+    temperature = fit_temperature(logits, labels, Multiclass())
     assert temperature == pytest.approx(factor, rel=0.03)
     least = negative_log_likelihood(logits, labels, Multiclass(), temperature)
     for nearby in (0.99 * temperature, 1.01 * temperature):
@@ -150,30 +150,30 @@ def test_the_temperature_of_a_yes_no_network_is_that_of_logistic_regression() ->
     assert fit_temperature(logits, labels, Binary()) == pytest.approx(1 / slope, rel=1e-5)
 
 
-@pytest.mark.parametrize(("shift", "reason"), [(0, "all are right"), (1, "no better than chance")])
+@pytest.mark.parametrize(("shift", "reason"), [(0, "all are correct"), (1, "better than chance")])
 def test_a_temperature_that_cannot_be_fitted_is_refused(shift: int, reason: str) -> None:
     labels = torch.arange(10)
     logits = 5 * torch.eye(10)[(labels + shift) % 10]
     with pytest.raises(UsageError, match=reason):
-        fit_temperature(logits, labels)
+        fit_temperature(logits, labels, Multiclass())
 
 
-def test_a_temperature_changes_confidence_and_no_answer() -> None:
-    logits, labels = made_logits(200, seed=4, factor=5.0)
-    sharp, correct = answer_confidences(logits, labels, Multiclass())
-    soft, still_correct = answer_confidences(logits, labels, Multiclass(), 5.0)
+def test_a_temperature_changes_confidence_and_no_prediction() -> None:
+    logits, labels = random_logits(200, seed=4, factor=5.0)
+    sharp, correct = confidences(logits, labels, Multiclass())
+    soft, still_correct = confidences(logits, labels, Multiclass(), 5.0)
     assert (correct == still_correct).all()
     assert (soft < sharp).all()
 
 
 def test_confidences_near_one_stay_apart() -> None:
     logits = torch.tensor([[20.0, 0.0], [22.0, 0.0]])
-    confidence, _ = answer_confidences(logits, torch.tensor([0, 0]), Multiclass())
+    confidence, _ = confidences(logits, torch.tensor([0, 0]), Multiclass())
     assert confidence[0] < confidence[1] < 1
 
 
 def test_a_report_has_plain_values() -> None:
-    logits, labels = made_logits(150, seed=4, factor=1.0)
+    logits, labels = random_logits(150, seed=4, factor=1.0)
     report = calibration_report(logits, labels, Multiclass())
     content = report.to_dict()
     assert set(content) == {"nll", "ece", "ece_interval", "bins"}

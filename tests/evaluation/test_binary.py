@@ -24,7 +24,7 @@ from mnist_ce.data import dataset as dataset_module
 from mnist_ce.data.dataset import Dataset
 from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.evaluation.evaluate import evaluate
-from mnist_ce.evaluation.metrics import average_precision, binary_report, roc_auc
+from mnist_ce.evaluation.metrics import average_precision, binary_report, confusion_matrix, roc_auc
 from mnist_ce.network.objective import Binary
 from mnist_ce.training.trainer import train
 
@@ -40,18 +40,18 @@ DIGITS = tuple("0123456789")
 def test_the_figures_equal_scikit_learns_with_many_ties(pairs: list[tuple[float, bool]]) -> None:
     scores = torch.tensor([score for score, _ in pairs])
     labels = torch.tensor([int(label) for _, label in pairs])
-    answers = (scores > 0).long()
-    report = binary_report(scores, answers, labels)
-    truth, given_scores, said = labels.numpy(), scores.numpy(), answers.numpy()
+    predictions = (scores > 0).long()
+    report = binary_report(scores, labels, confusion_matrix(predictions, labels, 2))
+    truth, given_scores, predicted = labels.numpy(), scores.numpy(), predictions.numpy()
     assert report.roc_auc == pytest.approx(sklearn_metrics.roc_auc_score(truth, given_scores))
     assert report.average_precision == pytest.approx(
         sklearn_metrics.average_precision_score(truth, given_scores)
     )
     precision, recall, f1, _ = sklearn_metrics.precision_recall_fscore_support(
-        truth, said, average="binary", zero_division=0
+        truth, predicted, average="binary", zero_division=0
     )
     assert (report.precision, report.recall, report.f1) == pytest.approx((precision, recall, f1))
-    matrix = sklearn_metrics.confusion_matrix(truth, said, labels=[0, 1]).ravel().tolist()
+    matrix = sklearn_metrics.confusion_matrix(truth, predicted, labels=[0, 1]).ravel().tolist()
     assert matrix == [
         report.true_negatives,
         report.false_positives,
@@ -78,7 +78,8 @@ def test_a_missing_class_leaves_what_needs_it_empty(label: int) -> None:
     scores = torch.tensor([1.0, -1.0, 2.0, 0.5])
     assert math.isnan(roc_auc(scores, labels))
     assert math.isnan(average_precision(scores, labels)) == (label == 0)
-    document = binary_report(scores, (scores > 0).long(), labels).to_dict()
+    confusion = confusion_matrix((scores > 0).long(), labels, 2)
+    document = binary_report(scores, labels, confusion).to_dict()
     assert document["roc_auc"] is None
     json.dumps(document, allow_nan=False)
 
