@@ -144,12 +144,7 @@ class Trainer:
     started_at: float
 
     def __init__(
-        self,
-        config: Config,
-        recipe: str,
-        splits: DataSplits,
-        device: torch.device,
-        step_kind: str,
+        self, config: Config, recipe: str, splits: DataSplits, device: torch.device, step_kind: str
     ) -> None:
         self.config, self.splits, self.device = config, splits, device
         self.num_epochs = config.train.epochs
@@ -165,17 +160,12 @@ class Trainer:
             last_augmented_epoch=self.num_epochs - config.augment.final_epochs,
         )
         self.num_batches = len(self.loader)
+        rate = config.optimizer.learning_rate  # the highest
         self.learning_rate = learning_rates(
-            config.schedule, config.optimizer.learning_rate, self.num_epochs, self.num_batches
+            config.schedule, rate, self.num_epochs, self.num_batches
         )
-        self.step = make_step(
-            step_kind,
-            model,
-            self.loader,
-            splits.objective,
-            config.optimizer,
-            config.average.decay,
-        )
+        optimizer, decay = config.optimizer, config.average.decay
+        self.step = make_step(step_kind, model, self.loader, splits.objective, optimizer, decay)
         self.record = run_metadata(config, recipe, splits, model, self.device, step_kind)
         self.state = TrainState()
         self.test_result: Evaluation | None = None
@@ -254,12 +244,7 @@ class Trainer:
         return self.state.epoch > self.num_epochs or bool(out_of_patience)
 
     def fit(self, callbacks: Sequence[Callback], stop: StopFlag) -> TrainResult:
-        """Train until the last epoch is done, then write the final files.
-
-        Args:
-            callbacks: Called as training goes on.
-            stop: Checked after each batch.
-        """
+        """Train until the last epoch is done, then write the final files."""
         self.callbacks, self.stop = callbacks, stop
         info = RunInfo(
             run=self.run,
@@ -321,7 +306,8 @@ class Trainer:
         every, is_last = self.config.train.test_every, state.epoch == self.num_epochs
         tests = is_last or (every > 0 and state.epoch % every == 0)
         row |= broadcast_from_main(lambda: self._validate(test=tests))
-        if self.splits.validation is not None and is_better(row, state.best_row):
+        best = state.best_row
+        if self.splits.validation is not None and (best is None or _rank(row) > _rank(best)):
             state.best_epoch = state.epoch
             self._pending_best = self._eval_weights()
         state.rows.append(row)
@@ -375,11 +361,11 @@ class Trainer:
         if not is_main():
             return
         weights = self._eval_weights() if epoch_is_done else None
-        best, self._pending_best = self._pending_best, None
         has_new_rows = len(state.rows) > self._num_saved_rows
-        self._num_saved_rows = len(state.rows)
+        step_state, best = self.step.state(), self._pending_best
+        self._pending_best, self._num_saved_rows = None, len(state.rows)
         self.checkpointer.save(
-            Snapshot(self.step.state(), state.model_dump(), weights, best, has_new_rows)
+            Snapshot(step_state, state.model_dump(), weights, best, has_new_rows)
         )
 
     def _stop_if_requested(self) -> None:
@@ -421,32 +407,21 @@ class Trainer:
     def test_report(self, result: TrainResult) -> EvaluationReport:
         """Return the last test result; it is computed only where a resumed run was complete."""
         test = self.test_result or self._evaluate("test")
+        splits, names = self.splits, self.splits.class_names
         trained = TrainedModel(
             model=result.model,
             path=self.run.model_path,
-            class_names=self.splits.class_names,
-            objective=self.splits.objective,
+            class_names=names,
+            objective=splits.objective,
             record=result.record,
             weights_sha256=str(result.record.weights_sha256),
         )
-        return EvaluationReport(
-            trained,
-            self.splits.dataset,
-            "test",
-            self.splits.class_names,
-            test,
-            self.splits.test.images,
-        )
+        return EvaluationReport(trained, splits.dataset, "test", names, test, splits.test.images)
 
 
-def is_better(row: EpochMetrics, best: EpochMetrics | None) -> bool:
-    """Whether a validation result is better than the best so far: by accuracy, then by loss."""
-    if best is None:
-        return True
-    return (row["validation_accuracy"], -row["validation_loss"]) > (
-        best["validation_accuracy"],
-        -best["validation_loss"],
-    )
+def _rank(row: EpochMetrics) -> tuple[float, float]:
+    """Order validation results: by accuracy, then by loss."""
+    return row["validation_accuracy"], -row["validation_loss"]
 
 
 def _draw_plots(result: TrainResult, trainer: Trainer) -> None:
