@@ -18,11 +18,7 @@ _CHUNK = 64  # images drawn at once: their distances still fit a processor's cac
 
 
 def draw(style: Style, num_images: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw one style of a digit many times, each time differently.
-
-    Returns:
-        uint8 [num_images, 28, 28], ink bright on black, size-normalised and centred as MNIST is.
-    """
+    """Draw a style many times, each time differently: uint8 [num_images, 28, 28], as in MNIST."""
     images = torch.empty(num_images, FIELD_SIZE, FIELD_SIZE, dtype=torch.uint8)
     centres, radii = _fit_to_box(*_write(style, num_images, generator))
     for start in range(0, num_images, _CHUNK):
@@ -34,11 +30,8 @@ def draw(style: Style, num_images: int, generator: torch.Generator) -> torch.Ten
 def _write(
     style: Style, num_images: int, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the pen's centres [num_images, samples, 2] (x, y) and radii [num_images, samples].
-
-    Both are in heights of a digit.
-    """
-
+    # The pen's centres [num_images, samples, 2] (x, y) and radii [num_images, samples], in heights
+    # of a digit.
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(num_images, *shape, generator=generator)
 
