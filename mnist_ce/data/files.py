@@ -37,10 +37,6 @@ class DatasetFiles:
     `data_dir` itself and the user's cache, and then downloaded, from `mirror` alone if given. A
     damaged file is named in a warning and not used; one that lies where the good one goes is kept
     as `NAME.damaged`. With `fail_fast`, silent mirrors are given up within seconds.
-
-    Raises:
-        DataError: If torchvision does not work.
-        UsageError: If `mirror` is not an address.
     """
 
     def __init__(
@@ -61,18 +57,10 @@ class DatasetFiles:
         self.problems: dict[Path, str] = {}  # of damaged files, each reported once
 
     def load(self) -> list[Tensor]:
-        """Return images, uint8 [n, 28, 28], and labels, int64 [n], of training, then of testing.
-
-        Raises:
-            DownloadError: If a file is nowhere and no mirror has it.
-            DataError: If the files can be kept nowhere.
-        """
+        """Return images, uint8 [n, 28, 28], and labels, int64 [n], of training, then of testing."""
         # Where an old torchvision left a folder `processed`, its class reads that instead.
-        roots = [
-            root
-            for root in (self.data_dir, cache_dir())
-            if not os.access((root / self.raw).with_name("processed"), os.F_OK)
-        ]
+        old = self.raw.with_name("processed")
+        roots = [r for r in (self.data_dir, cache_dir()) if not os.access(r / old, os.F_OK)]
         for root in roots:
             if tensors := self._read(root):
                 return tensors

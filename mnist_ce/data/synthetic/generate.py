@@ -44,7 +44,7 @@ def generate(num_images: int, seed: int) -> Split:
                 images.append(draw(style, int((chosen == index).sum()), generator))
             labels.append(torch.full((num_wanted,), digit))
         order = torch.randperm(num_images, generator=generator)
-        return Split(torch.cat(images)[order], torch.cat(labels)[order])
+        return Split(torch.cat(images), torch.cat(labels))[order]
 
 
 def load_synthetic(data_dir: Path) -> tuple[Split, Split]:
