@@ -10,10 +10,9 @@ constant basis, [batch · 2, 3 + n²] @ [3 + n², 784], and one bilinear `grid_s
 The coefficients are drawn on the CPU whatever the device, so that a batch's distortion is a
 function of (seed, step) alone.
 
-Affine and elastic distortion of MNIST for plain networks: Simard, Steinkraus and Platt (2003),
-"Best practices for convolutional neural networks applied to visual document analysis", and Cireşan
-et al. (2010), "Deep, big, simple neural nets for handwritten digit recognition". Both smooth a
-per-pixel random field with a Gaussian; a coarse grid of control points is as smooth for less.
+Simard, Steinkraus and Platt (2003), "Best practices for convolutional neural networks applied to
+visual document analysis", and Cireşan et al. (2010), "Deep, big, simple neural nets for handwritten
+digit recognition", smooth a random field with a Gaussian; control points are as smooth for less.
 """
 
 from __future__ import annotations

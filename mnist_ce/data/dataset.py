@@ -52,8 +52,8 @@ class Split:
 class Dataset:
     """A training and a test split with the meaning of label 0, 1, ….
 
-    `digest` is the SHA-256 (hex) of the four unpacked IDX files, one after the other: training
-    images, training labels, test images, test labels. Selecting classes leaves it as it is.
+    `digest` is the SHA-256 (hex) of the four unpacked IDX files, training images, training labels,
+    test images and test labels, of all classes.
     """
 
     name: str  # never `auto`
@@ -93,10 +93,7 @@ class DataSplits:
 def load_splits(data: DataConfig, objective: ObjectiveConfig, seed: int) -> DataSplits:
     """Load the dataset of a config; `seed` chooses the validation images.
 
-    Raises:
-        DataError: If the data is missing or damaged and cannot be downloaded or kept.
-        UsageError: If a class, the validation size or `objective.positive` does not fit the
-            dataset, or there is no such dataset.
+    A `UsageError` if a class, the validation size or `objective.positive` does not fit it.
     """
     dataset = load_dataset(data.dataset, Path(data.dir), mirror=data.mirror or None)
     kept = data.classes or tuple(range(len(dataset.class_names)))
@@ -131,12 +128,10 @@ def load_dataset(name: str, data_dir: Path, *, mirror: str | None = None) -> Dat
 
     The name `auto` is MNIST where it is found or can be downloaded, else, with a warning, the
     synthetic digits; any other name never becomes another dataset. Files are kept in `data_dir` or,
-    where it cannot be written, in the user's cache. `mirror` is the only address to download from;
-    None: the dataset's own.
+    where it cannot be written, in the user's cache. `mirror` replaces the dataset's own addresses.
 
     Raises:
         DataError: If the data is missing or damaged and cannot be downloaded or kept.
-        UsageError: If there is no such dataset, or `mirror` is not an address.
     """
     if name not in (*CLASS_NAMES, "auto"):
         choices = ", ".join(CLASS_NAMES)
@@ -144,8 +139,7 @@ def load_dataset(name: str, data_dir: Path, *, mirror: str | None = None) -> Dat
     if name != "synthetic":
         wanted = "mnist" if name == "auto" else name
         try:
-            files = DatasetFiles(wanted, data_dir, mirror, fail_fast=name == "auto")
-            tensors = files.load()
+            tensors = DatasetFiles(wanted, data_dir, mirror, fail_fast=name == "auto").load()
             return _dataset(wanted, Split(*tensors[:2]), Split(*tensors[2:]))
         except DownloadError as error:
             if name != "auto":

@@ -56,10 +56,8 @@ def download_file(
 def fetch(url: str, *, max_bytes: int, stall_seconds: float) -> bytes:
     """Return the content of a URL, however slowly it comes, as long as it keeps coming.
 
-    Raises:
-        DownloadError: If nothing comes for `stall_seconds` (finding the server's address and
-            connecting included), the server reports an error, or the content ends early or exceeds
-            `max_bytes`.
+    A `DownloadError` if nothing comes for `stall_seconds` (finding the server and connecting
+    included), the server reports an error, or the content ends early or exceeds `max_bytes`.
     """
     content = bytearray()
     failures: list[Exception] = []

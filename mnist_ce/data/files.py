@@ -2,10 +2,9 @@
 
 torchvision reads unpacked files in `<root>/<class>/raw/` and verifies nothing. So files are brought
 into that layout, in the user's cache where the data directory cannot be written, and the MD5 of
-what torchvision has read is compared. MNIST's MD5s are known, packed and unpacked; of the other two
-only the packed files'. Files unpacked from those get their MD5 written beside them (`NAME.md5`,
-which `md5sum -c` reads). An unpacked file without any known MD5 is checked by size, header and
-range of labels, with a warning, and its MD5 is written down, so that a later change is noticed.
+what torchvision has read is compared. Of Fashion-MNIST and KMNIST only the packed files' MD5s are
+known, so those of the unpacked files are written beside them (`NAME.md5`, which `md5sum -c` reads);
+an unpacked file without any is checked by size, header and range of labels, with a warning.
 """
 
 from __future__ import annotations
@@ -59,8 +58,8 @@ class DatasetFiles:
     def load(self) -> list[Tensor]:
         """Return images, uint8 [n, 28, 28], and labels, int64 [n], of training, then of testing."""
         # Where an old torchvision left a folder `processed`, its class reads that instead.
-        old = self.raw.with_name("processed")
-        roots = [r for r in (self.data_dir, cache_dir()) if not os.access(r / old, os.F_OK)]
+        old, folders = self.raw.with_name("processed"), (self.data_dir, cache_dir())
+        roots = [root for root in folders if not os.access(root / old, os.F_OK)]
         for root in roots:
             if tensors := self._read(root):
                 return tensors
@@ -118,22 +117,19 @@ class DatasetFiles:
             for folder in self.folders:
                 if (content := attempt(folder, file)) is not None:
                     return content
+        name, limit = f"{file.name}.gz", file.max_packed_bytes
         try:
             packed = download_file(
-                f"{file.name}.gz",
-                file.packed_md5,
-                self.mirrors,
-                max_bytes=file.max_packed_bytes,
-                stall_seconds=self.timeout_s,
+                name, file.packed_md5, self.mirrors, max_bytes=limit, stall_seconds=self.timeout_s
             )
         except DownloadError as error:
             damaged = "".join(f"{path} {problem}. " for path, problem in self.problems.items())
             raise DownloadError(
-                f"{damaged}There is no good {file.name}(.gz) of {self.dataset} in "
-                f"{self.data_dir}, and it could not be downloaded ({error}). Put the four files "
-                "there, or name another mirror."
+                f"{damaged}There is no good {file.name}(.gz) of {self.dataset} in {self.data_dir}, "
+                f"and it could not be downloaded ({error}). Put the four files there, or name "
+                "another mirror."
             ) from error
-        return file.unpack(packed, self.mirrors[0] + f"{file.name}.gz")
+        return file.unpack(packed, self.mirrors[0] + name)
 
     def _verified(self, folder: Path, file: DataFile) -> bytes | None:
         md5 = self._expected_md5(folder, file)

@@ -1,12 +1,11 @@
 """MNIST's normalisation of a digit's ink: fitted into 20×20, centred by mass in 28×28.
 
 As MNIST's authors describe it: "The original black and white (bilevel) images from NIST were size
-normalized to fit in a 20x20 pixel box while preserving their aspect ratio. The resulting images
-contain grey levels as a result of the anti-aliasing technique used by the normalization algorithm.
-The images were centered in a 28x28 image by computing the center of mass of the pixels, and
-translating the image so as to position this point at the center of the 28x28 field." (LeCun,
-Cortes & Burges, *The MNIST database*; LeCun et al. 1998, *Gradient-based learning applied to
-document recognition*, section III.A.)
+normalized to fit in a 20x20 pixel box while preserving their aspect ratio. [They] contain grey
+levels as a result of the anti-aliasing technique used [...]. The images were centered in a 28x28
+image by computing the center of mass of the pixels, and translating the image so as to position
+this point at the center of the 28x28 field." (LeCun, Cortes & Burges, *The MNIST database*; LeCun
+et al. 1998, *Gradient-based learning applied to document recognition*, section III.A.)
 
 What those words leave open was measured on the 60,000 training images, counting pixels from 0:
 
@@ -74,14 +73,13 @@ def centre_by_mass(ink: NDArray[np.float32], size: int = FIELD_SIZE) -> NDArray[
     mass = float(ink.sum(dtype=np.float64))
     if mass <= 0:
         raise ValueError("there is no ink to centre")
-    field = np.zeros((size, size), dtype=np.float32)
     starts = []
     for axis, length in enumerate(ink.shape):
-        profile = ink.sum(axis=1 - axis, dtype=np.float64)
-        centre = float(profile @ np.arange(length)) / mass
+        centre = float(ink.sum(axis=1 - axis, dtype=np.float64) @ np.arange(length)) / mass
         start = math.ceil(size / 2 - 0.5 - centre)  # centre + start in [size/2 ± 0.5)
         starts.append(min(max(start, 0), size - length))
     top, left = starts
+    field = np.zeros((size, size), dtype=np.float32)
     field[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
     return field
 
@@ -89,14 +87,12 @@ def centre_by_mass(ink: NDArray[np.float32], size: int = FIELD_SIZE) -> NDArray[
 def _coverage(length: int, longer: int, size: int) -> NDArray[np.float32]:
     """Return the weights [size, length] of `length` pixels in each of `size` cells.
 
-    The cells divide a stretch of `longer` pixels with the `length` pixels in its middle and paper
-    beyond them. A window of at least one pixel turns enlarging into linear interpolation.
+    The cells divide a stretch of `longer` pixels with the `length` pixels in its middle.
     """
     scale = longer / size
-    window = max(scale, 1.0)
+    window = max(scale, 1.0)  # one pixel turns enlarging into linear interpolation
     centres = (np.arange(size) + 0.5) * scale - (longer - length) / 2
     low, high = (centres - window / 2)[:, None], (centres + window / 2)[:, None]
     pixels = np.arange(length)
-    overlap = np.minimum(high, pixels + 1) - np.maximum(low, pixels)
-    weights: NDArray[np.float32] = (overlap.clip(0, 1) / window).astype(np.float32)
-    return weights
+    overlap = (np.minimum(high, pixels + 1) - np.maximum(low, pixels)).clip(0, 1)
+    return np.asarray(overlap / window, dtype=np.float32)

@@ -65,8 +65,7 @@ class DataFile:
             content = decompressor.decompress(packed, self.num_bytes + 1)
         except zlib.error as error:
             raise DataError(f"{origin} is damaged ({error})") from error
-        problem = self.problem_in(content) or ("" if decompressor.eof else "it ends early")
-        if problem:
+        if problem := self.problem_in(content) or ("" if decompressor.eof else "it ends early"):
             raise DataError(f"{origin} is damaged ({problem})")
         return content
 

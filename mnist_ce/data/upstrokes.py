@@ -45,8 +45,7 @@ def add_upstroke(image: NDArray[np.uint8], random: np.random.Generator) -> NDArr
     rows = np.flatnonzero(ink.max(axis=1) > 0.5)
     if len(rows) == 0:
         return image
-    top, height = rows[0], rows[-1] - rows[0] + 1
-    width = float(np.median(widths[rows]))
+    top, height, width = rows[0], rows[-1] - rows[0] + 1, float(np.median(widths[rows]))
     if height < MIN_HEIGHT or width > MAX_STROKE_WIDTH:
         return image
     angle = math.radians(random.uniform(*ANGLES))

@@ -50,8 +50,8 @@ def generate(num_images: int, seed: int) -> Split:
 def load_synthetic(data_dir: Path) -> tuple[Split, Split]:
     """Read 60,000 training and 10,000 test digits, or draw and keep them.
 
-    They are kept in `synthetic/` below `data_dir` or, where that cannot be written, below the
-    user's cache; where neither can be, they are drawn each time.
+    They are kept in `synthetic/` below `data_dir` or, where that cannot be written, the user's
+    cache; where neither can be, they are drawn each time.
     """
     folders = [data_dir / "synthetic", cache_dir() / "synthetic"]
     for folder in folders:

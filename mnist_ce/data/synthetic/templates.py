@@ -52,9 +52,8 @@ def load_styles() -> tuple[Style, ...]:
 def spline_matrix(style: Style) -> torch.Tensor:
     """Return the weights, float32 [samples, points], of a style's points along its strokes.
 
-    Each piece is a uniform Catmull-Rom spline (Catmull & Rom 1974, *A class of local interpolating
-    splines*) whose end points are mirrored to give it a direction there. The spline is linear in
-    its points, so one matrix serves every variation of a style.
+    Each piece is a uniform Catmull-Rom spline (Catmull & Rom 1974) whose end points are mirrored to
+    give it a direction there. It is linear in its points: one matrix serves all their variations.
     """
     index = {point: i for i, point in enumerate(style.points)}
     blocks = []
