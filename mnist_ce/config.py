@@ -263,8 +263,7 @@ def resolve_config(
     """
     layers: list[tuple[str, Mapping[str, Any]]] = []
     if config is not None:
-        path = _config_path(config)
-        layers.append((str(path), dict(_flatten(_read_toml(path)))))
+        layers.append(_read_file(config))
     if data_dir := (os.environ if environment is None else environment).get("MNIST_CE_DATA_DIR"):
         layers.append(("MNIST_CE_DATA_DIR", {"data.dir": data_dir}))
     layers.append(("the command line", flags or {}))
@@ -314,20 +313,16 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _config_path(config: str | Path) -> Path:
+def _read_file(config: str | Path) -> tuple[str, dict[str, Any]]:
     shipped = shipped_configs()
     path = Path(config) if Path(config).is_file() else shipped.get(str(config))
-    if path is not None:
-        return path
-    near = _nearest(str(config), list(shipped))
-    raise UsageError(f"config {config} is neither a file nor one of {', '.join(shipped)}{near}")
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
+    if path is None:
+        near = _nearest(str(config), list(shipped))
+        raise UsageError(f"config {config} is neither a file nor one of {', '.join(shipped)}{near}")
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise UsageError(f"config {path} has more than {MAX_CONFIG_BYTES:,} bytes")
-        return tomllib.loads(path.read_bytes().decode())
+        return str(path), dict(_flatten(tomllib.loads(path.read_bytes().decode())))
     except OSError as error:
         raise UsageError(f"config {path} cannot be read: {one_line(error)}") from None
     except (ValueError, RecursionError) as error:  # ValueError: numbers of 5000 digits, too

@@ -130,8 +130,7 @@ def load_dataset(name: str, data_dir: Path, *, mirror: str | None = None) -> Dat
     synthetic digits; any other name never becomes another dataset. Files are kept in `data_dir` or,
     where it cannot be written, in the user's cache. `mirror` replaces the dataset's own addresses.
 
-    Raises:
-        DataError: If the data is missing or damaged and cannot be downloaded or kept.
+    A `DataError` if the data is missing or damaged and cannot be downloaded or kept.
     """
     if name not in (*CLASS_NAMES, "auto"):
         choices = ", ".join(CLASS_NAMES)

@@ -177,10 +177,8 @@ class DatasetFiles:
         return None
 
     def _content(self, path: Path, max_bytes: int) -> bytes | None:
-        if path in self.problems:
-            return None
         try:
-            if not path.is_file():
+            if path in self.problems or not path.is_file():
                 return None
             size = path.stat().st_size
             if size <= max_bytes:
