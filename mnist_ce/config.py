@@ -7,12 +7,12 @@ flags < `--set section.key=value`. An unknown key, a wrong type or a value out o
 
 from __future__ import annotations
 
-import difflib
 import functools
 import logging
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import SequenceMatcher, get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +24,7 @@ from mnist_ce.system.errors import UsageError, sanitize
 from mnist_ce.system.files import one_line, shipped_dir
 
 logger = logging.getLogger(__name__)
+_warn_once = functools.cache(logger.warning)  # however many layers and files hold an old key
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -33,7 +34,6 @@ MAX_CONFIG_BYTES = 1 << 20
 MAX_SHOWN = 100  # characters of a wrong value
 MAX_HIDDEN = 63  # as many as a checkpoint may have
 MAX_PARAMETERS = 100_000_000  # 400 MB of weights, and as much momentum; MNIST needs a hundredth
-Width = Annotated[int, Field(ge=1, le=65_536)]
 RENAMED_KEYS = {"augment.flagged_ones": "augment.upstroke_ones"}  # the old names stay valid
 
 
@@ -63,7 +63,7 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """The shape of the network: 784 inputs, these widths, one logit per class."""
 
-    hidden: tuple[Width, ...] = Field(default=HIDDEN, strict=False)
+    hidden: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(default=HIDDEN, strict=False)
     """The widths of the hidden layers, each followed by a ReLU."""
 
 
@@ -204,8 +204,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _values_agree(self) -> Config:
-        widths = [INPUT_SIZE, *self.model.hidden, 10]
-        num_parameters = sum((a + 1) * b for a, b in pairwise(widths))
+        num_parameters = sum((a + 1) * b for a, b in pairwise([INPUT_SIZE, *self.model.hidden, 10]))
         if num_parameters > MAX_PARAMETERS:
             raise ValueError(
                 f"model.hidden makes a network of {num_parameters:,} parameters; "
@@ -259,20 +258,13 @@ def resolve_config(
 ) -> Config:
     """Merge the layers, each over the one before, and check the result.
 
-    Args:
-        config: A TOML file, or the name of a shipped config (`fast`); None: defaults only.
-        flags: Values by dotted key (`train.epochs`); None values are left out.
-        environment: Environment variables; None: those of the process.
-
-    Raises:
-        UsageError: If a file cannot be read or a key or value is not valid.
+    `config` is a TOML file or the name of a shipped config (`fast`); `flags` has values by dotted
+    key (`train.epochs`), None ones left out; `environment` stands for the process's own.
     """
     layers: list[tuple[str, Mapping[str, Any]]] = []
     if config is not None:
-        path = _config_path(config)
-        layers.append((str(path), dict(_flatten(_read_toml(path)))))
-    data_dir = (os.environ if environment is None else environment).get("MNIST_CE_DATA_DIR")
-    if data_dir:
+        layers.append(_read_file(config))
+    if data_dir := (os.environ if environment is None else environment).get("MNIST_CE_DATA_DIR"):
         layers.append(("MNIST_CE_DATA_DIR", {"data.dir": data_dir}))
     layers.append(("the command line", flags or {}))
     merged: dict[str, Any] = {}
@@ -282,7 +274,7 @@ def resolve_config(
             if value is None:
                 continue
             if key in RENAMED_KEYS:
-                _warn_renamed(key)
+                _warn_once(f"{key} is now called {RENAMED_KEYS[key]}")
                 key = RENAMED_KEYS[key]
             sources[key] = source
             section, _, name = key.partition(".")
@@ -298,55 +290,39 @@ def resolve_config(
         raise UsageError(_explain(error, sources)) from None
 
 
-@functools.cache
-def _warn_renamed(key: str) -> None:  # once, however many layers and files hold it
-    logger.warning(f"{key} is now called {RENAMED_KEYS[key]}")
-
-
 def rename_old_keys(tables: dict[str, Any]) -> None:
     """Give keys of older versions their present names, in the tables of a recorded config."""
     for old, new in RENAMED_KEYS.items():
         section, _, name = old.partition(".")
-        table = tables.get(section)
-        if isinstance(table, dict) and name in table:
+        if isinstance(table := tables.get(section), dict) and name in table:
             table[new.partition(".")[2]] = table.pop(name)
 
 
 def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
-    """Read `section.key=value` texts; a value is read as TOML, else as a string.
-
-    Raises:
-        UsageError: If a text is not of that form.
-    """
+    """Read `section.key=value` texts; a value is read as TOML, else as a string."""
     values: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
-        key = key.strip()
         if not equals or key.count(".") != 1:
             shown = sanitize(text)
             raise UsageError(f"--set {shown}: write section.key=value, for example train.epochs=3")
         try:
-            values[key] = tomllib.loads(f"value = {value}")["value"]
+            values[key.strip()] = tomllib.loads(f"value = {value}")["value"]
         except (ValueError, RecursionError):
-            values[key] = value.strip()
+            values[key.strip()] = value.strip()
     return values
 
 
-def _config_path(config: str | Path) -> Path:
-    if Path(config).is_file():
-        return Path(config)
+def _read_file(config: str | Path) -> tuple[str, dict[str, Any]]:
     shipped = shipped_configs()
-    if str(config) in shipped:
-        return shipped[str(config)]
-    near = _nearest(str(config), list(shipped))
-    raise UsageError(f"config {config} is neither a file nor one of {', '.join(shipped)}{near}")
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
+    path = Path(config) if Path(config).is_file() else shipped.get(str(config))
+    if path is None:
+        near = _nearest(str(config), list(shipped))
+        raise UsageError(f"config {config} is neither a file nor one of {', '.join(shipped)}{near}")
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise UsageError(f"config {path} has more than {MAX_CONFIG_BYTES:,} bytes")
-        return tomllib.loads(path.read_bytes().decode())
+        return str(path), dict(_flatten(tomllib.loads(path.read_bytes().decode())))
     except OSError as error:
         raise UsageError(f"config {path} cannot be read: {one_line(error)}") from None
     except (ValueError, RecursionError) as error:  # ValueError: numbers of 5000 digits, too
@@ -362,12 +338,10 @@ def _flatten(tables: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
-    """Return the first thing that pydantic found wrong in one line."""
     detail = error.errors(include_url=False)[0]
     place = [str(part) for part in detail["loc"]]
-    key = ".".join(place[:2])
-    source = sources.get(key)
-    key = sanitize(key)
+    dotted = ".".join(place[:2])
+    key, source = sanitize(dotted), sources.get(dotted)
     where = f" (from {source})" if source else ""
     if detail["type"] == "extra_forbidden":
         valid = list(Config.model_fields if len(place) == 1 else Config().flat())
@@ -388,11 +362,9 @@ def _shown(value: object) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
-def _nearest(key: str, valid: Sequence[str]) -> str:
+def _nearest(key: str, keys: Sequence[str]) -> str:
     name = key.rpartition(".")[2]
-    near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5) or [
-        full
-        for full in valid
-        if difflib.SequenceMatcher(None, name, full.rpartition(".")[2]).ratio() > 0.75
+    near = get_close_matches(key, keys, n=1, cutoff=0.5) or [
+        full for full in keys if SequenceMatcher(None, name, full.rpartition(".")[2]).ratio() > 0.75
     ]
     return f"; did you mean {near[0]}?" if near else ""

@@ -4,16 +4,15 @@ Every output pixel p looks up the input at a displaced place. In pixels from the
 
     source(p) = R(angle) · Shear · diag(1 / scale) · p + shift + elastic(p)
 
-Each of these terms is a linear combination of fixed functions of p: x, y, 1 and one smooth bump
-per elastic control point. So a whole batch of displacement fields is one product of its random
-coefficients with a constant basis, [batch · 2, 3 + n²] @ [3 + n², 784], and one bilinear
-`grid_sample` does the rest. Only the coefficients are random; they are drawn on the CPU whatever
-the device, so that a batch's distortion is a function of (seed, step) alone.
+Each term is a linear combination of fixed functions of p: x, y, 1 and one smooth bump per elastic
+control point. So a batch of displacement fields is one product of its random coefficients with a
+constant basis, [batch · 2, 3 + n²] @ [3 + n², 784], and one bilinear `grid_sample` does the rest.
+The coefficients are drawn on the CPU whatever the device, so that a batch's distortion is a
+function of (seed, step) alone.
 
-Affine and elastic distortion of MNIST for plain networks: Simard, Steinkraus and Platt (2003),
-"Best practices for convolutional neural networks applied to visual document analysis", and Cireşan
-et al. (2010), "Deep, big, simple neural nets for handwritten digit recognition". Both smooth a
-per-pixel random field with a Gaussian; a coarse grid of control points is as smooth for less.
+Simard, Steinkraus and Platt (2003), "Best practices for convolutional neural networks applied to
+visual document analysis", and Cireşan et al. (2010), "Deep, big, simple neural nets for handwritten
+digit recognition", smooth a random field with a Gaussian; control points are as smooth for less.
 """
 
 from __future__ import annotations
@@ -36,9 +35,8 @@ _MASK64 = (1 << 64) - 1
 def generator_seed(seed: int, step: int) -> int:
     """Mix a run's seed and a step, counted from the run's start, into a generator's seed.
 
-    The finaliser of SplitMix64 (Steele, Lea and Flood, 2014) over both numbers, so that
-    neighbouring steps and neighbouring seeds give unrelated streams. The result has 32 bits, which
-    is all that PyTorch's CPU generator takes from its seed.
+    The finaliser of SplitMix64 (Steele, Lea and Flood, 2014) gives neighbouring steps and seeds
+    unrelated streams. The result has 32 bits, all that PyTorch's CPU generator takes from a seed.
     """
     state = (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + 0x8CB92BA72F3D8DD7) & _MASK64
     state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
@@ -49,23 +47,15 @@ def generator_seed(seed: int, step: int) -> int:
 def distort(
     images: Tensor, strengths: AugmentConfig, *, seed: int, step: int, out: Tensor | None = None
 ) -> Tensor:
-    """Distort each image of a batch in its own way.
+    """Distort each image of a batch, float32 [batch, 784] or [batch, 28, 28], in its own way.
 
     Rotation, scale, shear and shift are drawn uniformly from ± their strength; a positive angle is
     counterclockwise. The displacements of the elastic control points are normal, and interpolated
-    bicubically.
+    bicubically. The run's `seed` and the optimisation `step` decide all that is random here.
 
-    Args:
-        images: float32 [batch, 784] or [batch, 28, 28], ink bright on 0, in [0, 1].
-        strengths: How far each distortion may go; see the config.
-        seed: The run's seed.
-        step: The optimisation step; with the seed it decides all that is random here.
-        out: Where to write the result, if given: contiguous and of the images' shape; may be the
-            images themselves.
-
-    Returns:
-        `out`, or else a new tensor of the images' shape, in [0, 1]; the images themselves where
-        nothing is distorted and no `out` is given.
+    The result, in [0, 1] as the images are, is written to `out` if given: contiguous and of the
+    images' shape, or the images themselves. Where nothing is distorted and no `out` is given, the
+    images themselves are returned.
     """
     if not strengths.distorts:
         return images if out is None else out.copy_(images)
@@ -113,12 +103,8 @@ def displacement_basis(elastic_grid: int, num_points: int, device: torch.device)
     rows = [affine.view(_NUM_AFFINE, -1)]
     if num_points:
         points = torch.eye(num_points, dtype=torch.float64)
-        bumps = functional.interpolate(
-            points.view(num_points, 1, elastic_grid, elastic_grid),
-            size=(_SIDE, _SIDE),
-            mode="bicubic",
-            align_corners=True,
-        )
+        points = points.view(num_points, 1, elastic_grid, elastic_grid)
+        bumps = functional.interpolate(points, (_SIDE, _SIDE), mode="bicubic", align_corners=True)
         rows.append(bumps.view(num_points, -1) / _CENTRE)
     return torch.cat(rows).to(device=device, dtype=torch.float32)
 
@@ -130,6 +116,4 @@ def resample(images: Tensor, coefficients: Tensor, elastic_grid: int) -> Tensor:
     # [batch · 2, 3 + n²] @ [3 + n², 784]; grid_sample reads two planes as fast as pairs.
     source = coefficients.view(-1, coefficients.shape[2]) @ basis
     grid = source.view(-1, 2, _SIDE, _SIDE).permute(0, 2, 3, 1)
-    return functional.grid_sample(
-        images, grid, mode="bilinear", padding_mode="zeros", align_corners=True
-    )
+    return functional.grid_sample(images, grid, align_corners=True)  # bilinear, zeros outside

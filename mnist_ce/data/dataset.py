@@ -44,13 +44,16 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, chosen: Tensor | slice) -> Split:
+        return Split(self.images[chosen], self.labels[chosen])
+
 
 @dataclass(frozen=True)
 class Dataset:
     """A training and a test split with the meaning of label 0, 1, ….
 
-    `digest` is the SHA-256 (hex) of the four unpacked IDX files, one after the other: training
-    images, training labels, test images, test labels. Selecting classes leaves it as it is.
+    `digest` is the SHA-256 (hex) of the four unpacked IDX files, training images, training labels,
+    test images and test labels, of all classes.
     """
 
     name: str  # never `auto`
@@ -78,11 +81,7 @@ class DataSplits:
         return 1 if isinstance(self.objective, Binary) else len(self.class_names)
 
     def split(self, name: str) -> Split:
-        """Return a split by name: `train`, `validation` or `test`.
-
-        Raises:
-            UsageError: If there is no such split.
-        """
+        """Return `train`, `validation` or `test`; a `UsageError` where there is no such split."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         if name not in splits:
             raise UsageError(f"split '{name}' is not one of {', '.join(splits)}")
@@ -94,10 +93,7 @@ class DataSplits:
 def load_splits(data: DataConfig, objective: ObjectiveConfig, seed: int) -> DataSplits:
     """Load the dataset of a config; `seed` chooses the validation images.
 
-    Raises:
-        DataError: If the data is missing or damaged and cannot be downloaded or kept.
-        UsageError: If a class, the validation size or `objective.positive` does not fit the
-            dataset, or there is no such dataset.
+    A `UsageError` if a class, the validation size or `objective.positive` does not fit it.
     """
     dataset = load_dataset(data.dataset, Path(data.dir), mirror=data.mirror or None)
     kept = data.classes or tuple(range(len(dataset.class_names)))
@@ -108,18 +104,19 @@ def load_splits(data: DataConfig, objective: ObjectiveConfig, seed: int) -> Data
         )
     if data.classes:
         dataset = select_classes(dataset, data.classes)
+    loss: Objective = Multiclass(objective.label_smoothing)
     if is_binary:
-        dataset = _yes_or_no(dataset, kept.index(objective.positive))
+        loss = Binary(objective.positive_weight)
+        positive = kept.index(objective.positive)
+        name = dataset.class_names[positive]
+        is_yes = torch.arange(len(dataset.class_names)) == positive
+        dataset = _relabel(dataset, is_yes.long(), (f"not {name}", name))
     train, validation = split_validation(dataset.train, data.validation_size, seed)
     return DataSplits(
         dataset=dataset.name,
         digest=dataset.digest,
         class_names=dataset.class_names,
-        objective=(
-            Binary(objective.positive_weight)
-            if is_binary
-            else Multiclass(objective.label_smoothing)
-        ),
+        objective=loss,
         train=train,
         validation=validation if data.validation_size else None,
         test=dataset.test,
@@ -129,16 +126,11 @@ def load_splits(data: DataConfig, objective: ObjectiveConfig, seed: int) -> Data
 def load_dataset(name: str, data_dir: Path, *, mirror: str | None = None) -> Dataset:
     """Load a dataset, downloading or drawing it first where necessary.
 
-    Args:
-        name: One of `CLASS_NAMES`, or `auto`: MNIST where it is found or can be downloaded, else,
-            with a warning, the synthetic digits. Any other name never becomes another dataset.
-        data_dir: Where to look for the files and to keep them; where it cannot be written, they
-            are kept in the user's cache.
-        mirror: The only address to download from; None: the dataset's own.
+    The name `auto` is MNIST where it is found or can be downloaded, else, with a warning, the
+    synthetic digits; any other name never becomes another dataset. Files are kept in `data_dir` or,
+    where it cannot be written, in the user's cache. `mirror` replaces the dataset's own addresses.
 
-    Raises:
-        DataError: If the data is missing or damaged and cannot be downloaded or kept.
-        UsageError: If there is no such dataset, or `mirror` is not an address.
+    A `DataError` if the data is missing or damaged and cannot be downloaded or kept.
     """
     if name not in (*CLASS_NAMES, "auto"):
         choices = ", ".join(CLASS_NAMES)
@@ -146,9 +138,8 @@ def load_dataset(name: str, data_dir: Path, *, mirror: str | None = None) -> Dat
     if name != "synthetic":
         wanted = "mnist" if name == "auto" else name
         try:
-            files = DatasetFiles(wanted, data_dir, mirror, fail_fast=name == "auto")
-            images, labels, test_images, test_labels = files.load()
-            return _dataset(wanted, Split(images, labels), Split(test_images, test_labels))
+            tensors = DatasetFiles(wanted, data_dir, mirror, fail_fast=name == "auto").load()
+            return _dataset(wanted, Split(*tensors[:2]), Split(*tensors[2:]))
         except DownloadError as error:
             if name != "auto":
                 raise
@@ -173,10 +164,8 @@ def _dataset(name: str, train: Split, test: Split) -> Dataset:
 def select_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
     """Keep only the images of some classes, in the same order.
 
-    The first of `classes`, labels of `dataset`, becomes label 0, the next label 1, and so on.
-
-    Raises:
-        UsageError: If a class is unknown or given twice, or none is given.
+    The first of `classes`, labels of `dataset`, becomes label 0, the next label 1, and so on. A
+    `UsageError` if a class is unknown or given twice, or none is given.
     """
     num_classes = len(dataset.class_names)
     if not classes:
@@ -191,34 +180,25 @@ def select_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
             raise UsageError(f"data.classes: class {label} is given twice")
     new_labels = torch.full((num_classes,), -1, dtype=torch.int64)
     new_labels[list(classes)] = torch.arange(len(classes))
-
-    def select(split: Split) -> Split:
-        labels = new_labels[split.labels]  # [n], -1 where the class is left out
-        kept = labels >= 0
-        return Split(split.images[kept], labels[kept])
-
-    names = tuple(dataset.class_names[label] for label in classes)
-    train, test = select(dataset.train), select(dataset.test)
-    return replace(dataset, train=train, test=test, class_names=names)
+    return _relabel(dataset, new_labels, tuple(dataset.class_names[label] for label in classes))
 
 
-def _yes_or_no(dataset: Dataset, positive: int) -> Dataset:
+def _relabel(dataset: Dataset, new_labels: Tensor, class_names: tuple[str, ...]) -> Dataset:
+    """Replace each label i by `new_labels[i]`, leaving out the images where that is -1."""
+
     def relabel(split: Split) -> Split:
-        return replace(split, labels=(split.labels == positive).long())
+        labels = new_labels[split.labels]  # [n]
+        return Split(split.images, labels)[labels >= 0]
 
-    name = dataset.class_names[positive]
     train, test = relabel(dataset.train), relabel(dataset.test)
-    return replace(dataset, train=train, test=test, class_names=(f"not {name}", name))
+    return replace(dataset, train=train, test=test, class_names=class_names)
 
 
 def split_validation(train: Split, size: int, seed: int) -> tuple[Split, Split]:
     """Return the training split without `size` images, and these as the validation split.
 
-    Which ones depends on `seed` alone, not on any global generator. Both parts keep the order of
-    `train`, and nothing is copied where `size` is 0.
-
-    Raises:
-        UsageError: If `size` is negative or leaves no image to train on.
+    Which ones depends on `seed` alone. Both parts keep the order of `train`, and nothing is copied
+    where `size` is 0. A `UsageError` if `size` is negative or leaves no image to train on.
     """
     if not 0 <= size < len(train):
         raise UsageError(
@@ -226,11 +206,8 @@ def split_validation(train: Split, size: int, seed: int) -> tuple[Split, Split]:
             f"to {len(train) - 1}"
         )
     if size == 0:
-        return train, Split(train.images[:0], train.labels[:0])
+        return train, train[:0]
     order = torch.randperm(len(train), generator=derived_generator(seed, "validation"))
     held_out = torch.zeros(len(train), dtype=torch.bool)
     held_out[order[:size]] = True
-    return (
-        Split(train.images[~held_out], train.labels[~held_out]),
-        Split(train.images[held_out], train.labels[held_out]),
-    )
+    return train[~held_out], train[held_out]

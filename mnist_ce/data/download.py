@@ -16,10 +16,7 @@ from mnist_ce.system.files import md5_of, one_line
 
 logger = logging.getLogger(__name__)
 
-_CHUNK_BYTES = 1 << 16
-# A server that sends fewer bytes than this within the waiting time has stalled, even if it sends a
-# byte now and then.
-_MOVING_BYTES = 1024
+_MOVING_BYTES = 1024  # a server that sends fewer within the waiting time has stalled
 
 
 class DownloadError(DataError):
@@ -27,11 +24,7 @@ class DownloadError(DataError):
 
 
 def mirror_url(mirror: str) -> str:
-    """Return a mirror's address with the slash that file names are appended to.
-
-    Raises:
-        UsageError: If it is not an http, https or file address.
-    """
+    """Return a mirror's http, https or file address, ending in one slash."""
     if urlsplit(mirror).scheme not in ("http", "https", "file"):
         raise UsageError(f"data.mirror: {mirror!r} must start with http://, https:// or file://")
     return mirror.rstrip("/") + "/"
@@ -40,13 +33,10 @@ def mirror_url(mirror: str) -> str:
 def download_file(
     name: str, md5: str, mirrors: deque[str], *, max_bytes: int, stall_seconds: float
 ) -> bytes:
-    """Download a file from the first mirror that has it with this MD5.
+    """Download a file from the first mirror, an address ending in a slash, that has this MD5.
 
-    `mirrors` are addresses ending in a slash, tried in turn; one that fails goes to the end, so
-    that the next file does not wait for it again. For the limits see `fetch`.
-
-    Raises:
-        DownloadError: If no mirror has it; the message gives each mirror's reason.
+    A mirror that fails goes to the end of `mirrors`, so that the next file does not wait for it
+    again. Where none has it, a `DownloadError` gives each mirror's reason.
     """
     reasons = []
     for _ in range(len(mirrors)):
@@ -54,12 +44,11 @@ def download_file(
         logger.info(f"downloading {url}")
         try:
             content = fetch(url, max_bytes=max_bytes, stall_seconds=stall_seconds)
+            if (found := md5_of(content)) == md5:
+                return content
+            reasons.append(f"{url}: has MD5 {found}, expected {md5}")
         except DownloadError as error:
             reasons.append(f"{url}: {error}")
-        else:
-            if md5_of(content) == md5:
-                return content
-            reasons.append(f"{url}: has MD5 {md5_of(content)}, expected {md5}")
         mirrors.rotate(-1)
     raise DownloadError("; ".join(reasons))
 
@@ -67,10 +56,8 @@ def download_file(
 def fetch(url: str, *, max_bytes: int, stall_seconds: float) -> bytes:
     """Return the content of a URL, however slowly it comes, as long as it keeps coming.
 
-    Raises:
-        DownloadError: If nothing comes for `stall_seconds` (finding the server's address and
-            connecting included), the server reports an error, or the content ends early or exceeds
-            `max_bytes`.
+    A `DownloadError` if nothing comes for `stall_seconds` (finding the server and connecting
+    included), the server reports an error, or the content ends early or exceeds `max_bytes`.
     """
     content = bytearray()
     failures: list[Exception] = []
@@ -81,7 +68,7 @@ def fetch(url: str, *, max_bytes: int, stall_seconds: float) -> bytes:
             request = urllib.request.Request(url, headers={"User-Agent": "mnist-ce"})
             with urllib.request.urlopen(request, timeout=2 * stall_seconds) as response:
                 length = response.headers.get("Content-Length")
-                while (chunk := response.read1(_CHUNK_BYTES)) and not given_up.is_set():
+                while (chunk := response.read1(1 << 16)) and not given_up.is_set():
                     content.extend(chunk)
                     if len(content) > max_bytes:
                         raise DownloadError(f"too long: more than {max_bytes:,} bytes")

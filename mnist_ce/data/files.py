@@ -2,10 +2,9 @@
 
 torchvision reads unpacked files in `<root>/<class>/raw/` and verifies nothing. So files are brought
 into that layout, in the user's cache where the data directory cannot be written, and the MD5 of
-what torchvision has read is compared. MNIST's MD5s are known, packed and unpacked; of the other two
-only the packed files'. Files unpacked from those get their MD5 written beside them (`NAME.md5`,
-which `md5sum -c` reads). An unpacked file without any known MD5 is checked by size, header and
-range of labels, with a warning, and its MD5 is written down, so that a later change is noticed.
+what torchvision has read is compared. Of Fashion-MNIST and KMNIST only the packed files' MD5s are
+known, so those of the unpacked files are written beside them (`NAME.md5`, which `md5sum -c` reads);
+an unpacked file without any is checked by size, header and range of labels, with a warning.
 """
 
 from __future__ import annotations
@@ -37,10 +36,6 @@ class DatasetFiles:
     `data_dir` itself and the user's cache, and then downloaded, from `mirror` alone if given. A
     damaged file is named in a warning and not used; one that lies where the good one goes is kept
     as `NAME.damaged`. With `fail_fast`, silent mirrors are given up within seconds.
-
-    Raises:
-        DataError: If torchvision does not work.
-        UsageError: If `mirror` is not an address.
     """
 
     def __init__(
@@ -61,18 +56,10 @@ class DatasetFiles:
         self.problems: dict[Path, str] = {}  # of damaged files, each reported once
 
     def load(self) -> list[Tensor]:
-        """Return images, uint8 [n, 28, 28], and labels, int64 [n], of training, then of testing.
-
-        Raises:
-            DownloadError: If a file is nowhere and no mirror has it.
-            DataError: If the files can be kept nowhere.
-        """
+        """Return images, uint8 [n, 28, 28], and labels, int64 [n], of training, then of testing."""
         # Where an old torchvision left a folder `processed`, its class reads that instead.
-        roots = [
-            root
-            for root in (self.data_dir, cache_dir())
-            if not os.access((root / self.raw).with_name("processed"), os.F_OK)
-        ]
+        old, folders = self.raw.with_name("processed"), (self.data_dir, cache_dir())
+        roots = [root for root in folders if not os.access(root / old, os.F_OK)]
         for root in roots:
             if tensors := self._read(root):
                 return tensors
@@ -130,22 +117,19 @@ class DatasetFiles:
             for folder in self.folders:
                 if (content := attempt(folder, file)) is not None:
                     return content
+        name, limit = f"{file.name}.gz", file.max_packed_bytes
         try:
             packed = download_file(
-                f"{file.name}.gz",
-                file.packed_md5,
-                self.mirrors,
-                max_bytes=file.max_packed_bytes,
-                stall_seconds=self.timeout_s,
+                name, file.packed_md5, self.mirrors, max_bytes=limit, stall_seconds=self.timeout_s
             )
         except DownloadError as error:
             damaged = "".join(f"{path} {problem}. " for path, problem in self.problems.items())
             raise DownloadError(
-                f"{damaged}There is no good {file.name}(.gz) of {self.dataset} in "
-                f"{self.data_dir}, and it could not be downloaded ({error}). Put the four files "
-                "there, or name another mirror."
+                f"{damaged}There is no good {file.name}(.gz) of {self.dataset} in {self.data_dir}, "
+                f"and it could not be downloaded ({error}). Put the four files there, or name "
+                "another mirror."
             ) from error
-        return file.unpack(packed, self.mirrors[0] + f"{file.name}.gz")
+        return file.unpack(packed, self.mirrors[0] + name)
 
     def _verified(self, folder: Path, file: DataFile) -> bytes | None:
         md5 = self._expected_md5(folder, file)
@@ -193,10 +177,8 @@ class DatasetFiles:
         return None
 
     def _content(self, path: Path, max_bytes: int) -> bytes | None:
-        if path in self.problems:
-            return None
         try:
-            if not path.is_file():
+            if path in self.problems or not path.is_file():
                 return None
             size = path.stat().st_size
             if size <= max_bytes:

@@ -35,8 +35,7 @@ def idx_parts(tensor: Tensor) -> tuple[bytes, memoryview]:
 def read_idx(path: Path) -> Tensor:
     """Read an unpacked IDX file: uint8, labels [n] or images [n, 28, 28].
 
-    Raises:
-        DataError: If the file cannot be read or is not such a file, whole.
+    A `DataError` if the file cannot be read or is not such a file, whole.
     """
     try:
         with path.open("rb") as file:
@@ -60,12 +59,7 @@ def read_idx(path: Path) -> Tensor:
 
 
 def write_idx(path: Path, tensor: Tensor) -> None:
-    """Write a tensor of one to three dimensions and values 0 to 255 as an unpacked IDX file.
-
-    Raises:
-        DataError: If the tensor does not fit the format.
-        OSError: If the file cannot be written.
-    """
+    """Write a tensor of one to three dimensions and values 0 to 255 as an unpacked IDX file."""
     in_range = torch.equal(tensor.to(torch.uint8).to(tensor.dtype), tensor)
     if not 1 <= tensor.dim() <= _MAX_DIMENSIONS or not in_range:
         raise DataError(f"{path}: IDX needs 1 to {_MAX_DIMENSIONS} dimensions, values 0 to 255")

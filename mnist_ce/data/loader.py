@@ -20,16 +20,10 @@ def scale_pixels(images: Tensor, out: Tensor | None = None) -> Tensor:
 class DeviceLoader:
     """The images of a training set, in batches whose order is a function of (seed, epoch).
 
-    The images stay on the device as uint8 (47 MB for MNIST); a batch is gathered by index and
-    scaled, so that no image passes through Python by itself.
-
-    Args:
-        images: uint8 [n, 28, 28], on the device.
-        labels: int64 [n], on the device.
-        batch_size: Images per batch; the last of an epoch holds the rest.
-        seed: Makes the order and the distortions.
-        augment: Strengths of the distortions; None: none.
-        last_augmented_epoch: Epochs after this one are served without distortion.
+    The images, uint8 [n, 28, 28] (47 MB for MNIST), and labels, int64 [n], stay on the device; a
+    batch is gathered by index and scaled, so that no image passes through Python by itself. The
+    last batch of an epoch holds the rest. `seed` makes the order and the distortions; epochs after
+    `last_augmented_epoch` are served without distortion.
     """
 
     def __init__(
@@ -71,10 +65,9 @@ class DeviceLoader:
     def get_batch(
         self, indices: Tensor, step: int, out: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the inputs, float32 [batch, 784], and labels, int64 [batch], of one batch.
+        """Return the inputs, float32 [batch, 784] (in `out`, if given), and labels, int64 [batch].
 
-        The distortion is a function of `step`, the number of the step since the run began. The
-        inputs are written to `out`, if given.
+        The distortion is a function of `step`, the number of the step since the run began.
         """
         inputs, labels = self.get_raw_batch(indices, out=out)
         if self.augment is not None and self.is_augmented(step):

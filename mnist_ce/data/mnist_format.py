@@ -1,24 +1,21 @@
 """MNIST's normalisation of a digit's ink: fitted into 20×20, centred by mass in 28×28.
 
 As MNIST's authors describe it: "The original black and white (bilevel) images from NIST were size
-normalized to fit in a 20x20 pixel box while preserving their aspect ratio. The resulting images
-contain grey levels as a result of the anti-aliasing technique used by the normalization algorithm.
-The images were centered in a 28x28 image by computing the center of mass of the pixels, and
-translating the image so as to position this point at the center of the 28x28 field." (LeCun,
-Cortes & Burges, *The MNIST database*; LeCun et al. 1998, *Gradient-based learning applied to
-document recognition*, section III.A.)
+normalized to fit in a 20x20 pixel box while preserving their aspect ratio. [They] contain grey
+levels as a result of the anti-aliasing technique used [...]. The images were centered in a 28x28
+image by computing the center of mass of the pixels, and translating the image so as to position
+this point at the center of the 28x28 field." (LeCun, Cortes & Burges, *The MNIST database*; LeCun
+et al. 1998, *Gradient-based learning applied to document recognition*, section III.A.)
 
 What those words leave open was measured on the 60,000 training images, counting pixels from 0:
 
-* The centre: in every image the centre of mass lies within half a pixel of row 14 and
-  column 14 (mean 14.00 and 14.01, spread evenly over [13.5, 14.5), none outside [13.48, 14.50]).
-  So images were moved by whole pixels, and the "center" is pixel 14, half a pixel right of and
-  below the middle of the field (13.5).
-* The size of the ink: its longer side is exactly 20 pixels in 59,987 images, and 19 in the
-  other 13.
-* The shorter side: even lengths are three to four times as frequent as odd ones (widths
-  of 12, 14, 16, 18: 29,187; of 11, 13, 15, 17: 7,647), as they are when the ink is first centred
-  in a square and the square then reduced, since partly covered pixels come in pairs.
+* The centre: in every image the centre of mass lies within half a pixel of row 14 and column 14
+  (mean 14.00 and 14.01, spread evenly over [13.5, 14.5), none outside [13.48, 14.50]). So images
+  were moved by whole pixels, and the "center" is pixel 14, not the middle of the field (13.5).
+* The longer side of the ink is exactly 20 pixels in 59,987 images, and 19 in the other 13.
+* The shorter side: even lengths are three to four times as frequent as odd ones (widths of 12, 14,
+  16, 18: 29,187; of 11, 13, 15, 17: 7,647), as they are when the ink is first centred in a square
+  and the square then reduced, since partly covered pixels come in pairs.
 * The reduction: the grey levels are near those of plain area coverage. (Enlarged fourfold,
   made bilevel and reduced again, an image comes back with 137 pixels of ink, 146 before; a
   triangle filter makes it 177, a Lanczos one 193.)
@@ -38,12 +35,8 @@ BOX_SIZE = 20  # side of the box that the ink is made to fit
 def fit_glyph(ink: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return the image, uint8 [28, 28], that MNIST would hold for the ink of one digit.
 
-    Args:
-        ink: float32 [height, width] in [0, 1]: 0 is paper, 1 is ink. The paper must be exactly 0,
-            because every pixel above counts as ink when the box is measured.
-
-    Raises:
-        ValueError: If there is no ink.
+    The ink, float32 [height, width], is 0 on paper and at most 1. The paper must be exactly 0,
+    because every pixel above counts as ink when the box is measured. A `ValueError` without ink.
     """
     box = fit_into(crop_to_ink(ink), BOX_SIZE)  # [height, width] → [20, 20]
     field = centre_by_mass(box)  # [20, 20] → [28, 28]
@@ -51,11 +44,7 @@ def fit_glyph(ink: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def crop_to_ink(ink: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the smallest rectangle that holds every pixel above 0, as a view.
-
-    Raises:
-        ValueError: If there is no ink.
-    """
+    """Return the smallest rectangle that holds every pixel above 0, as a view."""
     rows = np.flatnonzero((ink > 0).any(axis=1))
     columns = np.flatnonzero((ink > 0).any(axis=0))
     if rows.size == 0:
@@ -70,10 +59,7 @@ def fit_into(ink: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     pixel is the mean of the ink that it covers when the image gets smaller, and a linear
     interpolation when it gets larger.
     """
-    height, width = ink.shape
-    longer = max(height, width)
-    rows = _coverage(height, longer, size)
-    columns = _coverage(width, longer, size)
+    rows, columns = (_coverage(length, max(ink.shape), size) for length in ink.shape)
     return (rows @ ink @ columns.T).astype(np.float32, copy=False)
 
 
@@ -83,21 +69,17 @@ def centre_by_mass(ink: NDArray[np.float32], size: int = FIELD_SIZE) -> NDArray[
     float32 [height, width], neither side longer than `size` → float32 [size, size]. The centre is
     pixel `size / 2`, 14 for MNIST's 28. The ink is moved by whole pixels, and never so far that it
     would be cut off at the field's edge.
-
-    Raises:
-        ValueError: If there is no ink.
     """
     mass = float(ink.sum(dtype=np.float64))
     if mass <= 0:
         raise ValueError("there is no ink to centre")
-    field = np.zeros((size, size), dtype=np.float32)
     starts = []
     for axis, length in enumerate(ink.shape):
-        profile = ink.sum(axis=1 - axis, dtype=np.float64)
-        centre = float(profile @ np.arange(length)) / mass
+        centre = float(ink.sum(axis=1 - axis, dtype=np.float64) @ np.arange(length)) / mass
         start = math.ceil(size / 2 - 0.5 - centre)  # centre + start in [size/2 ± 0.5)
         starts.append(min(max(start, 0), size - length))
     top, left = starts
+    field = np.zeros((size, size), dtype=np.float32)
     field[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
     return field
 
@@ -105,15 +87,12 @@ def centre_by_mass(ink: NDArray[np.float32], size: int = FIELD_SIZE) -> NDArray[
 def _coverage(length: int, longer: int, size: int) -> NDArray[np.float32]:
     """Return the weights [size, length] of `length` pixels in each of `size` cells.
 
-    The cells divide a stretch of `longer` pixels with the `length` pixels in its middle and paper
-    beyond them. A window of at least one pixel turns enlarging into linear interpolation.
+    The cells divide a stretch of `longer` pixels with the `length` pixels in its middle.
     """
     scale = longer / size
-    window = max(scale, 1.0)
+    window = max(scale, 1.0)  # one pixel turns enlarging into linear interpolation
     centres = (np.arange(size) + 0.5) * scale - (longer - length) / 2
-    low = (centres - window / 2)[:, None]
-    high = (centres + window / 2)[:, None]
+    low, high = (centres - window / 2)[:, None], (centres + window / 2)[:, None]
     pixels = np.arange(length)
-    overlap = np.minimum(high, pixels + 1) - np.maximum(low, pixels)
-    weights: NDArray[np.float32] = (overlap.clip(0, 1) / window).astype(np.float32)
-    return weights
+    overlap = (np.minimum(high, pixels + 1) - np.maximum(low, pixels)).clip(0, 1)
+    return np.asarray(overlap / window, dtype=np.float32)

@@ -59,28 +59,19 @@ class DataFile:
         return None
 
     def unpack(self, packed: bytes, origin: str) -> bytes:
-        """Unpack a `.gz` from `origin`, never to more than the size that the file must have.
-
-        Raises:
-            DataError: If the result is not this file.
-        """
+        """Unpack a `.gz` from `origin`; a `DataError` if the result cannot be this file."""
         decompressor = zlib.decompressobj(wbits=31)  # gzip
         try:
             content = decompressor.decompress(packed, self.num_bytes + 1)
         except zlib.error as error:
             raise DataError(f"{origin} is damaged ({error})") from error
-        problem = self.problem_in(content) or ("" if decompressor.eof else "it ends early")
-        if problem:
+        if problem := self.problem_in(content) or ("" if decompressor.eof else "it ends early"):
             raise DataError(f"{origin} is damaged ({problem})")
         return content
 
 
 def torchvision_class(dataset: str) -> Any:  # noqa: ANN401 - torchvision carries no types
-    """Return `torchvision.datasets.MNIST` or the subclass of it that reads a dataset.
-
-    Raises:
-        DataError: If torchvision is missing or does not work with the torch that is installed.
-    """
+    """Return `torchvision.datasets.MNIST` or the subclass of it that reads a dataset."""
     try:
         from torchvision import datasets
     # Built for another torch it fails in many ways, "operator torchvision::nms does not exist"

@@ -45,8 +45,7 @@ def add_upstroke(image: NDArray[np.uint8], random: np.random.Generator) -> NDArr
     rows = np.flatnonzero(ink.max(axis=1) > 0.5)
     if len(rows) == 0:
         return image
-    top, height = rows[0], rows[-1] - rows[0] + 1
-    width = float(np.median(widths[rows]))
+    top, height, width = rows[0], rows[-1] - rows[0] + 1, float(np.median(widths[rows]))
     if height < MIN_HEIGHT or width > MAX_STROKE_WIDTH:
         return image
     angle = math.radians(random.uniform(*ANGLES))
@@ -57,8 +56,8 @@ def add_upstroke(image: NDArray[np.uint8], random: np.random.Generator) -> NDArr
     start_y = top + width / 2
     ink = np.pad(ink, ((0, 0), (MARGIN, 0)))
     y, x = np.mgrid[: ink.shape[0], : ink.shape[1]].astype(np.float32)
-    along = ((x - start_x) * left + (y - start_y) * down) / length**2
-    along = along.clip(0, 1)  # the nearest point of the stroke, 0 at its start, 1 at its end
+    # The nearest point of the stroke, 0 at its start, 1 at its end.
+    along = (((x - start_x) * left + (y - start_y) * down) / length**2).clip(0, 1)
     distance = np.hypot(x - start_x - along * left, y - start_y - along * down)
     stroke_width = max(1.6, width * random.uniform(0.7, 1.0))
     stroke = (stroke_width / 2 + 0.5 - distance).clip(0, 1)  # antialiased over one pixel

@@ -11,7 +11,7 @@ import torch
 from mnist_ce.data.dataset import Split
 from mnist_ce.data.synthetic import generate as synthetic
 from mnist_ce.data.synthetic.generate import generate, load_synthetic
-from mnist_ce.data.synthetic.templates import STYLES, Style, spline_matrix
+from mnist_ce.data.synthetic.templates import Style, load_styles, spline_matrix
 
 SMALL = {"train": (60, 1), "t10k": (20, 2)}
 
@@ -39,10 +39,10 @@ def same(one: Split, other: Split) -> bool:
 
 def test_every_digit_has_several_ways_of_writing() -> None:
     for digit in range(10):
-        assert sum(style.digit == digit for style in STYLES) >= 4
+        assert sum(style.digit == digit for style in load_styles()) >= 4
 
 
-@pytest.mark.parametrize("style", STYLES[::5], ids=lambda style: str(style.digit))
+@pytest.mark.parametrize("style", load_styles()[::5], ids=lambda style: str(style.digit))
 def test_a_spline_goes_through_the_ends_of_each_piece(style: Style) -> None:
     matrix = spline_matrix(style)
     torch.testing.assert_close(matrix.sum(dim=1), torch.ones(len(matrix)))

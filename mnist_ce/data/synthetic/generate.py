@@ -10,33 +10,32 @@ import torch
 
 from mnist_ce.data.dataset import Split
 from mnist_ce.data.idx import idx_parts, read_idx, write_idx
+from mnist_ce.data.registry import FILES
 from mnist_ce.data.synthetic.render import draw
-from mnist_ce.data.synthetic.templates import STYLES
+from mnist_ce.data.synthetic.templates import load_styles
 from mnist_ce.system.device import use_threads
 from mnist_ce.system.errors import DataError
 from mnist_ce.system.files import cache_dir, md5_of, one_line, write_atomically
 
 logger = logging.getLogger(__name__)
 
-GENERATOR_VERSION = 1
-"""Counts the changes to the drawings; stored files of another version are drawn again."""
-
+GENERATOR_VERSION = 1  # of the drawings; stored files of another version are drawn again
 _NUM_CLASSES = 10
-SPLITS = {"train": (60_000, 1), "t10k": (10_000, 2)}  # name in the files: images, seed
+SPLITS = {"train": (60_000, 1), "t10k": (10_000, 2)}  # images, seed
 _RECORD = "synthetic.json"
 
 
 def generate(num_images: int, seed: int) -> Split:
     """Draw digits, as many of each as can be, in random order.
 
-    Equal arguments give equal images, whatever the number of threads, on one kind of processor and
-    one version of torch; elsewhere a grey level may differ by one here and there.
+    Equal arguments give equal images on one kind of processor and one version of torch; elsewhere
+    a grey level may differ by one here and there.
     """
     generator = torch.Generator().manual_seed(seed)
     images, labels = [], []
     with use_threads(1):  # more would mostly wait for each other, as the steps are many and small
         for digit in range(_NUM_CLASSES):
-            styles = [style for style in STYLES if style.digit == digit]
+            styles = [style for style in load_styles() if style.digit == digit]
             num_wanted = len(range(digit, num_images, _NUM_CLASSES))
             shares = torch.tensor([style.share for style in styles], dtype=torch.float32)
             drawn = torch.rand(num_wanted, generator=generator) * shares.sum()
@@ -45,14 +44,14 @@ def generate(num_images: int, seed: int) -> Split:
                 images.append(draw(style, int((chosen == index).sum()), generator))
             labels.append(torch.full((num_wanted,), digit))
         order = torch.randperm(num_images, generator=generator)
-        return Split(torch.cat(images)[order], torch.cat(labels)[order])
+        return Split(torch.cat(images), torch.cat(labels))[order]
 
 
 def load_synthetic(data_dir: Path) -> tuple[Split, Split]:
     """Read 60,000 training and 10,000 test digits, or draw and keep them.
 
-    They are kept in `synthetic/` below `data_dir` or, where that cannot be written, below the
-    user's cache; where neither can be, they are drawn each time.
+    They are kept in `synthetic/` below `data_dir` or, where that cannot be written, the user's
+    cache; where neither can be, they are drawn each time.
     """
     folders = [data_dir / "synthetic", cache_dir() / "synthetic"]
     for folder in folders:
@@ -73,40 +72,29 @@ def read_synthetic(folder: Path) -> tuple[Split, Split] | None:
     """Return the stored digits; None where they are not whole, undamaged and of this version."""
     try:
         record = json.loads((folder / _RECORD).read_bytes())
-        train, test = (
-            Split(*(read_idx(folder / file) for file in _file_names(name))) for name in SPLITS
-        )
+        tensors = [read_idx(folder / file) for file in FILES]
     except (OSError, ValueError, DataError):
         return None
-    for images, labels in ((train.images, train.labels), (test.images, test.labels)):
+    for images, labels in (tensors[:2], tensors[2:]):
         if images.shape != (*labels.shape, 28, 28) or (labels >= _NUM_CLASSES).any():
             return None
-    if record != _record(train, test):
+    if record != _record(tensors):
         return None
-    return Split(train.images, train.labels.long()), Split(test.images, test.labels.long())
+    return Split(tensors[0], tensors[1].long()), Split(tensors[2], tensors[3].long())
 
 
 def write_synthetic(folder: Path, train: Split, test: Split) -> None:
     """Store digits as IDX files named as MNIST's are, and a record that makes them valid.
 
     The record is written last. Two processes that write at the same time write the same bytes.
-
-    Raises:
-        OSError: If the folder cannot be written.
     """
+    tensors = [train.images, train.labels, test.images, test.labels]
     folder.mkdir(parents=True, exist_ok=True)
-    for name, split in zip(SPLITS, (train, test), strict=True):
-        for file, tensor in zip(_file_names(name), (split.images, split.labels), strict=True):
-            write_idx(folder / file, tensor)
-    write_atomically(folder / _RECORD, json.dumps(_record(train, test), indent=2) + "\n")
+    for file, tensor in zip(FILES, tensors, strict=True):
+        write_idx(folder / file, tensor)
+    write_atomically(folder / _RECORD, json.dumps(_record(tensors), indent=2) + "\n")
 
 
-def _record(train: Split, test: Split) -> dict[str, object]:
-    files = [file for name in SPLITS for file in _file_names(name)]
-    tensors = (train.images, train.labels, test.images, test.labels)
+def _record(tensors: list[torch.Tensor]) -> dict[str, object]:
     digests = [md5_of(*idx_parts(tensor)) for tensor in tensors]
-    return {"generator_version": GENERATOR_VERSION, "md5": dict(zip(files, digests, strict=True))}
-
-
-def _file_names(split: str) -> tuple[str, str]:
-    return f"{split}-images-idx3-ubyte", f"{split}-labels-idx1-ubyte"
+    return {"generator_version": GENERATOR_VERSION, "md5": dict(zip(FILES, digests, strict=True))}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from mnist_ce.data.mnist_format import BOX_SIZE, FIELD_SIZE
 from mnist_ce.data.synthetic.templates import Style, spline_matrix
@@ -17,32 +18,20 @@ from mnist_ce.data.synthetic.templates import Style, spline_matrix
 _CHUNK = 64  # images drawn at once: their distances still fit a processor's cache
 
 
-def draw(style: Style, num_images: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw one style of a digit many times, each time differently.
-
-    Returns:
-        uint8 [num_images, 28, 28], ink bright on black, size-normalised and centred as MNIST is.
-    """
-    images = torch.empty(num_images, FIELD_SIZE, FIELD_SIZE, dtype=torch.uint8)
+def draw(style: Style, num_images: int, generator: torch.Generator) -> Tensor:
+    """Draw a style many times, each time differently: uint8 [num_images, 28, 28], as in MNIST."""
     centres, radii = _fit_to_box(*_write(style, num_images, generator))
-    for start in range(0, num_images, _CHUNK):
-        part = slice(start, start + _CHUNK)
-        images[part] = _centre(_ink(centres[part], radii[part], generator))
-    return images
+    chunks = zip(torch.split(centres, _CHUNK), torch.split(radii, _CHUNK), strict=True)
+    return torch.cat([_centre(_ink(*chunk, generator)) for chunk in chunks])
 
 
-def _write(
-    style: Style, num_images: int, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the pen's centres [num_images, samples, 2] (x, y) and radii [num_images, samples].
-
-    Both are in heights of a digit.
-    """
-
-    def normal(*shape: int) -> torch.Tensor:
+def _write(style: Style, num_images: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    # The pen's centres [num_images, samples, 2] (x, y) and radii [num_images, samples], in heights
+    # of a digit.
+    def normal(*shape: int) -> Tensor:
         return torch.randn(num_images, *shape, generator=generator)
 
-    def lognormal(median: float, spread: float) -> torch.Tensor:
+    def lognormal(median: float, spread: float) -> Tensor:
         return median * torch.exp(spread * normal(1))
 
     matrix = spline_matrix(style)  # [samples, points]
@@ -73,21 +62,20 @@ def _write(
     return torch.stack((x, y), dim=2), radii
 
 
-def _fit_to_box(centres: torch.Tensor, radii: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _fit_to_box(centres: Tensor, radii: Tensor) -> tuple[Tensor, Tensor]:
     # The ink's longer side becomes 20 pixels; the middle of the ink comes to 0.
     low = (centres - radii[:, :, None]).amin(dim=1)  # [n, 2]
     high = (centres + radii[:, :, None]).amax(dim=1)
     scale = BOX_SIZE / (high - low).amax(dim=1, keepdim=True)  # [n, 1]
-    middle = (low + high) / 2
-    return (centres - middle[:, None]) * scale[:, None], radii * scale
+    return (centres - ((low + high) / 2)[:, None]) * scale[:, None], radii * scale
 
 
-def _ink(centres: torch.Tensor, radii: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def _ink(centres: Tensor, radii: Tensor, generator: torch.Generator) -> Tensor:
     """Return the ink of discs along the strokes: coverage, float32 [n, 20, 20] in [0, 1].
 
-    The depth of a pixel in a disc is `radius - distance`. It is replaced by
-    `(radius² - distance²) / (2 radius)`, which agrees with it to first order at the disc's edge,
-    where it matters, and is linear in (1, x, y, x² + y²): one matrix product gives all depths.
+    A pixel's depth in a disc, `radius - distance`, is replaced by `(radius² - distance²) /
+    (2 radius)`, which agrees with it to first order at the edge, where it matters, and is linear in
+    (1, x, y, x² + y²): one matrix product gives all depths.
     """
     x, y = centres.unbind(dim=2)
     discs = torch.stack(
@@ -103,7 +91,7 @@ def _ink(centres: torch.Tensor, radii: torch.Tensor, generator: torch.Generator)
     return (depth + 0.5).clamp(0, 1).reshape(-1, BOX_SIZE, BOX_SIZE)
 
 
-def _centre(ink: torch.Tensor) -> torch.Tensor:
+def _centre(ink: Tensor) -> Tensor:
     """Centre ink as `mnist_format.centre_by_mass` does: float32 [n, 20, 20] → uint8 [n, 28, 28]."""
     values = (ink * 255).round()
     axis = torch.arange(BOX_SIZE, dtype=torch.float32)
