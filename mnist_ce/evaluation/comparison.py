@@ -112,8 +112,7 @@ def compare(
 ) -> Comparison:
     """Compare two networks on the same images; for the arguments and errors see `evaluate`.
 
-    Raises:
-        UsageError: Also if the two do not have the same images and classes.
+    If the two do not have the same images and classes, it raises a UsageError.
     """
     run = partial(
         evaluate, split=split, dataset=dataset, data_dir=data_dir, output=output, device=device

@@ -149,12 +149,9 @@ def load_splits_of(
     path = trained.path.parent / "config.toml"
     has_config = trained.record is not None and path.is_file()
     config = resolve_config(path, environment={}) if has_config else Config()
-    data = config.data.model_copy(
-        update={
-            "dataset": dataset or trained.dataset or "mnist",
-            "dir": str(data_dir) if data_dir is not None else resolve_config().data.dir,
-        }
-    )
+    folder = str(data_dir) if data_dir is not None else resolve_config().data.dir
+    update = {"dataset": dataset or trained.dataset or "mnist", "dir": folder}
+    data = config.data.model_copy(update=update)
     kind = "binary" if isinstance(trained.objective, Binary) else "multiclass"
     objective = config.objective.model_copy(update={"kind": kind})
     task = load_splits(data, objective, config.train.seed)

@@ -48,9 +48,8 @@ def predict_logits(
 ) -> Tensor:
     """Return the logits of any number of images, float32 [n, outputs] on the CPU.
 
-    `model` is any module that maps float32 [batch, 784] to [batch, outputs]; it is called in
-    evaluation mode. `images` are uint8 [n, 28, 28], on its device. Its input is
-    (pixel/255 - mean) / std.
+    `model` is any module that maps (pixel/255 - mean) / std, float32 [batch, 784], to [batch,
+    outputs]; it is called in evaluation mode. `images` are uint8 [n, 28, 28], on its device.
     """
     by_products = images.device.type == "cpu" and _is_plain(model)
     forward = _forward_by_products if by_products else nn.Module.__call__

@@ -55,8 +55,7 @@ def calibrate(
 
     Args:
         run: The run's folder or name, or `pretrained`.
-        held_out: The run or runs whose weights and validation images are used; none: the run
-            itself.
+        held_out: The runs whose weights and validation images are used; none: the run itself.
         data_dir: The folder of the datasets; None: `MNIST_CE_DATA_DIR`, or the run's own.
         output: The folder of the runs.
 

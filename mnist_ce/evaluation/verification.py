@@ -50,7 +50,7 @@ def verify(
     """Read all files of a finished run and evaluate its weights again.
 
     Training losses and accuracies belong to the changing weights of an epoch, so they are only
-    compared among the files. For the arguments see `evaluate`.
+    compared among the files. For the arguments but `name`, a run, see `evaluate`.
 
     Raises:
         RunError: If there is no such run, or it is not finished.
@@ -92,14 +92,10 @@ def _require_equal(*figures: tuple[str, Any, Any, float]) -> None:
 
 
 def _config(run: RunDir, record: RunRecord) -> str:
-    config = RunRecord(config=resolve_config(run.config_path, environment={}).to_dict())
-    _require_equal(
-        *(
-            (f"{key} in config.toml", value, record.flat_config.get(key), 0)
-            for key, value in config.flat_config.items()
-            if key != "run.name"  # not in the file, so that it can be used for another run
-        )
-    )
+    config = resolve_config(run.config_path, environment={})
+    found, recorded = RunRecord(config=config.to_dict()).flat_config, record.flat_config
+    del found["run.name"]  # not in the file, so that it can be used for another run
+    _require_equal(*((f"{key} in config.toml", found[key], recorded.get(key), 0) for key in found))
     return "config.toml and run.json are equal"
 
 
