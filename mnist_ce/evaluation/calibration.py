@@ -2,8 +2,7 @@
 
 Of predictions with a confidence of 90 %, 90 % should be correct; the calibration error measures
 the deviation from that. Dividing all logits by one number, the temperature, before the softmax
-removes most of it and changes no prediction (Guo et al. 2017, "On Calibration of Modern Neural
-Networks").
+removes most of it and changes no prediction (Guo et al. 2017, arXiv:1706.04599).
 """
 
 from __future__ import annotations
@@ -20,9 +19,7 @@ from mnist_ce.network.objective import Objective
 from mnist_ce.system.errors import UsageError
 
 NUM_BINS = 15
-_NUM_RESAMPLES = 1_000
 _RESAMPLES_AT_ONCE = 50  # 4 MB of gaps for 10,000 images
-_TEMPERATURES = (1e-2, 1e2)  # the range of the search
 
 Confidences = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
@@ -42,14 +39,10 @@ class ReliabilityBin:
 class CalibrationReport:
     """The calibration of a network's predictions."""
 
-    nll: float
-    """Mean negative log-likelihood of the labels, in nats."""
-    ece: float
-    """Expected calibration error, a fraction."""
-    ece_interval: tuple[float, float]
-    """Its 95 % bootstrap interval."""
-    bins: list[ReliabilityBin]
-    """Of equal size, the least confident first."""
+    nll: float  # mean negative log-likelihood of the labels, in nats
+    ece: float  # expected calibration error, a fraction
+    ece_interval: tuple[float, float]  # 95 %, bootstrap
+    bins: list[ReliabilityBin]  # of equal size, the least confident first
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values."""
@@ -59,13 +52,9 @@ class CalibrationReport:
 def calibration_report(
     logits: Tensor, labels: Tensor, objective: Objective, temperature: float = 1.0
 ) -> CalibrationReport:
-    """Measure the calibration of a network's predictions.
+    """Measure the calibration of a network's predictions, whose logits the temperature divides.
 
-    Args:
-        logits: float32 [n, outputs].
-        labels: int64 [n].
-        objective: How logits become probabilities.
-        temperature: The logits are divided by it first.
+    `logits` are float32 [n, outputs] and `labels` int64 [n], as in the next two functions.
     """
     confidence, correct = confidences(logits, labels, objective, temperature)
     return CalibrationReport(
@@ -79,10 +68,7 @@ def calibration_report(
 def confidences(
     logits: Tensor, labels: Tensor, objective: Objective, temperature: float = 1.0
 ) -> tuple[Confidences, Bools]:
-    """Return the probability of each prediction, float64 [n], and whether it is correct, bool [n].
-
-    For the arguments see `calibration_report`.
-    """
+    """Return the probability, float64 [n], and the correctness, bool [n], of each prediction."""
     # float64: in float32 a confident network's probabilities all round to 1.
     probabilities = objective.probabilities(logits.double() / temperature)
     correct = objective.predictions(logits) == labels
@@ -92,10 +78,7 @@ def confidences(
 def negative_log_likelihood(
     logits: Tensor, labels: Tensor, objective: Objective, temperature: float = 1.0
 ) -> float:
-    """Return the mean of -log p(label), in nats; at temperature 1 it is the loss.
-
-    For the arguments see `calibration_report`.
-    """
+    """Return the mean of -log p(label), in nats; at temperature 1 it is the loss."""
     return objective.example_losses(logits.double() / temperature, labels).mean().item()
 
 
@@ -109,10 +92,7 @@ def expected_calibration_error(
     width nearly all images fall into the last one. Sampling noise adds to the sum, so even a
     perfectly calibrated network has an error above 0.
 
-    Args:
-        confidence: float [n], the probability of each prediction, n at least 1.
-        correct: bool [n], whether it is correct.
-        num_bins: The number of bins.
+    `confidence` is float [n], n at least 1, and `correct` bool [n], as in the next two functions.
     """
     return float(_error(_sorted_gaps(confidence, correct)[None], num_bins)[0])
 
@@ -122,7 +102,7 @@ def calibration_interval(
     correct: Bools,
     num_bins: int = NUM_BINS,
     *,
-    num_resamples: int = _NUM_RESAMPLES,
+    num_resamples: int = 1_000,
     seed: int = 0,
 ) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of the expected calibration error.
@@ -133,13 +113,6 @@ def calibration_interval(
     *Bootstrap Methods and their Application*, sections 5.2 and 5.3). On simulated predictions
     of a good network (n = 10,000) the interval covers the true error in 90 to 98 of 100 cases,
     and in 82 to 88 where that is 0, which the plain quantiles never reach.
-
-    Args:
-        confidence: float [n], see `expected_calibration_error`, as for the next two.
-        correct: bool [n].
-        num_bins: The number of bins.
-        num_resamples: The number of samples of n images, drawn with replacement.
-        seed: The seed of the draws.
     """
     gaps = _sorted_gaps(confidence, correct)
     generator = np.random.default_rng(seed)
@@ -157,10 +130,7 @@ def calibration_interval(
 def reliability_bins(
     confidence: Confidences, correct: Bools, num_bins: int = NUM_BINS
 ) -> list[ReliabilityBin]:
-    """Return the predictions in bins of equal size, the least confident first.
-
-    For the arguments see `expected_calibration_error`; n images make at most n bins.
-    """
+    """Return the predictions in bins of equal size, the least confident first; at most n bins."""
     order = np.argsort(confidence, kind="stable")
     return [
         ReliabilityBin(
@@ -175,22 +145,17 @@ def reliability_bins(
 def fit_temperature(logits: Tensor, labels: Tensor, objective: Objective) -> float:
     """Return the temperature with the lowest negative log-likelihood (Guo et al. 2017).
 
-    That is convex in 1 / temperature, so there is one minimum.
-
-    Args:
-        logits: float32 [n, outputs], of images that the network was not trained on.
-        labels: int64 [n].
-        objective: How logits become probabilities.
+    That is convex in 1 / temperature, so there is one minimum. `logits`, float32 [n, outputs], and
+    `labels`, int64 [n], are of images that the network was not trained on.
 
     Raises:
-        UsageError: If there is no minimum: all predictions are correct, or they are no better than
-            chance.
+        UsageError: If there is no minimum.
     """
     from scipy.optimize import minimize_scalar
 
     if bool((objective.predictions(logits) == labels).all()):
         raise _no_temperature(len(labels), "all are correct")
-    low, high = map(math.log, _TEMPERATURES)
+    low, high = math.log(1e-2), math.log(1e2)
     found = minimize_scalar(
         lambda value: negative_log_likelihood(logits, labels, objective, math.exp(value)),
         bounds=(low, high),

@@ -20,8 +20,7 @@ SIGNIFICANCE_LEVEL = 0.05
 class Difference:
     """An image whose predictions `a` and `b` differ."""
 
-    index: int
-    """In the split, from 0."""
+    index: int  # in the split, from 0
     label: int
     a: int
     b: int
@@ -55,9 +54,8 @@ class Comparison:
     def differences(self) -> list[Difference]:
         """The images whose predictions differ, in the order of the split."""
         a, b = self.a.result.predictions, self.b.result.predictions
-        indices = (a != b).nonzero()[:, 0]
-        columns = (indices, *(values[indices] for values in (self.a.result.labels, a, b)))
-        return [Difference(*row) for row in torch.stack(columns, dim=1).tolist()]
+        rows = torch.stack([torch.arange(len(a)), self.a.result.labels, a, b], dim=1)  # [n, 4]
+        return [Difference(*row) for row in rows[a != b].tolist()]
 
     @cached_property
     def p_value(self) -> float:
@@ -112,12 +110,9 @@ def compare(
     output: str | Path = "checkpoints",
     device: str = "auto",
 ) -> Comparison:
-    """Compare two networks on the same images; for the arguments see `evaluate`.
+    """Compare two networks on the same images; for the arguments and errors see `evaluate`.
 
-    Raises:
-        CheckpointError: If a network cannot be loaded.
-        DataError: If the data is missing or damaged.
-        UsageError: If the two do not have the same images and classes.
+    If the two do not have the same images and classes, it raises a UsageError.
     """
     run = partial(
         evaluate, split=split, dataset=dataset, data_dir=data_dir, output=output, device=device

@@ -12,16 +12,8 @@ from torch import Tensor
 
 from mnist_ce.config import Config, resolve_config
 from mnist_ce.data.dataset import DataSplits, load_splits
-from mnist_ce.evaluation import inference
+from mnist_ce.evaluation import inference, metrics
 from mnist_ce.evaluation.calibration import NUM_BINS, CalibrationReport, calibration_report
-from mnist_ce.evaluation.metrics import (
-    BinaryReport,
-    ClassReport,
-    binary_report,
-    class_reports,
-    confusion_matrix,
-    wilson_interval,
-)
 from mnist_ce.network.objective import Binary
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.system.device import resolve_device
@@ -35,33 +27,32 @@ class EvaluationReport:
     trained: TrainedModel
     dataset: str
     split: str
-    class_names: tuple[str, ...]
-    """Of the dataset, by label."""
+    class_names: tuple[str, ...]  # of the dataset, by label
     result: inference.Evaluation
-    images: Tensor
-    """uint8 [n, 28, 28], on the CPU."""
+    images: Tensor  # uint8 [n, 28, 28], on the CPU
 
     @property
     def accuracy_interval(self) -> tuple[float, float]:
         """The 95 % Wilson interval of the accuracy."""
-        return wilson_interval(self.result.num_correct, self.result.num_examples)
+        return metrics.wilson_interval(self.result.num_correct, self.result.num_examples)
 
     @cached_property
     def confusion(self) -> list[list[int]]:
         """Counts: row = true class, column = predicted class."""
-        return confusion_matrix(self.result.predictions, self.result.labels, len(self.class_names))
+        predictions, labels = self.result.predictions, self.result.labels
+        return metrics.confusion_matrix(predictions, labels, len(self.class_names))
 
     @property
-    def per_class(self) -> list[ClassReport]:
+    def per_class(self) -> list[metrics.ClassReport]:
         """Precision, recall, F1 and count of each class."""
-        return class_reports(self.confusion, self.class_names)
+        return metrics.class_reports(self.confusion, self.class_names)
 
     @property
-    def binary(self) -> BinaryReport | None:
+    def binary(self) -> metrics.BinaryReport | None:
         """The metrics of a yes/no network; None for a network of several classes."""
         if not isinstance(self.trained.objective, Binary):
             return None
-        return binary_report(self.result.logits[:, 0], self.result.labels, self.confusion)
+        return metrics.binary_report(self.result.logits[:, 0], self.result.labels, self.confusion)
 
     @cached_property
     def calibration(self) -> CalibrationReport:
@@ -138,28 +129,16 @@ def evaluate(
 def evaluate_split(
     trained: TrainedModel, splits: DataSplits, name: str, device: torch.device
 ) -> EvaluationReport:
-    """Evaluate a network on one split of loaded data.
-
-    Raises:
-        UsageError: If the split does not exist.
-    """
+    """Evaluate a network on one split of loaded data; a UsageError if there is no such split."""
     split = splits.split(name)
-    result = inference.evaluate(
-        trained.model.to(device),
-        split.images.to(device),
-        split.labels,
-        trained.objective,
-        mean=trained.input_mean,
-        std=trained.input_std,
-    )
+    model, images = trained.model.to(device), split.images.to(device)
+    scale = {"mean": trained.input_mean, "std": trained.input_std}
+    result = inference.evaluate(model, images, split.labels, trained.objective, **scale)
     return EvaluationReport(trained, splits.dataset, name, splits.class_names, result, split.images)
 
 
 def load_splits_of(
-    trained: TrainedModel,
-    *,
-    dataset: str | None = None,
-    data_dir: str | Path | None = None,
+    trained: TrainedModel, *, dataset: str | None = None, data_dir: str | Path | None = None
 ) -> DataSplits:
     """Load the data that a network was trained on, split as in training.
 
@@ -167,13 +146,12 @@ def load_splits_of(
         DataError: If the data is missing or damaged; no other dataset takes its place.
         UsageError: If the dataset's classes are not the network's.
     """
-    config = _config_of(trained)
-    data = config.data.model_copy(
-        update={
-            "dataset": dataset or trained.dataset or "mnist",
-            "dir": str(data_dir) if data_dir is not None else resolve_config().data.dir,
-        }
-    )
+    path = trained.path.parent / "config.toml"
+    has_config = trained.record is not None and path.is_file()
+    config = resolve_config(path, environment={}) if has_config else Config()
+    folder = str(data_dir) if data_dir is not None else resolve_config().data.dir
+    update = {"dataset": dataset or trained.dataset or "mnist", "dir": folder}
+    data = config.data.model_copy(update=update)
     kind = "binary" if isinstance(trained.objective, Binary) else "multiclass"
     objective = config.objective.model_copy(update={"kind": kind})
     task = load_splits(data, objective, config.train.seed)
@@ -183,8 +161,3 @@ def load_splits_of(
             f"{len(task.class_names)}"
         )
     return replace(task, objective=trained.objective)
-
-
-def _config_of(trained: TrainedModel) -> Config:
-    path = trained.path.parent / "config.toml"
-    return resolve_config(path, environment={}) if trained.record and path.is_file() else Config()

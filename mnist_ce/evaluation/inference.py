@@ -19,19 +19,12 @@ BATCH_SIZE = 2_000
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A network's results on labelled images, all on the CPU.
+    """A network's results on labelled images, all on the CPU."""
 
-    Args:
-        logits: float32 [n, outputs].
-        labels: int64 [n].
-        predictions: int64 [n].
-        loss: The mean loss per example.
-    """
-
-    logits: Tensor
-    labels: Tensor
-    predictions: Tensor
-    loss: float
+    logits: Tensor  # float32 [n, outputs]
+    labels: Tensor  # int64 [n]
+    predictions: Tensor  # int64 [n]
+    loss: float  # the mean per example
 
     @property
     def num_correct(self) -> int:
@@ -55,12 +48,8 @@ def predict_logits(
 ) -> Tensor:
     """Return the logits of any number of images, float32 [n, outputs] on the CPU.
 
-    Args:
-        model: Any module that maps float32 [batch, 784] to [batch, outputs]; it is called in
-            evaluation mode.
-        images: uint8 [n, 28, 28], on the model's device.
-        mean: The input is (pixel/255 - mean) / std.
-        std: See `mean`.
+    `model` is any module that maps (pixel/255 - mean) / std, float32 [batch, 784], to [batch,
+    outputs]; it is called in evaluation mode. `images` are uint8 [n, 28, 28], on its device.
     """
     by_products = images.device.type == "cpu" and _is_plain(model)
     forward = _forward_by_products if by_products else nn.Module.__call__
@@ -116,20 +105,9 @@ def evaluate(
 ) -> Evaluation:
     """Predict every image and take the mean of the losses, without label smoothing.
 
-    Args:
-        model: See `predict_logits`, as for `images`, `mean` and `std`.
-        images: uint8 [n, 28, 28].
-        labels: int64 [n], on any device.
-        objective: How logits are read.
-        mean: The input is (pixel/255 - mean) / std.
-        std: See `mean`.
+    `labels` are int64 [n], on any device; for the other arguments see `predict_logits`.
     """
     logits = predict_logits(model, images, mean=mean, std=std)
     labels = labels.cpu()
-    losses = objective.example_losses(logits, labels)
-    return Evaluation(
-        logits=logits,
-        labels=labels,
-        predictions=objective.predictions(logits),
-        loss=losses.double().mean().item(),
-    )
+    loss = objective.example_losses(logits, labels).double().mean().item()
+    return Evaluation(logits, labels, objective.predictions(logits), loss)

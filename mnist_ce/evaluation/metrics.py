@@ -1,7 +1,4 @@
-"""Metrics of predictions: accuracy interval, confusion matrix, per-class and binary metrics.
-
-Each is a sum over all examples divided by their number.
-"""
+"""Metrics of predictions: accuracy interval, confusion matrix, per-class and binary metrics."""
 
 from __future__ import annotations
 
@@ -20,11 +17,6 @@ def wilson_interval(num_correct: int, num_examples: int, z: float = Z95) -> tupl
     """Return the Wilson score interval of a fraction (Wilson 1927), 95 % by default.
 
     Unlike the normal approximation it stays within [0, 1] and keeps its coverage near both ends.
-
-    Args:
-        num_correct: Correct predictions.
-        num_examples: All predictions, at least 1.
-        z: The normal quantile.
     """
     fraction = num_correct / num_examples
     shrink = 1 + z * z / num_examples
@@ -37,13 +29,7 @@ def wilson_interval(num_correct: int, num_examples: int, z: float = Z95) -> tupl
 
 
 def confusion_matrix(predictions: Tensor, labels: Tensor, num_classes: int) -> list[list[int]]:
-    """Count the predictions of each class: row = true class, column = predicted class.
-
-    Args:
-        predictions: int64 [n].
-        labels: int64 [n].
-        num_classes: The number of rows and columns.
-    """
+    """Count int64 [n] predictions: row = true class, column = predicted class."""
     cells = torch.bincount(labels * num_classes + predictions, minlength=num_classes**2)
     rows: list[list[int]] = cells.reshape(num_classes, num_classes).tolist()
     return rows
@@ -101,13 +87,7 @@ class BinaryReport:
 def binary_report(
     scores: Tensor, labels: Tensor, confusion: Sequence[Sequence[int]]
 ) -> BinaryReport:
-    """Return the metrics of a yes/no network.
-
-    Args:
-        scores: float32 [n], higher means yes.
-        labels: int64 [n], 1 for yes.
-        confusion: The confusion matrix of its predictions, no first.
-    """
+    """Return the metrics of a yes/no network: float32 [n] scores, int64 [n] labels, 1 for yes."""
     yes = class_reports(confusion, ("no", "yes"))[1]
     (true_negatives, false_positives), (false_negatives, true_positives) = confusion
     return BinaryReport(

@@ -21,10 +21,10 @@ from mnist_ce.system.errors import RunError, UsageError
 logger = logging.getLogger(__name__)
 
 # Runs with other values of these, or of the section `run`, have the same recipe.
-_IGNORED_KEYS = (
+_IGNORED_KEYS = {
     *("data.dir", "data.mirror", "data.validation_size"),
     *("train.seed", "train.device", "train.threads", "train.step", "train.test_every"),
-)
+}
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,8 @@ class CalibratedRun:
     """A run with a fitted temperature."""
 
     run: RunDir
-    temperature: float
-    """`predict` divides the logits by it."""
-    fitted_on: dict[str, Any]
-    """The runs and images, and the mean negative log-likelihood there with and without it."""
+    temperature: float  # `predict` divides the logits by it
+    fitted_on: dict[str, Any]  # runs, images, and negative log-likelihood with and without it
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `prediction` in the run's record."""
@@ -57,8 +55,7 @@ def calibrate(
 
     Args:
         run: The run's folder or name, or `pretrained`.
-        held_out: The run or runs whose weights and validation images are used; none: the run
-            itself.
+        held_out: The runs whose weights and validation images are used; none: the run itself.
         data_dir: The folder of the datasets; None: `MNIST_CE_DATA_DIR`, or the run's own.
         output: The folder of the runs.
 
@@ -66,9 +63,6 @@ def calibrate(
         UsageError: If a run has no validation split, or another task, or is named twice, or no
             temperature fits.
         RunError: If a run is not finished.
-        CheckpointError: If a run does not exist or its weights cannot be loaded.
-        DataError: If the data is missing or damaged.
-        OSError: If the record cannot be written.
     """
     target = _require_finished(load_model(run, output))
     named = [held_out] if isinstance(held_out, (str, Path)) else held_out
@@ -105,9 +99,8 @@ def _require_finished(trained: TrainedModel) -> TrainedModel:
     if trained.record is None:
         raise UsageError(f"{trained.path} is not a run: there is no run.json beside it")
     if not trained.record.is_finished:
-        raise RunError(
-            f"run {trained.path.parent} is not finished; continue it with --resume first"
-        )
+        run = trained.path.parent
+        raise RunError(f"run {run} is not finished; continue it with --resume first")
     return trained
 
 
@@ -130,14 +123,8 @@ def _check_same_recipe(target: TrainedModel, source: TrainedModel) -> None:
                 f"tasks: {key} is {mine} and {other}"
             )
     settings, others = _settings(target), _settings(source)
-    differing = sorted(
-        key
-        for key in settings.keys() | others.keys()
-        if settings.get(key) != others.get(key)
-        and key not in _IGNORED_KEYS
-        and not key.startswith("run.")
-    )
-    if differing:
+    compared = {key for key in settings | others if not key.startswith("run.")} - _IGNORED_KEYS
+    if differing := sorted(key for key in compared if settings.get(key) != others.get(key)):
         logger.warning(
             f"{source.path.parent} was trained by another recipe than {target.path.parent} "
             f"({', '.join(differing)}), so its temperature may not suit"

@@ -22,9 +22,6 @@ LOSS_TOLERANCE = 1e-5  # relative: the order of summation depends on threads and
 COUNT_TOLERANCE = 2  # images near a tie, on another kind of device
 SECONDS_TOLERANCE = 0.001  # per epoch, whose duration is rounded
 
-Figure = tuple[str, object, object, float]
-"""Name, actual value, recorded value, absolute tolerance."""
-
 
 class MismatchError(MnistCeError):
     """A value differs from the recorded one."""
@@ -36,8 +33,7 @@ class Check:
 
     name: str
     ok: bool
-    detail: str
-    """The main values, or the first mismatch."""
+    detail: str  # the main values, or the first mismatch
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -54,13 +50,7 @@ def verify(
     """Read all files of a finished run and evaluate its weights again.
 
     Training losses and accuracies belong to the changing weights of an epoch, so they are only
-    compared among the files.
-
-    Args:
-        name: The run's name or folder.
-        output: The folder of the runs.
-        data_dir: The folder of the datasets; None: `MNIST_CE_DATA_DIR`, or the run's own.
-        device: See `resolve_device`.
+    compared among the files. For the arguments but `name`, a run, see `evaluate`.
 
     Raises:
         RunError: If there is no such run, or it is not finished.
@@ -94,28 +84,18 @@ def _check(name: str, part: Callable[[], str]) -> Check:
         return Check(name, False, str(error))
 
 
-def _require_equal(*figures: Figure) -> None:
+def _require_equal(*figures: tuple[str, Any, Any, float]) -> None:
     for name, actual, recorded, tolerance in figures:
-        if actual == recorded:
-            continue
-        is_near = (
-            isinstance(actual, int | float)
-            and isinstance(recorded, int | float)
-            and abs(actual - recorded) <= tolerance
-        )
-        if not is_near:
+        numeric = isinstance(actual, int | float) and isinstance(recorded, int | float)
+        if actual != recorded and not (numeric and abs(actual - recorded) <= tolerance):
             raise MismatchError(f"{name} is {actual}; recorded: {recorded}")
 
 
 def _config(run: RunDir, record: RunRecord) -> str:
-    config = RunRecord(config=resolve_config(run.config_path, environment={}).to_dict())
-    _require_equal(
-        *(
-            (f"{key} in config.toml", value, record.flat_config.get(key), 0)
-            for key, value in config.flat_config.items()
-            if key != "run.name"  # not in the file, so that it can be used for another run
-        )
-    )
+    config = resolve_config(run.config_path, environment={})
+    found, recorded = RunRecord(config=config.to_dict()).flat_config, record.flat_config
+    del found["run.name"]  # not in the file, so that it can be used for another run
+    _require_equal(*((f"{key} in config.toml", found[key], recorded.get(key), 0) for key in found))
     return "config.toml and run.json are equal"
 
 

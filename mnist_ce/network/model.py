@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +17,13 @@ class MLP(nn.Module):
     There is no softmax: the cross-entropy takes raw logits and applies log-softmax itself, in a
     form that cannot overflow. A second softmax would flatten the gradients.
 
-    Args:
-        hidden: Widths of the hidden layers; five Linear layers with the default four widths.
-        num_outputs: Logits per image: the number of classes, or 1 for a yes/no network.
+    `hidden` are the widths of the hidden layers; `num_outputs` is 1 for a yes/no network.
     """
 
     def __init__(self, hidden: Sequence[int] = HIDDEN, num_outputs: int = 10) -> None:
         super().__init__()
         self.sizes = (INPUT_SIZE, *hidden, num_outputs)
-        for number, (inputs, outputs) in enumerate(
-            zip(self.sizes, self.sizes[1:], strict=False), start=1
-        ):
+        for number, (inputs, outputs) in enumerate(pairwise(self.sizes), start=1):
             self.add_module(f"l{number}", nn.Linear(inputs, outputs))
 
     @property
@@ -37,8 +34,7 @@ class MLP(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, float32 [batch, num_outputs].
 
-        Args:
-            images: float32 [batch, 784], [batch, 28, 28] or [batch, 1, 28, 28]; pixel/255.
+        `images` are pixel/255, float32 [batch, 784], [batch, 28, 28] or [batch, 1, 28, 28].
         """
         *hidden, last = self.layers
         activations = images.flatten(start_dim=1)  # → [batch, 784]

@@ -18,11 +18,8 @@ class Objective(ABC):
         """Return the mean training loss of a batch, float32 []."""
 
     def loss_and_gradient(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `loss` and its gradient by the logits, float32 [] and [batch, outputs].
-
-        By autograd, inside `torch.inference_mode` as well.
-        """
-        with torch.inference_mode(False), torch.enable_grad():
+        """Return `loss` and its gradient by the logits, float32 [] and [batch, outputs]."""
+        with torch.inference_mode(False), torch.enable_grad():  # inside `inference_mode` as well
             leaf = logits.clone().requires_grad_()
             loss = self.loss(leaf, labels.clone())
         return loss.detach(), torch.autograd.grad(loss, leaf)[0]
@@ -44,9 +41,8 @@ class Objective(ABC):
 class Multiclass(Objective):
     """Cross-entropy of raw logits float32 [batch, classes] and labels int64 [batch].
 
-    Args:
-        label_smoothing: The share of each target that is spread evenly over all classes (Szegedy
-            et al. 2016); in `loss` only, so that losses on test data stay comparable.
+    `label_smoothing`, the share of each target that is spread evenly over all classes (Szegedy et
+    al. 2016), applies to `loss` only, so that losses on test data stay comparable.
     """
 
     label_smoothing: float = 0.0
@@ -62,10 +58,8 @@ class Multiclass(Objective):
         -Σ t·log p and its gradient p - t, over the number of images (Bishop 2006, section 4.3.4).
         """
         log_p, targets = logits.log_softmax(dim=1), labels[:, None]
-        loss = log_p.gather(1, targets).mean().neg_()
-        gradient = log_p.exp()
-        spread = self.label_smoothing
-        if spread:
+        loss, gradient = log_p.gather(1, targets).mean().neg_(), log_p.exp()
+        if spread := self.label_smoothing:
             loss = (1 - spread) * loss - spread * log_p.mean()
             gradient -= spread / logits.shape[1]
         gradient.scatter_add_(1, targets, gradient.new_full(targets.shape, spread - 1))
@@ -86,13 +80,10 @@ class Multiclass(Objective):
 
 @dataclass(frozen=True)
 class Binary(Objective):
-    """Binary cross-entropy of one raw logit per image, float32 [batch, 1].
+    """Binary cross-entropy of raw logits float32 [batch, 1] and labels 0 or 1, int64 [batch].
 
-    Labels are 1 for yes and 0 for no, int64 [batch].
-
-    Args:
-        positive_weight: How many times the loss of a yes counts (`pos_weight` of torch's
-            `BCEWithLogitsLoss`); in `loss` only, so that losses on test data stay comparable.
+    The loss of label 1 counts `positive_weight` times (`pos_weight` of torch's
+    `BCEWithLogitsLoss`); in `loss` only, so that losses on test data stay comparable.
     """
 
     positive_weight: float = 1.0
@@ -106,9 +97,8 @@ class Binary(Objective):
 
     def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the binary cross-entropy of each example."""
-        return F.binary_cross_entropy_with_logits(
-            logits[:, 0], labels.to(logits.dtype), reduction="none"
-        )
+        targets = labels.to(logits.dtype)
+        return F.binary_cross_entropy_with_logits(logits[:, 0], targets, reduction="none")
 
     def predictions(self, logits: Tensor) -> Tensor:
         """Return 1 where the logit is positive, that is p > 1/2."""

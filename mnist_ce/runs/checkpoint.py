@@ -22,16 +22,11 @@ from mnist_ce.system.errors import CheckpointError, sanitize
 from mnist_ce.system.files import one_line, write_atomically
 
 MAX_BYTES = 1 << 30  # the standard network takes 2.7 MB
-MAX_LAYERS = MAX_HIDDEN + 1
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def save_tensors(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values with `torch.save`, atomically.
-
-    Raises:
-        OSError: If the file cannot be written; the old one is intact.
-    """
+    """Write tensors and plain values with `torch.save`; see `write_atomically`."""
     buffer = io.BytesIO()  # to a full disk, `torch.save` raises a RuntimeError
     torch.save(content, buffer)
     write_atomically(path, buffer.getvalue())
@@ -88,13 +83,9 @@ def _check_archive(path: Path, content: bytes) -> None:
 
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a plain `state_dict` of Linear layers `l1`, `l2`, ….
+    """Read a plain `state_dict` of Linear layers `l1`, `l2`, …, in that order.
 
-    Returns:
-        float32 tensors by name, contiguous and finite, in the order of the layers.
-
-    Raises:
-        CheckpointError: If the file is anything else.
+    The tensors are float32, contiguous and finite; anything else is a CheckpointError.
     """
     content = load_tensors(path)
     if not isinstance(content, dict) or not all(
@@ -106,10 +97,9 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
             f"checkpoint {path} holds {found}; a plain state_dict of tensors l1.weight, l1.bias, … "
             "is expected: save model.state_dict()"
         )
-    num_layers = _num_layers(path, content)
     state: dict[str, Tensor] = {}
     inputs = INPUT_SIZE
-    for number in range(1, num_layers + 1):
+    for number in range(1, _num_layers(path, content) + 1):
         weight, bias = (content[f"l{number}.{part}"] for part in ("weight", "bias"))
         if weight.dim() != 2 or bias.dim() != 1 or len(bias) != len(weight):
             raise CheckpointError(
@@ -133,7 +123,7 @@ def _num_layers(path: Path, content: dict[str, Tensor]) -> int:
     }
     num_layers = len(numbers)
     expected = {f"l{n}.{part}" for n in range(1, num_layers + 1) for part in ("weight", "bias")}
-    if not num_layers or num_layers > MAX_LAYERS or set(content) != expected:
+    if not num_layers or num_layers > MAX_HIDDEN + 1 or set(content) != expected:
         wrong = sorted(set(content) ^ expected)[:3] if num_layers else list(content)[:3]
         raise CheckpointError(
             f"checkpoint {path} is not a network of Linear layers l1, l2, … with weight and bias "
@@ -167,8 +157,7 @@ def model_from(state: dict[str, Tensor]) -> MLP:
 def weights_sha256(state: dict[str, Tensor]) -> str:
     """Return a digest of the weights, whatever file they are in.
 
-    It is the SHA-256 of name, dtype, shape and little-endian contiguous bytes of each tensor, in
-    the order of the sorted names.
+    It is the SHA-256 of name, dtype, shape and little-endian bytes of each tensor, by sorted name.
     """
     digest = hashlib.sha256()
     for name in sorted(state):

@@ -15,37 +15,24 @@ from mnist_ce.runs.records import PredictionSettings, RunRecord
 from mnist_ce.runs.run_dir import RunDir, find_checkpoint
 from mnist_ce.system.errors import CheckpointError, RunError, UsageError
 
-DIGITS = tuple("0123456789")
-DIGIT_DATASETS = ("mnist", "synthetic")
-
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained network and the meaning of its outputs.
-
-    Args:
-        model: The network, in evaluation mode.
-        path: The checkpoint file.
-        class_names: What each class means; [no, yes] for a network with one output.
-        objective: How logits become predictions.
-        record: The `run.json` beside the checkpoint; None where there is none.
-        weights_sha256: The digest of the weights.
-        temperature: What logits are divided by before they become probabilities (Guo et al.
-            2017); 1 where none was fitted.
-        rejection_threshold: The lowest detector score of a digit; None: the detector's own.
-        input_mean: The network's input is (pixel/255 - input_mean) / input_std.
-        input_std: See `input_mean`.
-    """
+    """A trained network, in evaluation mode, and the meaning of its outputs."""
 
     model: MLP
     path: Path
     class_names: tuple[str, ...]
+    """What each class means; (no, yes) for a network with one output."""
     objective: Objective
     record: RunRecord | None = field(repr=False)
+    """The `run.json` beside the checkpoint."""
     weights_sha256: str
     temperature: float = 1.0
+    """See `PredictionSettings`, as for `rejection_threshold`."""
     rejection_threshold: float | None = None
     input_mean: float = 0.0
+    """The network's input is (pixel/255 - input_mean) / input_std."""
     input_std: float = 1.0
 
     @property
@@ -56,9 +43,9 @@ class TrainedModel:
     @property
     def reads_digits(self) -> bool:
         """Whether its inputs are digits, whatever its classes are."""
-        return self.dataset in DIGIT_DATASETS or (
-            self.dataset is None and len(self.class_names) in (2, 10)
-        )
+        if self.dataset is None:
+            return len(self.class_names) in (2, 10)
+        return self.dataset in ("mnist", "synthetic")
 
     @property
     def label(self) -> str:
@@ -108,11 +95,7 @@ def load_model(
 
 
 def check_input_scale(mean: float, std: float) -> None:
-    """Check the scale of a network's input, (pixel/255 - mean) / std.
-
-    Raises:
-        UsageError: If one is not finite, or `std` is not above 0.
-    """
+    """Raise a UsageError unless both are finite and `std` is above 0."""
     if not math.isfinite(mean):
         raise UsageError(f"--input-mean = {mean}: must be a finite number")
     if not (math.isfinite(std) and std > 0):
@@ -139,9 +122,7 @@ def _class_names(path: Path, num_outputs: int, record: RunRecord | None) -> tupl
                 f"{RunDir(path.parent).record_path} are not {num_classes}"
             )
         return tuple(record.class_names or ())
-    if num_outputs == 1:
-        return ("no", "yes")
-    return DIGITS if num_outputs == 10 else tuple(map(str, range(num_outputs)))
+    return ("no", "yes") if num_outputs == 1 else tuple(map(str, range(num_outputs)))
 
 
 def _prediction_settings(path: Path, record: RunRecord | None) -> PredictionSettings:

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    field_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 FORMAT_VERSION = 1
 
@@ -24,10 +18,8 @@ RESULTS = (
 )
 
 
-class PredictionSettings(BaseModel):
+class PredictionSettings(BaseModel, extra="allow", strict=True):
     """What `predict` uses of a run beside its weights."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
 
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """What logits are divided by before the softmax (Guo et al. 2017)."""
@@ -36,14 +28,12 @@ class PredictionSettings(BaseModel):
     fitted_on: dict[str, Any] | None = None
 
 
-class RunRecord(BaseModel):
+class RunRecord(BaseModel, extra="allow", strict=True):
     """What a run was made from and what it measured: the content of `run.json`.
 
     Every value may be missing. A value of another type, in a file that some other program wrote,
     is read as None.
     """
-
-    model_config = ConfigDict(extra="allow", strict=True)
 
     format_version: int = FORMAT_VERSION
     name: str | None = None
@@ -90,7 +80,7 @@ class RunRecord(BaseModel):
 
     @field_validator("*", mode="wrap")
     @classmethod
-    def _none_for_another_type(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:  # noqa: ANN401
+    def _none_for_another_type(cls, value: Any, handler: Callable[[Any], Any]) -> Any:  # noqa: ANN401
         try:
             return handler(value)
         except ValidationError:

@@ -10,7 +10,7 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,56 +37,27 @@ except ImportError:  # Windows
 
 PRETRAINED = "pretrained"
 MAX_RECORD_BYTES = 1 << 24
-_LEFT_BEHIND_SECONDS = 3600.0
-# `is_locked` takes a shared lock for a moment; who wants the run itself waits that long for it.
-_LOCK_TIMEOUT_SECONDS = 1.0
+_COLUMNS = (
+    *("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy"),
+    *("validation_loss", "validation_accuracy", "learning_rate", "seconds", "images_per_second"),
+)
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunDir:
     """The directory of one run, `<output>/<name>/`; each file is written whole or not at all."""
 
     path: Path
 
-    @property
-    def name(self) -> str:
-        """The run's name."""
-        return self.path.name
-
-    @property
-    def model_path(self) -> Path:
-        """The final weights."""
-        return self.path / "model.pt"
-
-    @property
-    def best_path(self) -> Path:
-        """The weights of the best validation epoch."""
-        return self.path / "best.pt"
-
-    @property
-    def resume_path(self) -> Path:
-        """The training state, from which the run continues exactly."""
-        return self.path / "resume.pt"
-
-    @property
-    def config_path(self) -> Path:
-        """The whole resolved config."""
-        return self.path / "config.toml"
-
-    @property
-    def metrics_path(self) -> Path:
-        """A row per epoch."""
-        return self.path / "metrics.csv"
-
-    @property
-    def record_path(self) -> Path:
-        """What the run was made from and what it measured."""
-        return self.path / "run.json"
-
-    @property
-    def lock_path(self) -> Path:
-        """Locked by the process that writes the run; the file itself stays."""
-        return self.path / ".lock"
+    def __post_init__(self) -> None:
+        self.name = self.path.name
+        self.model_path = self.path / "model.pt"  # the final weights
+        self.best_path = self.path / "best.pt"  # the weights of the best validation epoch
+        self.resume_path = self.path / "resume.pt"  # all that continuing exactly needs
+        self.config_path = self.path / "config.toml"  # the whole resolved config
+        self.metrics_path = self.path / "metrics.csv"  # a row per epoch
+        self.record_path = self.path / "run.json"
+        self.lock_path = self.path / ".lock"  # locked while a process writes the run; it stays
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[RunDir]:
@@ -97,7 +68,8 @@ class RunDir:
         Raises:
             RunError: If another process has locked the run, or it cannot be written.
         """
-        lock = FileLock(self.lock_path, timeout=_LOCK_TIMEOUT_SECONDS)
+        # `is_locked` takes a shared lock for a moment; wait that long for it.
+        lock = FileLock(self.lock_path, timeout=1.0)
         try:
             check_writable(self.path)
             lock.acquire()
@@ -117,9 +89,8 @@ class RunDir:
     def is_locked(self) -> bool:
         """Whether a process has locked the run, as far as this file system can say."""
         if fcntl is None:
-            lock = FileLock(self.lock_path, blocking=False)
             try:
-                with lock:
+                with FileLock(self.lock_path, blocking=False):
                     return False
             except (Timeout, OSError):
                 return True
@@ -127,10 +98,8 @@ class RunDir:
             with self.lock_path.open("rb") as file:
                 # Shared, so that two listings of the runs do not disturb each other.
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
+        except OSError as error:
+            return isinstance(error, BlockingIOError)
         return False
 
     def lock_owner(self) -> str:
@@ -149,31 +118,30 @@ class RunDir:
         """Write `metrics.csv`: a row per epoch; what was not measured is left empty."""
         text = io.StringIO()
         has_validation = any(row.get("validation_loss") is not None for row in rows)
-        columns = metric_columns(has_validation)
+        columns = [c for c in _COLUMNS if has_validation or not c.startswith("validation")]
         writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(self.metrics_path, text.getvalue())
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the rows of `metrics.csv`, with None for what was not measured.
-
-        Without the file there are no rows.
+        """Return the rows of `metrics.csv`, none without it; None for what was not measured.
 
         Raises:
             RunError: If the file is not such a table.
         """
-        path = self.metrics_path
-        content = _read_small(path, "metrics")
+        content = _read_small(self.metrics_path, "metrics") or b""
         try:
-            table = list(csv.DictReader(io.StringIO((content or b"").decode())))
+            table = list(csv.DictReader(io.StringIO(content.decode())))
             return [
                 {key: _parse_metric(key, text) for key, text in row.items() if key in _COLUMNS}
                 for row in table
                 if row["epoch"]  # a KeyError where there is no such column
             ]
         except (ValueError, TypeError, KeyError, csv.Error):
-            raise RunError(f"{path} is not a table of metrics, a row per epoch") from None
+            raise RunError(
+                f"{self.metrics_path} is not a table of metrics, a row per epoch"
+            ) from None
 
     def write_record(self, record: RunRecord) -> None:
         """Write `run.json`."""
@@ -213,19 +181,6 @@ def _read_small(path: Path, kind: str) -> bytes | None:
         raise RunError(f"{path} cannot be read: {one_line(error)}") from None
 
 
-def metric_columns(has_validation: bool) -> list[str]:
-    """Return the columns of `metrics.csv`."""
-    validation = ["validation_loss", "validation_accuracy"] if has_validation else []
-    return [
-        *("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy"),
-        *validation,
-        *("learning_rate", "seconds", "images_per_second"),
-    ]
-
-
-_COLUMNS = frozenset(metric_columns(has_validation=True))
-
-
 def _parse_metric(column: str, text: str) -> float | None:
     if column == "epoch":
         return int(text)
@@ -233,16 +188,7 @@ def _parse_metric(column: str, text: str) -> float | None:
 
 
 def check_new_run(output: Path, name: str) -> None:
-    """Fail early, before the data is loaded, where `create_run` would fail.
-
-    Args:
-        output: The directory of the runs; it need not exist.
-        name: The run's name; empty where one will be generated.
-
-    Raises:
-        UsageError: If the name is not that of a new directory.
-        RunError: If the directory cannot be written.
-    """
+    """Fail early, before the data is loaded, where `create_run` would fail."""
     if name and (Path(name).name != name or name.startswith(".") or "\0" in name):
         raise UsageError(f"run.name = {name!r} is not the name of a folder")
     try:
@@ -260,13 +206,12 @@ def create_run(
 ) -> RunDir:
     """Create the directory of a new run; it appears with its first files, or not at all.
 
-    The files are written in a hidden directory, which is then renamed.
-
     Args:
         output: The directory of the runs; created where it is missing.
         name: The run's name; empty: `stem`, with a number where that is taken.
         stem: The start of a generated name.
-        write_files: Writes the first files of a run with the name that it is given.
+        write_files: Writes the first files of a run with the name that it is given, in a hidden
+            directory that is then renamed.
 
     Raises:
         UsageError: If a run of this name exists.
@@ -275,7 +220,10 @@ def create_run(
     numbered = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
     try:
         output.mkdir(parents=True, exist_ok=True)
-        _remove_left_behind(output)
+        for path in output.glob(".new-*.tmp"):  # of processes that were killed in this function
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > 3600:
+                    shutil.rmtree(path)
         hidden = output / f".new-{secrets.token_hex(4)}.tmp"
         hidden.mkdir()
         try:
@@ -309,44 +257,22 @@ def _exists(path: Path) -> UsageError:
     )
 
 
-def _remove_left_behind(output: Path) -> None:
-    for path in output.glob(".new-*.tmp"):  # of processes that were killed in `create_run`
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _LEFT_BEHIND_SECONDS:
-                shutil.rmtree(path)
-
-
 def list_runs(output: Path) -> list[tuple[RunDir, RunRecord]]:
     """Return the runs in a directory that have a readable record, newest first."""
+    try:
+        paths = [p for p in output.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    except OSError:
+        return []
     runs = []
-    for path in _subdirectories(output):
-        try:
-            record = RunDir(path).read_record()
-        except RunError:
-            continue
-        if record is not None:
-            runs.append((RunDir(path), record))
+    for run in map(RunDir, paths):
+        with contextlib.suppress(RunError):
+            if (record := run.read_record()) is not None:
+                runs.append((run, record))
     return sorted(runs, key=lambda item: (item[1].created or "", item[0].name), reverse=True)
 
 
-def _subdirectories(output: Path) -> Iterable[Path]:
-    try:
-        return [p for p in output.iterdir() if p.is_dir() and not p.name.startswith(".")]
-    except OSError:
-        return []
-
-
 def find_checkpoint(checkpoint: str | Path | None, output: Path) -> Path:
-    """Return the file of a checkpoint.
-
-    Args:
-        checkpoint: A path, a run's directory or name, or `pretrained`; None: the newest finished
-            multi-class run in `output`, or else the shipped weights.
-        output: The directory of the runs.
-
-    Raises:
-        CheckpointError: If there is no such checkpoint.
-    """
+    """Return the file of a checkpoint; for arguments and errors see `load_model`."""
     if checkpoint is None:
         for run, record in list_runs(output):
             if record.is_finished and record.objective == "multiclass" and run.model_path.is_file():

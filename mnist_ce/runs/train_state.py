@@ -9,15 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StrictFloat,
-    StrictInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, Field, StrictFloat, StrictInt, ValidationError, model_validator
 from torch import Tensor
 
 from mnist_ce.runs.checkpoint import load_tensors, save_tensors
@@ -49,10 +41,8 @@ class MetricSums:
         return self.num_correct / max(self.num_examples, 1)
 
 
-class TrainState(BaseModel):
+class TrainState(BaseModel, extra="forbid"):
     """The position of a run in its epochs. With the step's state it is all that resuming needs."""
-
-    model_config = ConfigDict(extra="forbid")
 
     epoch: StrictInt = Field(default=1, ge=1)
     """The epoch to be trained next, or that is being trained."""
@@ -93,19 +83,15 @@ class TrainState(BaseModel):
 class Snapshot:
     """A run at one moment, in copies that training does not change.
 
-    Args:
-        step: `Step.state()`.
-        progress: `TrainState.model_dump()`.
-        weights: For `model.pt`, by name, on the CPU; None within an epoch.
-        best: For `best.pt`, where an epoch was better than the ones before; else None.
-        has_new_rows: Whether `metrics.csv` is to be written.
+    `weights` (for `model.pt`, on the CPU) are None within an epoch, `best` (for `best.pt`) except
+    where an epoch was better than all before.
     """
 
-    step: dict[str, Any]
-    progress: dict[str, Any]
+    step: dict[str, Any]  # `Step.state()`
+    progress: dict[str, Any]  # `TrainState.model_dump()`
     weights: dict[str, Tensor] | None = None
     best: dict[str, Tensor] | None = None
-    has_new_rows: bool = False
+    has_new_rows: bool = False  # for `metrics.csv`
 
     def write(self, run: RunDir) -> None:
         """Write the files, `resume.pt` last.
@@ -124,14 +110,9 @@ class Snapshot:
 
 
 def load_snapshot(run: RunDir, weights: dict[str, Tensor]) -> tuple[dict[str, Any], TrainState]:
-    """Read `resume.pt`.
+    """Read `resume.pt`: the argument of `Step.load_state`, and the train state.
 
-    Args:
-        run: The run.
-        weights: The network's weights; the saved tensors must have their names and shapes.
-
-    Returns:
-        The argument of `Step.load_state`, and the train state.
+    The saved tensors must have the names and shapes of `weights`.
 
     Raises:
         CheckpointError: If the file is damaged.
@@ -167,11 +148,8 @@ def _check_tensors(part: str, found: Any, expected: dict[str, Tensor]) -> None: 
     if set(found) != set(expected):
         raise ValueError(f"its {part} are of another network")
     for name, tensor in expected.items():
-        value = found[name]
-        if not isinstance(value, Tensor) or (value.dtype, value.layout) != (
-            torch.float32,
-            torch.strided,
-        ):
+        value, plain = found[name], (torch.float32, torch.strided)
+        if not isinstance(value, Tensor) or (value.dtype, value.layout) != plain:
             raise ValueError(f"{name} in its {part} is not a plain tensor of float32")
         if value.shape != tensor.shape or not value.is_contiguous():
             raise ValueError(f"{name} in its {part} has another shape")

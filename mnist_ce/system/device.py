@@ -15,22 +15,20 @@ from mnist_ce.system.errors import DeviceError
 
 # Different uses of one seed get unrelated random numbers; the values are part of every result.
 STREAMS = {"order": 1, "validation": 2, "flags": 3}
+_NAMES = "use auto, cpu, mps, cuda or cuda:N"
 
 
 def resolve_device(name: str) -> torch.device:
     """Return a device by name: `auto` (CUDA if there is one, else CPU), `cpu`, `mps`, `cuda[:N]`.
 
-    Raises:
-        DeviceError: If the device is absent; a named one is never replaced by another.
+    A missing device raises a DeviceError; it is never replaced by another.
     """
     if name == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise DeviceError(
-            f"device '{name}' is not known; use auto, cpu, mps, cuda or cuda:N"
-        ) from None
+        raise DeviceError(f"device '{name}' is not known; {_NAMES}") from None
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if not count:
@@ -44,7 +42,7 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("device 'mps' is not there; use --device cpu or auto")
     if device.type not in ("cpu", "mps"):
-        raise DeviceError(f"device '{name}' is not supported; use auto, cpu, mps, cuda or cuda:N")
+        raise DeviceError(f"device '{name}' is not supported; {_NAMES}")
     return device
 
 
@@ -54,8 +52,7 @@ def reproducible(seed: int, threads: int = 0) -> Iterator[None]:
 
     On leaving, generators, threads, mode and environment are as they were.
     """
-    # cuBLAS is deterministic only if this is set before CUDA starts (torch's notes on
-    # reproducibility).
+    # cuBLAS is deterministic only if this is set before CUDA starts (torch: Reproducibility).
     variable = "CUBLAS_WORKSPACE_CONFIG"
     config_before = os.environ.get(variable)
     # `use_deterministic_algorithms` does the same, but imports torch's compiler, which takes 2 s.
@@ -87,8 +84,7 @@ def use_threads(threads: int) -> Iterator[None]:
 def derived_generator(seed: int, stream: str, number: int = 0) -> torch.Generator:
     """Return a CPU generator that is a function of (seed, stream, number) alone.
 
-    NumPy's `SeedSequence` mixes the three, so that neighbouring seeds and numbers give unrelated
-    generators. Streams: `order`, `validation`, `flags`; the number is an epoch or step.
+    NumPy's `SeedSequence` mixes them, so that neighbouring seeds give unrelated generators.
     """
     mixed = np.random.SeedSequence([seed, STREAMS[stream], number])
     return torch.Generator().manual_seed(int(mixed.generate_state(1, np.uint64)[0] >> 1))
@@ -104,9 +100,8 @@ def synchronize(device: torch.device) -> None:
 
 def device_name(device: torch.device) -> str:
     """Return the device for people to read: `cpu`, or `cuda:0` with the GPU's name."""
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return str(device)
+    is_cuda = device.type == "cuda"
+    return f"{device} ({torch.cuda.get_device_name(device)})" if is_cuda else str(device)
 
 
 def environment() -> dict[str, str]:
@@ -114,8 +109,6 @@ def environment() -> dict[str, str]:
     system = f"{platform.system()}-{platform.machine()}"
     versions = {"python": platform.python_version(), "platform": system}
     for package in ("mnist-ce", "torch", "torchvision", "numpy"):
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # a checkout, not installed
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:  # run from a checkout that is not installed
-            continue
     return versions

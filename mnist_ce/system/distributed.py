@@ -1,7 +1,6 @@
 """Collective operations of the processes of one run; a single process skips them all.
 
-`torchrun` starts the processes and puts rank, world size and rendezvous endpoint into the
-environment. Process 0 is the main one: it alone writes the run.
+`torchrun` starts the processes. Process 0 is the main one: it alone writes the run.
 """
 
 from __future__ import annotations
@@ -9,15 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from mnist_ce.system.errors import (
-    DataError,
-    MainProcessFailedError,
-    MnistCeError,
-    TrainingError,
-    UsageError,
-)
+from mnist_ce.system import errors
 
 T = TypeVar("T")
 
@@ -50,25 +43,19 @@ def local_device(device: str) -> str:
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Initialise and destroy the process group; nothing for a single process.
-
-    Raises:
-        UsageError: If the processes cannot connect.
-        TrainingError: If another process ends early.
-    """
+    """Initialise and destroy the process group; nothing for a single process."""
     if num_processes() == 1:
         yield
         return
     import torch
     from torch import distributed
 
-    gpus = torch.cuda.is_available()
-    if gpus:
+    if gpus := torch.cuda.is_available():
         torch.cuda.set_device(_environment_int("LOCAL_RANK", 0) % torch.cuda.device_count())
     try:
         distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
     except (RuntimeError, ValueError) as error:
-        raise UsageError(
+        raise errors.UsageError(
             "the processes did not find each other; start them with torchrun, or unset RANK, "
             f"WORLD_SIZE and MASTER_ADDR: {str(error).splitlines()[0]}"
         ) from None
@@ -79,7 +66,7 @@ def process_group() -> Iterator[None]:
         # only the path of gloo's source file in its text tells from others.
         if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
             raise
-        raise TrainingError(
+        raise errors.TrainingError(
             "another process of this run has ended, and so it cannot go on; what was saved last "
             "is intact: continue with --resume, with any number of processes"
         ) from error
@@ -90,8 +77,7 @@ def process_group() -> Iterator[None]:
 def broadcast_from_main(make: Callable[[], T]) -> T:
     """Run `make` in the main process alone and broadcast what it returns, by pickle.
 
-    Raises:
-        MainProcessFailedError: In the other processes, if `make` failed in the main one.
+    If it fails there, the other processes raise a MainProcessFailedError.
     """
     if num_processes() == 1:
         return make()
@@ -103,27 +89,19 @@ def broadcast_from_main(make: Callable[[], T]) -> T:
         try:
             sent[0] = make()
         except Exception as error:
-            sent[1] = error.exit_code if isinstance(error, MnistCeError) else 1
             failure = error
+            sent[1] = error.exit_code if isinstance(error, errors.MnistCeError) else 1
     distributed.broadcast_object_list(sent)
     if sent[1]:
-        raise failure or MainProcessFailedError(sent[1])
-    value: T = sent[0]
-    return value
+        raise failure or errors.MainProcessFailedError(sent[1])
+    return cast(T, sent[0])
 
 
 def main_first(load: Callable[[], T], digest: Callable[[T], object] = lambda value: None) -> T:
     """Run `load` in the main process, then in each other one, so that files are fetched once.
 
-    Unlike `broadcast_from_main` nothing large is pickled.
-
-    Args:
-        load: Returns the same in every process once the main one has made its files available.
-        digest: What must be equal in all processes.
-
-    Raises:
-        MainProcessFailedError: In the other processes, if `load` failed in the main one.
-        DataError: If a process has loaded something else than the main one.
+    Unlike `broadcast_from_main` nothing large is pickled. A process whose `digest` differs from the
+    main one's raises a DataError.
     """
     loaded: list[T] = []
 
@@ -133,7 +111,7 @@ def main_first(load: Callable[[], T], digest: Callable[[T], object] = lambda val
 
     expected = broadcast_from_main(load_here)
     if not loaded and load_here() != expected:
-        raise DataError(f"process {rank()} has loaded other data than the main process")
+        raise errors.DataError(f"process {rank()} has loaded other data than the main process")
     return loaded[0]
 
 
@@ -161,5 +139,5 @@ def _all_reduce(values: Sequence[float], operation: str) -> list[float]:
 def _environment_int(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
     if not text.isascii() or not text.isdigit():
-        raise UsageError(f"environment variable {name} = {text!r} is not a number")
+        raise errors.UsageError(f"environment variable {name} = {text!r} is not a number")
     return int(text)

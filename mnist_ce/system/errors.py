@@ -1,18 +1,7 @@
 """Errors that a user can cause, with their exit codes, and text that is safe to show.
 
-    MnistCeError            1     the work failed
-    ├── UsageError          2     the command line or the config is wrong
-    │   └── DeviceError     2     a device was named that this machine does not have
-    ├── DataError           1     a dataset
-    ├── CheckpointError     1     a file of weights
-    ├── ImageError          1     an image file
-    ├── RunError            1     a run directory
-    ├── TrainingError       1     training cannot go on
-    ├── MainProcessFailedError    the exit code of the main process
-    └── StoppedError      128+n   stopped by signal n after saving
-
-Each has a message of one line that names the file, key or value and says what to do. A bug is an
-ordinary exception and shows its traceback.
+A message has one line, which names the file, key or value and says what to do. A bug is an ordinary
+exception and shows its traceback.
 """
 
 from __future__ import annotations
@@ -25,7 +14,7 @@ class MnistCeError(Exception):
 
 
 class UsageError(MnistCeError):
-    """The command line or the config is wrong."""
+    """The command line or the config is wrong; exit code 2."""
 
     exit_code = 2
 
@@ -67,8 +56,7 @@ class StoppedError(MnistCeError):
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
-        self.signal_number = signal_number
-        self.exit_code = 128 + signal_number
+        self.signal_number, self.exit_code = signal_number, 128 + signal_number
 
 
 def sanitize(text: str) -> str:
@@ -78,7 +66,6 @@ def sanitize(text: str) -> str:
 
 def truncate_middle(text: str, length: int) -> str:
     """Cut out the middle of a text of more than `length` characters: names differ at the ends."""
-    if len(text) <= length:
-        return text
     tail = (length - 1) // 2
-    return f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"
+    cut = f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"
+    return text if len(text) <= length else cut

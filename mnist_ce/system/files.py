@@ -11,8 +11,6 @@ from pathlib import Path
 
 import platformdirs
 
-_UNFINISHED = ".tmp"
-
 
 def one_line(error: BaseException) -> str:
     """Return an exception's reason in one line, without a path."""
@@ -25,18 +23,13 @@ def one_line(error: BaseException) -> str:
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a file so that at every moment it has either its old or its new content, whole.
 
-    The content (text as UTF-8) goes to a temporary file in the same folder, which is flushed to
-    the disk and renamed to the path; then the folder is flushed.
-
-    Raises:
-        OSError: With the path as `filename`, if the folder is missing, full or read-only. The old
-            file is intact and no temporary file remains.
+    The content (text as UTF-8) goes to a temporary file in the same folder, which is flushed to the
+    disk and renamed. After an OSError, whose `filename` is the path, no temporary file remains.
     """
-    data = content.encode() if isinstance(content, str) else content
-    temporary = temporary_beside(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
-            file.write(data)
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -49,34 +42,25 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         raise
 
 
-def temporary_beside(path: Path) -> Path:
-    """Return a new hidden path in the same folder, for what is not yet complete."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
-
-
 def remove_unfinished(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in a folder."""
-    for path in folder.glob(f".*{_UNFINISHED}"):
+    """Remove the temporary files of `write_atomically` that killed processes left in a folder."""
+    for path in folder.glob(".*.tmp"):
         with contextlib.suppress(OSError):
             path.unlink()
 
 
 def flush_folder(folder: Path) -> None:
     """Flush a folder's entries to the disk (Windows cannot)."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def check_writable(folder: Path) -> None:
-    """Raise OSError if a folder can be neither made nor written, without trying it.
-
-    A folder without any write bit counts as read-only, even for root.
-    """
+    """Raise OSError if a folder cannot be made or written; without a write bit even root cannot."""
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not existing.is_dir():
         raise NotADirectoryError(f"{existing} is not a folder")
@@ -104,11 +88,9 @@ def repository_root() -> Path:
 
 def shipped_dir(name: str) -> Path:
     """Return the folder of the shipped `configs` or `pretrained` weights."""
-    installed = Path(__file__).resolve().parent.parent / "shipped" / name
-    if installed.is_dir():
-        return installed
-    places = {"configs": "configs", "pretrained": "checkpoints/pretrained"}
-    return repository_root() / places[name]
+    installed = repository_root() / "mnist_ce/shipped" / name
+    checkout = repository_root() / ("checkpoints/pretrained" if name == "pretrained" else name)
+    return installed if installed.is_dir() else checkout
 
 
 def version() -> str:
