@@ -70,15 +70,9 @@ def explain_image(
 ) -> ImageExplanation:
     """Compute the loss of a network's output for an image, and the attribution of each pixel.
 
-    Args:
-        image: A path, the bytes of a file, a Pillow image or an array, read as by `predict`.
-        target: The name of the right class; for a yes/no network `yes` or `no` too; None: the
-            predicted class.
-        checkpoint: See `load_model`.
-        output: The folder that holds the runs.
-        input_mean: For a network trained on normalised pixels, see `load_model`; a `TrainedModel`
-            has its own.
-        input_std: See `input_mean`.
+    The image is read as by `predict`. The target is the name of the right class, for a yes/no
+    network `yes` or `no` too; None: the predicted class. For the network see `load_model`; a
+    `TrainedModel` has its own input scale.
 
     Raises:
         CheckpointError: If the network cannot be loaded or its logits are not finite.
@@ -163,8 +157,7 @@ def _logits(trained: TrainedModel, ink: torch.Tensor) -> torch.Tensor:
 def _read(
     image: ImageSource, name: str, trained: TrainedModel
 ) -> tuple[NDArray[np.uint8], list[str]]:
-    mean, std = trained.input_mean, trained.input_std
-    record = predict([image], checkpoint=trained, input_mean=mean, input_std=std)[0]
+    record = predict([image], checkpoint=trained)[0]
     if record.status == "error":
         raise ImageError(str(record.reason))
     if record.pixels is None:
