@@ -38,11 +38,7 @@ JSON_FIELDS = ("path", "index", "label", "class_name", "probability", "top_k", "
 
 @dataclass(frozen=True)
 class PredictionSettings:
-    """How images are classified and which predictions are rejected.
-
-    Raises:
-        UsageError: If a setting makes no sense.
-    """
+    """How images are classified and which predictions are rejected."""
 
     top_k: int = 3  # how many of the most probable classes each record lists
     multi: bool = False  # find and classify every digit of a row, from left to right
@@ -121,8 +117,7 @@ def predict_each(
 ) -> Iterator[Prediction]:
     """Yield the records of `predict` one by one, in bounded memory; without a pool in this process.
 
-    Raises:
-        UsageError: If the device is absent or the network's logits are not finite.
+    Raises `UsageError` if the device is absent or the network's logits are not finite.
     """
     predictor = Predictor(trained, settings)
     options = PreprocessOptions(trained.reads_digits, settings.multi, settings.keep_stages)
@@ -190,20 +185,17 @@ class Predictor:
         if not images:
             return []
         pixels = np.stack(images)  # [n, 28, 28]
-        logits = predict_logits(
-            self.model,
-            torch.from_numpy(pixels).to(self.device),
-            mean=self.trained.input_mean,
-            std=self.trained.input_std,
-        )  # [n, outputs]
+        inputs, trained = torch.from_numpy(pixels).to(self.device), self.trained
+        mean, std = trained.input_mean, trained.input_std
+        logits = predict_logits(self.model, inputs, mean=mean, std=std)  # [n, outputs]
         if not torch.isfinite(logits).all():
             raise UsageError(
                 "the network's logits are not finite: do --input-mean and --input-std fit it?"
             )
-        scaled = logits.double() / self.trained.temperature
-        probabilities = self.trained.objective.probabilities(scaled).numpy()  # [n, classes]
-        is_digit = self.trained.reads_digits
-        log_odds = load_detector().scores(pixels) if is_digit else np.ones(len(pixels))
+        scaled = logits.double() / trained.temperature
+        probabilities = trained.objective.probabilities(scaled).numpy()  # [n, classes]
+        digits = trained.reads_digits
+        log_odds = load_detector().scores(pixels) if digits else np.ones(len(pixels))
         return list(map(DigitScores, pixels, probabilities, log_odds.tolist()))
 
     def resolve_hypothesis(
@@ -224,8 +216,8 @@ class Predictor:
                 continue
             num_found += len(best) - 1
             chosen.extend(best if self.settings.multi else [whole])
-        score = CONFIDENCE_WEIGHT * mean_log_confidence(chosen)
-        score += math.log(hypothesis.segmentation_score)
+        confidence = CONFIDENCE_WEIGHT * mean_log_confidence(chosen)
+        score = confidence + math.log(hypothesis.segmentation_score)
         return ResolvedHypothesis(hypothesis, chosen, num_found, score)
 
     def to_prediction(self, path: str | None, index: int, chosen: ResolvedHypothesis) -> Prediction:
@@ -241,17 +233,10 @@ class Predictor:
             {"label": int(k), "class_name": names[k], "probability": float(scores.probabilities[k])}
             for k in order[: self.settings.top_k]
         ]
+        status = "ok" if reason is None else "rejected"
+        pixels, stages = scores.pixels, chosen.hypothesis.stages if index == 0 else {}
         return Prediction(
-            path=path,
-            index=index,
-            status="ok" if reason is None else "rejected",
-            label=label,
-            class_name=names[label],
-            probability=probability,
-            top_k=top,
-            reason=reason,
-            pixels=scores.pixels,
-            stages=chosen.hypothesis.stages if index == 0 else {},
+            path, index, status, label, names[label], probability, top, reason, pixels, stages
         )
 
     def _rejection(
