@@ -104,14 +104,12 @@ def predict(
             from mnist_ce.runs.load_model import load_model
             from mnist_ce.system.device import use_threads
 
-            trained = load_model(checkpoint, output)
+            trained = load_model(checkpoint, output, input_mean=input_mean, input_std=input_std)
             note(f"checkpoint {trained.path}")
             settings = PredictionSettings(
                 top_k=top_k,
                 multi=multi,
                 min_confidence=min_confidence,
-                input_mean=input_mean,
-                input_std=input_std,
                 device=device,
                 keep_stages=stages is not None,
             )

@@ -53,9 +53,7 @@ class ImageExplanation:
             **self.table.to_dict(),
             "notes": [*self.notes, *self.table.notes],
             "pixels": self.pixels.tolist(),
-            "gradient_times_input": {
-                names[label]: values.tolist() for label, values in self.attributions.items()
-            },
+            "gradient_times_input": {names[k]: a.tolist() for k, a in self.attributions.items()},
         }
 
 
@@ -70,33 +68,30 @@ def explain_image(
 ) -> ImageExplanation:
     """Compute the loss of a network's output for an image, and the attribution of each pixel.
 
-    Args:
-        image: A path, the bytes of a file, a Pillow image or an array, read as by `predict`.
-        target: The name of the right class; for a yes/no network `yes` or `no` too; None: the
-            predicted class.
-        checkpoint: See `load_model`.
-        output: The folder that holds the runs.
-        input_mean: For a network trained on normalised pixels, see `load_model`; a `TrainedModel`
-            has its own.
-        input_std: See `input_mean`.
+    The image is read as by `predict`. The target is the name of the right class, for a yes/no
+    network `yes` or `no` too; None: the predicted class. For the network see `load_model`; a
+    `TrainedModel` has its own input scale.
 
     Raises:
         CheckpointError: If the network cannot be loaded or its logits are not finite.
         ImageError: If the image cannot be read or is empty.
         UsageError: If the target is not one of the network's classes.
     """
-    trained = (
-        checkpoint
-        if isinstance(checkpoint, TrainedModel)
-        else load_model(checkpoint, output, input_mean=input_mean, input_std=input_std)
-    )
+    trained = checkpoint
+    if not isinstance(trained, TrainedModel):
+        trained = load_model(trained, output, input_mean=input_mean, input_std=input_std)
     label = None if target is None else _find_class(str(target), trained)
-    path = str(image) if isinstance(image, (str, Path)) else None
-    pixels, notes = _read(image, path or "the image", trained)
-    logits = _logits(trained, torch.tensor(pixels / np.float32(255))).detach()  # [outputs]
+    record = predict([image], checkpoint=trained)[0]
+    if record.status == "error":
+        raise ImageError(str(record.reason))
+    if record.pixels is None:
+        raise ImageError(f"{record.path or 'the image'} cannot be explained: {record.reason}")
+    pixels = record.pixels
+    notes = [] if record.reason is None else [f"predict rejects this image: {record.reason}."]
+    logits = _logits(trained, torch.tensor(pixels / np.float32(255))).detach()  # [1, outputs]
     if not logits.isfinite().all():
         raise CheckpointError(f"{trained.path} gives logits that are not finite for this image")
-    prediction = int(trained.objective.predictions(logits[None]))
+    prediction = int(trained.objective.predictions(logits))
     if label is None:
         label = prediction
         notes.append("No --target was given: the loss is that of the predicted class.")
@@ -105,21 +100,15 @@ def explain_image(
             f"predict divides the logits by {trained.temperature:.3g} before softmax to calibrate "
             "its probabilities; the loss is that of the raw logits."
         )
+    classes = (prediction, label)
+    kind = "binary" if isinstance(trained.objective, Binary) else "logits"
     return ImageExplanation(
-        trained=trained,
-        path=path,
-        pixels=pixels,
-        table=loss_table(
-            "binary" if isinstance(trained.objective, Binary) else "logits",
-            logits[None].double().numpy(),
-            [label],
-            class_names=trained.class_names,
-        ),
-        training_loss=trained.objective.example_losses(logits[None], torch.tensor([label])).item(),
-        attributions={
-            index: attribution(trained, pixels, index)
-            for index in dict.fromkeys((prediction, label))
-        },
+        trained,
+        record.path,
+        pixels,
+        table=loss_table(kind, logits.double().numpy(), [label], class_names=trained.class_names),
+        training_loss=trained.objective.example_losses(logits, torch.tensor([label])).item(),
+        attributions={k: attribution(trained, pixels, k) for k in dict.fromkeys(classes)},
         notes=notes,
     )
 
@@ -127,50 +116,29 @@ def explain_image(
 def attribution(
     trained: TrainedModel, pixels: NDArray[np.uint8], label: int
 ) -> NDArray[np.float32]:
-    """Return gradient × input: the contribution of each pixel to the log-odds of a class.
+    """Return gradient × input, [28, 28]: the contribution of each pixel to a class's log-odds.
 
     The log-odds of the class against all others, log p - log(1 - p), are z_y - log Σ_{j≠y} exp(z_j)
     for logits z. Unlike a single logit they compare the classes, and unlike a probability their
     gradient does not vanish where the network is certain. The method is Shrikumar et al.'s (2016),
     *Not just a black box: learning important features through propagating activation differences*.
-
-    Args:
-        trained: The network.
-        pixels: uint8 [28, 28].
-        label: The index of the class.
-
-    Returns:
-        float32 [28, 28]: positive where ink is evidence for the class; 0 where there is no ink.
+    It is positive where ink is evidence for the class, and 0 where there is no ink.
     """
     ink = torch.tensor(pixels / np.float32(255)).requires_grad_()  # [28, 28]
-    logits = _logits(trained, ink).double()  # [outputs]
+    logits = _logits(trained, ink)[0].double()  # [outputs]
     if len(logits) == 1:
         log_odds = logits[0] if label == 1 else -logits[0]
     else:
         others = torch.cat([logits[:label], logits[label + 1 :]])
         log_odds = logits[label] - others.logsumexp(dim=0)
     (gradient,) = torch.autograd.grad(log_odds, ink)
-    product: NDArray[np.float32] = (gradient * ink).detach().numpy()
-    return product
+    return np.asarray((gradient * ink).detach())
 
 
 def _logits(trained: TrainedModel, ink: torch.Tensor) -> torch.Tensor:
     inputs = (ink - trained.input_mean) / trained.input_std
-    logits: torch.Tensor = trained.model(inputs[None])[0]  # [28, 28] → [outputs]
+    logits: torch.Tensor = trained.model(inputs[None])  # [28, 28] → [1, outputs]
     return logits
-
-
-def _read(
-    image: ImageSource, name: str, trained: TrainedModel
-) -> tuple[NDArray[np.uint8], list[str]]:
-    mean, std = trained.input_mean, trained.input_std
-    record = predict([image], checkpoint=trained, input_mean=mean, input_std=std)[0]
-    if record.status == "error":
-        raise ImageError(str(record.reason))
-    if record.pixels is None:
-        raise ImageError(f"{name} cannot be explained: {record.reason}")
-    notes = [] if record.reason is None else [f"predict rejects this image: {record.reason}."]
-    return record.pixels, notes
 
 
 def _find_class(target: str, trained: TrainedModel) -> int:

@@ -10,14 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_ce.explain import reference_losses as formulas
-from mnist_ce.explain.reference_losses import (
-    Array,
-    Indices,
-    at_targets,
-    binary_cross_entropy,
-    check_targets,
-    sigmoid,
-)
+from mnist_ce.explain.reference_losses import Array, Indices
 from mnist_ce.system.errors import UsageError
 
 # [rows, classes] logits or probabilities ([rows] for yes/no), [rows] targets → [rows] losses
@@ -25,8 +18,6 @@ Method: TypeAlias = Callable[[Array, Indices], Array]
 Numbers: TypeAlias = Sequence[Sequence[float]] | NDArray[np.floating]
 
 LARGEST_LOGIT = float(np.finfo(np.float32).max)  # a float32 network cannot output more
-SMALLEST_NORMAL = float(np.finfo(np.float64).tiny)  # below it, float64 loses digits
-ROUNDING = 0.5e-4  # error of a probability printed with four decimals
 
 WHY_NO_SOFTMAX = (
     "CrossEntropyLoss takes raw logits and applies log-softmax itself, in a form that cannot "
@@ -40,7 +31,6 @@ WHY_NO_SIGMOID = (
     "the network's end, sigmoid would be applied twice. Predictions need none either: yes is a "
     "logit above 0."
 )
-
 NOTE_NAIVE = (
     "The textbook formula -log(exp z_y / sum exp z) gives {} here, as exp overflows or underflows. "
     "The stable form is used: exp(z - max z) in place of exp z leaves the ratio unchanged."
@@ -192,32 +182,30 @@ def loss_table(
 ) -> LossTable:
     """Compute the loss of given numbers by every method of their kind.
 
-    Args:
-        kind: `logits`, `probabilities` or `binary`.
-        numbers: [rows, classes] logits (-inf is an impossible class) or probabilities (rows sum to
-            1, up to rounding to four decimals); [rows, 1] logits for `binary`.
-        targets: [rows], class indices; 1 for yes and 0 for no.
-        reduction: `mean`, `sum` or `none`.
-        class_names: None: `no` and `yes` for `binary`, else the indices.
+    `numbers` are [rows, classes] for the kinds `logits` (-inf is an impossible class) and
+    `probabilities` (rows sum to 1, up to rounding to four decimals), and [rows, 1] logits for
+    `binary`. The targets are [rows] class indices, 1 for yes and 0 for no. Without names the
+    classes are `no` and `yes` for `binary`, else their indices.
 
     Raises:
-        UsageError: If a number, a target or the reduction is not valid.
+        UsageError: If a number, a target or the reduction (mean, sum or none) is not valid.
     """
     is_binary = kind == "binary"
     if is_binary and any(len(row) != 1 for row in numbers):
         raise UsageError("--binary takes one logit per row; write several rows as 1.2; -0.3")
     values = _check_numbers(numbers, "probabilities" if kind == "probabilities" else "logits")
-    names = class_names or (("no", "yes") if is_binary else map(str, range(values.shape[1])))
-    indices = check_targets(targets, len(values), 2 if is_binary else values.shape[1])
+    num_classes = 2 if is_binary else values.shape[1]
+    names = class_names or (("no", "yes") if is_binary else map(str, range(num_classes)))
+    indices = formulas.check_targets(targets, len(values), num_classes)
     inputs = values[:, 0] if is_binary else values
     if is_binary:
-        probabilities = np.stack([sigmoid(-inputs), sigmoid(inputs)], axis=1)
+        probabilities = np.stack([formulas.sigmoid(-inputs), formulas.sigmoid(inputs)], axis=1)
         double = formulas.binary_cross_entropy_with_logits(probabilities[:, 1], indices)
     else:
         probabilities = values if kind == "probabilities" else formulas.softmax(values)
         double = formulas.cross_entropy(probabilities, indices)
     with np.errstate(divide="ignore"):  # log 0 is -inf
-        losses = {name: method(inputs, indices) + 0.0 for name, method in METHODS[kind]}  # no -0.0
+        losses = {name: f(inputs, indices) + 0.0 for name, f in METHODS[kind].items()}  # no -0.0
         naive = next(iter(losses.values()))
         if kind == "logits":
             naive = _negative_log(formulas.naive_softmax(values), indices)
@@ -235,7 +223,7 @@ def loss_table(
 
 
 def _negative_log(probabilities: Array, targets: Indices) -> Array:
-    return np.asarray(0.0 - np.log(at_targets(probabilities, targets)))
+    return np.asarray(0.0 - np.log(formulas.at_targets(probabilities, targets)))
 
 
 def _negative_log_softmax(logits: Array, targets: Indices) -> Array:
@@ -250,32 +238,33 @@ def _cross_entropy_of_one_hot(probabilities: Array, targets: Indices) -> Array:
 
 
 def _underflows(probabilities: Array, targets: Indices, losses: Array) -> NDArray[np.bool_]:
-    chosen = at_targets(probabilities, targets)
-    return np.asarray((chosen < SMALLEST_NORMAL) & np.isfinite(losses))
+    # Below its smallest normal number, float64 loses digits.
+    is_subnormal = formulas.at_targets(probabilities, targets) < np.finfo(np.float64).tiny
+    return np.asarray(is_subnormal & np.isfinite(losses))
 
 
 def _close(losses: Array, others: Array) -> NDArray[np.bool_]:
     return np.asarray(np.isclose(losses, others, rtol=1e-7, atol=1e-9))
 
 
-METHODS: dict[str, list[tuple[str, Method]]] = {
-    "logits": [
-        ("negative_log_softmax", _negative_log_softmax),
-        ("log_sum_exp", formulas.cross_entropy),
-        ("log_softmax_nll_loss", formulas.log_softmax_nll_loss),
-        ("cross_entropy_loss", formulas.cross_entropy_loss),
-    ],
-    "probabilities": [
-        ("one_hot", _cross_entropy_of_one_hot),
-        ("nll_loss", lambda p, y: formulas.nll_loss(np.log(p), y)),
-        ("negative_log", _negative_log),
-    ],
-    "binary": [
-        ("negative_log_sigmoid", lambda z, y: binary_cross_entropy(sigmoid(z), y)),
-        ("stable_formula", formulas.binary_cross_entropy_with_logits),
-        ("sigmoid_bce_loss", formulas.sigmoid_bce_loss),
-        ("bce_with_logits_loss", formulas.bce_with_logits_loss),
-    ],
+METHODS: dict[str, dict[str, Method]] = {
+    "logits": {
+        "negative_log_softmax": _negative_log_softmax,
+        "log_sum_exp": formulas.cross_entropy,
+        "log_softmax_nll_loss": formulas.log_softmax_nll_loss,
+        "cross_entropy_loss": formulas.cross_entropy_loss,
+    },
+    "probabilities": {
+        "one_hot": _cross_entropy_of_one_hot,
+        "nll_loss": lambda p, y: formulas.nll_loss(np.log(p), y),
+        "negative_log": _negative_log,
+    },
+    "binary": {
+        "negative_log_sigmoid": lambda z, y: formulas.binary_cross_entropy(formulas.sigmoid(z), y),
+        "stable_formula": formulas.binary_cross_entropy_with_logits,
+        "sigmoid_bce_loss": formulas.sigmoid_bce_loss,
+        "bce_with_logits_loss": formulas.bce_with_logits_loss,
+    },
 }
 
 
@@ -309,7 +298,7 @@ def _problem_of_probabilities(row: Array) -> str | None:
     valid = (row >= 0) & (row <= 1)
     if not valid.all():
         return f"contain {row[~valid][0]:g}, not in [0, 1]; for logits use --logits"
-    if abs(row.sum() - 1) > ROUNDING * len(row):
+    if abs(row.sum() - 1) > 0.5e-4 * len(row):  # as probabilities with four decimals may
         return f"sum to {row.sum():.6g}, not 1; for logits use --logits"
     return None
 
@@ -318,7 +307,5 @@ def to_json(value: float | Array) -> Any:  # noqa: ANN401 - a number, string or 
     """Return numbers as JSON can hold them: what is not finite as a string, as in proto3."""
     if isinstance(value, np.ndarray) and value.ndim:
         return [to_json(item) for item in value]
-    number = float(value)
-    if np.isfinite(number):
-        return number
-    return "NaN" if np.isnan(number) else "Infinity" if number > 0 else "-Infinity"
+    names = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+    return names.get(str(float(value)), float(value))

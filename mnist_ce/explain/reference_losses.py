@@ -6,12 +6,13 @@ torch's losses, and the tests show that both give the same numbers.
 A row is one example. Logits and probabilities are float [rows, classes] for class indices int
 [rows], or float [rows] for yes/no labels, int [rows], 1 for yes. A loss is float64 [rows], in nats
 and at least 0. Everything is computed in float64, so that a difference between two methods is a
-difference between formulas. A target that is not a class raises `UsageError`. The NumPy half needs
-no torch; the torch half imports it when it is called.
+difference between formulas. A target that is not a class raises `UsageError`. Only the last five
+functions need torch, and import it when they are called.
 """
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -26,14 +27,8 @@ Array: TypeAlias = NDArray[np.float64]
 Indices: TypeAlias = NDArray[np.int64]
 
 
-# NumPy ------------------------------------------------------------------------------------------
-
-
 def naive_softmax(logits: ArrayLike) -> Array:
-    """Return exp(z_i) / Σ_j exp(z_j), exactly as it is written, float64 [..., classes].
-
-    It is NaN where exp overflows (logits above 709) or every term is 0.
-    """
+    """Return exp(z_i) / Σ_j exp(z_j), NaN where exp overflows (above 709) or every term is 0."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         powers = np.exp(np.asarray(logits, dtype=np.float64))
         return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
@@ -57,8 +52,7 @@ def softmax(logits: ArrayLike, axis: int = -1) -> Array:
 def log_softmax(logits: ArrayLike) -> Array:
     """Return log softmax(z)_i = z_i - log Σ_j exp(z_j), finite where softmax underflows to 0.
 
-    Computed as (z_i - m) - log Σ_j exp(z_j - m), with m = max_j z_j, as in `softmax`; -inf is an
-    impossible class. float64 [..., classes].
+    Computed as (z_i - m) - log Σ_j exp(z_j - m), m as in `softmax`; -inf is an impossible class.
     """
     values = np.asarray(logits, dtype=np.float64)
     shifted = values - values.max(axis=-1, keepdims=True)
@@ -67,8 +61,7 @@ def log_softmax(logits: ArrayLike) -> Array:
 
 def one_hot(targets: ArrayLike, num_classes: int) -> Array:
     """Return float64 [rows, num_classes]: 1 at each target's class, 0 elsewhere."""
-    indices = check_targets(targets, np.size(targets), num_classes)
-    return np.asarray(np.eye(num_classes)[indices])
+    return np.asarray(np.eye(num_classes)[check_targets(targets, np.size(targets), num_classes)])
 
 
 def cross_entropy(logits: ArrayLike, targets: ArrayLike) -> Array:
@@ -86,12 +79,9 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike) -> Array:
 def cross_entropy_of_probabilities(probabilities: ArrayLike, targets: ArrayLike) -> Array:
     """Return the loss of each row from its probabilities: H(y, p) = -Σ_i y_i log p_i.
 
-    With y one-hot only the target's term is left, -log p_y. A term with y_i = 0 counts 0, whatever
-    p_i is: the limit of y log p (Cover and Thomas 2006, section 2.1).
-
-    Args:
-        probabilities: float [rows, classes], rows that sum to 1.
-        targets: float [rows, classes]: one-hot, or any distribution.
+    The targets are float [rows, classes]: one-hot, which leaves only -log p_y, or any distribution.
+    A term with y_i = 0 counts 0, whatever p_i is: the limit of y log p (Cover and Thomas 2006,
+    section 2.1).
     """
     weights = np.asarray(targets, dtype=np.float64)
     with np.errstate(divide="ignore"):
@@ -108,10 +98,7 @@ def sigmoid(logits: ArrayLike) -> Array:
 
 
 def binary_cross_entropy(probabilities: ArrayLike, targets: ArrayLike) -> Array:
-    """Return the loss of each yes/no example from its probability: -y log p - (1-y) log(1-p).
-
-    It is +inf where the label's probability was rounded to 0.
-    """
+    """Return the loss of each yes/no example from its probability: -y log p - (1-y) log(1-p)."""
     yes = np.asarray(probabilities, dtype=np.float64)
     both = np.stack([1.0 - yes, yes], axis=-1)  # → [rows, 2]
     return cross_entropy_of_probabilities(both, one_hot(targets, 2))
@@ -120,8 +107,7 @@ def binary_cross_entropy(probabilities: ArrayLike, targets: ArrayLike) -> Array:
 def binary_cross_entropy_with_logits(logits: ArrayLike, targets: ArrayLike) -> Array:
     """Return the loss of each yes/no example from its logit: max(z, 0) - z y + log(1+exp(-|z|)).
 
-    The documentation of TensorFlow's `sigmoid_cross_entropy_with_logits` derives the formula;
-    `torch.nn.BCEWithLogitsLoss` gives the same.
+    TensorFlow's documentation of `sigmoid_cross_entropy_with_logits` derives the formula.
     """
     values = np.asarray(logits, dtype=np.float64)
     positive_part = np.maximum(values, 0.0) - values * np.asarray(targets)
@@ -134,9 +120,6 @@ def reduce_losses(losses: Array, reduction: str) -> Array:
     A common mistake: the mean over a data set is the sum over all *examples* divided by their
     number. Adding up the means of batches of 64 and dividing by the number of images gives a figure
     64 times too small.
-
-    Raises:
-        UsageError: If the reduction is not one of the three.
     """
     if reduction == "none":
         return losses
@@ -151,17 +134,11 @@ def at_targets(values: Array, targets: Indices) -> Array:
 
 
 def check_targets(targets: ArrayLike, num_rows: int, num_classes: int) -> Indices:
-    """Return targets as int64 [rows].
-
-    Raises:
-        UsageError: If there are not as many as rows, or one is not a class.
-    """
+    """Return targets as int64 [rows]; raises if there are not as many, or one is not a class."""
     indices = np.asarray(targets, dtype=np.int64)
     if indices.shape != (num_rows,):
-        raise UsageError(
-            f"{num_rows} row{'s need' if num_rows != 1 else ' needs'} as many targets, "
-            f"not {indices.size}"
-        )
+        need = "row needs" if num_rows == 1 else "rows need"
+        raise UsageError(f"{num_rows} {need} as many targets, not {indices.size}")
     for index in indices:
         if not 0 <= index < num_classes:
             only = f"0 to {num_classes - 1}" if num_classes > 1 else "0 alone"
@@ -169,48 +146,38 @@ def check_targets(targets: ArrayLike, num_rows: int, num_classes: int) -> Indice
     return indices
 
 
-# torch ------------------------------------------------------------------------------------------
-
-
 def nll_loss(log_probabilities: ArrayLike, targets: ArrayLike) -> Array:
     """Return torch's NLLLoss: -log p_y."""
-    from torch.nn import NLLLoss
-
-    return np.asarray(NLLLoss(reduction="none")(*_tensors(log_probabilities, targets)).numpy())
+    nn, values, labels = _torch_inputs(log_probabilities, targets)
+    return np.asarray(nn.NLLLoss(reduction="none")(values, labels))
 
 
 def log_softmax_nll_loss(logits: ArrayLike, targets: ArrayLike) -> Array:
     """Return the loss by torch's LogSoftmax and NLLLoss, which is CrossEntropyLoss in two steps."""
-    from torch.nn import LogSoftmax
-
-    return nll_loss(LogSoftmax(dim=1)(_tensors(logits, targets)[0]).numpy(), targets)
+    nn, values, labels = _torch_inputs(logits, targets)
+    return np.asarray(nn.NLLLoss(reduction="none")(nn.LogSoftmax(dim=1)(values), labels))
 
 
 def cross_entropy_loss(logits: ArrayLike, targets: ArrayLike) -> Array:
     """Return torch's CrossEntropyLoss of raw logits."""
-    from torch.nn import CrossEntropyLoss
-
-    return np.asarray(CrossEntropyLoss(reduction="none")(*_tensors(logits, targets)).numpy())
+    nn, values, labels = _torch_inputs(logits, targets)
+    return np.asarray(nn.CrossEntropyLoss(reduction="none")(values, labels))
 
 
 def sigmoid_bce_loss(logits: ArrayLike, targets: ArrayLike) -> Array:
     """Return the loss by torch's Sigmoid and BCELoss, at most 100: BCELoss clamps log p at -100."""
-    from torch.nn import BCELoss, Sigmoid
-
-    values, labels = _tensors(logits, targets)
-    return np.asarray(BCELoss(reduction="none")(Sigmoid()(values), labels.double()).numpy())
+    nn, values, labels = _torch_inputs(logits, targets)
+    return np.asarray(nn.BCELoss(reduction="none")(nn.Sigmoid()(values), labels.double()))
 
 
 def bce_with_logits_loss(logits: ArrayLike, targets: ArrayLike) -> Array:
     """Return torch's BCEWithLogitsLoss of raw logits."""
-    from torch.nn import BCEWithLogitsLoss
-
-    values, labels = _tensors(logits, targets)
-    return np.asarray(BCEWithLogitsLoss(reduction="none")(values, labels.double()).numpy())
+    nn, values, labels = _torch_inputs(logits, targets)
+    return np.asarray(nn.BCEWithLogitsLoss(reduction="none")(values, labels.double()))
 
 
-def _tensors(values: ArrayLike, targets: ArrayLike) -> tuple[Tensor, Tensor]:
+def _torch_inputs(values: ArrayLike, targets: ArrayLike) -> tuple[ModuleType, Tensor, Tensor]:
     import torch
 
     numbers = torch.tensor(np.asarray(values, dtype=np.float64))
-    return numbers, torch.tensor(np.asarray(targets, dtype=np.int64))
+    return torch.nn, numbers, torch.tensor(np.asarray(targets, dtype=np.int64))

@@ -26,19 +26,13 @@ LOW_INTENSITY, HIGH_INTENSITY = 0.38, 0.6  # hysteresis thresholds
 
 @dataclass(frozen=True)
 class Foreground:
-    """The foreground of an image under one assumption of its polarity; arrays are [h, w].
+    """The foreground of an image under one assumption of its polarity; arrays are [h, w]."""
 
-    Args:
-        intensity: 0 in the background, 1 at the median of clear foreground.
-        mask: Where there is foreground.
-        is_dark: Whether it is darker than the background.
-        edges: 1 where the image changes by half of the foreground's contrast within a short
-            distance, as at the edge of a stroke; 0 where it is even, as in the rim of a shadow.
-    """
-
-    intensity: FloatImage
+    intensity: FloatImage  # 0 in the background, 1 at the median of clear foreground
     mask: Mask
-    is_dark: bool
+    is_dark: bool  # whether it is darker than the background
+    # 1 where the image changes by half of the foreground's contrast within a short distance, as at
+    # the edge of a stroke; 0 where it is even, as in the rim of a shadow.
     edges: FloatImage
 
 
@@ -71,8 +65,7 @@ def to_grayscale_pca(image: FloatImage) -> FloatImage:
     num_strong = max(8, magnitude.size // 25)
     strong = pixels[magnitude >= np.partition(magnitude, -num_strong)[-num_strong]]
     _, vectors = np.linalg.eigh(strong.T @ strong)
-    direction = vectors[:, -1]
-    direction = direction * (1 if direction.sum() >= 0 else -1)
+    direction = vectors[:, -1] * (1 if vectors[:, -1].sum() >= 0 else -1)
     weights = direction / np.abs(direction).sum()
     quiet = pixels[magnitude <= np.median(magnitude)]
 
@@ -103,8 +96,8 @@ def correct_illumination(gray: FloatImage) -> FloatImage:
     y = (2 * (np.arange(small.shape[0]) * step + step // 2 + 0.5) / height - 1)[:, None]
     x = (2 * (np.arange(small.shape[1]) * step + step // 2 + 0.5) / width - 1)[None]
     one = np.ones(small.shape)
-    terms = [one, y * one, x * one, y * y * one, x * x * one, x * y]
-    grid = np.stack(terms, axis=-1).reshape(-1, 6)
+    grid = np.stack([one, y * one, x * one, y * y * one, x * x * one, x * y], axis=-1)
+    grid = grid.reshape(-1, 6)
     ridge = 1e-3 * values.size * np.diag([0, 1, 1, 1, 1, 1])  # no wild slopes from few pixels
     c = np.array([median, 0, 0, 0, 0, 0])
     for _ in range(5):
@@ -141,12 +134,11 @@ def detect_polarity(gray: FloatImage) -> bool | None:
 def segment_foreground(
     gray: FloatImage, is_dark: bool, structuring_size: float = STRUCTURING_SIZE_FRACTION
 ) -> Foreground | None:
-    """Separate foreground from background for one polarity.
+    """Separate foreground from background for one polarity; None if nothing rises above the noise.
 
     The background is a closing (an opening for light foreground) by a square wider than any
-    stroke: unlike a blur, it follows the sharp edges of shadows and sheets. Dividing by it makes
-    ink in shadow as strong as ink in light. `structuring_size` is the side of the square as a
-    fraction of the image's longer side. None where nothing rises above the noise.
+    stroke, `structuring_size` of the image's longer side: unlike a blur, it follows the sharp edges
+    of shadows and sheets. Dividing by it makes ink in shadow as strong as ink in light.
     """
     longer = max(gray.shape)
     smooth = ndimage.gaussian_filter(gray, max(0.6, longer / 600), mode="nearest")
@@ -162,8 +154,8 @@ def segment_foreground(
     intensity, mask, contrast = thresholded
     window = max(3, round(longer / 60))
     swing = ndimage.maximum_filter(smooth, window) - ndimage.minimum_filter(smooth, window)
-    swing = swing / (background + offset)
-    return Foreground(intensity, mask, is_dark, (swing / (0.5 * contrast)).clip(0, 1))
+    edges = (swing / (background + offset) / (0.5 * contrast)).clip(0, 1)
+    return Foreground(intensity, mask, is_dark, edges)
 
 
 def hysteresis_threshold(difference: FloatImage) -> tuple[FloatImage, Mask, float] | None:
@@ -183,15 +175,14 @@ def hysteresis_threshold(difference: FloatImage) -> tuple[FloatImage, Mask, floa
     if top - centre < MIN_CONTRAST:
         return None
     strong = ordered[np.searchsorted(ordered, (centre + top) / 2) :]
-    if strong.size == 0:  # an image of one colour: rounding puts the threshold above all of it
-        return None
-    contrast = float(np.median(strong)) - centre
+    # In an image of one colour, rounding may put the threshold above all of it.
+    contrast = float(np.median(strong)) - centre if strong.size else 0.0
     if contrast < max(MIN_CONTRAST, 3 * noise):
         return None
     intensity = ((difference - centre) / contrast).astype(np.float32)
     weak = intensity > min(max(LOW_INTENSITY, 3 * noise / contrast), HIGH_INTENSITY)
     labels, _ = ndimage.label(weak, np.ones((3, 3)))
     keep = np.zeros(labels.max() + 1, dtype=bool)
-    keep[np.unique(labels[intensity > HIGH_INTENSITY])] = True
+    keep[labels[intensity > HIGH_INTENSITY]] = True
     keep[0] = False
     return intensity, keep[labels], contrast

@@ -125,17 +125,11 @@ def find_components(foreground: Foreground) -> tuple[Labels, list[Component]]:
             * (1 - min(0.9, 4 * border_fraction))
             * min(1.0, intensities[label] / area) ** 0.5
         )
-        components.append(
-            Component(
-                label=int(label),
-                box=box,
-                area=area,
-                stroke_width=stroke_width,
-                border_fraction=border_fraction,
-                stroke_score=float(stroke_score),
-                relative_size=(box.size + area**0.5) / max(height, width),
-            )
+        relative_size = (box.size + area**0.5) / max(height, width)
+        component = Component(
+            int(label), box, area, stroke_width, border_fraction, float(stroke_score), relative_size
         )
+        components.append(component)
     components.sort(key=lambda component: -component.score)
     return labels, components
 
@@ -188,7 +182,8 @@ def same_digit(a: Component, b: Component, max_gap: float = MAX_GAP_FRACTION) ->
     both together. A loose top (of a 5) lies over the rest. Digits in a row stand side by side and
     are equally high: for such pairs a third of the gap is allowed.
     """
-    down, across = box_gap(a.box, b.box)
+    down = max(a.box.top, b.box.top) - min(a.box.bottom, b.box.bottom)  # negative: they overlap
+    across = max(a.box.left, b.box.left) - min(a.box.right, b.box.right)
     height = max(a.box.bottom, b.box.bottom) - min(a.box.top, b.box.top)
     width = max(a.box.right, b.box.right) - min(a.box.left, b.box.left)
     distance = math.hypot(max(down, 0), max(across, 0))
@@ -198,12 +193,6 @@ def same_digit(a: Component, b: Component, max_gap: float = MAX_GAP_FRACTION) ->
         return True
     overlap = -across / max(1, min(a.box.width, b.box.width))
     return overlap > 0.5 and down <= 0.3 * height
-
-
-def box_gap(a: Box, b: Box) -> tuple[int, int]:
-    """Return the vertical and horizontal gap of two boxes; negative where they overlap."""
-    down = max(a.top, b.top) - min(a.bottom, b.bottom)
-    return down, max(a.left, b.left) - min(a.right, b.right)
 
 
 def _is_frame(component: Component, components: list[Component], labels: Labels) -> bool:
@@ -221,10 +210,8 @@ def _is_frame(component: Component, components: list[Component], labels: Labels)
 def contains(outer: Box, inner: Box) -> bool:
     """Return whether a box large enough for a digit lies within another."""
     return (
-        inner.top > outer.top
-        and inner.left > outer.left
-        and inner.bottom < outer.bottom
-        and inner.right < outer.right
+        outer.top < inner.top < inner.bottom < outer.bottom
+        and outer.left < inner.left < inner.right < outer.right
         and inner.size > 0.25 * outer.size
     )
 
@@ -232,10 +219,6 @@ def contains(outer: Box, inner: Box) -> bool:
 def _has_four_sides(mask: Mask) -> bool:
     # A side may be slanted: within a sixteenth of the box counts.
     down, across = max(2, mask.shape[0] // 16), max(2, mask.shape[1] // 16)
-    sides = (
-        mask[:down].any(axis=0),
-        mask[-down:].any(axis=0),
-        mask[:, :across].any(axis=1),
-        mask[:, -across:].any(axis=1),
-    )
-    return all(side.mean() > 0.8 for side in sides)
+    top_and_bottom = mask[:down].any(axis=0), mask[-down:].any(axis=0)
+    left_and_right = mask[:, :across].any(axis=1), mask[:, -across:].any(axis=1)
+    return all(side.mean() > 0.8 for side in (*top_and_bottom, *left_and_right))

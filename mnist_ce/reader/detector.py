@@ -44,19 +44,15 @@ class DigitDetector:
 
 def adjusted_threshold(threshold: float, foreground_quality: float) -> float:
     """Return the score required of a digit: higher than `threshold` below `MIN_QUALITY`."""
-    return threshold + QUALITY_PENALTY * max(
-        0.0, math.log(MIN_QUALITY / max(foreground_quality, 1e-9))
-    )
+    shortfall = max(0.0, math.log(MIN_QUALITY / max(foreground_quality, 1e-9)))
+    return threshold + QUALITY_PENALTY * shortfall
 
 
 @cache
 def load_detector() -> DigitDetector:
     """Return the shipped detector."""
     with np.load(FILE, allow_pickle=False) as content:
-        return DigitDetector(
-            hidden_weight=content["hidden_weight"].astype(np.float32),
-            hidden_bias=content["hidden_bias"].astype(np.float32),
-            output_weight=content["output_weight"].astype(np.float32),
-            output_bias=float(content["output_bias"]),
-            threshold=float(content["threshold"]),
-        )
+        names = ("hidden_weight", "hidden_bias", "output_weight")
+        weights = {name: content[name].astype(np.float32) for name in names}
+        bias, threshold = float(content["output_bias"]), float(content["threshold"])
+        return DigitDetector(**weights, output_bias=bias, threshold=threshold)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import io
 import os
@@ -45,31 +46,21 @@ def find_images(patterns: Sequence[str]) -> Iterator[Path | None]:
         if pattern == STDIN:
             yield None
             continue
-        path = Path(pattern)
-        try:
-            yield from _expand(pattern, path) or [path]
-        except (OSError, ValueError):  # a name too long, a folder that may not be read
-            yield path
-
-
-def _expand(pattern: str, path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-    if glob.has_magic(pattern) and not path.exists():
-        matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - absolute patterns too
-        return [Path(match) for match in matches if not Path(match).is_dir()]
-    return [path]
+        path, found = Path(pattern), list[Path]()
+        with contextlib.suppress(OSError, ValueError):  # a name too long, an unreadable folder
+            if path.is_dir():
+                found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            elif glob.has_magic(pattern) and not path.exists():
+                matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - also absolute
+                found = [Path(match) for match in matches if not Path(match).is_dir()]
+        yield from found or [path]
 
 
 def open_image(source: ImageSource) -> Image.Image:
-    """Decode an image, turn it upright by its EXIF data, and reduce it to a useful size.
+    """Decode an image and turn it upright by its EXIF data.
 
-    Args:
-        source: A path, the bytes of a file, a Pillow image, or uint8 [height, width] or
-            [height, width, 3 or 4].
-
-    Returns:
-        The decoded image, reduced by a whole factor if it is larger than `MAX_SIDE_PX`.
+    The source is a path, the bytes of a file, a Pillow image, or uint8 [height, width] or
+    [height, width, 3 or 4]. Larger images than `MAX_SIDE_PX` are reduced by a whole factor.
 
     Raises:
         ImageError: If it is no file, damaged, of an unknown format, or far too large.
@@ -79,17 +70,15 @@ def open_image(source: ImageSource) -> Image.Image:
     if isinstance(source, Image.Image):
         return _decode(source, "the picture", can_draft=False)
     if isinstance(source, bytes):
-        return _decode_file(io.BytesIO(source), "the picture")
-    path = Path(source)
-    return _decode_file(io.BytesIO(_read(path)), str(path))
+        return _decode_file(source, "the picture")
+    return _decode_file(_read(Path(source)), str(Path(source)))
 
 
 def _read(path: Path) -> bytes:
+    # O_NONBLOCK: opening a named pipe would block until it has a writer.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        # O_NONBLOCK: opening a named pipe would block until it has a writer.
-        handle = os.open(
-            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        )
+        handle = os.open(path, flags)
     except FileNotFoundError:
         raise ImageError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:
@@ -112,11 +101,11 @@ def _read(path: Path) -> bytes:
         os.close(handle)
 
 
-def _decode_file(file: io.BytesIO, name: str) -> Image.Image:
+def _decode_file(content: bytes, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of sizes that are checked here
-            image = Image.open(file)
+            image = Image.open(io.BytesIO(content))
     except UnidentifiedImageError:
         raise ImageError(f"{name} is not a picture that Pillow can read") from None
     except Image.DecompressionBombError:
@@ -140,13 +129,12 @@ def _decode(image: Image.Image, name: str, *, can_draft: bool = True) -> Image.I
             if can_draft:  # a JPEG decodes at 1/2, 1/4 or 1/8; this changes `image` itself
                 image.draft(None, (MAX_SIDE_PX, MAX_SIDE_PX))
             image.load()
-            if image.mode in ("RGB", "L", "RGBA", "CMYK"):
-                factor = max(image.size) // MAX_SIDE_PX
-                if factor > 1 and image.mode == "RGBA":
-                    # Weighted by opacity, so that hidden colours do not shine through.
-                    image = image.convert("RGBa").reduce(factor).convert("RGBA")
-                elif factor > 1:
-                    image = image.reduce(factor)
+            factor = max(image.size) // MAX_SIDE_PX
+            if factor > 1 and image.mode == "RGBA":
+                # Weighted by opacity, so that hidden colours do not shine through.
+                image = image.convert("RGBa").reduce(factor).convert("RGBA")
+            elif factor > 1 and image.mode in ("RGB", "L", "CMYK"):
+                image = image.reduce(factor)
             return ImageOps.exif_transpose(image)
     except MemoryError:
         raise ImageError(f"{name} does not fit into memory") from None
@@ -171,16 +159,17 @@ def to_float_image(image: Image.Image) -> FloatImage:
     float32 [height, width, 3], or [height, width, 1] if it has no colour; 0 is black, 1 white.
     """
     if has_transparency(image):
-        rgba = np.asarray(_resize(image.convert("RGBA")), dtype=np.float32)
-        return resolve_transparency(rgba / np.float32(255))
+        return resolve_transparency(_resized_pixels(image.convert("RGBA")))
     if is_deep(image):
         deep = Image.fromarray(deep_to_unit(image))
         return np.asarray(_resize(deep), dtype=np.float32)[..., None].clip(0, 1)
     if image.mode in ("1", "L"):
-        gray = image.convert("L")
-        return np.asarray(_resize(gray), dtype=np.float32)[..., None] / np.float32(255)
-    pixels = np.asarray(_resize(image.convert("RGB")), dtype=np.float32) / np.float32(255)
-    return _without_equal_channels(pixels)
+        return _resized_pixels(image.convert("L"))[..., None]
+    return _without_equal_channels(_resized_pixels(image.convert("RGB")))
+
+
+def _resized_pixels(image: Image.Image) -> FloatImage:
+    return np.asarray(_resize(image), dtype=np.float32) / np.float32(255)
 
 
 def _without_equal_channels(pixels: FloatImage) -> FloatImage:
@@ -192,12 +181,17 @@ def _resize(image: Image.Image) -> Image.Image:
     if MIN_SIDE_PX <= longer <= MAX_SIDE_PX:
         return image
     scale = (MAX_SIDE_PX if longer > MAX_SIDE_PX else MIN_SIDE_PX) / longer
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    # Reducing averages areas; enlarging is smooth, so that a threshold gives a smooth outline.
-    method = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
     if image.mode == "RGBA":
-        return image.convert("RGBa").resize(size, method).convert("RGBA")
-    return image.resize(size, method)
+        return scale_image(image.convert("RGBa"), scale).convert("RGBA")
+    return scale_image(image, scale)
+
+
+def scale_image(
+    image: Image.Image, scale: float, enlarging: Image.Resampling = Image.Resampling.BICUBIC
+) -> Image.Image:
+    """Return an image reduced by averaging areas, or enlarged, so that outlines stay smooth."""
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.BOX if scale < 1 else enlarging)
 
 
 def has_transparency(image: Image.Image) -> bool:
@@ -223,24 +217,21 @@ def deep_to_unit(image: Image.Image) -> NDArray[np.float32]:
 
 
 def resolve_transparency(rgba: FloatImage) -> FloatImage:
-    """Return an image without transparency, whether the drawing is in its alpha or its colours.
+    """Resolve transparency: [height, width, 4] → [height, width, 1 or 3], in [0, 1].
 
     Where the visible parts have one colour, the drawing is the alpha channel itself and becomes
     dark on light; else it is in the colours, and transparent parts take their median.
-    [height, width, 4] → [height, width, 1 or 3], in [0, 1].
     """
     colours, alpha = rgba[..., :3], rgba[..., 3]
     if float(alpha.min()) > 0.98:
         return _without_equal_channels(colours)
     if float(alpha.sum()) == 0:
         return np.ones((*alpha.shape, 1), dtype=np.float32)
-    solid = alpha > 0.5
-    covered = solid.mean()
+    solid, covered = alpha > 0.5, (alpha > 0.5).mean()
     spread = float(colours[solid].std(axis=0).max()) if solid.any() else 0.0
     # Strokes cover less than half of an image, often less than 30 %, and may vary in colour; where
     # more is covered, only a flat colour leaves the drawing to the alpha channel.
-    in_alpha = (covered < 0.3 or spread < 0.25) if covered < 0.5 else spread < 0.03
-    if in_alpha:
+    if (covered < 0.3 or spread < 0.25) if covered < 0.5 else spread < 0.03:
         return (1 - alpha)[..., None]
     fill = np.median(colours[solid], axis=0)
     return colours * alpha[..., None] + fill * (1 - alpha[..., None])
@@ -254,10 +245,8 @@ def draw_stages(stages: Mapping[str, NDArray[np.generic]]) -> Image.Image:
     for place, (name, pixels) in enumerate(stages.items()):
         if pixels.dtype != np.uint8:
             pixels = (pixels.astype(np.float32) * 255).clip(0, 255).astype(np.uint8)
-        tile = Image.fromarray(pixels)
-        scale = TILE_PX / max(tile.size)
-        size = (max(1, round(tile.width * scale)), max(1, round(tile.height * scale)))
-        method = Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST
-        montage.paste(tile.resize(size, method), (place * width, CAPTION_PX))
+        scale = TILE_PX / max(pixels.shape)
+        tile = scale_image(Image.fromarray(pixels), scale, Image.Resampling.NEAREST)
+        montage.paste(tile, (place * width, CAPTION_PX))
         draw.text((place * width + 2, 2), name, fill=255)
     return montage

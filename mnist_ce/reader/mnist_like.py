@@ -9,7 +9,13 @@ from scipy import ndimage
 
 from mnist_ce.data.mnist_format import BOX_SIZE, FIELD_SIZE
 from mnist_ce.reader.binarize import Mask, outline
-from mnist_ce.reader.image_io import FloatImage, deep_to_unit, has_transparency, is_deep
+from mnist_ce.reader.image_io import (
+    FloatImage,
+    deep_to_unit,
+    has_transparency,
+    is_deep,
+    scale_image,
+)
 
 MAX_BACKGROUND_LEVEL = 40  # of 255: JPEG noise on black
 MIN_LENGTH_PX = 13  # above that level; 14 in a training image with a faint tail
@@ -28,18 +34,13 @@ def as_mnist_image(image: Image.Image) -> NDArray[np.uint8] | None:
     """
     if image.size != (FIELD_SIZE, FIELD_SIZE) or image.mode not in ("1", "L", "P", "RGB"):
         return None
-    if "transparency" in image.info:
+    colours = np.asarray(image.convert("RGB"))
+    if "transparency" in image.info or np.any(colours != colours[..., :1]):
         return None
-    if image.mode in ("P", "RGB"):
-        colours = np.asarray(image.convert("RGB"))
-        if np.any(colours != colours[..., :1]):
-            return None
     gray = np.asarray(image.convert("L"))
     for pixels in (gray, 255 - gray):
-        if (_border(pixels) > MAX_BACKGROUND_LEVEL).mean() > MAX_BORDER_FRACTION:
-            continue
         foreground = np.where(pixels > MAX_BACKGROUND_LEVEL, pixels, 0)
-        if not foreground.any():
+        if (_border(foreground) > 0).mean() > MAX_BORDER_FRACTION or not foreground.any():
             continue
         y, x = ndimage.center_of_mass(foreground)
         is_centred = abs(y - FIELD_SIZE / 2) < 2 and abs(x - FIELD_SIZE / 2) < 2
@@ -64,14 +65,11 @@ def resize_to_mnist(image: Image.Image) -> NDArray[np.uint8]:
     pixels = np.asarray(gray)
     if gray.size == (FIELD_SIZE, FIELD_SIZE):
         return pixels
+    if float(np.median(_border(pixels))) > 127:
+        gray = ImageOps.invert(gray)
     is_larger = max(gray.size) > FIELD_SIZE
-    square = ImageOps.pad(
-        ImageOps.invert(gray) if float(np.median(_border(pixels))) > 127 else gray,
-        (FIELD_SIZE, FIELD_SIZE),
-        method=Image.Resampling.BOX if is_larger else Image.Resampling.BICUBIC,
-        color=0,
-    )
-    return np.asarray(square)
+    method = Image.Resampling.BOX if is_larger else Image.Resampling.BICUBIC
+    return np.asarray(ImageOps.pad(gray, (FIELD_SIZE, FIELD_SIZE), method=method, color=0))
 
 
 def _border(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -86,17 +84,11 @@ def normalise_stroke_width(intensity: FloatImage) -> FloatImage:
     """Return a digit on a grid of about `WORK_SIDE_PX` with strokes of a usual width.
 
     Strokes out of the usual range are moved to its nearest end by shifting the outline along the
-    distance to it, which keeps the middle of every stroke in place.
-
-    Args:
-        intensity: float32 [h, w] of one digit, 0 outside it, cropped.
-
-    Returns:
-        float32 [h, w] in [0, 1], 0 in the background.
+    distance to it, which keeps the middle of every stroke in place. The digit is cropped, float32
+    [h, w], 0 outside it; so is the result, in [0, 1].
     """
-    longer = max(intensity.shape)
+    longer, extra = max(intensity.shape), 0
     # A stroke much thinner than a pixel of the work grid would fade when reduced: widen it first.
-    extra = 0
     if longer > WORK_SIDE_PX:
         mask = intensity > 0.5
         width = 2 * mask.sum() / max(1, outline(mask).sum())
@@ -104,11 +96,8 @@ def normalise_stroke_width(intensity: FloatImage) -> FloatImage:
         if extra:
             intensity = ndimage.maximum_filter(np.pad(intensity, extra), size=extra + 1)
             longer = max(intensity.shape)
-    scale = WORK_SIDE_PX / longer
-    size = (max(1, round(intensity.shape[1] * scale)), max(1, round(intensity.shape[0] * scale)))
-    method = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
     image = Image.fromarray(intensity.clip(0, 1.2).astype(np.float32))
-    fine = np.pad(np.asarray(image.resize(size, method)), 2)
+    fine = np.pad(np.asarray(scale_image(image, WORK_SIDE_PX / longer)), 2)
     mask = fine > 0.5
     if not mask.any():
         return np.asarray((fine / fine.max()).clip(0, 1), dtype=np.float32)
@@ -122,8 +111,7 @@ def normalise_stroke_width(intensity: FloatImage) -> FloatImage:
     if abs(shift) < 0.15 and not extra:
         return np.where(fine > 0.15, fine, 0).clip(0, 1).astype(np.float32)
     pad = int(max(0.0, shift)) + 2
-    mask = np.pad(mask, pad)
-    inside = np.pad(inside, pad)
+    mask, inside = np.pad(mask, pad), np.pad(inside, pad)
     distance = np.where(mask, inside - 0.5, 0.5 - ndimage.distance_transform_edt(~mask))
     soft: FloatImage = (distance + shift + 0.5).clip(0, 1).astype(np.float32)
     # Strokes of very different widths: thinning the wide ones would wipe the narrow ones out.

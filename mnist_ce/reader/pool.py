@@ -61,10 +61,8 @@ def preprocess(source: ImageSource, options: PreprocessOptions) -> PreprocessedI
     except MemoryError:
         result.error = f"{name} does not fit into memory"
     except Exception as error:  # a bug, which must not cost the predictions for other images
-        kind = type(error).__name__
-        result.error = (
-            f"internal error while preprocessing {name}; please report: {kind}: {one_line(error)}"
-        )
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        result.error = f"internal error while preprocessing {name}; please report: {reason}"
     return result
 
 

@@ -1,8 +1,8 @@
 """Predictions for images: segment → hypotheses → classify → choose.
 
 `segment` and `hypotheses` (segmentation.py) turn an image into candidates for its digits, 28×28
-each; they may run in a pool of processes, which do not import torch. `classify` runs the network
-and the detector on all candidates of a batch of images, and `choose` takes the hypothesis that
+each; they may run in a pool of processes, which do not import torch. `Predictor` runs the network
+and the detector on all candidates of a batch of images, and chooses the hypothesis that
 segmentation and network together find the most plausible.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -38,66 +38,38 @@ JSON_FIELDS = ("path", "index", "label", "class_name", "probability", "top_k", "
 
 @dataclass(frozen=True)
 class PredictionSettings:
-    """How images are classified and which predictions are rejected.
+    """How images are classified and which predictions are rejected."""
 
-    Args:
-        top_k: How many of the most probable classes each record lists.
-        multi: Find and classify every digit of a row, from left to right.
-        min_confidence: Reject predictions less probable than this, instead of what does not look
-            like a digit.
-        input_mean: For networks trained on normalised pixels: (pixel/255 - mean) / std.
-        input_std: See `input_mean`.
-        device: See `resolve_device`.
-        batch_size: How many images are classified at a time.
-        keep_stages: Keep the image after each stage of preprocessing in the records.
-
-    Raises:
-        UsageError: If a setting makes no sense.
-    """
-
-    top_k: int = 3
-    multi: bool = False
-    min_confidence: float | None = None
-    input_mean: float = 0.0
-    input_std: float = 1.0
-    device: str = "cpu"
-    batch_size: int = 256
-    keep_stages: bool = False
+    top_k: int = 3  # how many of the most probable classes each record lists
+    multi: bool = False  # find and classify every digit of a row, from left to right
+    min_confidence: float | None = None  # rejects by probability instead of by likeness to a digit
+    device: str = "cpu"  # see `resolve_device`
+    batch_size: int = 256  # how many images are classified at a time
+    keep_stages: bool = False  # keep the image after each stage of preprocessing in the records
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise UsageError(f"--top-k = {self.top_k}: must be at least 1")
         if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
             raise UsageError(f"--min-confidence = {self.min_confidence}: must be from 0 to 1")
-        check_input_scale(self.input_mean, self.input_std)
 
 
 @dataclass(frozen=True)
 class Prediction:
     """The prediction for one digit, or the record of an image without one.
 
-    Args:
-        path: None where the image came as bytes, image or array.
-        index: The digit's place in its image, from the left, counted from 0.
-        status: `ok`, `rejected` (no single digit is visible) or `error`.
-        label: None, as class_name and probability, where nothing was found.
-        class_name: What the label stands for.
-        probability: Of the label, as a fraction.
-        top_k: The most probable classes, each with label, class_name and probability.
-        reason: Why it was rejected or failed.
-        pixels: The network's input, uint8 [28, 28].
-        stages: See `PredictionSettings.keep_stages`.
+    `pixels` is the network's input. It and the label are None where nothing was found.
     """
 
-    path: str | None
-    index: int
-    status: str
+    path: str | None  # None where the image came as bytes, image or array
+    index: int  # the digit's place in its image, from the left, counted from 0
+    status: str  # ok, rejected (no single digit is visible) or error
     label: int | None = None
     class_name: str | None = None
-    probability: float | None = None
-    top_k: list[dict[str, Any]] = field(default_factory=list)
-    reason: str | None = None
-    pixels: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
+    probability: float | None = None  # of the label, as a fraction
+    top_k: list[dict[str, Any]] = field(default_factory=list)  # label, class_name, probability
+    reason: str | None = None  # why it was rejected or failed
+    pixels: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)  # [28, 28]
     stages: Stages = field(default_factory=dict, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -110,19 +82,15 @@ def predict(
     *,
     checkpoint: str | Path | TrainedModel | None = None,
     output: str | Path = "checkpoints",
+    input_mean: float = 0.0,
+    input_std: float = 1.0,
     **settings: Any,  # noqa: ANN401 - the fields of PredictionSettings
 ) -> list[Prediction]:
-    """Classify the digits in one or many images.
+    """Return a record for each image, in order, or for each of its digits with `multi`.
 
-    Args:
-        images: Each a path, the bytes of a file, a Pillow image, or uint8 [height, width] or
-            [height, width, 3 or 4].
-        checkpoint: See `load_model`.
-        output: See `load_model`.
-        **settings: See `PredictionSettings`.
-
-    Returns:
-        A record for every image, in order; several for an image of several digits with `multi`.
+    An image is a path, the bytes of a file, a Pillow image, or uint8 [height, width] or
+    [height, width, 3 or 4]. For the network see `load_model`; a `TrainedModel` keeps its own input
+    scale unless another is given. The settings are the fields of `PredictionSettings`.
 
     Raises:
         CheckpointError: If the network cannot be loaded.
@@ -131,7 +99,13 @@ def predict(
     single = isinstance(images, (str, Path, bytes, Image.Image, np.ndarray))
     sources: Iterable[ImageSource] = [images] if single else images  # type: ignore[list-item,assignment]
     checked = PredictionSettings(**settings)
-    trained = checkpoint if isinstance(checkpoint, TrainedModel) else load_model(checkpoint, output)
+    if not isinstance(checkpoint, TrainedModel):
+        trained = load_model(checkpoint, output, input_mean=input_mean, input_std=input_std)
+    elif (input_mean, input_std) == (0.0, 1.0):
+        trained = checkpoint
+    else:
+        check_input_scale(input_mean, input_std)
+        trained = replace(checkpoint, input_mean=input_mean, input_std=input_std)
     return list(predict_each(sources, trained, checked))
 
 
@@ -143,8 +117,7 @@ def predict_each(
 ) -> Iterator[Prediction]:
     """Yield the records of `predict` one by one, in bounded memory; without a pool in this process.
 
-    Raises:
-        UsageError: If the device is absent or the network's logits are not finite.
+    Raises `UsageError` if the device is absent or the network's logits are not finite.
     """
     predictor = Predictor(trained, settings)
     options = PreprocessOptions(trained.reads_digits, settings.multi, settings.keep_stages)
@@ -191,7 +164,7 @@ class Predictor:
                 reason = "no ink found"
                 yield Prediction(image.path, 0, "rejected", reason=reason, stages=image.stages)
             else:
-                chosen = choose(resolved)
+                chosen = max(resolved, key=lambda hypothesis: hypothesis.score)
                 for index in range(len(chosen.digits)):
                     yield self.to_prediction(image.path, index, chosen)
 
@@ -212,20 +185,17 @@ class Predictor:
         if not images:
             return []
         pixels = np.stack(images)  # [n, 28, 28]
-        logits = predict_logits(
-            self.model,
-            torch.from_numpy(pixels).to(self.device),
-            mean=self.settings.input_mean,
-            std=self.settings.input_std,
-        )  # [n, outputs]
+        inputs, trained = torch.from_numpy(pixels).to(self.device), self.trained
+        mean, std = trained.input_mean, trained.input_std
+        logits = predict_logits(self.model, inputs, mean=mean, std=std)  # [n, outputs]
         if not torch.isfinite(logits).all():
             raise UsageError(
                 "the network's logits are not finite: do --input-mean and --input-std fit it?"
             )
-        scaled = logits.double() / self.trained.temperature
-        probabilities = self.trained.objective.probabilities(scaled).numpy()  # [n, classes]
-        is_digit = self.trained.reads_digits
-        log_odds = load_detector().scores(pixels) if is_digit else np.ones(len(pixels))
+        scaled = logits.double() / trained.temperature
+        probabilities = trained.objective.probabilities(scaled).numpy()  # [n, classes]
+        digits = trained.reads_digits
+        log_odds = load_detector().scores(pixels) if digits else np.ones(len(pixels))
         return list(map(DigitScores, pixels, probabilities, log_odds.tolist()))
 
     def resolve_hypothesis(
@@ -246,8 +216,8 @@ class Predictor:
                 continue
             num_found += len(best) - 1
             chosen.extend(best if self.settings.multi else [whole])
-        score = CONFIDENCE_WEIGHT * mean_log_confidence(chosen)
-        score += math.log(hypothesis.segmentation_score)
+        confidence = CONFIDENCE_WEIGHT * mean_log_confidence(chosen)
+        score = confidence + math.log(hypothesis.segmentation_score)
         return ResolvedHypothesis(hypothesis, chosen, num_found, score)
 
     def to_prediction(self, path: str | None, index: int, chosen: ResolvedHypothesis) -> Prediction:
@@ -263,17 +233,10 @@ class Predictor:
             {"label": int(k), "class_name": names[k], "probability": float(scores.probabilities[k])}
             for k in order[: self.settings.top_k]
         ]
+        status = "ok" if reason is None else "rejected"
+        pixels, stages = scores.pixels, chosen.hypothesis.stages if index == 0 else {}
         return Prediction(
-            path=path,
-            index=index,
-            status="ok" if reason is None else "rejected",
-            label=label,
-            class_name=names[label],
-            probability=probability,
-            top_k=top,
-            reason=reason,
-            pixels=scores.pixels,
-            stages=chosen.hypothesis.stages if index == 0 else {},
+            path, index, status, label, names[label], probability, top, reason, pixels, stages
         )
 
     def _rejection(
@@ -288,11 +251,6 @@ class Predictor:
         required = adjusted_threshold(self.threshold, chosen.hypothesis.foreground_quality)
         unlike = self.trained.reads_digits and scores.log_odds < required
         return "does not look like a digit" if unlike else None
-
-
-def choose(hypotheses: Sequence[ResolvedHypothesis]) -> ResolvedHypothesis:
-    """Return the most plausible hypothesis, the first one in a tie."""
-    return max(hypotheses, key=lambda hypothesis: hypothesis.score)
 
 
 def mean_log_confidence(digits: Sequence[DigitScores]) -> float:

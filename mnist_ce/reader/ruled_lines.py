@@ -21,15 +21,14 @@ MAX_VOTING_PIXELS = 5_000  # bounds the time of the vote on a slope
 def erase_lines(gray: FloatImage, foreground: Foreground) -> FloatImage | None:
     """Return an evenly lit image with its printed lines painted over, or None without lines."""
     mask = foreground.mask
-    level, upright = find_lines(mask), find_lines(_transpose(mask))
+    level, upright = find_lines(mask), find_lines(np.ascontiguousarray(mask.T))
     if level is None and upright is None:
         return None
     level = np.zeros_like(mask) if level is None else level
-    upright = np.zeros_like(mask) if upright is None else _transpose(upright)
+    upright = np.zeros_like(mask) if upright is None else upright.T
     # A stroke crosses a line where foreground continues on both sides of it, other lines aside.
-    kept = (level & _crossings(level, mask & ~upright)) | (
-        upright & _transpose(_crossings(_transpose(upright), _transpose(mask & ~level)))
-    )
+    kept = level & _crossings(level, mask & ~upright)
+    kept |= upright & _crossings(upright.T, (mask & ~level).T).T
     lines = (level | upright) & ~(kept & ~(level & upright))
     rest = mask & ~lines
     if not rest.any():
@@ -73,8 +72,7 @@ def find_lines(mask: Mask) -> Mask | None:
     runs, _ = ndimage.label(thickened.mean(axis=1) > MIN_SPAN_FRACTION)
     max_thickness = max(5, round(MAX_THICKNESS_FRACTION * max(height, width)) + 3)
     thin = [run for (run,) in ndimage.find_objects(runs) if run.stop - run.start <= max_thickness]
-    first = pad + EDGE_MARGIN_FRACTION * height
-    last = pad + (1 - EDGE_MARGIN_FRACTION) * height
+    first, last = (pad + f * height for f in (EDGE_MARGIN_FRACTION, 1 - EDGE_MARGIN_FRACTION))
     if not any(first < run.start and run.stop < last for run in thin):
         return None
     is_line = np.zeros(len(sheared), dtype=bool)
@@ -101,15 +99,10 @@ def _crossings(bands: Mask, strokes: Mask) -> Mask:
     outside = strokes & ~bands
     num_bands = max(1, ndimage.label(bands[:, 0])[1])
     reach = max(2, int(bands.sum(axis=0).max()) // num_bands) + 2  # their mean thickness, and 2
-    above = np.zeros_like(bands)
-    below = np.zeros_like(bands)
+    above, below = np.zeros_like(bands), np.zeros_like(bands)
     for step in range(1, reach + 1):
         above[step:] |= outside[:-step]
         below[:-step] |= outside[step:]
     square = np.ones((1, 2 * reach + 1))
     crossing: Mask = ndimage.binary_dilation(above, square) & ndimage.binary_dilation(below, square)
     return crossing
-
-
-def _transpose(mask: Mask) -> Mask:
-    return np.ascontiguousarray(mask.T)

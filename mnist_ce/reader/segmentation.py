@@ -60,16 +60,12 @@ class Digit:
 
 @dataclass
 class Hypothesis:
-    """One way to segment an image.
-
-    Both scores measure how much the foreground looks like writing: `segmentation_score`, which
-    grows with its size, to compare hypotheses; `foreground_quality` in [0, 1] whatever its size,
-    low where edges are soft, along the border, or where much else could be foreground.
-    """
+    """One way to segment an image; both scores measure how much the ink looks like writing."""
 
     digits: list[Digit]  # from left to right; one unless several were wanted
     num_found: int = 1
-    segmentation_score: float = 1.0
+    segmentation_score: float = 1.0  # grows with the foreground's size: compares hypotheses
+    # In [0, 1] whatever its size: low for soft edges, along the border, or beside much else.
     foreground_quality: float = 1.0
     stages: Stages = field(default_factory=dict, repr=False)
 
@@ -85,17 +81,15 @@ class Segmentation:
     candidates: list[DigitCandidate]
     max_gap: float
 
-    @property
-    def total_score(self) -> float:
-        """The score of all components together."""
-        return sum(component.score for component in self.components)
+    def explained(self, candidates: list[DigitCandidate]) -> float:
+        """Return the share that candidates have of the score of all components."""
+        return sum(c.score for c in candidates) / sum(c.score for c in self.components)
 
     @property
     def score(self) -> float:
         """How much the best candidate looks like writing and explains of what looks like it."""
-        best = self.candidates[0]
-        explained = best.score / self.total_score
-        return best.score * explained * (1 if self.foreground.is_dark else LIGHT_FOREGROUND_PRIOR)
+        prior = 1 if self.foreground.is_dark else LIGHT_FOREGROUND_PRIOR
+        return self.candidates[0].score * self.explained(self.candidates[:1]) * prior
 
 
 def hypotheses(
@@ -118,11 +112,10 @@ def hypotheses(
     polarity = detect_polarity(even)
     segmentations = []
     for is_dark in (True, False) if polarity is None else (polarity,):
-        found = segment(even, is_dark)
-        if found is not None and (unruled := erase_lines(even, found.foreground)) is not None:
-            found = segment(unruled, is_dark) or found
-        if found is not None:
-            segmentations.append(found)
+        if (found := segment(even, is_dark)) is not None:
+            unruled = erase_lines(even, found.foreground)
+            without_lines = None if unruled is None else segment(unruled, is_dark)
+            segmentations.append(without_lines or found)
     segmentations.sort(key=lambda found: -found.score)
     options = []
     for found in segmentations:
@@ -140,25 +133,18 @@ def segment(
     structuring_size: float = STRUCTURING_SIZE_FRACTION,
     max_gap: float = MAX_GAP_FRACTION,
 ) -> Segmentation | None:
-    """Segment the foreground of one polarity into candidates; None where there is none.
-
-    The parameters are those of `segment_foreground` and `same_digit`.
-    """
+    """Segment the foreground of one polarity into candidates; None where there is none."""
     foreground = segment_foreground(gray, is_dark, structuring_size)
     if foreground is None:
         return None
     labels, components = find_components(foreground)
     candidates = group_components(components, labels, max_gap)
-    if not candidates:
-        return None
-    return Segmentation(gray, foreground, labels, components, candidates, max_gap)
+    found = Segmentation(gray, foreground, labels, components, candidates, max_gap)
+    return found if candidates else None
 
 
 def merge_distant(found: Segmentation) -> Segmentation | None:
-    """Return the segmentation whose best candidate takes in distant components, if there are any.
-
-    The network decides whether it is a badly broken digit or a whole one beside something else.
-    """
+    """Return the segmentation whose best candidate takes in distant components, if any."""
     candidates = group_components(found.components, found.labels, MAX_GAP_RELAXED_FRACTION)
     if len(candidates[0].components) == len(found.candidates[0].components):
         return None
@@ -168,8 +154,7 @@ def merge_distant(found: Segmentation) -> Segmentation | None:
 def refine(found: Segmentation, candidate: DigitCandidate) -> Segmentation:
     """Segment the surroundings of one digit again, with a structuring element for its strokes.
 
-    Then the rest of the image does not set the threshold, and shadows wider than a few strokes are
-    background.
+    Neither the rest of the image nor shadows wider than a few strokes then set the threshold.
     """
     unrefined = replace(found, candidates=[candidate])
     if candidate.box.size > MAX_REFINED_FRACTION * max(found.gray.shape):
@@ -186,21 +171,17 @@ def refine(found: Segmentation, candidate: DigitCandidate) -> Segmentation:
 
 def extract_digits(found: Segmentation, multi: bool, stages: Stages | None = None) -> Hypothesis:
     """Cut the digits out of a segmentation: the best candidate, or its whole line with `multi`."""
-    best = found.candidates[0]
-    line = text_line(found.candidates)
-    if multi and len(line) > 1:
-        refined = None
+    best, line = found.candidates[0], text_line(found.candidates)
+    refined = None if multi and len(line) > 1 else refine(found, best)
+    if refined is None:
         crops = [_crop_digit(found, candidate) for candidate in line]
     else:
-        refined = refine(found, best)
         crops = [_crop_digit(refined, refined.candidates[0])]
-    explained = sum(candidate.score for candidate in line) / found.total_score
-    quality = best.stroke_score * explained
+    quality = best.stroke_score * found.explained(line)
     hypothesis = Hypothesis([digit for digit, _ in crops], len(line), found.score, quality)
     if stages is not None:
-        hypothesis.stages = stages | {"even": found.gray / 1.3}
-        hypothesis.stages["ink"] = found.foreground.intensity.clip(0, 1)
-        hypothesis.stages["mask"] = found.foreground.mask
+        ink, mask = found.foreground.intensity.clip(0, 1), found.foreground.mask
+        hypothesis.stages = stages | {"even": found.gray / 1.3, "ink": ink, "mask": mask}
         if refined is not None:
             hypothesis.stages["close"] = refined.foreground.intensity.clip(0, 1)
         for place, (digit, strokes) in enumerate(crops):
@@ -214,13 +195,10 @@ def text_line(candidates: list[DigitCandidate]) -> list[DigitCandidate]:
     best = candidates[0]
     line = [best]
     for candidate in candidates[1:]:
-        box = candidate.box
+        box, size = candidate.box, best.box.size
         offset = (box.top + box.bottom) / 2 - (best.box.top + best.box.bottom) / 2
-        if (
-            0.5 * best.box.size < candidate.box.size < 2 * best.box.size
-            and candidate.score > 0.25 * best.score
-            and abs(offset) < 0.6 * best.box.size
-        ):
+        similar = 0.5 * size < box.size < 2 * size and candidate.score > 0.25 * best.score
+        if similar and abs(offset) < 0.6 * size:
             line.append(candidate)
     return sorted(line, key=lambda candidate: candidate.box.left)
 
@@ -246,13 +224,12 @@ def split_touching_digits(intensity: FloatImage) -> Iterator[list[FloatImage]]:
     """Yield the ways to split a wide digit into two or more, from left to right.
 
     The cuts are upright, through the columns with the least foreground near where digits of equal
-    width would end. The network decides which way is right, if any.
+    width would end.
     """
     height, width = intensity.shape
     if width < MIN_SPLIT_ASPECT * height:
         return
-    profile = intensity.clip(0, 1).sum(axis=0)
-    profile = ndimage.gaussian_filter1d(profile, max(0.5, 0.02 * height))
+    profile = ndimage.gaussian_filter1d(intensity.clip(0, 1).sum(axis=0), max(0.5, 0.02 * height))
     columns = np.arange(width)
     for count in range(2, MAX_SPLIT_DIGITS + 1):
         share = width / count
@@ -266,6 +243,6 @@ def split_touching_digits(intensity: FloatImage) -> Iterator[list[FloatImage]]:
             # The last term forbids cuts farther off than 0.35 of a digit's width.
             cost = profile / height + 0.4 * offset**2 + 9.0 * (offset > 0.35)
             cuts.append(int(np.argmin(cost)))
-        cuts.append(width)
-        if min(np.diff(cuts)) >= 0.2 * share:
-            yield [intensity[:, a:b] for a, b in pairwise(cuts)]
+        pieces = [intensity[:, a:b] for a, b in pairwise([*cuts, width])]
+        if min(piece.shape[1] for piece in pieces) >= 0.2 * share:
+            yield pieces
