@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from mnist_ce.cli import options
 from mnist_ce.cli.printing import note, print_json
@@ -13,7 +14,7 @@ from mnist_ce.cli.printing import note, print_json
 def calibrate(
     run: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="RUN",
             help="The run that gets a temperature: its name or folder, or 'pretrained'.",
             show_default=False,
@@ -21,7 +22,7 @@ def calibrate(
     ],
     held_out: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--with",
             help="A run on whose held-out images it is fitted; may be repeated.",
             show_default="the run itself",
@@ -40,11 +41,8 @@ def calibrate(
     images, those of other runs of the same recipe.
 
     Examples:
-
       mnist-ce train --config fast --name all
-
       mnist-ce train --config fast --name some --set data.validation_size=5000
-
       mnist-ce calibrate all --with some
     """
     from mnist_ce.evaluation.temperature_scaling import calibrate as run_calibration

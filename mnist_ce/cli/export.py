@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from mnist_ce.cli import options
 from mnist_ce.cli.printing import note, print_json
@@ -14,7 +15,7 @@ def export(
     checkpoint: options.CheckpointArgument = None,
     file: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--file",
             help="The ONNX file to write.",
             show_default="the run's name with .onnx, in this folder",
@@ -22,8 +23,7 @@ def export(
         ),
     ] = None,
     dataset: Annotated[
-        str | None,
-        typer.Option(help="Whose test images to check with.", show_default="the run's own"),
+        str | None, Option(help="Whose test images to check with.", show_default="the run's own")
     ] = None,
     data_dir: options.DataDir = None,
     output: options.Output = "checkpoints",
@@ -37,9 +37,7 @@ def export(
     on 1,000 test images. (Packages: pip install 'mnist-ce[export]')
 
     Examples:
-
       mnist-ce export
-
       mnist-ce export my-run --file digits.onnx
     """
     from mnist_ce.report.onnx import export as run_export

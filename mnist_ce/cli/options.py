@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 from typer.core import TyperCommand
 
 CHECKPOINT_HELP = "A run's name or folder, a state_dict file, or 'pretrained'."
 NO_CHECKPOINT = "the newest finished multi-class run, else the shipped weights"
 
 Checkpoint = Annotated[
-    str | None,
-    typer.Option(help=CHECKPOINT_HELP, metavar="FILE", show_default=NO_CHECKPOINT),
+    str | None, Option(help=CHECKPOINT_HELP, metavar="FILE", show_default=NO_CHECKPOINT)
 ]
 CheckpointArgument = Annotated[
     str | None,
-    typer.Argument(
+    Argument(
         metavar="[RUN or CHECKPOINT]",
         help=f"{CHECKPOINT_HELP} Default: {NO_CHECKPOINT}.",
         show_default=False,
@@ -24,20 +23,18 @@ CheckpointArgument = Annotated[
 ]
 DataDir = Annotated[
     str | None,
-    typer.Option(
-        help="Folder of the datasets (also MNIST_CE_DATA_DIR).",
-        show_default="data",
-        metavar="DIR",
+    Option(
+        help="Folder of the datasets (also MNIST_CE_DATA_DIR).", show_default="data", metavar="DIR"
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", metavar="DEVICE")]
-Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: as torch chooses.", metavar="N")]
-Output = Annotated[str, typer.Option(help="Folder that holds the runs.", metavar="DIR")]
+Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:N or mps.", metavar="DEVICE")]
+Threads = Annotated[int, Option(min=0, help="CPU threads; 0: as torch chooses.", metavar="N")]
+Output = Annotated[str, Option(help="Folder that holds the runs.", metavar="DIR")]
 InputMean = Annotated[
-    float, typer.Option(help="For foreign networks: input is (pixel/255 - mean) / std.")
+    float, Option(help="For foreign networks: input is (pixel/255 - mean) / std.")
 ]
-InputStd = Annotated[float, typer.Option(help="See --input-mean.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+InputStd = Annotated[float, Option(help="See --input-mean.")]
+Json = Annotated[bool, Option("--json", help="Print one JSON document.")]
 
 _HEADINGS = {
     "Recipe": ("config", "epochs", "batch_size", "lr", "momentum", "seed", "assignments"),
@@ -48,14 +45,11 @@ _HEADING_OF = {name: heading for heading, names in _HEADINGS.items() for name in
 
 
 class GroupedCommand(TyperCommand):
-    """A command with `--traceback`, and with its options in groups in its help.
-
-    Typer groups options with Rich only, in boxes.
-    """
+    """A command with its options in groups in its help (Typer groups them with Rich only)."""
 
     # Context and HelpFormatter belong to the click inside Typer, whose place may change.
     def get_params(self, ctx: Any) -> list[Any]:  # noqa: ANN401
-        """Return the command's parameters, with the program's `--traceback` before `--help`."""
+        """Add the program's `--traceback` before `--help`."""
         *own, help_option = super().get_params(ctx)
         shared = [p for p in ctx.find_root().command.params if p.name == "traceback"]
         return [*own, *shared, help_option]
@@ -65,8 +59,7 @@ class GroupedCommand(TyperCommand):
         headings = ("Arguments", *_HEADINGS, "Options")
         groups: dict[str, list[tuple[str, str]]] = {heading: [] for heading in headings}
         for parameter in self.get_params(ctx):
-            is_argument = parameter.param_type_name == "argument"
-            rest = "Arguments" if is_argument else "Options"
+            rest = "Arguments" if parameter.param_type_name == "argument" else "Options"
             if (record := parameter.get_help_record(ctx)) is not None:
                 groups[_HEADING_OF.get(str(parameter.name), rest)].append(record)
         for heading, records in groups.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from mnist_ce.cli import options
 
@@ -12,7 +13,7 @@ from mnist_ce.cli import options
 def report(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(
+        Argument(
             metavar="[RUN]...",
             help="Names or folders of runs. Default: the newest finished run.",
             show_default=False,
@@ -20,7 +21,7 @@ def report(
     ] = None,
     file: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--file",
             help="The HTML file to write.",
             show_default="report.html in the run's folder, or in the runs' for several",
@@ -33,9 +34,7 @@ def report(
     """Redraw the plots of runs and show them in one HTML file.
 
     Examples:
-
       mnist-ce report
-
       mnist-ce report first-run second-run --file comparison.html
     """
     from mnist_ce.report.report import report as run_report
