@@ -141,8 +141,7 @@ def _print_image(explained: ImageExplanation) -> None:
 
 
 def _plot(explained: ImageExplanation, path: Path) -> None:
-    from mnist_ce.report.plots.attribution import draw_attributions
-    from mnist_ce.report.plots.canvas import Heading
+    from mnist_ce.report.plots import Heading, draw_attributions
     from mnist_ce.system.files import one_line, write_atomically
 
     names, prediction = explained.trained.class_names, explained.prediction
