@@ -5,29 +5,20 @@ Neither this module nor those it imports need torch or NumPy.
 
 from __future__ import annotations
 
+import inspect
 import sys
 import traceback as python_traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated
 
 import typer
+from typer import Option
 
-from mnist_ce.cli import (
-    calibrate,
-    compare,
-    evaluate,
-    explain,
-    export,
-    predict,
-    report,
-    runs,
-    train,
-)
-from mnist_ce.cli.options import GroupedCommand
+from mnist_ce.cli import calibrate, compare, evaluate, explain, export, predict, runs, train
+from mnist_ce.cli.options import GroupedCommand, describe_options
 from mnist_ce.cli.printing import error, logging_to_terminal
 from mnist_ce.system.errors import MainProcessFailedError, MnistCeError
-from mnist_ce.system.files import one_line
+from mnist_ce.system.files import one_line, version
 
 __all__ = ["app", "main"]
 
@@ -37,7 +28,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
-    help="Train, evaluate and use one small network on MNIST.",
 )
 for command in (
     train.train,
@@ -47,43 +37,33 @@ for command in (
     compare.compare,
     calibrate.calibrate,
     runs.runs,
-    report.report,
+    export.report,
     export.export,
 ):
-    app.command(command.__name__, cls=GroupedCommand)(command)
-
-
-@dataclass
-class Invocation:
-    """What one call of the program is to do beside its command; the root context's `obj`."""
-
-    shows_traceback: bool = False
+    # A blank line before each example, or click would join them to one paragraph.
+    help_text = (inspect.getdoc(command) or "").replace("\n  mnist-ce", "\n\n  mnist-ce")
+    app.command(command.__name__, help=help_text, cls=GroupedCommand)(describe_options(command))
 
 
 def _print_version(is_given: bool) -> None:
     if is_given:
-        from mnist_ce.system.files import version
-
         typer.echo(f"mnist-ce {version()}")
         raise typer.Exit
 
 
 def _show_traceback(ctx: typer.Context, is_given: bool) -> None:
-    if is_given and isinstance(ctx.obj, Invocation):
-        ctx.obj.shows_traceback = True
+    if is_given:
+        ctx.ensure_object(dict)["traceback"] = True
 
 
 @app.callback()
 def program(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", is_eager=True, callback=_print_version, help="Print the version."
-        ),
+    is_version_asked: Annotated[
+        bool, Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
     ] = False,
     traceback: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--traceback",
             expose_value=False,  # `GroupedCommand` adds the option to the commands, too
             callback=_show_traceback,
@@ -98,14 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     0: done; 1: the work failed; 2: the command or config is wrong; 128 + n: stopped by signal n.
-
-    Args:
-        arguments: The command line after `mnist-ce`; None: that of this process.
+    `arguments` is the command line after `mnist-ce`; None: that of this process.
     """
-    invocation = Invocation()
+    settings: dict[str, bool] = {}  # `obj` of the command's context
 
     def fail(message: str, exit_code: int) -> int:
-        if invocation.shows_traceback:
+        if settings.get("traceback"):
             python_traceback.print_exc()
         error(" ".join(message.splitlines()))  # a file name may contain line breaks
         sys.stdout.flush()
@@ -113,12 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         with logging_to_terminal():
-            words = None if arguments is None else list(arguments)
-            app(args=words, prog_name="mnist-ce", obj=invocation)
+            app(arguments, prog_name="mnist-ce", obj=settings)
     except SystemExit as end:
-        if end.code is None:
-            return 0
-        return end.code if isinstance(end.code, int) else 1
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
         return fail("stopped", 130)
     except MainProcessFailedError as failure:

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from mnist_ce.cli import options
 from mnist_ce.cli.printing import note, print_json
 
 
 def calibrate(
-    run: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN",
-            help="The run that gets a temperature: its name or folder, or 'pretrained'.",
-            show_default=False,
-        ),
-    ],
-    held_out: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--with",
-            help="A run on whose held-out images it is fitted; may be repeated.",
-            show_default="the run itself",
-            metavar="RUN",
-        ),
-    ] = None,
-    data_dir: options.DataDir = None,
-    output: options.Output = "checkpoints",
-    threads: options.Threads = 0,
-    json: options.Json = False,
+    run: str,
+    held_out: list[str] | None = None,
+    data_dir: str | None = None,
+    output: str = "checkpoints",
+    threads: int = 0,
+    json: bool = False,
 ) -> None:
     """Fit a temperature, so that 90 % of predictions with a probability of 90 % are right.
 
@@ -40,11 +22,8 @@ def calibrate(
     images, those of other runs of the same recipe.
 
     Examples:
-
       mnist-ce train --config fast --name all
-
       mnist-ce train --config fast --name some --set data.validation_size=5000
-
       mnist-ce calibrate all --with some
     """
     from mnist_ce.evaluation.temperature_scaling import calibrate as run_calibration

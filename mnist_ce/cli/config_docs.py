@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 import tomllib
 from pathlib import Path
@@ -10,52 +11,36 @@ import tomli_w
 
 from mnist_ce.config import Config, Section, shipped_configs
 
-_WIDTH = 80
-
 
 def config_text(config: Config) -> str:
     """Return a whole config as TOML, each key under its meaning, after a list of the recipes.
 
     The meanings and the list are comments; reading the text gives the config.
     """
-    names = recipe_summaries()
-    width = max(map(len, names), default=0)
-    recipes = [
-        _comment(f"{name:<{width}}  {summary}", hanging=width + 2)
-        for name, summary in names.items()
-    ]
-    parts = ["# Shipped recipes, for: mnist-ce train --config NAME", *recipes]
+    recipes = shipped_configs()
+    width = max(map(len, recipes), default=0)
+    parts = ["# Shipped recipes, for: mnist-ce train --config NAME"]
+    for name, path in recipes.items():
+        parts.append(_comment(f"{name:<{width}}  {_summary(path)}", hanging=width + 2))
     for name in Config.model_fields:
         section: Section = getattr(config, name)
         parts += ["", _comment(type(section).__doc__ or ""), f"[{name}]"]
         for key, field in type(section).model_fields.items():
             value = tomli_w.dumps({key: section.model_dump(mode="json")[key]}).strip()
-            parts += [_comment(field.description or ""), _in_one_line(key, value)]
+            if "\n" in value:  # tomli_w writes each element of a list in a line of its own
+                value = f"{key} = [{', '.join(map(str, tomllib.loads(value)[key]))}]"
+            parts += [_comment(field.description or ""), value]
     return "\n".join(parts) + "\n"
 
 
-def recipe_summaries() -> dict[str, str]:
-    """Return the first sentence of each shipped recipe's opening comment, by name."""
-    return {name: _summary(path) for name, path in shipped_configs().items()}
-
-
 def _summary(path: Path) -> str:
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.lstrip("# "))
-    sentence, stop, _ = " ".join(lines).partition(". ")
+    """Return the first sentence of a recipe's opening comment."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    sentence, stop, _ = " ".join(line.lstrip("# ") for line in comment).partition(". ")
     return sentence + stop.strip()
 
 
-def _in_one_line(key: str, value: str) -> str:
-    if "\n" not in value:
-        return value
-    # tomli_w writes each element of a list in a line of its own.
-    return f"{key} = [{', '.join(map(str, tomllib.loads(value)[key]))}]"
-
-
 def _comment(text: str, hanging: int = 0) -> str:
-    lines = textwrap.wrap(text, _WIDTH - 2, subsequent_indent=" " * hanging, break_on_hyphens=False)
+    lines = textwrap.wrap(text, 78, subsequent_indent=" " * hanging, break_on_hyphens=False)
     return "\n".join(f"# {line}" for line in lines)

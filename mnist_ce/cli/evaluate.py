@@ -3,55 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from mnist_ce.cli import options
 from mnist_ce.cli.printing import note, print_json
 from mnist_ce.system.errors import RunError
 from mnist_ce.system.files import write_atomically
 
 if TYPE_CHECKING:
-    from mnist_ce.evaluation.calibration import CalibrationReport
     from mnist_ce.evaluation.evaluate import EvaluationReport
 
 
 def evaluate(
-    checkpoint: options.CheckpointArgument = None,
-    checkpoint_option: Annotated[
-        str | None, typer.Option("--checkpoint", help="The same, as an option.", metavar="FILE")
-    ] = None,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    dataset: Annotated[
-        str | None,
-        typer.Option(help="Another dataset.", show_default="the run's own"),
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(help="Draw a reliability diagram.", metavar="FILE.png"),
-    ] = None,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Verify the record and files of a finished run.")
-    ] = False,
-    data_dir: options.DataDir = None,
-    output: options.Output = "checkpoints",
-    device: options.Device = "auto",
-    threads: options.Threads = 0,
-    input_mean: options.InputMean = 0.0,
-    input_std: options.InputStd = 1.0,
-    json: options.Json = False,
+    checkpoint: str | None = None,
+    checkpoint_option: str | None = None,
+    split: str = "test",
+    dataset: str | None = None,
+    plot: Path | None = None,
+    verify: bool = False,
+    data_dir: str | None = None,
+    output: str = "checkpoints",
+    device: str = "auto",
+    threads: int = 0,
+    input_mean: float = 0.0,
+    input_std: float = 1.0,
+    json: bool = False,
 ) -> None:
     """Measure a network on the images it was not trained on.
 
     Examples:
-
       mnist-ce evaluate
-
       mnist-ce evaluate my-run --split train --json
-
       mnist-ce evaluate my-run --plot reliability.png
-
       mnist-ce evaluate my-run --verify
     """
     if checkpoint is not None and checkpoint_option is not None:
@@ -114,24 +98,22 @@ def _verify(
 
 def _print(report: EvaluationReport) -> None:
     result = report.result
-    low, high = report.accuracy_interval
-    typer.echo(f"{report.dataset}, {report.split} split, {result.num_examples:,} images")
-    typer.echo(f"average loss  {result.loss:.4f}")
     typer.echo(
-        f"accuracy      {result.num_correct}/{result.num_examples} ({result.accuracy:.2%}), "
-        f"95 % interval {low:.2%} to {high:.2%}"
+        f"{report.dataset}, {report.split} split, {result.num_examples:,} images\n"
+        f"average loss  {result.loss:.4f}\n"
+        f"accuracy      {accuracy_text(report)}"
     )
     _print_calibration(report)
     if (binary := report.binary) is not None:
-        typer.echo(f"precision     {binary.precision:.4f}")
-        typer.echo(f"recall        {binary.recall:.4f}")
-        typer.echo(f"F1            {binary.f1:.4f}")
-        typer.echo(f"ROC AUC       {binary.roc_auc:.5f}")
-        typer.echo(f"avg precision {binary.average_precision:.5f}")
         typer.echo(
+            f"precision     {binary.precision:.4f}\n"
+            f"recall        {binary.recall:.4f}\n"
+            f"F1            {binary.f1:.4f}\n"
+            f"ROC AUC       {binary.roc_auc:.5f}\n"
+            f"avg precision {binary.average_precision:.5f}\n"
             f"errors        {binary.false_positives} false yes, {binary.false_negatives} false no"
         )
-    width = max(len(name) for name in (*report.class_names, "class"))
+    width = max(map(len, (*report.class_names, "class")))
     typer.echo(f"\n{'class':<{width}}  precision  recall      F1   count")
     for item in report.per_class:
         typer.echo(
@@ -139,36 +121,36 @@ def _print(report: EvaluationReport) -> None:
             f"{item.f1:6.4f}  {item.count:6d}"
         )
     typer.echo("\nconfusion matrix (row: truth, column: prediction)")
-    for line in confusion_lines(report.confusion, report.class_names):
-        typer.echo(line)
+    _print_confusion(report.confusion, report.class_names)
+
+
+def accuracy_text(report: EvaluationReport) -> str:
+    """Return the number and share of correct predictions, with the interval of the share."""
+    result, (low, high) = report.result, report.accuracy_interval
+    return (
+        f"{result.num_correct}/{result.num_examples} ({result.accuracy:.2%}), "
+        f"95 % interval {low:.2%} to {high:.2%}"
+    )
 
 
 def _print_calibration(report: EvaluationReport) -> None:
-    if report.trained.temperature == 1:  # then the NLL is the loss
-        typer.echo(f"calibration   {_calibration_error(report.calibration)}")
-        return
-    for name, calibration, temperature in (
-        ("calibration", report.calibration, report.trained.temperature),
+    temperature = report.trained.temperature
+    for name, calibration, divisor in (
+        ("calibration", report.calibration, temperature),
         ("uncalibrated", report.uncalibrated, 1),
     ):
-        typer.echo(
-            f"{name:<14}{_calibration_error(calibration)}, NLL {calibration.nll:.4f}, "
-            f"T = {temperature:.4g}"
-        )
+        low, high = calibration.ece_interval
+        error = f"{name:<14}error {calibration.ece:.2%}, 95 % interval {low:.2%} to {high:.2%}"
+        if temperature == 1:  # then the NLL is the loss
+            typer.echo(error)
+            return
+        typer.echo(f"{error}, NLL {calibration.nll:.4f}, T = {divisor:.4g}")
 
 
-def _calibration_error(calibration: CalibrationReport) -> str:
-    low, high = calibration.ece_interval
-    return f"error {calibration.ece:.2%}, 95 % interval {low:.2%} to {high:.2%}"
-
-
-def confusion_lines(confusion: list[list[int]], class_names: tuple[str, ...]) -> list[str]:
-    """Return a confusion matrix as text that fits 80 columns for ten classes."""
+def _print_confusion(confusion: list[list[int]], class_names: tuple[str, ...]) -> None:
+    """Print a confusion matrix, for ten classes within 80 columns."""
     cell = max(len(str(count)) for row in confusion for count in row) + 1
-    short = [name if len(name) < cell else name[: cell - 1] for name in class_names]
     width = max(map(len, class_names))
-    head = " " * width + "".join(f"{name:>{cell}}" for name in short)
-    return [head] + [
-        f"{name:<{width}}" + "".join(f"{count or '.':>{cell}}" for count in row)
-        for name, row in zip(class_names, confusion, strict=True)
-    ]
+    typer.echo(" " * width + "".join(f"{name[: cell - 1]:>{cell}}" for name in class_names))
+    for name, row in zip(class_names, confusion, strict=True):
+        typer.echo(f"{name:<{width}}" + "".join(f"{count or '.':>{cell}}" for count in row))

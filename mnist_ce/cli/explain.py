@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from mnist_ce.cli import options
 from mnist_ce.cli.explain_table import number_text, print_loss_table
 from mnist_ce.cli.printing import note, print_json
 from mnist_ce.system.errors import MnistCeError, UsageError
@@ -19,53 +18,25 @@ if TYPE_CHECKING:
 
 
 def explain(
-    image: Annotated[
-        str | None,
-        typer.Argument(metavar="IMAGE", help="An image of a digit.", show_default=False),
-    ] = None,
-    logits: Annotated[
-        str | None,
-        typer.Option(help="Rows of logits: 2.0,1.0,0.1; 0.5,2,0.3", metavar="NUMBERS"),
-    ] = None,
-    probabilities: Annotated[
-        str | None,
-        typer.Option(help="Rows of probabilities: 0.7,0.2,0.1", metavar="NUMBERS"),
-    ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            help="The right class of each row: 0 or 2,0,1. For an image: its class; "
-            "default: the prediction.",
-            metavar="CLASS",
-        ),
-    ] = None,
-    reduction: Annotated[
-        str | None,
-        typer.Option(help="mean, sum or none.", show_default="mean", metavar="NAME"),
-    ] = None,
-    binary: Annotated[
-        bool, typer.Option("--binary", help="Logits of a yes/no network, one per row.")
-    ] = False,
-    checkpoint: options.Checkpoint = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(help="Plot each pixel's attribution.", metavar="FILE.png"),
-    ] = None,
-    input_mean: options.InputMean = 0.0,
-    input_std: options.InputStd = 1.0,
-    output: options.Output = "checkpoints",
-    json: options.Json = False,
+    image: str | None = None,
+    logits: str | None = None,
+    probabilities: str | None = None,
+    target: str | None = None,
+    reduction: str | None = None,
+    binary: bool = False,
+    checkpoint: str | None = None,
+    plot: Path | None = None,
+    input_mean: float = 0.0,
+    input_std: float = 1.0,
+    output: str = "checkpoints",
+    json: bool = False,
 ) -> None:
     """Show how the loss is computed, for given numbers or for an image.
 
     For example:
-
       mnist-ce explain --logits 2.0,1.0,0.1 --target 0
-
       mnist-ce explain --probabilities 0.7,0.2,0.1 --target 0
-
       mnist-ce explain --binary --logits 1.2 --target 1
-
       mnist-ce explain seven.png --target 7 --plot why.png
     """
     if [image, logits, probabilities].count(None) != 2:
@@ -78,7 +49,16 @@ def explain(
                 raise UsageError(f"{name} goes with IMAGE, not with numbers")
         if binary and logits is None:
             raise UsageError("--binary goes with --logits")
-        _explain_numbers(logits, probabilities, target, reduction or "mean", binary, json)
+        from mnist_ce.explain.loss_table import loss_table
+
+        kind = "probabilities" if logits is None else "binary" if binary else "logits"
+        name = "--probabilities" if logits is None else "--logits"
+        rows = _parse_rows(logits or probabilities or "", name)
+        table = loss_table(kind, rows, _parse_targets(target), reduction=reduction or "mean")
+        if json:
+            print_json(table.to_dict())
+        else:
+            print_loss_table(table, table.notes)
         return
     if reduction is not None:
         raise UsageError("--reduction goes with numbers: an image is one row")
@@ -105,26 +85,6 @@ def explain(
         _print_image(explained)
 
 
-def _explain_numbers(
-    logits: str | None,
-    probabilities: str | None,
-    target: str,
-    reduction: str,
-    binary: bool,
-    json: bool,
-) -> None:
-    from mnist_ce.explain.loss_table import loss_table
-
-    kind = "probabilities" if logits is None else "binary" if binary else "logits"
-    name = "--probabilities" if logits is None else "--logits"
-    rows = _parse_rows(logits or probabilities or "", name)
-    table = loss_table(kind, rows, _parse_targets(target), reduction=reduction)
-    if json:
-        print_json(table.to_dict())
-    else:
-        print_loss_table(table, table.notes)
-
-
 def _parse_rows(text: str, name: str) -> list[list[float]]:
     """Read rows of numbers: commas within a row, semicolons between rows."""
     rows = text.strip().removesuffix(";").split(";")
@@ -135,41 +95,32 @@ def _parse_number(text: str, name: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise UsageError(
-            f"{name}: '{text.strip()}' is not a number; write rows as in 2.0,1.0,0.1; 0.5,2,0.3"
-        ) from None
+        rows = "write rows as in 2.0,1.0,0.1; 0.5,2,0.3"
+        raise UsageError(f"{name}: '{text.strip()}' is not a number; {rows}") from None
 
 
 def _parse_targets(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise UsageError(
-            f"--target '{text}': give one class number per row, as in 0 or 2,0,1"
-        ) from None
+        advice = "give one class number per row, as in 0 or 2,0,1"
+        raise UsageError(f"--target '{text}': {advice}") from None
 
 
 def _print_image(explained: ImageExplanation) -> None:
     from mnist_ce.cli.ascii_art import image_lines
 
-    colour = (
-        sys.stdout.isatty()
-        and "NO_COLOR" not in os.environ
-        and os.environ.get("TERM") not in (None, "dumb")
-    )
-    for line in image_lines(
-        explained.pixels, colour=colour, encoding=sys.stdout.encoding or "ascii"
-    ):
+    has_colours = "NO_COLOR" not in os.environ and os.environ.get("TERM") not in (None, "dumb")
+    colour, encoding = sys.stdout.isatty() and has_colours, sys.stdout.encoding or "ascii"
+    for line in image_lines(explained.pixels, colour=colour, encoding=encoding):
         sys.stdout.write(f"{line}\n")
     print_loss_table(explained.table, [*explained.notes, *explained.table.notes])
-    typer.echo(
-        f"\nthe loss as training computes it, in float32: {number_text(explained.training_loss)}"
-    )
+    loss = number_text(explained.training_loss)
+    typer.echo(f"\nthe loss as training computes it, in float32: {loss}")
 
 
 def _plot(explained: ImageExplanation, path: Path) -> None:
-    from mnist_ce.report.plots.attribution import draw_attributions
-    from mnist_ce.report.plots.canvas import Heading
+    from mnist_ce.report.plots import Heading, draw_attributions
     from mnist_ce.system.files import one_line, write_atomically
 
     names, prediction = explained.trained.class_names, explained.prediction

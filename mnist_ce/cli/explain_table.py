@@ -31,42 +31,30 @@ EXP_LIMIT = 700.0  # exp of more than 709.78 is infinite in float64, of less tha
 
 def print_loss_table(table: LossTable, notes: list[str]) -> None:
     """Print each row's classes, the loss by each method, the notes, and why logits stay raw."""
-    for row in range(len(table.targets)):
-        typer.echo(_heading(table, row))
-        for line in _class_lines(table, row):
-            typer.echo(line)
-        typer.echo("")
+    names, num_rows = table.class_names, len(table.targets)
+    for row, target in enumerate(table.targets):
+        which = f"row {row}: " if num_rows > 1 else ""
+        typer.echo(
+            f"{which}target {names[target]}, prediction {names[table.predictions[row]]}, "
+            f"loss {number_text(table.training_losses[row])}"
+        )
+        typer.echo("\n".join(_class_lines(table, row)) + "\n")
     agreement = "which agree" if table.agree else "which DIFFER here: see the note"
-    num_methods = COUNTS[len(table.losses)]
-    typer.echo(f"the loss by {num_methods} methods, {agreement}{_reduction(table)}")
+    reduction = "each" if table.reduction == "none" else table.reduction
+    rows = f" ({reduction} of {num_rows} rows)" if num_rows > 1 else ""
+    typer.echo(f"the loss by {COUNTS[len(table.losses)]} methods, {agreement}{rows}")
     for method, loss in table.losses.items():
         _echo_values(f"  {METHODS[method]}  ", loss)
     for text in notes:
         typer.echo("\n" + textwrap.fill(f"note: {text}", WIDTH))
-    applied, ends = (
-        ("sigmoid", "a raw logit") if table.kind == "binary" else ("softmax", "raw logits")
-    )
-    typer.echo(f"\nwhy the network ends in {ends}\n{_paragraph(table.rationale)}")
+    is_binary = table.kind == "binary"
+    applied, ends = ("sigmoid", "a raw logit") if is_binary else ("softmax", "raw logits")
+    reason = textwrap.fill(table.rationale, WIDTH, initial_indent="  ", subsequent_indent="  ")
+    typer.echo(f"\nwhy the network ends in {ends}\n{reason}")
     _echo_values(f"  {'loss of the raw logits':<38}", loss)  # the last method is training's
     _echo_values(f"  {f'with {applied} applied twice':<38}", table.double_softmax_loss)
     bound = number_text(table.double_softmax_lower_bound)
     typer.echo(f"  {'which is at least':<38}{bound}, whatever the logits")
-
-
-def _reduction(table: LossTable) -> str:
-    num_rows = len(table.targets)
-    if num_rows == 1:
-        return ""
-    return f" ({'each' if table.reduction == 'none' else table.reduction} of {num_rows} rows)"
-
-
-def _heading(table: LossTable, row: int) -> str:
-    names = table.class_names
-    which = f"row {row}: " if len(table.targets) > 1 else ""
-    return (
-        f"{which}target {names[table.targets[row]]}, prediction {names[table.predictions[row]]}, "
-        f"loss {number_text(table.training_losses[row])}"
-    )
 
 
 def _class_lines(table: LossTable, row: int) -> list[str]:
@@ -94,18 +82,10 @@ def _class_lines(table: LossTable, row: int) -> list[str]:
 
 def number_text(value: float) -> str:
     """Return a number in at most 12 characters, with eight decimals where they fit."""
-    if value == 0 or 1e-4 <= abs(value) < 1000:
-        return f"{value:.8f}"
-    return f"{value:.6g}"
+    return f"{value:.8f}" if value == 0 or 1e-4 <= abs(value) < 1000 else f"{value:.6g}"
 
 
 def _echo_values(label: str, values: Array) -> None:
     text = "  ".join(map(number_text, values.reshape(-1).tolist()))
-    lines = textwrap.wrap(
-        text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label), drop_whitespace=True
-    )
-    typer.echo("\n".join(lines))
-
-
-def _paragraph(text: str) -> str:
-    return textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
+    indent = " " * len(label)
+    typer.echo(textwrap.fill(text, WIDTH, initial_indent=label, subsequent_indent=indent))

@@ -1,44 +1,16 @@
-"""Options that several commands share, and the grouping of options in a command's help."""
+"""The options of the commands: their descriptions, and their groups in a command's help."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
 
-import typer
+from typer import Argument, Option
 from typer.core import TyperCommand
 
-CHECKPOINT_HELP = "A run's name or folder, a state_dict file, or 'pretrained'."
-NO_CHECKPOINT = "the newest finished multi-class run, else the shipped weights"
-
-Checkpoint = Annotated[
-    str | None,
-    typer.Option(help=CHECKPOINT_HELP, metavar="FILE", show_default=NO_CHECKPOINT),
-]
-CheckpointArgument = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="[RUN or CHECKPOINT]",
-        help=f"{CHECKPOINT_HELP} Default: {NO_CHECKPOINT}.",
-        show_default=False,
-    ),
-]
-DataDir = Annotated[
-    str | None,
-    typer.Option(
-        help="Folder of the datasets (also MNIST_CE_DATA_DIR).",
-        show_default="data",
-        metavar="DIR",
-    ),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", metavar="DEVICE")]
-Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: as torch chooses.", metavar="N")]
-Output = Annotated[str, typer.Option(help="Folder that holds the runs.", metavar="DIR")]
-InputMean = Annotated[
-    float, typer.Option(help="For foreign networks: input is (pixel/255 - mean) / std.")
-]
-InputStd = Annotated[float, typer.Option(help="See --input-mean.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-
+_DESCRIPTIONS = tomllib.loads(Path(__file__).with_name("options.toml").read_text(encoding="utf-8"))
 _HEADINGS = {
     "Recipe": ("config", "epochs", "batch_size", "lr", "momentum", "seed", "assignments"),
     "Data and device": ("dataset", "data_dir", "mirror", "device", "threads", "step"),
@@ -47,15 +19,24 @@ _HEADINGS = {
 _HEADING_OF = {name: heading for heading, names in _HEADINGS.items() for name in names}
 
 
-class GroupedCommand(TyperCommand):
-    """A command with `--traceback`, and with its options in groups in its help.
+def describe_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Annotate the parameters of a command for Typer as options.toml describes them."""
+    descriptions = _DESCRIPTIONS["shared"] | _DESCRIPTIONS.get(command.__name__, {})
+    for name, hint in get_type_hints(command).items():
+        if name != "return":
+            settings = dict(descriptions[name])
+            kind = Argument if settings.pop("is_argument", False) else Option
+            flags = settings.pop("flags", [])
+            command.__annotations__[name] = Annotated[hint, kind(*flags, **settings)]
+    return command
 
-    Typer groups options with Rich only, in boxes.
-    """
+
+class GroupedCommand(TyperCommand):
+    """A command with its options in groups in its help (Typer groups them with Rich only)."""
 
     # Context and HelpFormatter belong to the click inside Typer, whose place may change.
     def get_params(self, ctx: Any) -> list[Any]:  # noqa: ANN401
-        """Return the command's parameters, with the program's `--traceback` before `--help`."""
+        """Add the program's `--traceback` before `--help`."""
         *own, help_option = super().get_params(ctx)
         shared = [p for p in ctx.find_root().command.params if p.name == "traceback"]
         return [*own, *shared, help_option]
@@ -65,8 +46,7 @@ class GroupedCommand(TyperCommand):
         headings = ("Arguments", *_HEADINGS, "Options")
         groups: dict[str, list[tuple[str, str]]] = {heading: [] for heading in headings}
         for parameter in self.get_params(ctx):
-            is_argument = parameter.param_type_name == "argument"
-            rest = "Arguments" if is_argument else "Options"
+            rest = "Arguments" if parameter.param_type_name == "argument" else "Options"
             if (record := parameter.get_help_record(ctx)) is not None:
                 groups[_HEADING_OF.get(str(parameter.name), rest)].append(record)
         for heading, records in groups.items():

@@ -11,72 +11,36 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mnist_ce.cli import options
-from mnist_ce.cli.printing import is_terminal, label, note
+from mnist_ce.cli.printing import error, is_terminal, note
 from mnist_ce.system.errors import RunError, UsageError, sanitize
 from mnist_ce.system.files import one_line
 
 if TYPE_CHECKING:
     from mnist_ce.reader.predict import Prediction
 
-MANY = 200  # images from which processes and a progress bar are worth their start
-MAX_STEM_BYTES = 200  # of 255 that a file name may have
+MANY = 200  # images from which processes and a progress bar pay (also in options.toml)
 
 
 def predict(
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGE...",
-            help="Images, folders (without subfolders), glob patterns, or - for stdin.",
-            show_default=False,
-        ),
-    ],
-    checkpoint: options.Checkpoint = None,
-    multi: Annotated[
-        bool, typer.Option("--multi", help="Read every digit of a row, from left to right.")
-    ] = False,
-    top_k: Annotated[int, typer.Option(min=1, help="Most probable classes to list.")] = 3,
-    min_confidence: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            max=1.0,
-            help="Reject predictions less probable than this, in place of what does not look "
-            "like a digit.",
-            show_default="reject what does not look like a digit",
-        ),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
-    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a JSON object per line.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
-    save_inputs: Annotated[
-        Path | None,
-        typer.Option(help="Write the network's inputs, 28×28 PNGs.", metavar="DIR"),
-    ] = None,
-    stages: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write the stages of preprocessing as one PNG per image (a file for one image).",
-            metavar="DIR or FILE",
-        ),
-    ] = None,
-    input_mean: options.InputMean = 0.0,
-    input_std: options.InputStd = 1.0,
-    output: options.Output = "checkpoints",
-    device: options.Device = "cpu",
-    threads: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help=f"CPU threads; from {MANY} images on, processes. 0: as many as cores.",
-            metavar="N",
-        ),
-    ] = 0,
+    images: list[str],
+    checkpoint: str | None = None,
+    multi: bool = False,
+    top_k: int = 3,
+    min_confidence: float | None = None,
+    json: bool = False,
+    jsonl: bool = False,
+    as_csv: bool = False,
+    save_inputs: Path | None = None,
+    stages: Path | None = None,
+    input_mean: float = 0.0,
+    input_std: float = 1.0,
+    output: str = "checkpoints",
+    device: str = "cpu",
+    threads: int = 0,
 ) -> None:
     """Read the digits in images: scans, photographs, drawings.
 
@@ -84,11 +48,8 @@ def predict(
     that cannot be read is named on stderr (exit code 1).
 
     Examples:
-
       mnist-ce predict photo.jpg
-
       mnist-ce predict scans/ --csv > predictions.csv
-
       mnist-ce predict postcode.png --multi
     """
     if json + jsonl + as_csv > 1:
@@ -132,36 +93,31 @@ def _one_blas_thread() -> Iterator[None]:
     inherit the variable.
     """
     name = "OPENBLAS_NUM_THREADS"
-    before = os.environ.get(name)
-    os.environ.setdefault(name, "1")
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "1"
     try:
         yield
     finally:
-        if before is None:
-            os.environ.pop(name, None)
+        os.environ.pop(name, None)
 
 
 def _with_progress(records: Iterator[Prediction], total: int) -> Iterator[Prediction]:
     """Report what cannot be read on stderr, and draw a progress bar if `total` > 0."""
-    bar: Any = None
-    if total:
-        from tqdm import tqdm
+    from tqdm import tqdm
 
-        bar = tqdm(total=total, unit=" images", leave=False, dynamic_ncols=True)
-    try:
+    disable = not total
+    with tqdm(total=total, unit=" images", leave=False, dynamic_ncols=True, disable=disable) as bar:
         for record in records:
             if record.path is None:
                 record = replace(record, path="-")
-            if bar is not None and record.index == 0:
+            if record.index == 0:
                 bar.update()
             if record.status == "error":
-                if bar is not None:
-                    bar.clear()
-                typer.echo(f"{label('error:', 'red')} {sanitize(record.reason or '')}", err=True)
+                bar.clear()
+                error(sanitize(record.reason or ""))
             yield record
-    finally:
-        if bar is not None:
-            bar.close()
 
 
 def _saving(
@@ -178,17 +134,16 @@ def _saving(
             f"--stages {stages}: name a folder, or for one image a file that is a .png"
         )
     for option, folder in (("--save-inputs", inputs), ("--stages", None if one_file else stages)):
-        if folder is not None:
-            try:
+        try:
+            if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise RunError(
-                    f"{option} {folder}: no such folder can be made: {one_line(error)}"
-                ) from None
+        except OSError as failure:
+            reason = f"no such folder can be made: {one_line(failure)}"
+            raise RunError(f"{option} {folder}: {reason}") from None
     number = 0
     for record in records:
         number += record.index == 0
-        name = os.fsencode(Path(record.path or "-").stem)[:MAX_STEM_BYTES]
+        name = os.fsencode(Path(record.path or "-").stem)[:200]  # of 255 that a file name may have
         stem = f"{number:05d}-{name.decode('utf-8', 'ignore')}"
         if inputs is not None and record.pixels is not None:
             Image.fromarray(record.pixels).save(inputs / f"{stem}-{record.index}.png")
@@ -210,17 +165,15 @@ def _print(records: Iterator[Prediction], *, json: bool, jsonl: bool, as_csv: bo
         for record in records:
             num_errors += record.status == "error"
             row = record.to_dict()
-            if as_csv and not num_printed:
-                table.writerow(row)
-            if json or jsonl:
-                text = _json(row, encoding)
-                before = ",\n" if num_printed else "[\n"
-                sys.stdout.write(before + text if json else text + "\n")
+            if json:
+                sys.stdout.write((",\n" if num_printed else "[\n") + _json(row, encoding))
+            elif jsonl:
+                sys.stdout.write(_json(row, encoding) + "\n")
             elif as_csv:
-                row["top_k"] = " ".join(
-                    f"{k['label']}:{k['probability']:.6f}" for k in row["top_k"]
-                )
-                table.writerow(row.values())  # None becomes an empty cell
+                if not num_printed:
+                    table.writerow(row)
+                best = (f"{k['label']}:{k['probability']:.6f}" for k in row["top_k"])
+                table.writerow((row | {"top_k": " ".join(best)}).values())  # None: an empty cell
             else:
                 sys.stdout.write(_line(record) + "\n")
             num_printed += 1
@@ -244,12 +197,12 @@ def _json(row: dict[str, Any], encoding: str) -> str:
 def _line(record: Prediction) -> str:
     """Return a record for people."""
     path = "".join(c if c.isprintable() else repr(c)[1:-1] for c in record.path or "-")
-    place = f" [{record.index}]" if record.index else ""
+    path += f" [{record.index}]" if record.index else ""
     if record.status == "error":
         return f"{'error':>8}           {path}"
     if record.label is None:
-        return f"{'-':>8}           {path}{place}  ({record.reason})"
+        return f"{'-':>8}           {path}  ({record.reason})"
     others = ", ".join(f"{k['class_name']} {k['probability']:.1%}" for k in record.top_k[1:])
     name = record.class_name if record.status == "ok" else f"({record.class_name}?)"
-    tail = f"  ({record.reason})" if record.reason else f"  ({others})" if others else ""
-    return f"{name:>8}  {record.probability:7.1%}  {path}{place}{tail}"
+    more = record.reason or others
+    return f"{name:>8}  {record.probability:7.1%}  {path}" + (f"  ({more})" if more else "")

@@ -40,20 +40,12 @@ def print_json(document: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
     typer.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def table(rows: Sequence[Sequence[str]], align: str) -> list[str]:
-    """Return the lines of a table whose columns are as wide as their longest cell.
-
-    Args:
-        rows: Cells, those of the heading first.
-        align: For each column `<` (left) or `>` (right).
-    """
+def print_table(rows: Sequence[Sequence[str]], align: str) -> None:
+    """Print rows of cells; `align` has for each column `<` (left) or `>` (right)."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            f"{cell:{side}{width}}" for cell, side, width in zip(row, align, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
+    for row in rows:
+        cells = zip(row, align, widths, strict=True)
+        typer.echo("  ".join(f"{cell:{side}{width}}" for cell, side, width in cells).rstrip())
 
 
 def is_terminal() -> bool:

@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import typer
-
-from mnist_ce.cli import options
-from mnist_ce.cli.printing import note, print_json, table
+from mnist_ce.cli.printing import note, print_json, print_table
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, list_runs
 from mnist_ce.system.errors import RunError, sanitize, truncate_middle
 
 HEAD = ("name", "dataset", "recipe", "epochs", "test", "time", "state")
-ALIGN = "<<<>>><"
 # The columns that a narrow terminal cuts, in this order, and the characters that stay at least. A
 # generated name begins with the dataset and the recipe, so that their columns are cut first.
 SHORTENED = (("recipe", 5), ("dataset", 5), ("name", 12))
 
 
-def runs(
-    output: options.Output = "checkpoints",
-    json: options.Json = False,
-) -> None:
+def runs(output: str = "checkpoints", json: bool = False) -> None:
     """List the runs, newest first.
 
     A run that is resumable goes on with: mnist-ce train --resume NAME. A wider
     terminal, or --json, shows long names whole.
 
     Examples:
-
       mnist-ce runs
-
       mnist-ce runs --json
     """
     found = [_summary(run, record) for run, record in list_runs(Path(output))]
@@ -45,15 +37,15 @@ def runs(
         note(f"there is no run in {output}: train one with 'mnist-ce train'")
         return
     rows = [HEAD, *map(_cells, found)]
-    for line in table(_shorten(rows, shutil.get_terminal_size((80, 24)).columns), ALIGN):
-        typer.echo(line)
+    print_table(_shorten(rows, shutil.get_terminal_size((80, 24)).columns), "<<<>>><")
 
 
 def _summary(run: RunDir, record: RunRecord) -> dict[str, Any]:
-    try:
+    num_epochs_done = 0
+    with contextlib.suppress(RunError):
         num_epochs_done = len(run.read_metrics())
-    except RunError:
-        num_epochs_done = 0
+    unfinished = "resumable" if run.resume_path.is_file() else "lost"  # nothing to continue from
+    state = "running" if run.is_locked() else "finished" if record.is_finished else unfinished
     return {
         "name": run.name,
         "path": str(run.path),
@@ -65,30 +57,18 @@ def _summary(run: RunDir, record: RunRecord) -> dict[str, Any]:
         "epochs": record.epochs,
         "test_accuracy": record.test_accuracy,
         "train_seconds": record.train_seconds,
-        "state": _state(run, record),
+        "state": state,
         "weights_sha256": record.weights_sha256,
     }
 
 
-def _state(run: RunDir, record: RunRecord) -> str:
-    if run.is_locked():
-        return "running"
-    if record.is_finished:
-        return "finished"
-    return "resumable" if run.resume_path.is_file() else "lost"  # lost: nothing to continue from
-
-
 def _cells(summary: Mapping[str, Any]) -> tuple[str, ...]:
-    def shown(key: str, form: str) -> str:
-        return "-" if summary[key] is None else form.format(summary[key])
-
+    epochs, accuracy, seconds = (summary[k] for k in ("epochs", "test_accuracy", "train_seconds"))
     return (
-        sanitize(summary["name"]),
-        sanitize(summary["dataset"] or "-"),
-        sanitize(summary["recipe"] or "-"),
-        f"{summary['epochs_done']}/{shown('epochs', '{}')}",
-        shown("test_accuracy", "{:.2%}"),
-        shown("train_seconds", "{:.1f} s"),
+        *(sanitize(summary[key] or "-") for key in HEAD[:3]),
+        f"{summary['epochs_done']}/{'-' if epochs is None else epochs}",
+        "-" if accuracy is None else f"{accuracy:.2%}",
+        "-" if seconds is None else f"{seconds:.1f} s",
         summary["state"],
     )
 
@@ -100,10 +80,10 @@ def _shorten(rows: Sequence[Sequence[str]], width: int) -> list[list[str]]:
         total = sum(max(map(len, cells)) for cells in columns.values()) + 2 * (len(HEAD) - 1)
         longest = max(map(len, columns[name]))
         limit = max(longest - max(total - width, 0), least)
-        cut = truncate_middle if name == "name" else _truncate
+        cut = truncate_middle if name == "name" else _truncate_end
         columns[name] = [cut(cell, limit) for cell in columns[name]]
     return list(map(list, zip(*columns.values(), strict=True)))
 
 
-def _truncate(text: str, length: int) -> str:
+def _truncate_end(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from tqdm import tqdm
 
-from mnist_ce.cli.printing import is_terminal, note, table, warn
+from mnist_ce.cli.printing import is_terminal, note, print_table, warn
 from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.distributed import is_main
 from mnist_ce.training.callbacks import BatchInfo, Callback, RunInfo, StopFlag, TrainResult
@@ -21,9 +21,8 @@ from mnist_ce.training.callbacks import BatchInfo, Callback, RunInfo, StopFlag, 
 class TerminalCallback(Callback):
     """Prints the progress of training to stderr: a line per epoch, and a bar on a terminal.
 
-    Args:
-        quiet: Print nothing; warnings are logged all the same.
-        verbose: Print a line every `log_interval` batches instead of a bar.
+    With `verbose`, a line every `log_interval` batches stands in for the bar; with `quiet` nothing
+    is printed, though warnings are logged all the same.
     """
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
@@ -43,32 +42,32 @@ class TerminalCallback(Callback):
 
     def on_batch(self, info: BatchInfo) -> None:
         """Advance the bar, or print a line every `log_interval` batches."""
-        if self.quiet:
-            return
         is_due = info.batch % self.info.config.run.log_interval == 0
         if self.verbose:
-            if is_due or info.batch == self.info.num_batches:
-                loss, rate = _loss_and_rate(info)
-                note(
-                    f"epoch {info.epoch}/{self.info.num_epochs} "
-                    f"batch {info.batch}/{self.info.num_batches}  {loss}  {rate}"
-                )
-        elif is_due and is_terminal() and time.monotonic() >= self.next_refresh:
-            self.next_refresh = time.monotonic() + 0.1
-            self._refresh(info)
-
-    def _refresh(self, info: BatchInfo) -> None:
+            is_due = is_due or info.batch == self.info.num_batches
+        else:
+            is_due = is_due and is_terminal() and time.monotonic() >= self.next_refresh
+        if self.quiet or not is_due:
+            return
+        sums = info.metrics()
+        loss = f"loss {sums.loss:.4f}"
+        rate = f"{sums.num_examples / max(info.seconds, 1e-9):,.0f} images/s"
+        epoch = f"epoch {info.epoch}/{self.info.num_epochs}"
+        if self.verbose:
+            note(f"{epoch} batch {info.batch}/{self.info.num_batches}  {loss}  {rate}")
+            return
+        self.next_refresh = time.monotonic() + 0.1
         if self.bar is None:
             self.bar = tqdm(
                 total=self.info.num_batches,
                 initial=info.batch,
-                desc=f"epoch {info.epoch}/{self.info.num_epochs}",
+                desc=epoch,
                 leave=False,
                 dynamic_ncols=True,
                 bar_format="{desc} {percentage:3.0f}% |{bar}| {postfix} [{elapsed}<{remaining}]",
             )
         self.bar.n = info.batch
-        self.bar.set_postfix_str(", ".join(_loss_and_rate(info)))
+        self.bar.set_postfix_str(f"{loss}, {rate}")
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
         """Print a line of the epoch's metrics."""
@@ -81,12 +80,6 @@ class TerminalCallback(Callback):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
-
-
-def _loss_and_rate(info: BatchInfo) -> tuple[str, str]:
-    sums = info.metrics()
-    rate = sums.num_examples / max(info.seconds, 1e-9)
-    return f"loss {sums.loss:.4f}", f"{rate:,.0f} images/s"
 
 
 @contextlib.contextmanager
@@ -120,36 +113,31 @@ def stop_on_signals() -> Iterator[StopFlag]:
 
 def epoch_line(row: EpochMetrics, num_epochs: int) -> str:
     """Return an epoch's metrics as one line that fits 80 columns."""
-    parts = [f"epoch {row['epoch']:>{len(str(num_epochs))}}/{num_epochs}"]
-    parts.append(f"loss {row['train_loss']:.4f}")
+    epoch = f"epoch {row['epoch']:>{len(str(num_epochs))}}/{num_epochs}"
+    parts = [epoch, f"loss {row['train_loss']:.4f}"]
     if row.get("validation_accuracy") is not None:
         parts.append(f"validation {row['validation_accuracy']:.2%}")
     if row.get("test_accuracy") is not None:
         parts.append(f"test loss {row['test_loss']:.4f} {_test_accuracy(row)}")
-    parts.append(f"{row['seconds']:.1f} s")
-    return "  ".join(parts)
+    return "  ".join([*parts, f"{row['seconds']:.1f} s"])
 
 
 def _test_accuracy(row: EpochMetrics) -> str:
     return f"{row['test_correct']}/{row['test_total']} ({row['test_accuracy']:.2%})"
 
 
-def print_training_result(result: TrainResult, *, dry_run: bool) -> None:
+def print_training_result(result: TrainResult) -> None:
     """Print the metrics of each epoch as a table, then a summary of the run."""
-    record = result.record
-    if dry_run:
-        typer.echo("dry run: one batch trained, tested, saved and loaded again; nothing is kept")
-        return
     rows = [("epoch", "train loss", "test loss", "test accuracy")]
     for row in result.rows:
         tested = ("-", "-")
         if row.get("test_accuracy") is not None:
             tested = (f"{row['test_loss']:.4f}", _test_accuracy(row))
         rows.append((str(row["epoch"]), f"{row['train_loss']:.4f}", *tested))
-    for line in table(rows, ">>><"):
-        typer.echo(line)
+    print_table(rows, ">>><")
+    record = result.record
     typer.echo(
         f"{record['dataset']}, {record['recipe']}: {record['test_accuracy']:.2%} after "
-        f"{record['epochs_done']} epochs in {record['train_seconds']:.1f} s"
+        f"{record['epochs_done']} epochs in {record['train_seconds']:.1f} s\n"
+        f"weights_sha256 {record['weights_sha256']}"
     )
-    typer.echo(f"weights_sha256 {record['weights_sha256']}")

@@ -4,86 +4,45 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from mnist_ce.cli import options
 from mnist_ce.cli.printing import note, print_json
 from mnist_ce.system.distributed import is_main
 
 
 def train(
-    config: Annotated[
-        str | None,
-        typer.Option("-c", "--config", help="A TOML file or a shipped recipe.", metavar="CONFIG"),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option("-b", "--batch-size", help="Images per step.")
-    ] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
-    momentum: Annotated[float | None, typer.Option(help="Momentum.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Fixes everything random.")] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any other key, as section.key=value.", metavar="KEY=VALUE"),
-    ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(help="auto, mnist, fashion-mnist, kmnist or synthetic."),
-    ] = None,
-    data_dir: options.DataDir = None,
-    mirror: Annotated[
-        str | None, typer.Option(help="The only address to download from.", metavar="URL")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", show_default="auto")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="CPU threads; 0: as torch chooses.", metavar="N")
-    ] = None,
-    step: Annotated[
-        str | None,
-        typer.Option(help="auto, plain, fast or cuda-graph.", show_default="auto"),
-    ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(help="Folder that holds the runs.", show_default="checkpoints", metavar="DIR"),
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="The run's name.")] = None,
-    resume: Annotated[
-        str | None,
-        typer.Option(help="Continue a run; 'latest': the newest unfinished.", metavar="RUN"),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="One batch of everything; leaves nothing.")
-    ] = False,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write TensorBoard events into the run's folder.")
-    ] = False,
-    show_config: Annotated[
-        bool,
-        typer.Option(
-            "--show-config", help="Print recipes and settings as TOML, explained; train nothing."
-        ),
-    ] = False,
-    json: options.Json = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="A line every log_interval batches.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only the result.")] = False,
+    config: str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    momentum: float | None = None,
+    seed: int | None = None,
+    assignments: list[str] | None = None,
+    dataset: str | None = None,
+    data_dir: str | None = None,
+    mirror: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    step: str | None = None,
+    output: str | None = None,
+    name: str | None = None,
+    resume: str | None = None,
+    dry_run: bool = False,
+    tensorboard: bool = False,
+    show_config: bool = False,
+    json: bool = False,
+    verbose: bool = False,
+    quiet: bool = False,
 ) -> None:
     """Train the network and keep the run.
 
     Without options: MNIST, the classic recipe, 9 epochs.
 
     Examples:
-
       mnist-ce train
-
       mnist-ce train --epochs 1 --lr 0.05 --set optimizer.nesterov=true
-
       mnist-ce train --resume latest
     """
     from mnist_ce.config import parse_assignments, recipe_name, resolve_config
@@ -102,8 +61,8 @@ def train(
         "train.step": step,
         "run.output": output,
         "run.name": name,
+        **parse_assignments(assignments or []),
     }
-    settings |= parse_assignments(assignments or [])
     if resume is not None and config is not None:
         raise typer.BadParameter("--resume takes the run's own config; leave --config out")
     if resume is not None and show_config:
@@ -145,7 +104,9 @@ def train(
         return
     if json:
         print_json(result.record.to_dict())
+    elif dry_run:
+        typer.echo("dry run: one batch trained, tested, saved and loaded again; nothing is kept")
     else:
-        print_training_result(result, dry_run=dry_run)
+        print_training_result(result)
     if not dry_run:
         note(f"kept in {result.run.path}")

@@ -25,10 +25,7 @@ from mnist_ce.system.files import version, write_atomically
 if TYPE_CHECKING:
     import onnx
 
-# Old enough for every runtime of the last years; these nodes need nothing newer.
-OPSET = 17
-IR_VERSION = 8
-
+OPSET, IR_VERSION = 17, 8  # which every runtime of the last years supports
 NUM_CHECKED = 1_000
 # Two float32 implementations add up to 784 products in different orders: a relative error of some
 # 1e-6 after five layers. A wrong graph is off by far more than this.
@@ -59,19 +56,13 @@ def export(
 ) -> ExportResult:
     """Write a network as ONNX, if ONNX Runtime agrees with torch on 1,000 test images.
 
-    Args:
-        trained: The network.
-        file: The file to write; None: the run's or checkpoint's name with `.onnx`, in the current
-            directory.
-        dataset: The dataset whose test images are used; None: the run's own.
-        data_dir: The directory of the datasets; None: `MNIST_CE_DATA_DIR`, or the run's own.
+    Without `file` it gets the run's or checkpoint's name with `.onnx`, in the current directory;
+    without `dataset` the test images are the run's own.
 
     Raises:
-        UsageError: If the packages of the extra `export` are missing, or the dataset does not fit
-            the network.
-        CheckpointError: If the predictions or logits of ONNX Runtime differ.
-        DataError: If the test images are not available.
-        OSError: If the file cannot be written.
+        UsageError: A package is missing, or the dataset does not fit the network.
+        CheckpointError: The predictions or logits of ONNX Runtime differ.
+        DataError: The test images are not available.
     """
     try:
         import onnx  # noqa: F401
@@ -80,10 +71,14 @@ def export(
         raise UsageError(
             f"export needs the package {error.name}: pip install 'mnist-ce[export]'"
         ) from None
-    path = _default_file(trained) if file is None else Path(file)
+    if file is None:
+        source = trained.path.resolve()
+        is_run = source == RunDir(source.parent).model_path and trained.record
+        file = f"{source.parent.name if is_run else source.stem}.onnx"
+    path = Path(file)
     content = onnx_model(trained).SerializeToString(deterministic=True)
-    splits = load_splits_of(trained, dataset=dataset, data_dir=data_dir)
-    images = splits.test.images[:NUM_CHECKED]
+    test = load_splits_of(trained, dataset=dataset, data_dir=data_dir).test
+    images = test.images[:NUM_CHECKED]
     max_difference = _compare(trained, content, images)
     write_atomically(path, content)
     return ExportResult(path, trained.path, len(images), max_difference, len(content))
@@ -103,20 +98,21 @@ def onnx_model(trained: TrainedModel) -> onnx.ModelProto:
     initializers = []
     value = "pixels"
     for number, layer in enumerate(trained.model.layers, start=1):
+        inputs = [value]
         for name, tensor in (("weight", layer.weight), ("bias", layer.bias)):
-            array = tensor.detach().cpu().numpy()
-            initializers.append(numpy_helper.from_array(array, f"l{number}.{name}"))
+            inputs.append(f"l{number}.{name}")
+            initializers.append(numpy_helper.from_array(tensor.detach().cpu().numpy(), inputs[-1]))
         is_last = number == len(trained.model.layers)
         result = "logits" if is_last else f"h{number}"
-        inputs = [value, f"l{number}.weight", f"l{number}.bias"]
         # value · weightᵀ + bias → [batch, width of the layer]
         nodes.append(helper.make_node("Gemm", inputs, [result], transB=1))
         if not is_last:
             value = f"a{number}"
             nodes.append(helper.make_node("Relu", [result], [value]))
-    num_outputs = trained.model.sizes[-1]
-    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 1, 28, 28])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", num_outputs])
+    images, logits = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
+        for name, shape in (("images", (1, 28, 28)), ("logits", trained.model.sizes[-1:]))
+    )
     graph = helper.make_graph(nodes, "mlp", [images], [logits], initializers)
     model = helper.make_model(
         graph,
@@ -171,9 +167,3 @@ def _compare(trained: TrainedModel, content: bytes, images: Tensor) -> float:
             f"(allowed: {bound:.2g})"
         )
     return difference
-
-
-def _default_file(trained: TrainedModel) -> Path:
-    path = trained.path.resolve()
-    is_run = path == RunDir(path.parent).model_path and trained.record
-    return Path(f"{path.parent.name if is_run else path.stem}.onnx")

@@ -16,6 +16,10 @@ from mnist_ce.evaluation.metrics import wilson_interval
 from mnist_ce.runs.records import RunRecord
 
 PLOTS = ("curves", "confusion_matrix", "mistakes", "weights", "calibration")
+SHOWN = (
+    *("created", "device", "threads", "step", "seed", "num_parameters", "git_commit"),
+    *("dataset_digest", "weights_sha256", "command"),
+)
 MISSING = "–"
 
 
@@ -37,13 +41,13 @@ def report_page(runs: Sequence[ReportedRun], overlay: bytes | None) -> str:
     loader = PackageLoader("mnist_ce.report", "")
     jinja = Environment(autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True)
     jinja.filters["base64"] = lambda png: base64.b64encode(png).decode()
-    settings = [_settings(run.record) for run in runs]
+    differences = _differences(*(_settings(run.record) for run in runs))
     return jinja.get_template("report.html.j2").render(
         title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
         runs=runs,
         results=[_results(run) for run in runs],
         overlay=overlay,
-        differences=[row for row in _differences(*settings) if not row[0].startswith("run.")],
+        differences=[row for row in differences if not row[0].startswith("run.")],
         epochs=_epochs,
         changed_settings=_changed_settings,
         environment=_environment,
@@ -92,11 +96,7 @@ def _changed_settings(record: RunRecord) -> list[list[str]]:
 
 
 def _environment(record: RunRecord) -> list[list[str]]:
-    keys = (
-        *("created", "device", "threads", "step", "seed", "num_parameters", "git_commit"),
-        *("dataset_digest", "weights_sha256", "command"),
-    )
-    rows = {key.replace("_", " "): record[key] for key in keys if record[key] is not None}
+    rows = {key.replace("_", " "): record[key] for key in SHOWN if record[key] is not None}
     return [[key, _plain(value)] for key, value in (rows | (record.versions or {})).items()]
 
 

@@ -34,19 +34,18 @@ def report(
         names: Names or directories of runs; none: the newest finished run in `output`.
         output: The directory of the runs.
         data_dir: The directory of the datasets; None: `MNIST_CE_DATA_DIR`, or the runs' own.
-        file: The file to write; None: `report.html` in the run's directory, or in `output` for
-            several runs.
-
-    Returns:
-        The file written.
+        file: None: `report.html` in the run's directory, or in `output` for several runs.
 
     Raises:
-        RunError: If a run does not exist, has no weights yet, or has a damaged file.
-        CheckpointError: If a run's weights cannot be loaded.
-        OSError: If a file cannot be read or written.
+        RunError: A run does not exist, has no weights yet, or has a damaged file.
+        CheckpointError: A run's weights cannot be loaded.
     """
     output = Path(output)
-    runs = [find_run(name, output) for name in names] or [_newest_finished(output)]
+    runs = [find_run(name, output) for name in names]
+    if not names:
+        runs = [run for run, record in list_runs(output) if record.is_finished][:1]
+    if not runs:
+        raise RunError(f"there is no finished run in {output}: train one with 'mnist-ce train'")
     reported = [_redraw(run, data_dir) for run in runs]
     overlay = None
     if len(runs) > 1:
@@ -59,23 +58,11 @@ def report(
 
 
 def draw_plots(run: RunDir, report: EvaluationReport, rows: Sequence[EpochMetrics]) -> None:
-    """Draw the plots of a run into its directory: curves, weights, confusion matrix, mistakes.
+    """Draw the plots of a run with weights into its directory, from its metrics and evaluation.
 
-    `calibration.png` is added where the run was calibrated.
-
-    Args:
-        run: A run with weights.
-        report: The evaluation on the test split.
-        rows: The rows of `metrics.csv`.
+    These are curves, weights, confusion matrix, mistakes and, if it was calibrated, calibration.
     """
     _write(run, _training_plots(run.name, report.trained, rows) | _test_plots(run.name, report))
-
-
-def _newest_finished(output: Path) -> RunDir:
-    for run, record in list_runs(output):
-        if record.is_finished:
-            return run
-    raise RunError(f"there is no finished run in {output}: train one with 'mnist-ce train'")
 
 
 def _redraw(run: RunDir, data_dir: str | Path | None) -> ReportedRun:
@@ -109,34 +96,32 @@ def _training_plots(
         figures.append(f"test: {correct:,} of {total:,} correct ({percent(correct / total, 2)})")
     if record.train_seconds is not None:
         figures.append(f"{record.train_seconds:.1f} s of training")
+    curves = Heading(f"{name}: learning curves", " · ".join(figures))
+    weights = Heading(f"{name}: weights of the first layer", f"trained on {record.dataset}")
+    weight = trained.model.layers[0].weight.detach().numpy()
     return {
-        "curves": plots.draw_curves(Heading(f"{name}: learning curves", " · ".join(figures)), rows),
-        "weights": plots.draw_weights(
-            Heading(f"{name}: weights of the first layer", f"trained on {record.dataset}"),
-            trained.model.layers[0].weight.detach().numpy(),
-        ),
+        "curves": plots.draw_curves(curves, rows),
+        "weights": plots.draw_weights(weights, weight),
     }
 
 
 def _test_plots(name: str, report: EvaluationReport) -> dict[str, bytes]:
-    trained, result = report.trained, report.result
-    about_mistakes = (
+    trained, result, class_names = report.trained, report.result, report.class_names
+    matrix = Heading(f"{name}: confusion matrix", plots.result_line(report))
+    mistakes = Heading(
+        f"{name}: the most confident mistakes",
         f"{report.dataset}, test split: {result.num_examples - result.num_correct:,} mistakes "
-        f"among {result.num_examples:,} images; #n is the n-th image, from 0"
+        f"among {result.num_examples:,} images; #n is the n-th image, from 0",
     )
     drawn = {
-        "confusion_matrix": plots.draw_confusion_matrix(
-            Heading(f"{name}: confusion matrix", plots.result_line(report)),
-            report.confusion,
-            report.class_names,
-        ),
+        "confusion_matrix": plots.draw_confusion_matrix(matrix, report.confusion, class_names),
         "mistakes": plots.draw_mistakes(
-            Heading(f"{name}: the most confident mistakes", about_mistakes),
+            mistakes,
             report.images.numpy(),
             result.labels.numpy(),
             result.predictions.numpy(),
             trained.objective.probabilities(result.logits / trained.temperature).numpy(),
-            report.class_names,
+            class_names,
         ),
     }
     if trained.record is not None and trained.record.prediction is not None:

@@ -12,10 +12,11 @@ from mnist_ce.report.plots.evaluation import (
     reliability_diagram,
     result_line,
 )
-from mnist_ce.report.plots.grids import draw_mistakes, draw_weights
+from mnist_ce.report.plots.grids import draw_attributions, draw_mistakes, draw_weights
 
 __all__ = [
     "Heading",
+    "draw_attributions",
     "draw_calibration",
     "draw_confusion_matrix",
     "draw_curves",

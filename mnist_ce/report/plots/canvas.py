@@ -14,6 +14,7 @@ from mnist_ce.system.errors import sanitize, truncate_middle
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 DPI = 120
 MARGIN = 0.35  # inches
@@ -25,21 +26,14 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 GREY = "#595959"
 
 _STYLE = {
-    "font.family": "sans-serif",
-    "font.size": 10,
     "text.parse_math": False,  # a run's name may be a$b
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
     "axes.titleweight": "bold",
     "grid.color": "#E0E0E0",
-    "legend.frameon": False,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "xtick.labelcolor": "black",
-    "ytick.labelcolor": "black",
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), GREY),
+    **dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor"), "black"),
 }
 
 
@@ -59,12 +53,11 @@ class Canvas:
 
         self.width, self.height = width, height + HEADING_HEIGHT
         self.figure: Figure = Figure(figsize=(self.width, self.height), dpi=DPI, facecolor="white")
-        max_title_length = width * 9  # about as many letters as fit
         for text, size, weight, colour, top in (
             (heading.title, 13, "bold", "black", 0.36),
             (heading.subtitle, 10, "normal", GREY, 0.60),
         ):
-            shown = truncate_middle(sanitize(text), int(max_title_length * 13 / size))
+            shown = truncate_middle(sanitize(text), int(width * 9 * 13 / size))  # about what fits
             x, y = MARGIN / self.width, 1 - top / self.height
             self.figure.text(x, y, shown, fontsize=size, fontweight=weight, color=colour)
 
@@ -73,6 +66,16 @@ class Canvas:
         bottom = self.height - HEADING_HEIGHT - top - height
         box = (left / self.width, bottom / self.height, width / self.width, height / self.height)
         return self.figure.add_axes(box)
+
+    def diverging_scale(
+        self, image: AxesImage, left: float, top: float, width: float, extend: str = "neither"
+    ) -> None:
+        """Add a horizontal colour bar with ticks at 0 and at both limits of an image's colours."""
+        scale = self.axes(left, top, width, 0.13)
+        bar = self.figure.colorbar(image, cax=scale, orientation="horizontal", extend=extend)
+        bar.outline.set_visible(False)
+        limit = float(image.get_clim()[1] or 0.0)
+        bar.set_ticks([-limit, 0, limit], labels=[f"−{limit:.2g}", "0", f"{limit:.2g}"])
 
     def png(self) -> bytes:
         """Return the figure as a PNG file."""
@@ -85,14 +88,14 @@ class Canvas:
 
 
 @contextlib.contextmanager
-def style() -> Iterator[None]:
-    """Set this package's style, whatever the user's matplotlibrc sets; restored on leaving."""
+def drawing(heading: Heading, width: float, height: float) -> Iterator[Canvas]:
+    """Open a canvas in this package's style, whatever matplotlibrc sets; restored on leaving."""
     import matplotlib
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)  # type: ignore[arg-type]
-        yield
+        yield Canvas(heading, width, height)
 
 
 def percent(fraction: float, decimals: int = 1) -> str:

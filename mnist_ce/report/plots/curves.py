@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mnist_ce.report.plots.canvas import COLOURS, Canvas, Heading, style
+from mnist_ce.report.plots.canvas import COLOURS, Canvas, Heading, drawing
 from mnist_ce.system.errors import sanitize, truncate_middle
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ _SPLITS = (
     ("test", "test", {"color": COLOURS[1], "linestyle": "-", "marker": "s"}),
 )
 _MARKERS = "osv^DPX"
-_MAX_MARKERS = 40
 _HEIGHT = 6.05  # inches
 
 
@@ -29,8 +28,7 @@ def draw_curves(heading: Heading, rows: Rows) -> bytes:
 
     What was not measured is None in a row, and is left out.
     """
-    with style():
-        canvas = Canvas(heading, 10.0, _HEIGHT)
+    with drawing(heading, 10.0, _HEIGHT) as canvas:
         loss, accuracy, rate = _panels(canvas, rows)
         for split, label, look in _SPLITS:
             _line(loss, rows, f"{split}_loss", label=label, **look)
@@ -44,9 +42,8 @@ def draw_curves(heading: Heading, rows: Rows) -> bytes:
 
 def draw_overlaid_curves(heading: Heading, runs: Sequence[tuple[str, Rows]]) -> bytes:
     """Draw several runs, given by name and rows, over each other, each in its colour and marker."""
-    with style():
-        legend_height = 0.35 + 0.22 * len(runs)
-        canvas = Canvas(heading, 10.0, _HEIGHT + legend_height)
+    legend_height = 0.35 + 0.22 * len(runs)
+    with drawing(heading, 10.0, _HEIGHT + legend_height) as canvas:
         longest = max((rows for _, rows in runs), key=len, default=[])
         loss, accuracy, rate = _panels(canvas, longest)
         for number, (name, rows) in enumerate(runs):
@@ -80,10 +77,8 @@ def _panels(canvas: Canvas, rows: Rows) -> tuple[Axes, Axes, Axes]:
         (accuracy, "Accuracy (%)"),
         (rate, "Learning rate (last step of each epoch)"),
     ):
-        axes.set_title(title)
+        axes.set(title=title, xlabel="epoch", axisbelow=True)
         axes.grid(visible=True)
-        axes.set_axisbelow(True)
-        axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if len(rows) == 1:
             axes.set_xlim(0.5, 1.5)
@@ -98,7 +93,7 @@ def _line(axes: Axes, rows: Rows, key: str, **look: Any) -> None:  # noqa: ANN40
     points = [(row["epoch"], factor * row[key]) for row in rows if row.get(key) is not None]
     if not points:
         return
-    if len(points) > _MAX_MARKERS:
+    if len(points) > 40:  # markers would cover the line
         look["marker"] = None
     axes.plot(*zip(*points, strict=True), linewidth=1.6, markersize=4.5, clip_on=False, **look)
     if not key.endswith("_accuracy"):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mnist_ce.evaluation.calibration import confidences, expected_calibration_error
 from mnist_ce.evaluation.metrics import wilson_interval
-from mnist_ce.report.plots.canvas import COLOURS, GREY, Canvas, Heading, percent, short_names, style
+from mnist_ce.report.plots.canvas import COLOURS, GREY, Heading, drawing, percent, short_names
 from mnist_ce.system.errors import sanitize
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
 
-_DIAGONAL = "#E8ECEF"
 _NUM_BINS = 15
 _SERIES: tuple[dict[str, Any], ...] = (
     {"color": COLOURS[1], "marker": "s", "linestyle": "--"},
@@ -49,14 +48,12 @@ def draw_confusion_matrix(
     side = cell * num_classes
     is_slanted = longest * 0.11 > cell
     below = 0.75 + (0.065 * longest if is_slanted else 0)
+    from matplotlib import colormaps
+    from matplotlib.ticker import FuncFormatter
 
-    with style():
-        from matplotlib import colormaps
-        from matplotlib.ticker import FuncFormatter
-
-        canvas = Canvas(heading, max(left + side + 2.3, 6.2), side + 0.3 + below)
+    with drawing(heading, max(left + side + 2.3, 6.2), side + 0.3 + below) as canvas:
         axes = canvas.axes(left, 0.3, side, side)
-        colours = colormaps["Oranges"].with_extremes(bad=_DIAGONAL)
+        colours = colormaps["Oranges"].with_extremes(bad="#E8ECEF")  # the diagonal
         image = axes.imshow(errors, cmap=colours, vmin=0, vmax=highest)
         for (row, column), count in np.ndenumerate(counts):
             is_dark = errors[row, column] > 0.6 * highest  # False on the diagonal, which is NaN
@@ -64,8 +61,8 @@ def draw_confusion_matrix(
             if count:
                 axes.text(column, row, f"{count}", ha="center", va="center", color=colour)
         end = num_classes - 0.3
-        for row in range(num_classes):
-            axes.text(end, row, percent(shares[row, row]), va="center")
+        for row, share in enumerate(np.diag(shares)):
+            axes.text(end, row, percent(share), va="center")
         axes.annotate("correct", (end, -0.5), (0, 5), textcoords="offset points", color=GREY)
         axes.set_xticks(range(num_classes), names)
         if is_slanted:
@@ -73,19 +70,15 @@ def draw_confusion_matrix(
             for label in axes.get_xticklabels():
                 label.set(ha="right", rotation_mode="anchor")
         axes.set_yticks(range(num_classes), names)
-        axes.set_xlabel("prediction")
-        axes.set_ylabel("truth")
-        # White lines between the cells.
-        axes.set_xticks(np.arange(-0.5, num_classes), minor=True)
-        axes.set_yticks(np.arange(-0.5, num_classes), minor=True)
+        axes.set(xlabel="prediction", ylabel="truth")
+        for axis in (axes.xaxis, axes.yaxis):  # for white lines between the cells
+            axis.set_ticks(np.arange(-0.5, num_classes).tolist(), minor=True)
         axes.grid(visible=True, which="minor", color="white", linewidth=1.5)
         axes.tick_params(which="both", length=0)
         axes.spines[:].set_visible(False)
-
         scale = canvas.axes(left + side + 1.15, 0.3 + 0.1 * side, 0.16, 0.8 * side)
-        bar = canvas.figure.colorbar(
-            image, cax=scale, format=FuncFormatter(lambda share, _: f"{100 * share:.3g} %")
-        )
+        as_percent = FuncFormatter(lambda share, _: f"{100 * share:.3g} %")
+        bar = canvas.figure.colorbar(image, cax=scale, format=as_percent)
         bar.outline.set_visible(False)
         bar.set_label("errors, share of the true class")
         return canvas.png()
@@ -97,16 +90,12 @@ def reliability_diagram(report: EvaluationReport, name: str | None = None) -> by
     The title names the run `name`, or else the network by its own label.
     """
     trained, result = report.trained, report.result
-    temperatures = {"as trained": 1.0}
-    if trained.temperature != 1:
-        temperatures[f"temperature {trained.temperature:.3g}"] = trained.temperature
-    return draw_calibration(
-        Heading(f"{name or trained.label}: reliability diagram", result_line(report)),
-        {
-            label: confidences(result.logits, result.labels, trained.objective, temperature)
-            for label, temperature in temperatures.items()
-        },
-    )
+    series = {}
+    for temperature in dict.fromkeys((1.0, trained.temperature)):
+        label = "as trained" if temperature == 1 else f"temperature {temperature:.3g}"
+        series[label] = confidences(result.logits, result.labels, trained.objective, temperature)
+    heading = Heading(f"{name or trained.label}: reliability diagram", result_line(report))
+    return draw_calibration(heading, series)
 
 
 def result_line(report: EvaluationReport) -> str:
@@ -125,8 +114,7 @@ def draw_calibration(heading: Heading, series: Mapping[str, tuple[Floats, Bools]
     is correct, bool [n]. The bins have equal width; most of the bins of equal mass, by which the
     expected calibration error is computed, would lie on top of each other at 100 %.
     """
-    with style():
-        canvas = Canvas(heading, 7.2, 7.6)
+    with drawing(heading, 7.2, 7.6) as canvas:
         axes = canvas.axes(0.95, 0.8, 5.9, 4.3)
         counts = canvas.axes(0.95, 5.7, 5.9, 1.2)
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="perfectly calibrated")
@@ -139,18 +127,14 @@ def draw_calibration(heading: Heading, series: Mapping[str, tuple[Floats, Bools]
         ticks = np.linspace(0, 1, 6)
         labels = [percent(tick, 0) for tick in ticks]
         for panel in (axes, counts):
-            panel.set_xlim(-0.01, 1.01)
+            panel.set(xlim=(-0.01, 1.01), axisbelow=True)
             panel.set_xticks(ticks, labels)
             panel.grid(visible=True)
-            panel.set_axisbelow(True)
-        axes.set_ylim(-0.01, 1.01)
+        axes.set(ylim=(-0.01, 1.01), ylabel="accuracy (bars: 95 % interval)")
         axes.set_yticks(ticks, labels)
-        axes.set_ylabel("accuracy (bars: 95 % interval)")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
-        counts.set_yscale("log")
+        counts.set(yscale="log", ylabel="predictions", xlabel="probability of the predicted class")
         counts.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        counts.set_ylabel("predictions")
-        counts.set_xlabel("probability of the predicted class")
         return canvas.png()
 
 

@@ -1,32 +1,26 @@
-"""Grids of 28 × 28 images: the most confident mistakes, and the weights of the first layer."""
+"""Images of 28 × 28 pixels: mistakes, weights of the first layer, attribution of each pixel."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from mnist_ce.report.plots.canvas import (
-    COLOURS,
-    DPI,
-    GREY,
-    Canvas,
-    Heading,
-    percent,
-    short_names,
-    style,
-)
+from mnist_ce.report.plots.canvas import COLOURS, DPI, GREY, Heading, drawing, percent, short_names
+from mnist_ce.system.errors import sanitize, truncate_middle
 
 _MISTAKES = (4, 6)  # rows, columns
 _MISTAKE_PITCH = (228, 192)  # pixels from one image to the next, down and across
 _MISTAKE_SCALE = 5  # pixels of the plot per pixel of an image
 _MISTAKE_SIDE = 28 * _MISTAKE_SCALE + 2  # with a frame
-_FRAME = 200
 
 _UNITS = (6, 12)  # rows, columns
 _UNIT_PITCH = 30  # weights from one unit to the next
 _UNIT_SCALE = 3  # pixels of the plot per weight, so that no weight is blurred into the next
+
+_PANEL_SIDE = 2.8  # inches: 12 dots for each of the 28 pixels
+_PANEL_GAP = 0.35
 
 
 def draw_mistakes(
@@ -53,13 +47,12 @@ def draw_mistakes(
     mosaic = np.full((rows * down, columns * across), 255, dtype=np.uint8)
     corners = [(place // columns * down, place % columns * across) for place in range(len(shown))]
     for index, (top, left) in zip(shown, corners, strict=True):
-        framed = np.full((_MISTAKE_SIDE, _MISTAKE_SIDE), _FRAME, dtype=np.uint8)
+        framed = np.full((_MISTAKE_SIDE, _MISTAKE_SIDE), 200, dtype=np.uint8)
         enlarged = np.kron(255 - images[index], np.ones((_MISTAKE_SCALE, _MISTAKE_SCALE), np.uint8))
         framed[1:-1, 1:-1] = enlarged
         mosaic[top : top + _MISTAKE_SIDE, left : left + _MISTAKE_SIDE] = framed
-    with style():
-        height, width = (size / DPI for size in mosaic.shape)
-        canvas = Canvas(heading, width + 0.35, height + 0.15)
+    height, width = (size / DPI for size in mosaic.shape)
+    with drawing(heading, width + 0.35, height + 0.15) as canvas:
         axes = canvas.axes(0.35, 0.1, width, height)
         axes.imshow(mosaic, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
         axes.set_axis_off()
@@ -69,15 +62,12 @@ def draw_mistakes(
             prediction = predictions[index]
             # In float32 the probability of a mistake may round to 1, but it is below.
             confident = percent(min(float(probabilities[index, prediction]), 1 - 1e-9))
-            for line, (text, colour, size) in enumerate(
-                (
-                    (f"true: {names[labels[index]]}", COLOURS[0], 9),
-                    (f"pred: {names[prediction]}", COLOURS[1], 9),
-                    (f"{confident}  #{index}", GREY, 8),
-                )
+            for y, text, colour, size in (
+                (18, f"true: {names[labels[index]]}", COLOURS[0], 9),
+                (37, f"pred: {names[prediction]}", COLOURS[1], 9),
+                (56, f"{confident}  #{index}", GREY, 8),
             ):
-                y = top + _MISTAKE_SIDE + 18 + 19 * line
-                axes.text(left, y, text, fontsize=size, color=colour)
+                axes.text(left, top + _MISTAKE_SIDE + y, text, fontsize=size, color=colour)
         return canvas.png()
 
 
@@ -96,23 +86,52 @@ def draw_weights(heading: Heading, weight: npt.NDArray[np.float32]) -> bytes:
         mosaic[top : top + 28, left : left + 28] = weight[unit].reshape(28, 28)
     # The 99.8 % quantile, since a few extreme weights would make all others pale.
     limit = max(float(np.nanquantile(np.abs(mosaic), 0.998)), 1e-9)
-    with style():
-        height, width = (size * _UNIT_SCALE / DPI for size in mosaic.shape)
-        canvas = Canvas(heading, width + 0.7, height + 0.95)
+    height, width = (size * _UNIT_SCALE / DPI for size in mosaic.shape)
+    with drawing(heading, width + 0.7, height + 0.95) as canvas:
         axes = canvas.axes(0.35, 0.1, width, height)
         image = axes.imshow(
             mosaic, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest", aspect="auto"
         )
         axes.set_axis_off()
-        scale = canvas.axes(0.35, height + 0.3, 3.0, 0.13)
-        bar = canvas.figure.colorbar(image, cax=scale, orientation="horizontal", extend="both")
-        bar.outline.set_visible(False)
-        bar.set_ticks([-limit, 0, limit], labels=[f"−{limit:.2g}", "0", f"{limit:.2g}"])
+        canvas.diverging_scale(image, 0.35, height + 0.3, 3.0, extend="both")
+        legend = "units, largest first. Ink on red adds, ink on blue subtracts."
+        x, y = 3.85 / canvas.width, 0.36 / canvas.height
+        canvas.figure.text(x, y, f"{len(shown)} of {len(weight)} {legend}", color=GREY)
+        return canvas.png()
+
+
+def draw_attributions(
+    heading: Heading,
+    pixels: npt.NDArray[np.uint8],
+    attributions: Mapping[str, npt.NDArray[np.float32]],
+) -> bytes:
+    """Draw an image beside the attribution of each pixel to one or two classes, as a PNG.
+
+    `pixels` is the network's input, uint8 [28, 28]; `attributions` are gradient × input by the
+    panel's title, float32 [28, 28]. They share one diverging colour scale that is white at 0.
+    """
+    limit = max(*(float(np.abs(values).max()) for values in attributions.values()), 1e-9)
+    pitch = _PANEL_SIDE + _PANEL_GAP
+    lefts = [_PANEL_GAP + number * pitch for number in range(1 + len(attributions))]
+    with drawing(heading, lefts[-1] + _PANEL_SIDE + _PANEL_GAP, 1.05 + _PANEL_SIDE) as canvas:
+        panels = [canvas.axes(left, 0.3, _PANEL_SIDE, _PANEL_SIDE) for left in lefts]
+        for panel in panels:
+            panel.set(xticks=[], yticks=[])
+            panel.spines[:].set_visible(True)
+        panels[0].imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        panels[0].set_title("network input")
+        for panel, (title, values) in zip(panels[1:], attributions.items(), strict=True):
+            image = panel.imshow(
+                values, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest"
+            )
+            panel.contour(pixels, levels=[float(pixels.max()) / 2], colors=GREY, linewidths=0.6)
+            panel.set_title(truncate_middle(sanitize(title), 30))
+        canvas.diverging_scale(image, _PANEL_GAP, 0.3 + _PANEL_SIDE + 0.22, _PANEL_SIDE)
         canvas.figure.text(
-            3.85 / canvas.width,
-            0.36 / canvas.height,
-            f"{len(shown)} of {len(weight)} units, largest first. "
-            "Ink on red adds, ink on blue subtracts.",
+            (2 * _PANEL_GAP + _PANEL_SIDE) / canvas.width,
+            0.2 / canvas.height,
+            "gradient × input: red is evidence\nfor the class, blue against it",
             color=GREY,
+            va="baseline",
         )
         return canvas.png()
