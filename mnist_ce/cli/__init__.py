@@ -5,7 +5,6 @@ Neither this module nor those it imports need torch or NumPy.
 
 from __future__ import annotations
 
-import inspect
 import sys
 import traceback as python_traceback
 from collections.abc import Sequence
@@ -14,8 +13,8 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from mnist_ce.cli import calibrate, compare, evaluate, explain, export, predict, runs, train
-from mnist_ce.cli.options import GroupedCommand, describe_options
+from mnist_ce.cli import calibrate, compare, evaluate, explain, export, predict, report, runs, train
+from mnist_ce.cli.options import GroupedCommand
 from mnist_ce.cli.printing import error, logging_to_terminal
 from mnist_ce.system.errors import MainProcessFailedError, MnistCeError
 from mnist_ce.system.files import one_line, version
@@ -37,12 +36,12 @@ for command in (
     compare.compare,
     calibrate.calibrate,
     runs.runs,
-    export.report,
+    report.report,
     export.export,
 ):
     # A blank line before each example, or click would join them to one paragraph.
-    help_text = (inspect.getdoc(command) or "").replace("\n  mnist-ce", "\n\n  mnist-ce")
-    app.command(command.__name__, help=help_text, cls=GroupedCommand)(describe_options(command))
+    help_text = (command.__doc__ or "").replace("\n      mnist-ce", "\n\n      mnist-ce")
+    app.command(command.__name__, help=help_text, cls=GroupedCommand)(command)
 
 
 def _print_version(is_given: bool) -> None:

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-import typer
+from typing import Annotated
 
+import typer
+from typer import Argument, Option
+
+from mnist_ce.cli import options
 from mnist_ce.cli.printing import note, print_json
 
 
 def calibrate(
-    run: str,
-    held_out: list[str] | None = None,
-    data_dir: str | None = None,
-    output: str = "checkpoints",
-    threads: int = 0,
-    json: bool = False,
+    run: Annotated[
+        str,
+        Argument(
+            metavar="RUN",
+            help="The run that gets a temperature: its name or folder, or 'pretrained'.",
+            show_default=False,
+        ),
+    ],
+    held_out: Annotated[
+        list[str] | None,
+        Option(
+            "--with",
+            help="A run on whose held-out images it is fitted; may be repeated.",
+            show_default="the run itself",
+            metavar="RUN",
+        ),
+    ] = None,
+    data_dir: options.DataDir = None,
+    output: options.Output = "checkpoints",
+    threads: options.Threads = 0,
+    json: options.Json = False,
 ) -> None:
     """Fit a temperature, so that 90 % of predictions with a probability of 90 % are right.
 

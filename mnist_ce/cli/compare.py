@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
+from mnist_ce.cli import options
 from mnist_ce.cli.evaluate import accuracy_text
 from mnist_ce.cli.printing import print_json
 from mnist_ce.system.errors import sanitize, truncate_middle
@@ -15,16 +17,20 @@ if TYPE_CHECKING:
 
 
 def compare(
-    a: str,
-    b: str,
-    split: str = "test",
-    dataset: str | None = None,
-    limit: int = 20,
-    data_dir: str | None = None,
-    output: str = "checkpoints",
-    device: str = "auto",
-    threads: int = 0,
-    json: bool = False,
+    a: Annotated[str, Argument(metavar="A", help=options.CHECKPOINT_HELP, show_default=False)],
+    b: Annotated[str, Argument(metavar="B", help="Another one.", show_default=False)],
+    split: Annotated[str, Option(help="train, validation or test.")] = "test",
+    dataset: Annotated[
+        str | None, Option(help="Another dataset.", show_default="the runs' own")
+    ] = None,
+    limit: Annotated[
+        int, Option(min=0, help="Images to list; --json lists all.", metavar="N")
+    ] = 20,
+    data_dir: options.DataDir = None,
+    output: options.Output = "checkpoints",
+    device: options.Device = "auto",
+    threads: options.Threads = 0,
+    json: options.Json = False,
 ) -> None:
     """Compare two networks on the same images, and test whether the difference is significant.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
+from mnist_ce.cli import options
 from mnist_ce.cli.printing import note, print_json
 from mnist_ce.system.errors import RunError
 from mnist_ce.system.files import write_atomically
@@ -16,19 +18,27 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    checkpoint: str | None = None,
-    checkpoint_option: str | None = None,
-    split: str = "test",
-    dataset: str | None = None,
-    plot: Path | None = None,
-    verify: bool = False,
-    data_dir: str | None = None,
-    output: str = "checkpoints",
-    device: str = "auto",
-    threads: int = 0,
-    input_mean: float = 0.0,
-    input_std: float = 1.0,
-    json: bool = False,
+    checkpoint: options.CheckpointArgument = None,
+    checkpoint_option: Annotated[
+        str | None, Option("--checkpoint", help="The same, as an option.", metavar="FILE")
+    ] = None,
+    split: Annotated[str, Option(help="train, validation or test.")] = "test",
+    dataset: Annotated[
+        str | None, Option(help="Another dataset.", show_default="the run's own")
+    ] = None,
+    plot: Annotated[
+        Path | None, Option(help="Draw a reliability diagram.", metavar="FILE.png")
+    ] = None,
+    verify: Annotated[
+        bool, Option("--verify", help="Verify the record and files of a finished run.")
+    ] = False,
+    data_dir: options.DataDir = None,
+    output: options.Output = "checkpoints",
+    device: options.Device = "auto",
+    threads: options.Threads = 0,
+    input_mean: options.InputMean = 0.0,
+    input_std: options.InputStd = 1.0,
+    json: options.Json = False,
 ) -> None:
     """Measure a network on the images it was not trained on.
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
+from mnist_ce.cli import options
 from mnist_ce.cli.explain_table import number_text, print_loss_table
 from mnist_ce.cli.printing import note, print_json
 from mnist_ce.system.errors import MnistCeError, UsageError
@@ -18,18 +20,37 @@ if TYPE_CHECKING:
 
 
 def explain(
-    image: str | None = None,
-    logits: str | None = None,
-    probabilities: str | None = None,
-    target: str | None = None,
-    reduction: str | None = None,
-    binary: bool = False,
-    checkpoint: str | None = None,
-    plot: Path | None = None,
-    input_mean: float = 0.0,
-    input_std: float = 1.0,
-    output: str = "checkpoints",
-    json: bool = False,
+    image: Annotated[
+        str | None, Argument(metavar="IMAGE", help="An image of a digit.", show_default=False)
+    ] = None,
+    logits: Annotated[
+        str | None, Option(help="Rows of logits: 2.0,1.0,0.1; 0.5,2,0.3", metavar="NUMBERS")
+    ] = None,
+    probabilities: Annotated[
+        str | None, Option(help="Rows of probabilities: 0.7,0.2,0.1", metavar="NUMBERS")
+    ] = None,
+    target: Annotated[
+        str | None,
+        Option(
+            help="The right class of each row: 0 or 2,0,1. For an image: its class; "
+            "default: the prediction.",
+            metavar="CLASS",
+        ),
+    ] = None,
+    reduction: Annotated[
+        str | None, Option(help="mean, sum or none.", show_default="mean", metavar="NAME")
+    ] = None,
+    binary: Annotated[
+        bool, Option("--binary", help="Logits of a yes/no network, one per row.")
+    ] = False,
+    checkpoint: options.Checkpoint = None,
+    plot: Annotated[
+        Path | None, Option(help="Plot each pixel's attribution.", metavar="FILE.png")
+    ] = None,
+    input_mean: options.InputMean = 0.0,
+    input_std: options.InputStd = 1.0,
+    output: options.Output = "checkpoints",
+    json: options.Json = False,
 ) -> None:
     """Show how the loss is computed, for given numbers or for an image.
 

@@ -1,21 +1,35 @@
-"""`mnist-ce export` and `mnist-ce report`, which write a file about runs."""
+"""`mnist-ce export`."""
 
 from __future__ import annotations
 
-import typer
+from typing import Annotated
 
+import typer
+from typer import Option
+
+from mnist_ce.cli import options
 from mnist_ce.cli.printing import note, print_json
 
 
 def export(
-    checkpoint: str | None = None,
-    file: str | None = None,
-    dataset: str | None = None,
-    data_dir: str | None = None,
-    output: str = "checkpoints",
-    input_mean: float = 0.0,
-    input_std: float = 1.0,
-    json: bool = False,
+    checkpoint: options.CheckpointArgument = None,
+    file: Annotated[
+        str | None,
+        Option(
+            "--file",
+            help="The ONNX file to write.",
+            show_default="the run's name with .onnx, in this folder",
+            metavar="FILE",
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None, Option(help="Whose test images to check with.", show_default="the run's own")
+    ] = None,
+    data_dir: options.DataDir = None,
+    output: options.Output = "checkpoints",
+    input_mean: options.InputMean = 0.0,
+    input_std: options.InputStd = 1.0,
+    json: options.Json = False,
 ) -> None:
     """Write a network as an ONNX file, checked against torch.
 
@@ -40,21 +54,3 @@ def export(
         f"equal predictions on {result.num_checked:,} test images, "
         f"logits within {result.max_difference:.1e}"
     )
-
-
-def report(
-    runs: list[str] | None = None,
-    file: str | None = None,
-    data_dir: str | None = None,
-    output: str = "checkpoints",
-) -> None:
-    """Redraw the plots of runs and show them in one HTML file.
-
-    Examples:
-      mnist-ce report
-      mnist-ce report first-run second-run --file comparison.html
-    """
-    from mnist_ce.report.report import report as run_report
-
-    path = run_report(runs or (), output=output, data_dir=data_dir, file=file)
-    typer.echo(str(path))

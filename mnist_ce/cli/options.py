@@ -1,34 +1,47 @@
-"""The options of the commands: their descriptions, and their groups in a command's help."""
+"""Options that several commands share, and the grouping of options in a command's help."""
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 from typer import Argument, Option
 from typer.core import TyperCommand
 
-_DESCRIPTIONS = tomllib.loads(Path(__file__).with_name("options.toml").read_text(encoding="utf-8"))
+CHECKPOINT_HELP = "A run's name or folder, a state_dict file, or 'pretrained'."
+NO_CHECKPOINT = "the newest finished multi-class run, else the shipped weights"
+
+Checkpoint = Annotated[
+    str | None, Option(help=CHECKPOINT_HELP, metavar="FILE", show_default=NO_CHECKPOINT)
+]
+CheckpointArgument = Annotated[
+    str | None,
+    Argument(
+        metavar="[RUN or CHECKPOINT]",
+        help=f"{CHECKPOINT_HELP} Default: {NO_CHECKPOINT}.",
+        show_default=False,
+    ),
+]
+DataDir = Annotated[
+    str | None,
+    Option(
+        help="Folder of the datasets (also MNIST_CE_DATA_DIR).", show_default="data", metavar="DIR"
+    ),
+]
+Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:N or mps.", metavar="DEVICE")]
+Threads = Annotated[int, Option(min=0, help="CPU threads; 0: as torch chooses.", metavar="N")]
+Output = Annotated[str, Option(help="Folder that holds the runs.", metavar="DIR")]
+InputMean = Annotated[
+    float, Option(help="For foreign networks: input is (pixel/255 - mean) / std.")
+]
+InputStd = Annotated[float, Option(help="See --input-mean.")]
+Json = Annotated[bool, Option("--json", help="Print one JSON document.")]
+
 _HEADINGS = {
     "Recipe": ("config", "epochs", "batch_size", "lr", "momentum", "seed", "assignments"),
     "Data and device": ("dataset", "data_dir", "mirror", "device", "threads", "step"),
     "Run": ("output", "name", "resume", "dry_run", "tensorboard"),
 }
 _HEADING_OF = {name: heading for heading, names in _HEADINGS.items() for name in names}
-
-
-def describe_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Annotate the parameters of a command for Typer as options.toml describes them."""
-    descriptions = _DESCRIPTIONS["shared"] | _DESCRIPTIONS.get(command.__name__, {})
-    for name, hint in get_type_hints(command).items():
-        if name != "return":
-            settings = dict(descriptions[name])
-            kind = Argument if settings.pop("is_argument", False) else Option
-            flags = settings.pop("flags", [])
-            command.__annotations__[name] = Annotated[hint, kind(*flags, **settings)]
-    return command
 
 
 class GroupedCommand(TyperCommand):

@@ -11,10 +11,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
+from mnist_ce.cli import options
 from mnist_ce.cli.printing import error, is_terminal, note
 from mnist_ce.system.errors import RunError, UsageError, sanitize
 from mnist_ce.system.files import one_line
@@ -22,25 +24,58 @@ from mnist_ce.system.files import one_line
 if TYPE_CHECKING:
     from mnist_ce.reader.predict import Prediction
 
-MANY = 200  # images from which processes and a progress bar pay (also in options.toml)
+MANY = 200  # images from which processes and a progress bar are worth their start
 
 
 def predict(
-    images: list[str],
-    checkpoint: str | None = None,
-    multi: bool = False,
-    top_k: int = 3,
-    min_confidence: float | None = None,
-    json: bool = False,
-    jsonl: bool = False,
-    as_csv: bool = False,
-    save_inputs: Path | None = None,
-    stages: Path | None = None,
-    input_mean: float = 0.0,
-    input_std: float = 1.0,
-    output: str = "checkpoints",
-    device: str = "cpu",
-    threads: int = 0,
+    images: Annotated[
+        list[str],
+        Argument(
+            metavar="IMAGE...",
+            help="Images, folders (without subfolders), glob patterns, or - for stdin.",
+            show_default=False,
+        ),
+    ],
+    checkpoint: options.Checkpoint = None,
+    multi: Annotated[
+        bool, Option("--multi", help="Read every digit of a row, from left to right.")
+    ] = False,
+    top_k: Annotated[int, Option(min=1, help="Most probable classes to list.")] = 3,
+    min_confidence: Annotated[
+        float | None,
+        Option(
+            min=0.0,
+            max=1.0,
+            help="Reject predictions less probable than this, in place of what does not look "
+            "like a digit.",
+            show_default="reject what does not look like a digit",
+        ),
+    ] = None,
+    json: Annotated[bool, Option("--json", help="Print one JSON array.")] = False,
+    jsonl: Annotated[bool, Option("--jsonl", help="Print a JSON object per line.")] = False,
+    as_csv: Annotated[bool, Option("--csv", help="Print CSV with a header.")] = False,
+    save_inputs: Annotated[
+        Path | None, Option(help="Write the network's inputs, 28×28 PNGs.", metavar="DIR")
+    ] = None,
+    stages: Annotated[
+        Path | None,
+        Option(
+            help="Write the stages of preprocessing as one PNG per image (a file for one image).",
+            metavar="DIR or FILE",
+        ),
+    ] = None,
+    input_mean: options.InputMean = 0.0,
+    input_std: options.InputStd = 1.0,
+    output: options.Output = "checkpoints",
+    device: options.Device = "cpu",
+    threads: Annotated[
+        int,
+        Option(
+            min=0,
+            help=f"CPU threads; from {MANY} images on, processes. 0: as many as cores.",
+            metavar="N",
+        ),
+    ] = 0,
 ) -> None:
     """Read the digits in images: scans, photographs, drawings.
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mnist_ce.cli import options
 from mnist_ce.cli.printing import note, print_json, print_table
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, list_runs
@@ -19,7 +20,7 @@ HEAD = ("name", "dataset", "recipe", "epochs", "test", "time", "state")
 SHORTENED = (("recipe", 5), ("dataset", 5), ("name", 12))
 
 
-def runs(output: str = "checkpoints", json: bool = False) -> None:
+def runs(output: options.Output = "checkpoints", json: options.Json = False) -> None:
     """List the runs, newest first.
 
     A run that is resumable goes on with: mnist-ce train --resume NAME. A wider

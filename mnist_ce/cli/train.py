@@ -4,37 +4,71 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import Any
+from typing import Annotated, Any
 
 import typer
+from typer import Option
 
+from mnist_ce.cli import options
 from mnist_ce.cli.printing import note, print_json
 from mnist_ce.system.distributed import is_main
 
 
 def train(
-    config: str | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    momentum: float | None = None,
-    seed: int | None = None,
-    assignments: list[str] | None = None,
-    dataset: str | None = None,
-    data_dir: str | None = None,
-    mirror: str | None = None,
-    device: str | None = None,
-    threads: int | None = None,
-    step: str | None = None,
-    output: str | None = None,
-    name: str | None = None,
-    resume: str | None = None,
-    dry_run: bool = False,
-    tensorboard: bool = False,
-    show_config: bool = False,
-    json: bool = False,
-    verbose: bool = False,
-    quiet: bool = False,
+    config: Annotated[
+        str | None,
+        Option("-c", "--config", help="A TOML file or a shipped recipe.", metavar="CONFIG"),
+    ] = None,
+    epochs: Annotated[int | None, Option(help="Passes over the training images.")] = None,
+    batch_size: Annotated[int | None, Option("-b", "--batch-size", help="Images per step.")] = None,
+    lr: Annotated[float | None, Option(help="Learning rate.")] = None,
+    momentum: Annotated[float | None, Option(help="Momentum.")] = None,
+    seed: Annotated[int | None, Option(help="Fixes everything random.")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        Option("--set", help="Any other key, as section.key=value.", metavar="KEY=VALUE"),
+    ] = None,
+    dataset: Annotated[
+        str | None, Option(help="auto, mnist, fashion-mnist, kmnist or synthetic.")
+    ] = None,
+    data_dir: options.DataDir = None,
+    mirror: Annotated[
+        str | None, Option(help="The only address to download from.", metavar="URL")
+    ] = None,
+    device: Annotated[
+        str | None, Option(help="auto, cpu, cuda, cuda:N or mps.", show_default="auto")
+    ] = None,
+    threads: Annotated[
+        int | None, Option(help="CPU threads; 0: as torch chooses.", metavar="N")
+    ] = None,
+    step: Annotated[
+        str | None, Option(help="auto, plain, fast or cuda-graph.", show_default="auto")
+    ] = None,
+    output: Annotated[
+        str | None,
+        Option(help="Folder that holds the runs.", show_default="checkpoints", metavar="DIR"),
+    ] = None,
+    name: Annotated[str | None, Option(help="The run's name.")] = None,
+    resume: Annotated[
+        str | None, Option(help="Continue a run; 'latest': the newest unfinished.", metavar="RUN")
+    ] = None,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="One batch of everything; leaves nothing.")
+    ] = False,
+    tensorboard: Annotated[
+        bool, Option("--tensorboard", help="Write TensorBoard events into the run's folder.")
+    ] = False,
+    show_config: Annotated[
+        bool,
+        Option(
+            "--show-config", help="Print recipes and settings as TOML, explained; train nothing."
+        ),
+    ] = False,
+    json: options.Json = False,
+    verbose: Annotated[
+        bool, Option("--verbose", help="A line every log_interval batches.")
+    ] = False,
+    quiet: Annotated[bool, Option("-q", "--quiet", help="Only the result.")] = False,
 ) -> None:
     """Train the network and keep the run.
 
