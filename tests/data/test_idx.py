@@ -54,10 +54,9 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes, reason: str) ->
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="missing-idx cannot be read: No such file"):
-        read_idx(tmp_path / "missing-idx")
-    with pytest.raises(DataError, match="cannot be read: Is a directory"):
-        read_idx(tmp_path)
+    for path, reason in ((tmp_path / "missing", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(DataError, match=f"{path} cannot be read: {reason}"):
+            read_idx(path)
 
 
 @pytest.mark.parametrize("values", [[256], [-1], 3, [[[[0]]]]])
