@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mnist_ce.data.dataset import Dataset, Split, select_classes, split_validation
+from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.system.errors import UsageError
 
 
@@ -78,3 +79,18 @@ def test_sizes_of_the_validation_split() -> None:
     for size in (-1, 3, 4):
         with pytest.raises(UsageError, match=f"validation_size is {size}; with 3 training images"):
             split_validation(train, size, seed=0)
+
+
+def test_the_order_is_a_function_of_seed_and_epoch() -> None:
+    images, labels = torch.zeros(100, 28, 28, dtype=torch.uint8), torch.arange(100)
+
+    def order(seed: int, epoch: int) -> list[int]:
+        batches = DeviceLoader(images, labels, batch_size=32, seed=seed)
+        parts = list(batches.epoch(epoch))
+        assert [len(part) for part in parts] == [32, 32, 32, 4]
+        assert all(map(torch.equal, batches.epoch(epoch, start=2), parts[2:]))
+        return torch.cat(parts).tolist()
+
+    assert order(1, 1) == order(1, 1)
+    assert sorted(order(1, 1)) == list(range(100))
+    assert len({tuple(order(seed, epoch)) for seed in (1, 2) for epoch in (1, 2)}) == 4
