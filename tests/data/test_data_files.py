@@ -287,10 +287,9 @@ def test_nowhere_to_write(world: World, monkeypatch: pytest.MonkeyPatch) -> None
     world.data_dir.write_text("a file")
     monkeypatch.setenv("XDG_CACHE_HOME", str(world.data_dir / "below"))
     world.put_packed(world.mirror)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match="give a data folder that can be written") as caught:
         world.load()
     assert f"{world.data_dir}: {world.data_dir} is not a folder" in str(caught.value)
-    assert "give a data folder that can be written" in str(caught.value)
 
 
 def test_an_old_processed_folder_is_not_read_instead(world: World) -> None:

@@ -100,14 +100,12 @@ def test_an_attempt_ends_with_its_reason(server: str, vice: str, reason: str) ->
         read(f"{server}/{vice}/file.gz")
 
 
-def test_no_server_and_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}/file.gz"
-        with pytest.raises(DownloadError, match=r"stalled: nothing for 0\.2 s"):
-            read(address, stall_seconds=0.2)
+        port = listener.getsockname()[1]
     with pytest.raises(DownloadError, match="refused"):
-        read(address)
+        read(f"http://127.0.0.1:{port}/file.gz")
 
 
 def test_a_name_look_up_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,11 +56,6 @@ def correlation(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
 
 
-def lamp(cover: Cover) -> Image.Image:
-    slope = np.linspace(250, 80, SIDE)[None] * np.linspace(1, 0.7, SIDE)[:, None]
-    return as_image(slope * (1 - 0.85 * cover))
-
-
 def coloured(cover: Cover) -> Image.Image:
     # equally bright in grey: only the colour tells ink from paper
     red, blue = np.array([200.0, 40, 40]), np.array([60.0, 80, 190])
@@ -76,12 +71,6 @@ def jpeg(image: Image.Image, quality: int, **options: Any) -> Image.Image:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality, **options)
     return Image.open(buffer)
-
-
-def ruled(cover: Cover) -> Image.Image:
-    page = np.full((SIDE, SIDE), 245.0)
-    page[20::44] = page[21::44] = 185
-    return as_image(page * (1 - 0.9 * cover))
 
 
 def desk(cover: Cover) -> Image.Image:
@@ -119,6 +108,8 @@ def dark_lines(cover: Cover, squared: bool) -> Image.Image:
 
 
 NOISE = np.random.default_rng(0).normal(0, 14, (SIDE, SIDE))
+LAMP = np.linspace(250, 80, SIDE)[None] * np.linspace(1, 0.7, SIDE)[:, None]
+RULED = np.where((np.arange(SIDE) - 20) % 44 < 2, 185.0, 245.0)[:, None]
 SHADOW = np.where(np.arange(SIDE) < 130, 240.0, 130.0)
 
 DAMAGE: dict[str, Callable[[Cover], Image.Image]] = {
@@ -134,12 +125,12 @@ DAMAGE: dict[str, Callable[[Cover], Image.Image]] = {
     "grey and alpha": lambda c: draw(c).convert("LA"),
     "black in alpha": lambda c: alpha(c, 0),
     "white in alpha": lambda c: alpha(c, 255),
-    "lamp": lamp,
+    "lamp": lambda c: as_image(LAMP * (1 - 0.85 * c)),
     "shadow": lambda c: as_image(SHADOW * (1 - 0.85 * c)),
     "red on blue": coloured,
     "noise": lambda c: as_image(220 - 180 * c + NOISE),
     "JPEG": lambda c: jpeg(draw(c), 20),
-    "ruled": ruled,
+    "ruled": lambda c: as_image(RULED * (1 - 0.9 * c)),
     "lines darker than the ink": lambda c: dark_lines(c, False),
     "squares darker than the ink": lambda c: dark_lines(c, True),
     "desk": desk,
