@@ -22,6 +22,7 @@ from mnist_ce.network.model import MLP
 from mnist_ce.reader.predict import PredictionSettings, predict_each
 from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.runs.records import RunRecord
+from mnist_ce.system.device import use_threads
 from mnist_ce.system.errors import CheckpointError, RunError, UsageError
 
 
@@ -35,11 +36,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
     """A small network that reads synthetic digits."""
     torch.manual_seed(0)
     split = generate(4_000, seed=1)
-    images, labels = split.images.flatten(1).float() / 255, split.labels.long()
+    images, labels = split.images.flatten(1).float() / 255, split.labels
     model = MLP([64], 10)
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    for _ in range(6):
-        for chosen in torch.randperm(len(images)).split(100):  # type: ignore[no-untyped-call]
+    optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
+    with use_threads(1):
+        for start in [*range(0, 4_000, 100)] * 6:
+            chosen = slice(start, start + 100)
             optimizer.zero_grad()
             loss = torch.nn.functional.cross_entropy(model(images[chosen]), labels[chosen])
             loss.backward()  # type: ignore[no-untyped-call]
