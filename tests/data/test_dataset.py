@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mnist_ce.data.dataset import Dataset, Split, select_classes, split_validation
+from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.system.errors import UsageError
 
 
@@ -26,18 +27,12 @@ def positions(split: Split) -> list[int]:
 
 def test_selected_classes_are_numbered_as_given(letters: Dataset) -> None:
     chosen = select_classes(letters, [3, 2])
-    assert chosen.class_names == ("d", "c")
-    assert chosen.train.labels.tolist() == [1, 1, 0]
-    assert positions(chosen.train) == [0, 3, 4]
-    assert chosen.test.labels.tolist() == [0, 1]
-    assert positions(chosen.test) == [0, 1]
-    assert (chosen.name, chosen.digest) == ("kmnist", "digest")
-
-
-def test_all_classes_in_order_change_nothing(letters: Dataset) -> None:
-    chosen = select_classes(letters, range(4))
-    assert torch.equal(chosen.train.images, letters.train.images)
-    assert torch.equal(chosen.train.labels, letters.train.labels)
+    assert (chosen.name, chosen.digest, chosen.class_names) == ("kmnist", "digest", ("d", "c"))
+    assert (chosen.train.labels.tolist(), positions(chosen.train)) == ([1, 1, 0], [0, 3, 4])
+    assert (chosen.test.labels.tolist(), positions(chosen.test)) == ([0, 1], [0, 1])
+    everything = select_classes(letters, range(4))  # changes nothing
+    assert torch.equal(everything.train.images, letters.train.images)
+    assert torch.equal(everything.train.labels, letters.train.labels)
 
 
 @pytest.mark.parametrize(
@@ -76,14 +71,26 @@ def test_a_validation_split_follows_from_its_seed_alone() -> None:
     assert positions(split_validation(train, 30, seed=6)[1]) != first
 
 
-def test_no_validation_split() -> None:
+def test_sizes_of_the_validation_split() -> None:
     train = numbered([1, 2, 3])
     rest, validation = split_validation(train, 0, seed=0)
     assert rest is train  # not a copy
     assert validation.images.shape == (0, 28, 28)
+    for size in (-1, 3, 4):
+        with pytest.raises(UsageError, match=f"validation_size is {size}; with 3 training images"):
+            split_validation(train, size, seed=0)
 
 
-@pytest.mark.parametrize("size", [-1, 3, 4])
-def test_a_validation_split_that_cannot_be(size: int) -> None:
-    with pytest.raises(UsageError, match=f"validation_size is {size}; with 3 training images"):
-        split_validation(numbered([1, 2, 3]), size, seed=0)
+def test_the_order_is_a_function_of_seed_and_epoch() -> None:
+    images, labels = torch.zeros(100, 28, 28, dtype=torch.uint8), torch.arange(100)
+
+    def order(seed: int, epoch: int) -> list[int]:
+        batches = DeviceLoader(images, labels, batch_size=32, seed=seed)
+        parts = list(batches.epoch(epoch))
+        assert [len(part) for part in parts] == [32, 32, 32, 4]
+        assert all(map(torch.equal, batches.epoch(epoch, start=2), parts[2:]))
+        return torch.cat(parts).tolist()
+
+    assert order(1, 1) == order(1, 1)
+    assert sorted(order(1, 1)) == list(range(100))
+    assert len({tuple(order(seed, epoch)) for seed in (1, 2) for epoch in (1, 2)}) == 4

@@ -47,17 +47,14 @@ def test_the_bytes_are_those_of_the_format(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "damaged-idx"
     path.write_bytes(content)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=f"{path}.*{reason}"):
         read_idx(path)
-    assert str(path) in str(caught.value)
-    assert reason in str(caught.value)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="missing-idx cannot be read: No such file"):
-        read_idx(tmp_path / "missing-idx")
-    with pytest.raises(DataError, match="cannot be read: Is a directory"):
-        read_idx(tmp_path)
+    for path, reason in ((tmp_path / "missing", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(DataError, match=f"{path} cannot be read: {reason}"):
+            read_idx(path)
 
 
 @pytest.mark.parametrize("values", [[256], [-1], 3, [[[[0]]]]])

@@ -11,7 +11,7 @@ from mnist_ce.reader.binarize import (
     segment_foreground,
     to_grayscale_pca,
 )
-from mnist_ce.reader.components import find_components, group_components
+from mnist_ce.reader.components import find_components
 
 
 def test_correction_removes_a_slope_and_keeps_the_foreground() -> None:
@@ -39,12 +39,3 @@ def test_luma_is_kept_where_colours_add_nothing() -> None:
     gray[60:180, 110:122] = gray[60:72, 90:140] = 0.1
     mixed = to_grayscale_pca(np.stack([gray] * 3, axis=-1))
     np.testing.assert_allclose(mixed, gray, atol=1e-5)
-
-
-def test_distant_components_are_separate_candidates() -> None:
-    gray = np.ones((100, 300), np.float32)
-    gray[20:80, 40:46] = gray[20:80, 240:246] = 0.1
-    foreground = segment_foreground(gray, True)
-    assert foreground is not None
-    labels, components = find_components(foreground)
-    assert len(group_components(components, labels)) == 2

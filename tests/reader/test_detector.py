@@ -1,10 +1,11 @@
-"""The detector of what is no digit."""
+"""The shipped weights, and the detector of what is no digit."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
 
+from mnist_ce import evaluate
 from mnist_ce.data.dataset import load_dataset
 from mnist_ce.reader.detector import MIN_QUALITY, adjusted_threshold, load_detector
 
@@ -21,3 +22,8 @@ def test_at_most_one_percent_of_the_test_digits_of_mnist_are_rejected(mnist_dir:
     detector = load_detector()
     rejected = detector.scores(images) < detector.threshold
     assert 0 < rejected.mean() <= 0.01
+
+
+def test_the_shipped_weights_get_9954_of_10000_test_images_right(mnist_dir: Path) -> None:
+    report = evaluate("pretrained", data_dir=mnist_dir)
+    assert (report.result.num_correct, report.result.num_examples) == (9_954, 10_000)

@@ -17,16 +17,12 @@ from mnist_ce.reader.pool import PreprocessOptions, preprocess
 from mnist_ce.system.errors import ImageError
 
 
-def chunk(kind: bytes, content: bytes) -> bytes:
-    check = zlib.crc32(kind + content)
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
-
-
-def png(width: int, height: int, data: bytes) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-    )
+def png(side: int, data: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n"
+    for part in (b"IHDR" + header, b"IDAT" + data, b"IEND"):
+        content += struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part))
+    return content
 
 
 def truncated(path: Path) -> None:
@@ -34,6 +30,7 @@ def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:900])
 
 
+BOMB = zlib.compress(bytes(12_001 * 12_000))
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: None, "does not exist"),
     "empty": (lambda path: path.touch(), "empty"),
@@ -42,16 +39,10 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "folder": (lambda path: path.mkdir(), "a folder that holds no pictures"),
     "pipe": (lambda path: os.mkfifo(path), "not a file"),
     "link to itself": (lambda path: path.symlink_to(path), "cannot be read"),
-    "header of 60000×60000": (
-        lambda path: path.write_bytes(png(60_000, 60_000, b"x")),
-        "pixels",
-    ),
-    "bomb": (
-        lambda path: path.write_bytes(png(12_000, 12_000, zlib.compress(bytes(12_001 * 12_000)))),
-        "pixels",
-    ),
-    "damaged data": (lambda path: path.write_bytes(png(50, 50, b"nothing packed")), "damaged"),
-    "a thread": (lambda path: Image.new("L", (3000, 2)).save(path), "too narrow"),
+    "header of 60000×60000": (lambda path: path.write_bytes(png(60_000, b"x")), "pixels"),
+    "bomb": (lambda path: path.write_bytes(png(12_000, BOMB)), "pixels"),
+    "damaged data": (lambda path: path.write_bytes(png(50, b"nothing packed")), "damaged"),
+    "a thread": (lambda path: Image.new("L", (51, 1)).save(path), "too narrow"),
 }
 
 
@@ -70,17 +61,11 @@ def test_a_bad_file_is_an_error_in_one_line(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "array",
-    [
-        np.zeros((0, 5), np.uint8),
-        np.zeros((5, 5, 2), np.uint8),
-        np.zeros((5, 5), np.float32),
-        np.zeros(9, np.uint8),
-    ],
+    ("shape", "kind"), [((0, 5), "u1"), ((5, 5, 2), "u1"), ((9,), "u1"), ((5, 5), "f4")]
 )
-def test_arrays_of_other_shapes_and_types_are_refused(array: np.ndarray) -> None:
+def test_arrays_of_other_shapes_and_types_are_refused(shape: tuple[int, ...], kind: str) -> None:
     with pytest.raises(ImageError, match="array"):
-        open_image(array)
+        open_image(np.zeros(shape, kind))
 
 
 def test_an_image_in_memory_is_not_changed(tmp_path: Path) -> None:
@@ -98,11 +83,6 @@ def test_float_images_have_a_working_size(size: tuple[int, int]) -> None:
     assert 80 <= max(height, width) <= 1000
 
 
-def test_narrower_images_than_1_to_50_are_refused() -> None:
-    with pytest.raises(ImageError, match="too narrow"):
-        open_image(Image.new("L", (51, 1)))
-
-
 def test_the_whole_range_of_float32_is_scaled() -> None:
     values = np.tile(np.array([3e38, -3e38], dtype=np.float32), (40, 20))
     pixels = to_float_image(open_image(Image.fromarray(values)))
@@ -113,19 +93,12 @@ def test_images_are_files_folders_patterns_and_stdin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "a folder"
-    folder.mkdir()
     for name in ("b.png", "a.JPG", "notes.txt", "[1].png"):
-        (folder / name).touch()
-    (tmp_path / "none").mkdir()
-    found = list(
-        find_images(["a folder", "a folder/?.png", "a folder/[1].png", "gone*.png", "none", "-"])
-    )
-    assert found == [
-        *(Path("a folder") / name for name in ("[1].png", "a.JPG", "b.png")),
-        Path("a folder/b.png"),
-        Path("a folder/[1].png"),
-        Path("gone*.png"),
-        Path("none"),
-        None,
-    ]
+        Path("a folder").mkdir(exist_ok=True)
+        Path("a folder", name).touch()
+    Path("none").mkdir()
+    patterns = ["a folder", "a folder/?.png", "a folder/[1].png", "gone*.png", "none", "-"]
+    found = list(find_images(patterns))
+    names = ["[1].png", "a.JPG", "b.png", "b.png", "[1].png"]
+    expected = [*(Path("a folder", name) for name in names), Path("gone*.png"), Path("none"), None]
+    assert found == expected

@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from mnist_ce.data.dataset import load_dataset
 from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.reader.mnist_like import as_mnist_image, normalise_stroke_width, resize_to_mnist
 
 
 @pytest.mark.slow
 def test_every_training_image_of_mnist_keeps_its_pixels(mnist_dir: Path) -> None:
-    from mnist_ce.data.dataset import load_dataset
-
     for image in load_dataset("mnist", mnist_dir).train.images.numpy():
         pixels = as_mnist_image(Image.fromarray(image))
         assert pixels is not None

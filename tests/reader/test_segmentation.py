@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.reader.detector import MIN_QUALITY
 from mnist_ce.reader.image_io import draw_stages, open_image
 from mnist_ce.reader.mnist_like import as_mnist_image, resize_to_mnist
-from mnist_ce.reader.segmentation import Hypothesis, hypotheses, split_touching_digits
+from mnist_ce.reader.segmentation import hypotheses, split_touching_digits
 
 Cover = NDArray[np.float64]
 SIDE = 240
@@ -39,8 +40,12 @@ def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
     return found[0].digits[0].pixels
 
 
+def as_image(levels: np.ndarray) -> Image.Image:
+    return Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+
+
 def draw(cover: Cover, paper: float | Cover = 250, ink: float = 20) -> Image.Image:
-    return Image.fromarray((paper + (ink - paper) * cover).clip(0, 255).astype(np.uint8))
+    return as_image(paper + (ink - paper) * cover)
 
 
 def row_of(covers: list[Cover]) -> Image.Image:
@@ -51,57 +56,34 @@ def correlation(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
 
 
-def lamp(cover: Cover) -> Image.Image:
-    slope = np.linspace(250, 80, SIDE)[None] * np.linspace(1, 0.7, SIDE)[:, None]
-    return Image.fromarray((slope * (1 - 0.85 * cover)).astype(np.uint8))
-
-
-def shadow(cover: Cover) -> Image.Image:
-    light = np.where(np.arange(SIDE) < 130, 240.0, 130.0)[None].repeat(SIDE, 0)
-    return Image.fromarray((light * (1 - 0.85 * cover)).astype(np.uint8))
-
-
 def coloured(cover: Cover) -> Image.Image:
     # equally bright in grey: only the colour tells ink from paper
     red, blue = np.array([200.0, 40, 40]), np.array([60.0, 80, 190])
-    return Image.fromarray((blue + (red - blue) * cover[..., None]).astype(np.uint8))
+    return as_image(blue + (red - blue) * cover[..., None])
 
 
 def alpha(cover: Cover, colour: int) -> Image.Image:
-    pixels = np.full((SIDE, SIDE, 4), colour, np.uint8)
-    pixels[..., 3] = cover * 255
-    return Image.fromarray(pixels)
+    grey = Image.new("L", (SIDE, SIDE), colour)
+    return Image.merge("RGBA", (grey, grey, grey, as_image(cover * 255)))
 
 
-def noisy(cover: Cover) -> Image.Image:
-    rng = np.random.default_rng(0)
-    pixels = 220 - 180 * cover + rng.normal(0, 14, cover.shape)
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-
-
-def jpeg(cover: Cover) -> Image.Image:
+def jpeg(image: Image.Image, quality: int, **options: Any) -> Image.Image:
     buffer = io.BytesIO()
-    draw(cover).save(buffer, "JPEG", quality=20)
+    image.save(buffer, "JPEG", quality=quality, **options)
     return Image.open(buffer)
-
-
-def ruled(cover: Cover) -> Image.Image:
-    page = np.full((SIDE, SIDE), 245.0)
-    page[20::44] = page[21::44] = 185
-    return Image.fromarray((page * (1 - 0.9 * cover)).astype(np.uint8))
 
 
 def desk(cover: Cover) -> Image.Image:
     pixels = 240 - 215 * cover
     pixels[:, :14], pixels[-10:] = 60, 75
-    return Image.fromarray(pixels.astype(np.uint8))
+    return as_image(pixels)
 
 
 def specks(cover: Cover) -> Image.Image:
     pixels = 245 - 220 * cover
     for y, x in ((8, 9), (225, 30), (12, 228), (222, 200)):
         pixels[y : y + 3, x : x + 3] = 30
-    return Image.fromarray(pixels.astype(np.uint8))
+    return as_image(pixels)
 
 
 def boxed(cover: Cover) -> Image.Image:
@@ -111,10 +93,9 @@ def boxed(cover: Cover) -> Image.Image:
 
 
 def exif_turned(cover: Cover) -> Image.Image:
-    exif, buffer = Image.Exif(), io.BytesIO()
+    exif = Image.Exif()
     exif[0x0112] = 6
-    draw(cover).transpose(Image.Transpose.ROTATE_90).save(buffer, "JPEG", exif=exif, quality=95)
-    return Image.open(buffer)
+    return jpeg(draw(cover).transpose(Image.Transpose.ROTATE_90), 95, exif=exif)
 
 
 def dark_lines(cover: Cover, squared: bool) -> Image.Image:
@@ -123,8 +104,13 @@ def dark_lines(cover: Cover, squared: bool) -> Image.Image:
     page[(rows - columns // 25 + 30) % 48 < 2] = 0.3
     if squared:
         page[(columns + rows // 25 + 20) % 48 < 2] = 0.3
-    return Image.fromarray((245 * page * (1 - 0.6 * cover)).astype(np.uint8))
+    return as_image(245 * page * (1 - 0.6 * cover))
 
+
+NOISE = np.random.default_rng(0).normal(0, 14, (SIDE, SIDE))
+LAMP = np.linspace(250, 80, SIDE)[None] * np.linspace(1, 0.7, SIDE)[:, None]
+RULED = np.where((np.arange(SIDE) - 20) % 44 < 2, 185.0, 245.0)[:, None]
+SHADOW = np.where(np.arange(SIDE) < 130, 240.0, 130.0)
 
 DAMAGE: dict[str, Callable[[Cover], Image.Image]] = {
     "inverted": lambda c: draw(c, 5, 240),
@@ -139,12 +125,12 @@ DAMAGE: dict[str, Callable[[Cover], Image.Image]] = {
     "grey and alpha": lambda c: draw(c).convert("LA"),
     "black in alpha": lambda c: alpha(c, 0),
     "white in alpha": lambda c: alpha(c, 255),
-    "lamp": lamp,
-    "shadow": shadow,
+    "lamp": lambda c: as_image(LAMP * (1 - 0.85 * c)),
+    "shadow": lambda c: as_image(SHADOW * (1 - 0.85 * c)),
     "red on blue": coloured,
-    "noise": noisy,
-    "JPEG": jpeg,
-    "ruled": ruled,
+    "noise": lambda c: as_image(220 - 180 * c + NOISE),
+    "JPEG": lambda c: jpeg(draw(c), 20),
+    "ruled": lambda c: as_image(RULED * (1 - 0.9 * c)),
     "lines darker than the ink": lambda c: dark_lines(c, False),
     "squares darker than the ink": lambda c: dark_lines(c, True),
     "desk": desk,
@@ -185,9 +171,9 @@ def test_a_28x28_digit_keeps_its_pixels(dark: bool) -> None:
 
 def test_a_28x28_drawing_off_the_centre_is_centred() -> None:
     image = generate(1, seed=5).images.numpy()[0]
-    moved = np.roll(image, (-4, 4), (0, 1))
-    assert as_mnist_image(Image.fromarray(moved)) is None
-    assert correlation(pixels_of(Image.fromarray(moved)), image) > 0.9
+    moved = Image.fromarray(np.roll(image, (-4, 4), (0, 1)))
+    assert as_mnist_image(moved) is None
+    assert correlation(pixels_of(moved), image) > 0.9
 
 
 @pytest.mark.parametrize("size", [240, 900])
@@ -198,28 +184,19 @@ def test_quality_is_high_whatever_the_size_and_number(covers: list[Cover], size:
         assert hypotheses(image)[0].foreground_quality > MIN_QUALITY
 
 
-def test_quality_is_low_where_darkness_comes_in_from_the_border() -> None:
+def test_quality_is_low_among_specks_and_where_darkness_comes_in_from_the_border() -> None:
+    random = np.random.default_rng(0)
     slope = np.linspace(-20, 40, 120)[None] + np.linspace(0, 20, 90)[:, None]
-    grain = np.random.default_rng(0).normal(0, 2, slope.shape)
-    found = hypotheses(Image.fromarray((slope + grain).clip(0, 255).astype(np.uint8)))
-    assert found[0].foreground_quality < 0.25
+    dark = as_image(slope + random.normal(0, 2, slope.shape))
+    assert hypotheses(dark)[0].foreground_quality < 0.25
+    specks = as_image(255.0 * (random.random((150, 150)) > 0.1))
+    assert hypotheses(specks)[0].foreground_quality < 0.1
 
 
-def test_quality_is_low_among_specks() -> None:
-    specks = np.random.default_rng(0).random((150, 150)) > 0.1
-    found = hypotheses(Image.fromarray((255 * specks).astype(np.uint8)))
-    assert found[0].foreground_quality < 0.1
-
-
-@pytest.mark.parametrize(
-    "empty",
-    [
-        *(Image.new("L", (120, 90), level) for level in (0, 90, 255)),
-        Image.new("RGBA", (120, 90), (0, 0, 0, 0)),
-    ],
-)
-def test_an_empty_image_has_no_hypothesis(empty: Image.Image) -> None:
-    assert hypotheses(empty) == []
+def test_an_empty_image_has_no_hypothesis() -> None:
+    blank = [Image.new("L", (120, 90), level) for level in (0, 90, 255)]
+    for image in (*blank, Image.new("RGBA", (120, 90), (0, 0, 0, 0))):
+        assert hypotheses(image) == []
 
 
 def test_strokes_of_a_five_with_a_loose_top_stay_together() -> None:
@@ -234,26 +211,22 @@ def test_strokes_of_a_five_with_a_loose_top_stay_together() -> None:
     assert best.digits[0].box.bottom > 155
 
 
-def test_digits_in_a_row_are_counted_and_extracted_from_left_to_right(
-    covers: list[Cover],
-) -> None:
+def test_digits_in_a_row_are_counted_and_extracted_from_left_to_right(covers: list[Cover]) -> None:
     assert hypotheses(row_of(covers))[0].num_found == 4
     digits = hypotheses(row_of(covers), multi=True)[0].digits
     for digit, cover in zip(digits, covers, strict=True):
         assert correlation(digit.pixels, pixels_of(draw(cover))) > 0.9
 
 
-def test_touching_digits_are_split(covers: list[Cover]) -> None:
+def test_touching_digits_are_split_and_a_narrow_one_is_not(covers: list[Cover]) -> None:
     levels = np.concatenate([covers[0][30:180, 70:200], covers[1][30:180, 70:200]], axis=1)
     levels[80:84, 100:160] = 1
     tight = levels[np.ix_(levels.any(1), levels.any(0))].astype(np.float32)
     splits = list(split_touching_digits(tight))
     assert 2 in map(len, splits)
     assert all(sum(p.shape[1] for p in pieces) == tight.shape[1] for pieces in splits)
-
-
-def test_a_narrow_digit_is_not_split() -> None:
-    assert list(split_touching_digits(np.ones((40, 20), np.float32))) == []
+    narrow = np.ones((40, 20), np.float32)
+    assert list(split_touching_digits(narrow)) == []
 
 
 def test_distant_components_are_offered_as_one_digit_too() -> None:
@@ -263,14 +236,11 @@ def test_distant_components_are_offered_as_one_digit_too() -> None:
     pen.line([(100, 80), (95, 150), (130, 152)], fill=40, width=7)
     pen.line([(165, 80), (162, 215)], fill=40, width=7)
 
-    def width(hypothesis: Hypothesis) -> int:
-        return hypothesis.digits[0].box.width
-
-    near, wide = hypotheses(page)
-    assert width(near) < 20  # the stem alone
-    assert width(wide) > 60
+    near, wide = (hypothesis.digits[0].box.width for hypothesis in hypotheses(page))
+    assert near < 20  # the stem alone
+    assert wide > 60
     (row,) = hypotheses(page, multi=True)
-    assert width(row) < 60  # in a row they are two
+    assert row.digits[0].box.width < 60  # in a row they are two
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "F", "RGBA"])
@@ -287,6 +257,4 @@ def test_stages_are_kept_only_if_wanted(covers: list[Cover]) -> None:
     assert hypotheses(draw(covers[0]))[0].stages == {}
     stages = hypotheses(draw(covers[0]), stages={})[0].stages
     assert list(stages) == ["light", "even", "ink", "mask", "close", "digit", "glyph"]
-    montage = np.asarray(draw_stages(stages))
-    assert montage.shape[1] == len(stages) * 244
-    assert montage.std() > 0
+    assert np.asarray(draw_stages(stages)).std() > 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import zipfile
@@ -34,12 +33,11 @@ INTERESTING = (
 
 @dataclass(frozen=True)
 class Parser:
-    """A parser and valid files of its kind."""
+    """A parser, which takes a folder to write in and a file's content, and valid such files."""
 
     name: str
     seeds: Sequence[bytes]
     parse: Callable[[Path, bytes], object]
-    """Takes a folder to write in and the content of the file."""
 
 
 def _weights() -> dict[str, torch.Tensor]:
@@ -74,10 +72,7 @@ def _pickle_of(content: bytes) -> bytes:
 def _with_pickle(content: bytes, pickled: bytes) -> bytes:
     """Replace the pickle in a torch archive, with valid checksums."""
     buffer = io.BytesIO()
-    with (
-        zipfile.ZipFile(io.BytesIO(content)) as archive,
-        zipfile.ZipFile(buffer, "w") as changed,
-    ):
+    with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(buffer, "w") as changed:
         for name in archive.namelist():
             changed.writestr(name, pickled if name.endswith("data.pkl") else archive.read(name))
     return buffer.getvalue()
@@ -100,10 +95,6 @@ def _parse_resume_pickle(folder: Path, content: bytes) -> object:
     return _parse_resume(folder, _with_pickle(_saved(_resume()), content))
 
 
-def _parse_config(folder: Path, content: bytes) -> object:
-    return resolve_config(_written(folder, "c.toml", content), environment={})
-
-
 def _parse_assignment(folder: Path, content: bytes) -> object:
     flags = parse_assignments([content.decode("utf-8", errors="replace")])
     return resolve_config(None, flags=flags, environment={})
@@ -116,61 +107,60 @@ def _parse_record(folder: Path, content: bytes) -> object:
     return load_model(folder / "model.pt"), RunDir(folder).lock_owner
 
 
-def _parse_metrics(folder: Path, content: bytes) -> object:
-    _written(folder, "metrics.csv", content)
-    return RunDir(folder).read_metrics()
-
-
-def _parse_idx(folder: Path, content: bytes) -> object:
-    return read_idx(_written(folder, "x-idx", content))
-
-
-def _parse_image(folder: Path, content: bytes) -> object:
-    return to_float_image(open_image(_written(folder, "x.png", content)))
-
-
 def _images() -> list[bytes]:
     noise = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
     image = Image.fromarray(noise)
-    found = []
-    for form in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"):
-        buffer = io.BytesIO()
-        image.save(buffer, form)
-        found.append(buffer.getvalue())
-    buffer = io.BytesIO()
-    image.convert("I;16").save(buffer, "PNG")
-    return [*found, buffer.getvalue()]
+    forms = [(image, form) for form in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")]
+    buffers = []
+    for shown, form in (*forms, (image.convert("I;16"), "PNG")):
+        buffers.append(io.BytesIO())
+        shown.save(buffers[-1], form)
+    return [buffer.getvalue() for buffer in buffers]
 
 
-@functools.cache
 def _record() -> bytes:
-    names = [str(digit) for digit in range(10)]
-    record = {"format_version": FORMAT_VERSION, "name": "a", "status": "finished"}
-    record |= {"dataset": "mnist", "objective": "multiclass"}
-    content = record | {
-        "class_names": names,
+    record = {
+        "format_version": FORMAT_VERSION,
+        "name": "a",
+        "dataset": "mnist",
+        "objective": "multiclass",
+        "status": "finished",
+        "class_names": [str(digit) for digit in range(10)],
         "prediction": {"temperature": 1.5},
         "process": {"id": 3, "host": "x"},
         "config": resolve_config(environment={}).to_dict(),
     }
-    return json.dumps(content).encode()
+    return json.dumps(record).encode()
 
 
 def _parsers() -> list[Parser]:
     checkpoint, resume = _saved(_weights()), _saved(_resume())
     config = config_text(resolve_config(environment={})).encode()
     metrics = b"epoch,train_loss,train_accuracy,test_loss,test_accuracy,learning_rate,seconds\n"
+
+    def parse_config(folder: Path, content: bytes) -> object:
+        return resolve_config(_written(folder, "c.toml", content), environment={})
+
+    def parse_metrics(folder: Path, content: bytes) -> object:
+        return RunDir(_written(folder, "metrics.csv", content).parent).read_metrics()
+
+    def parse_idx(folder: Path, content: bytes) -> object:
+        return read_idx(_written(folder, "x-idx", content))
+
+    def parse_image(folder: Path, content: bytes) -> object:
+        return to_float_image(open_image(_written(folder, "x.png", content)))
+
     return [
         Parser("checkpoint", [checkpoint], _parse_checkpoint),
         Parser("checkpoint's pickle", [_pickle_of(checkpoint)], _parse_checkpoint_pickle),
         Parser("resume.pt", [resume], _parse_resume),
         Parser("resume.pt's pickle", [_pickle_of(resume)], _parse_resume_pickle),
-        Parser("config", [config, b"[train]\nepochs = 3\n"], _parse_config),
+        Parser("config", [config, b"[train]\nepochs = 3\n"], parse_config),
         Parser("--set", [b"train.epochs=3", b"model.hidden=[3, 4]"], _parse_assignment),
         Parser("run.json", [_record()], _parse_record),
-        Parser("metrics.csv", [metrics + b"1,2.3,0.1,2.3,0.1,0.01,1.5\n"], _parse_metrics),
-        Parser("IDX", [idx_header((3, 28, 28)) + bytes(3 * 784)], _parse_idx),
-        Parser("image", _images(), _parse_image),
+        Parser("metrics.csv", [metrics + b"1,2.3,0.1,2.3,0.1,0.01,1.5\n"], parse_metrics),
+        Parser("IDX", [idx_header((3, 28, 28)) + bytes(3 * 784)], parse_idx),
+        Parser("image", _images(), parse_image),
     ]
 
 
@@ -188,13 +178,11 @@ class Edit:
 
     def apply(self, data: bytes) -> bytes:
         at = int(self.place * len(data))
-        end = at + self.length
-        if self.kind == "replace":
-            return data[:at] + self.content + data[at + len(self.content) :]
-        if self.kind == "insert":
-            return data[:at] + self.content + data[at:]
-        if self.kind == "delete":
-            return data[:at] + data[end:]
-        if self.kind == "repeat":
-            return data[:end] + data[at:]
-        return data[:at]
+        before, after, end = data[:at], data[at:], at + self.length
+        return {
+            "replace": before + self.content + after[len(self.content) :],
+            "insert": before + self.content + after,
+            "delete": before + data[end:],
+            "repeat": data[:end] + after,
+            "truncate": before,
+        }[self.kind]

@@ -14,6 +14,7 @@ from PIL import Image
 
 from mnist_ce.config import shipped_configs
 from mnist_ce.data.synthetic.generate import generate
+from mnist_ce.runs.run_dir import find_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 PRETRAINED = ROOT / "checkpoints" / "pretrained"
@@ -40,38 +41,32 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*arguments: str, cwd: Path | None = None, site: Path | None = None) -> str:
     """Run Python and return what it prints; with `site`, with its modules before all others."""
-    environment = {**os.environ, "PIP_ROOT_USER_ACTION": "ignore"}
-    if site is not None:
-        environment["PYTHONPATH"] = str(site)
+    paths = {} if site is None else {"PYTHONPATH": str(site)}
+    environment = {**os.environ, "PIP_ROOT_USER_ACTION": "ignore", **paths}
     command = [sys.executable, *arguments]
-    answer = subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
+    answer = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     return answer.stdout
 
 
 def test_the_wheel_holds_recipes_weights_and_type_marker(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-        for source, place in ((ROOT / "configs", "configs"), (PRETRAINED, "pretrained")):
-            files = {path.name: path for path in source.iterdir()}
-            inside = {name for name in names if name.startswith(f"mnist_ce/shipped/{place}/")}
-            assert {name.rpartition("/")[2] for name in inside} == set(files)
-            for name in inside:
-                assert archive.read(name) == files[name.rpartition("/")[2]].read_bytes()
-    assert "mnist_ce/py.typed" in names
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    for source, place in ((ROOT / "configs", "configs"), (PRETRAINED, "pretrained")):
+        files = {f"mnist_ce/shipped/{place}/{path.name}": path for path in source.iterdir()}
+        assert files.keys() == {name for name in contents if f"/shipped/{place}/" in name}
+        assert all(contents[name] == path.read_bytes() for name, path in files.items())
+    assert "mnist_ce/py.typed" in contents
     outside = ("tests/", "benchmarks/", "scripts/", "generators/", "docs/")
-    assert not any(name.startswith(outside) for name in names)
+    assert not any(name.startswith(outside) for name in contents)
 
 
 def test_help_and_recipes_work_elsewhere(site: Path, tmp_path: Path) -> None:
     where = "import mnist_ce; print(mnist_ce.__file__)"
     assert Path(run("-c", where, cwd=tmp_path, site=site).strip()).is_relative_to(site)
     assert "evaluate" in run("-m", "mnist_ce", "--help", cwd=tmp_path, site=site)
-    shown = run(
-        *("-m", "mnist_ce", "train", "--config", "best", "--show-config"), cwd=tmp_path, site=site
-    )
+    words = ("-m", "mnist_ce", "train", "--config", "best", "--show-config")
+    shown = run(*words, cwd=tmp_path, site=site)
     assert all(name in shown for name in shipped_configs())
     assert "rotation_degrees = 10" in shown
 
@@ -83,6 +78,4 @@ def test_predict_works_elsewhere_with_the_shipped_weights(site: Path, tmp_path: 
     arguments = ("-m", "mnist_ce", "predict", "seven.png", "--json")
     (prediction,) = json.loads(run(*arguments, cwd=tmp_path, site=site))
     assert prediction["label"] == 7
-    from mnist_ce.runs.run_dir import find_checkpoint
-
     assert find_checkpoint("pretrained", tmp_path).samefile(PRETRAINED / "model.pt")
