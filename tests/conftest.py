@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from mnist_ce.cli import main
 from mnist_ce.data import dataset as dataset_module
-from mnist_ce.data.dataset import Dataset, Split
+from mnist_ce.data.dataset import Dataset
 from mnist_ce.data.synthetic.generate import generate, write_synthetic
 from mnist_ce.training.callbacks import TrainResult
 from mnist_ce.training.trainer import train
@@ -22,12 +24,9 @@ REAL_MNIST = os.environ.pop("MNIST_CE_DATA_DIR", None)
 @pytest.fixture(scope="session")
 def mnist_dir() -> Path:
     """The folder with the real MNIST files; what needs it is skipped where it is not given."""
-    folder = REAL_MNIST
-    if not folder:
-        pytest.skip("needs the real MNIST: set MNIST_CE_DATA_DIR to a folder with its files")
-    if not Path(folder).is_dir():
-        pytest.skip(f"needs the real MNIST: MNIST_CE_DATA_DIR={folder} is not a folder")
-    return Path(folder).resolve()
+    if not REAL_MNIST or not Path(REAL_MNIST).is_dir():
+        pytest.skip(f"needs the real MNIST: MNIST_CE_DATA_DIR={REAL_MNIST} is not its folder")
+    return Path(REAL_MNIST).resolve()
 
 
 @pytest.fixture(scope="session")
@@ -46,21 +45,22 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def small_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every dataset's name stand for 1,000 + 1,000 digits, which train in no time."""
-    train, test = _small_splits()
+@pytest.fixture(scope="session")
+def load_small() -> Callable[..., Dataset]:
+    """Return what stands in for `load_dataset`: 1,000 + 1,000 digits, whatever the name."""
+    train_split, test_split = generate(1_000, seed=1), generate(1_000, seed=2)
 
     def load(name: str, *arguments: object, **options: object) -> Dataset:
-        digits = tuple("0123456789")
-        return Dataset("mnist" if name == "auto" else name, train, test, digits, "0" * 64)
+        name = "mnist" if name == "auto" else name
+        return Dataset(name, train_split, test_split, tuple("0123456789"), "0" * 64)
 
-    monkeypatch.setattr(dataset_module, "load_dataset", load)
+    return load
 
 
-@functools.cache
-def _small_splits() -> tuple[Split, Split]:
-    return generate(1_000, seed=1), generate(1_000, seed=2)
+@pytest.fixture
+def small_data(monkeypatch: pytest.MonkeyPatch, load_small: Callable[..., Dataset]) -> None:
+    """Let every dataset's name stand for 1,000 + 1,000 digits, which train in no time."""
+    monkeypatch.setattr(dataset_module, "load_dataset", load_small)
 
 
 SMALL_RUN: dict[str, Any] = {
@@ -80,19 +80,51 @@ def small_settings(tiny_data_dir: Path, tmp_path: Path) -> dict[str, Any]:
     return {**SMALL_RUN, **data, "run.output": str(tmp_path)}
 
 
+@pytest.fixture(scope="session")
+def train_small_in(load_small: Callable[..., Dataset]) -> Callable[..., TrainResult]:
+    """`train_small` for fixtures of a whole module: the folder is its first argument."""
+
+    def train_run(folder: Path, name: str = "", **settings: Any) -> TrainResult:
+        named = {key.replace("__", "."): value for key, value in settings.items()}
+        place = {"run.output": str(folder), "run.name": name}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(dataset_module, "load_dataset", load_small)
+            return train(None, {**SMALL_RUN, **place, **named})
+
+    return train_run
+
+
 @pytest.fixture
-def train_small(small_data: None, tmp_path: Path) -> Callable[..., TrainResult]:
+def train_small(
+    small_data: None, tmp_path: Path, train_small_in: Callable[..., TrainResult]
+) -> Callable[..., TrainResult]:
     """Return a function that trains a small network on 1,000 digits into `tmp_path`.
 
     It takes the run's name and settings: `train_small("a", optimizer__momentum=0.9)`.
     """
+    return functools.partial(train_small_in, tmp_path)
 
-    def train_run(name: str = "", **settings: Any) -> TrainResult:
-        named = {key.replace("__", "."): value for key, value in settings.items()}
-        place = {"run.output": str(tmp_path), "run.name": name}
-        return train(None, {**SMALL_RUN, **place, **named})
 
-    return train_run
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread: two for small matrices mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Return a function that runs a command and returns its exit code and its error line."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        code = main(list(arguments))
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("error: ")
+        return code, error
+
+    return run
 
 
 @pytest.fixture

@@ -46,8 +46,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_what_a_statement_imports(name: str, tmp_path: Path) -> None:
     statement, forbidden, required = CASES[name]
-    code = f"{statement}\nimport sys\nprint(*sys.modules)"
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-c", f"{statement}\nimport sys\nprint(*sys.modules)"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     imported = set(done.stdout.splitlines()[-1].split())
     assert not imported & forbidden

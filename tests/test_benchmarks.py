@@ -48,11 +48,8 @@ def test_cost_of_distortions(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_table_is_markdown_or_json(capsys: pytest.CaptureFixture[str]) -> None:
-    columns: dict[str, Format] = {
-        "kind": str,
-        "seconds": median_range(1),
-        "accuracy": mean_deviation(1, 100, " %"),
-    }
+    accuracy = mean_deviation(1, 100, " %")
+    columns: dict[str, Format] = {"kind": str, "seconds": median_range(1), "accuracy": accuracy}
     rows = [("a", [1.0, 2.0, 4.0], [0.5, 0.7]), ("b", None, [0.5])]
     print_table("Title", columns, rows, as_json=False)
     markdown = capsys.readouterr().out

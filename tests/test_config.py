@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from mnist_ce.config import Config, resolve_config
 from mnist_ce.evaluation.verification import verify
@@ -23,41 +24,30 @@ def test_a_flat_config_has_every_key() -> None:
 def test_a_renamed_key_is_valid_with_one_warning(tmp_path: Path) -> None:
     (tmp_path / "old.toml").write_text("[augment]\nflagged_ones = 0.5\n")
     options = ["--config", str(tmp_path / "old.toml"), "--set", "augment.flagged_ones=0.3"]
-    shown = subprocess.run(
-        [sys.executable, "-m", "mnist_ce", "train", "--show-config", *options],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    command = [sys.executable, "-m", "mnist_ce", "train", "--show-config", *options]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
     assert tomllib.loads(shown.stdout)["augment"]["upstroke_ones"] == 0.3
     assert shown.stderr == "warning: augment.flagged_ones is now called augment.upstroke_ones\n"
 
 
 def test_a_run_of_an_older_version_can_be_resumed_and_verified(
-    tiny_data_dir: Path, tmp_path: Path
+    small_settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    settings = {
-        "data.dataset": "synthetic",
-        "data.dir": str(tiny_data_dir),
-        "train.epochs": 1,
-        "run.output": str(tmp_path),
-        "run.name": "old",
-        "run.plots": False,
-        "augment.flagged_ones": 0.5,
-    }
-    train(None, settings)
+    def mismatches() -> list[str]:
+        _, checks = verify("old", output=tmp_path, data_dir=small_settings["data.dir"])
+        return [check.name for check in checks if not check.ok]
+
+    train(None, {**small_settings, "run.name": "old", "augment.flagged_ones": 0.5})
     run = RunDir(tmp_path / "old")
     for path in (run.config_path, run.record_path):
         text = path.read_text()
         assert "flagged_ones" not in text
         path.write_text(text.replace("upstroke_ones", "flagged_ones"))
-    _, checks = verify("old", output=tmp_path, data_dir=tiny_data_dir)
-    assert [check.name for check in checks if not check.ok] == []
+    assert mismatches() == []
 
-    train(None, {"train.epochs": 2, "run.output": str(tmp_path)}, resume="old")
+    train(None, {"train.epochs": 3, "run.output": str(tmp_path)}, resume="old")
     record = json.loads(run.record_path.read_text())
-    assert record["epochs_done"] == 2
+    assert record["epochs_done"] == 3
     assert record["config"]["augment"]["upstroke_ones"] == 0.5
     assert "flagged_ones" not in record["config"]["augment"]
-    _, checks = verify("old", output=tmp_path, data_dir=tiny_data_dir)
-    assert [check.name for check in checks if not check.ok] == []
+    assert mismatches() == []

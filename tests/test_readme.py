@@ -24,9 +24,8 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    text = "".join(blocks("sh"))
-    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
-    return [line for line in lines if line]
+    lines = "".join(blocks("sh")).splitlines()
+    return [line for line in (line.partition("#")[0].strip() for line in lines) if line]
 
 
 def draw(path: Path, text: str) -> None:
@@ -68,9 +67,6 @@ def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_files_named_in_the_tree_exist() -> None:
     for place in re.findall(r"^\| (`.*?) \|", README, re.MULTILINE):
-        parent = Path("mnist_ce/training")
         for name in re.findall(r"`([^`]+)`", place):
-            path = parent / name if (ROOT / parent / name).exists() else Path(name)
-            candidates = [ROOT / path, ROOT / parent / name]
-            found = any(c.exists() for c in candidates) or list((ROOT / "mnist_ce").glob(name))
-            assert found, name
+            folders = (ROOT, ROOT / "mnist_ce", ROOT / "mnist_ce" / "training")
+            assert any((folder / name).exists() for folder in folders), name

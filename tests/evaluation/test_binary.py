@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,14 @@ from torch import nn
 from mnist_ce import load_model
 from mnist_ce.cli import main
 from mnist_ce.config import resolve_config
-from mnist_ce.data import dataset as dataset_module
-from mnist_ce.data.dataset import Dataset
-from mnist_ce.data.synthetic.generate import generate
+from mnist_ce.data.dataset import Dataset, Split
 from mnist_ce.evaluation.evaluate import evaluate
 from mnist_ce.evaluation.metrics import average_precision, binary_report, confusion_matrix, roc_auc
 from mnist_ce.network.objective import Binary
 from mnist_ce.training.trainer import train
 
-DIGITS = tuple("0123456789")
+BINARY = "objective.kind='binary'"
+OUTCOMES = ("true_negatives", "false_positives", "false_negatives", "true_positives")
 
 
 @given(
@@ -38,38 +37,32 @@ DIGITS = tuple("0123456789")
 )
 @settings(deadline=None, max_examples=100)
 def test_the_figures_equal_scikit_learns_with_many_ties(pairs: list[tuple[float, bool]]) -> None:
-    scores = torch.tensor([score for score, _ in pairs])
-    labels = torch.tensor([int(label) for _, label in pairs])
-    predictions = (scores > 0).long()
-    report = binary_report(scores, labels, confusion_matrix(predictions, labels, 2))
-    truth, given_scores, predicted = labels.numpy(), scores.numpy(), predictions.numpy()
-    assert report.roc_auc == pytest.approx(sklearn_metrics.roc_auc_score(truth, given_scores))
-    assert report.average_precision == pytest.approx(
-        sklearn_metrics.average_precision_score(truth, given_scores)
+    scores, labels = (torch.tensor(values) for values in zip(*pairs, strict=True))
+    labels, predicted = labels.long(), (scores > 0).long()
+    found = vars(binary_report(scores, labels, confusion_matrix(predicted, labels, 2)))
+    matrix = sklearn_metrics.confusion_matrix(labels, predicted, labels=[0, 1]).ravel()
+    rates = sklearn_metrics.precision_recall_fscore_support(
+        labels, predicted, average="binary", zero_division=0
     )
-    precision, recall, f1, _ = sklearn_metrics.precision_recall_fscore_support(
-        truth, predicted, average="binary", zero_division=0
-    )
-    assert (report.precision, report.recall, report.f1) == pytest.approx((precision, recall, f1))
-    matrix = sklearn_metrics.confusion_matrix(truth, predicted, labels=[0, 1]).ravel().tolist()
-    assert matrix == [
-        report.true_negatives,
-        report.false_positives,
-        report.false_negatives,
-        report.true_positives,
-    ]
+    expected = {
+        "roc_auc": sklearn_metrics.roc_auc_score(labels, scores),
+        "average_precision": sklearn_metrics.average_precision_score(labels, scores),
+        **dict(zip(("precision", "recall", "f1"), rates, strict=False)),
+        **dict(zip(OUTCOMES, matrix, strict=True)),
+    }
+    assert {key: found[key] for key in expected} == pytest.approx(expected)
 
 
 def test_the_figures_equal_scikit_learns_on_many_scores() -> None:
     random = np.random.default_rng(3)
     labels = random.integers(0, 2, 5_000)
     scores = (random.normal(size=5_000) + labels).astype(np.float32)
-    assert roc_auc(torch.tensor(scores), torch.tensor(labels)) == pytest.approx(
-        sklearn_metrics.roc_auc_score(labels, scores), abs=1e-12
-    )
-    assert average_precision(torch.tensor(scores), torch.tensor(labels)) == pytest.approx(
-        sklearn_metrics.average_precision_score(labels, scores), abs=1e-12
-    )
+    for ours, theirs in (
+        (roc_auc, sklearn_metrics.roc_auc_score),
+        (average_precision, sklearn_metrics.average_precision_score),
+    ):
+        found = ours(torch.tensor(scores), torch.tensor(labels))
+        assert found == pytest.approx(theirs(labels, scores), abs=1e-12)
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -85,20 +78,13 @@ def test_a_missing_class_leaves_what_needs_it_empty(label: int) -> None:
 
 
 @pytest.fixture
-def small_digits(monkeypatch: pytest.MonkeyPatch) -> Dataset:
-    """A few hundred drawn digits, in the place of MNIST."""
-    digits = Dataset("synthetic", generate(800, 1), generate(200, 2), DIGITS, "0" * 64)
-
-    def load(*arguments: object, **settings: object) -> Dataset:
-        return digits
-
-    monkeypatch.setattr(dataset_module, "load_dataset", load)
-    return digits
+def digits(load_small: Callable[..., Dataset]) -> Split:
+    return load_small("mnist").test
 
 
 @pytest.fixture
 def command(
-    small_digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_data: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Any]:
     """Run a command on the small digits and return its JSON."""
 
@@ -111,45 +97,41 @@ def command(
 
 
 def train_arguments(name: str, *settings: str) -> list[str]:
+    settings = ("train.batch_size=30", "model.hidden=[5]", *settings)
     assignments = [part for setting in settings for part in ("--set", setting)]
     return ["train", "-q", "--name", name, "--epochs", "6", "--lr", "0.1", *assignments]
 
 
-def saved_picture(digits: Dataset, label: int, path: Path) -> str:
-    Image.fromarray(digits.test.images[digits.test.labels == label][0].numpy()).save(path)
+def saved_picture(split: Split, label: int, path: Path) -> str:
+    Image.fromarray(split.images[split.labels == label][0].numpy()).save(path)
     return str(path)
 
 
 def test_a_yes_no_network_from_training_to_predictions(
-    command: Callable[..., Any], small_digits: Dataset, tmp_path: Path
+    command: Callable[..., Any], digits: Split, tmp_path: Path
 ) -> None:
-    binary = ("objective.kind='binary'", "objective.positive=3", "model.hidden=[5]")
-    record = command(*train_arguments("three", *binary))
+    record = command(*train_arguments("three", BINARY, "objective.positive=3"))
     assert record["class_names"] == ["not 3", "3"]
     assert record["objective"] == "binary"
     state = torch.load(tmp_path / "three" / "model.pt", weights_only=True)
-    assert {name: list(tensor.shape) for name, tensor in state.items()} == {
-        "l1.weight": [5, 784],
-        "l1.bias": [5],
-        "l2.weight": [1, 5],
-        "l2.bias": [1],
-    }
+    shapes = {name: list(tensor.shape) for name, tensor in state.items()}
+    first = {"l1.weight": [5, 784], "l1.bias": [5]}
+    assert shapes == {**first, "l2.weight": [1, 5], "l2.bias": [1]}
 
     report = command("evaluate", "three")
-    assert report["total"] == 200
+    assert report["total"] == len(digits.labels)
     assert report["accuracy"] == record["test_accuracy"] > 0.9
     trained = load_model("three", tmp_path)
-    logits = trained.model(small_digits.test.images.float() / 255)[:, 0].detach()
-    truth = (small_digits.test.labels == 3).long()
+    logits = trained.model(digits.images.float() / 255)[:, 0].detach()
+    truth = (digits.labels == 3).long()
     figures = report["binary"]
     assert figures["roc_auc"] == pytest.approx(sklearn_metrics.roc_auc_score(truth, logits))
     assert figures["recall"] == pytest.approx(sklearn_metrics.recall_score(truth, logits > 0))
     assert figures["false_positives"] == int(((logits > 0) & (truth == 0)).sum())
-    assert report["loss"] == pytest.approx(
-        torch.nn.BCEWithLogitsLoss()(logits, truth.float()).item(), rel=1e-5
-    )
+    loss = nn.BCEWithLogitsLoss()(logits, truth.float()).item()
+    assert report["loss"] == pytest.approx(loss, rel=1e-5)
 
-    pictures = [saved_picture(small_digits, label, tmp_path / f"{label}.png") for label in (3, 0)]
+    pictures = [saved_picture(digits, label, tmp_path / f"{label}.png") for label in (3, 0)]
     answers = command("predict", *pictures, "--checkpoint", "three")
     for answer, picture in zip(answers, pictures, strict=True):
         explained = command("explain", picture, "--checkpoint", "three", "--target", "3")
@@ -160,16 +142,16 @@ def test_a_yes_no_network_from_training_to_predictions(
 
 
 def test_a_subset_of_classes_keeps_its_names(
-    command: Callable[..., Any], small_digits: Dataset, tmp_path: Path
+    command: Callable[..., Any], digits: Split, tmp_path: Path
 ) -> None:
-    record = command(*train_arguments("some", "data.classes=[7, 0, 1]", "model.hidden=[5]"))
+    record = command(*train_arguments("some", "data.classes=[7, 0, 1]"))
     assert record["class_names"] == ["7", "0", "1"]
     report = command("evaluate", "some")
     assert [item["class_name"] for item in report["per_class"]] == ["7", "0", "1"]
-    assert report["total"] == sum(int((small_digits.test.labels == c).sum()) for c in (7, 0, 1))
+    assert report["total"] == sum(int((digits.labels == c).sum()) for c in (7, 0, 1))
     assert report["accuracy"] > 0.8
     assert load_model("some", tmp_path).model.sizes == (784, 5, 3)
-    picture = saved_picture(small_digits, 0, tmp_path / "0.png")
+    picture = saved_picture(digits, 0, tmp_path / "0.png")
     (answer,) = command("predict", picture, "--checkpoint", "some")
     explained = command("explain", picture, "--checkpoint", "some", "--target", "0")
     assert explained["rows"][0]["target"] == 1
@@ -178,23 +160,19 @@ def test_a_subset_of_classes_keeps_its_names(
 
 
 def test_a_subset_of_classes_can_be_asked_yes_or_no(command: Callable[..., Any]) -> None:
-    binary = ("objective.kind='binary'", "objective.positive=7", "data.classes=[3, 7]")
-    assert command(*train_arguments("pair", *binary, "model.hidden=[5]"))["class_names"] == [
-        *("not 7", "7")
-    ]
+    binary = (BINARY, "objective.positive=7", "data.classes=[3, 7]")
+    assert command(*train_arguments("pair", *binary))["class_names"] == ["not 7", "7"]
     report = command("evaluate", "pair")
-    assert report["total"] == 40
-    assert [item["count"] for item in report["per_class"]] == [20, 20]
+    assert report["total"] == 200
+    assert [item["count"] for item in report["per_class"]] == [100, 100]
 
 
+@pytest.mark.usefixtures("small_data")
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["objective.kind='binary'", "objective.positive=10"], "objective.positive = 10 is not"),
-        (
-            ["objective.kind='binary'", "data.classes=[1, 2]"],
-            "objective.positive = 7 is not among the classes [1, 2]",
-        ),
+        ([BINARY, "objective.positive=10"], "objective.positive = 10 is not"),
+        ([BINARY, "data.classes=[1, 2]"], "positive = 7 is not among the classes [1, 2]"),
         (["data.classes=[3, 10]"], "has no class 10; its classes are 0 to 9"),
         (["data.classes=[3]"], "data.classes needs at least two classes"),
         (["data.classes=[3, 3]"], "data.classes names a class twice"),
@@ -203,15 +181,11 @@ def test_a_subset_of_classes_can_be_asked_yes_or_no(command: Callable[..., Any])
     ],
 )
 def test_classes_that_do_not_fit_are_refused(
-    small_digits: Dataset,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    settings: Sequence[str],
-    message: str,
+    refused: Callable[..., tuple[int, str]], tmp_path: Path, settings: list[str], message: str
 ) -> None:
-    code = main([*train_arguments("wrong", *settings), "--output", str(tmp_path)])
+    code, error = refused(*train_arguments("wrong", *settings), "--output", str(tmp_path))
     assert code == 2
-    assert message in capsys.readouterr().err
+    assert message in error
     assert not (tmp_path / "wrong").exists()
 
 
@@ -225,13 +199,8 @@ def test_the_recipe_asks_for_sevens_in_ten_epochs_without_distortions() -> None:
 
 @pytest.mark.slow
 def test_the_recipe_reaches_its_goals(mnist_dir: Path, tmp_path: Path) -> None:
-    settings = {
-        "data.dir": str(mnist_dir),
-        "data.dataset": "mnist",
-        "run.output": str(tmp_path),
-        "run.name": "seven",
-    }
-    train("is-it-a-7", settings)
+    data = {"data.dir": str(mnist_dir), "data.dataset": "mnist"}
+    train("is-it-a-7", {**data, "run.output": str(tmp_path), "run.name": "seven"})
     report = evaluate("seven", output=tmp_path, data_dir=mnist_dir)
     assert report.binary is not None
     assert report.result.accuracy >= 0.993

@@ -53,18 +53,14 @@ def test_the_calibration_error_by_hand() -> None:
     assert (low.confidence, high.confidence) == pytest.approx((0.6, 0.9))
 
 
-def test_certain_and_right_has_no_error_and_certain_and_wrong_has_all() -> None:
+def test_the_calibration_error_at_its_limits() -> None:
     for right in (True, False):
         correct = np.full(40, right)
         assert expected_calibration_error(np.ones(40), correct) == (not right)
         assert calibration_interval(np.ones(40), correct) == (not right, not right)
-
-
-def test_fewer_images_than_bins_are_a_bin_each() -> None:
-    assert expected_calibration_error(np.array([0.9, 0.5]), np.array([True, True])) == (
-        pytest.approx(0.3)
-    )
-    assert len(reliability_bins(np.array([0.9, 0.5]), np.array([True, True]))) == 2
+    few = np.array([0.9, 0.5]), np.array([True, True])  # fewer images than bins: a bin each
+    assert expected_calibration_error(*few) == pytest.approx(0.3)
+    assert len(reliability_bins(*few)) == 2
 
 
 def test_the_bins_are_those_of_scikit_learn() -> None:
@@ -86,19 +82,15 @@ def test_the_interval_has_the_ends_of_scipys_bootstrap() -> None:
     def statistic(said: Any, right: Any) -> float:
         return expected_calibration_error(said, right.astype(bool), 5)
 
-    intervals = {
-        method: stats.bootstrap(
-            (confidence, correct.astype(float)),
-            statistic,
-            paired=True,
-            vectorized=False,
-            n_resamples=1_000,
-            method=method,
-            rng=np.random.default_rng(5),
+    options: dict[str, Any] = {"paired": True, "vectorized": False, "n_resamples": 1_000}
+    data = (confidence, correct.astype(float))
+    basic, percentile = (
+        stats.bootstrap(
+            data, statistic, method=method, rng=np.random.default_rng(5), **options
         ).confidence_interval
         for method in ("basic", "percentile")
-    }
-    expected = (intervals["basic"].low, intervals["percentile"].high)
+    )
+    expected = (basic.low, percentile.high)
     found = calibration_interval(confidence, correct, 5, num_resamples=4_000)
     assert found == pytest.approx(expected, abs=0.004)
 
@@ -109,16 +101,14 @@ def test_the_interval_depends_on_nothing_but_its_seed() -> None:
     assert calibration_interval(*predictions) != calibration_interval(*predictions, seed=1)
 
 
-def test_the_interval_of_a_calibrated_network_reaches_zero() -> None:
-    """Which the plain quantiles of the resamples never do."""
+def test_the_interval_reaches_zero_if_the_network_is_calibrated_and_only_then() -> None:
+    """The plain quantiles of the resamples never reach it."""
     predictions = [simulated(10_000, seed) for seed in range(20)]
     lows = [calibration_interval(*item, num_resamples=200)[0] for item in predictions]
     assert sum(low == 0 for low in lows) >= 15
-
-
-def test_the_interval_of_an_overconfident_network_does_not() -> None:
-    low, high = calibration_interval(*simulated(10_000, seed=0, overconfidence=2.0))
-    assert 0 < low < expected_calibration_error(*simulated(10_000, 0, 2.0)) < high
+    overconfident = simulated(10_000, seed=0, overconfidence=2.0)
+    low, high = calibration_interval(*overconfident)
+    assert 0 < low < expected_calibration_error(*overconfident) < high
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
@@ -164,12 +154,9 @@ def test_a_temperature_changes_confidence_and_no_prediction() -> None:
     soft, still_correct = confidences(logits, labels, Multiclass(), 5.0)
     assert (correct == still_correct).all()
     assert (soft < sharp).all()
-
-
-def test_confidences_near_one_stay_apart() -> None:
     logits = torch.tensor([[20.0, 0.0], [22.0, 0.0]])
     confidence, _ = confidences(logits, torch.tensor([0, 0]), Multiclass())
-    assert confidence[0] < confidence[1] < 1
+    assert confidence[0] < confidence[1] < 1  # near one they stay apart
 
 
 def test_a_report_has_plain_values() -> None:

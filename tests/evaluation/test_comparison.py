@@ -1,56 +1,33 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from scipy import stats
 
-from mnist_ce import train
 from mnist_ce.cli import main
-from mnist_ce.data.dataset import Dataset
-from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.evaluation.comparison import compare, mcnemar_p_value
 
 pytestmark = pytest.mark.usefixtures("small_data")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(train_small_in: Callable[..., object], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of different quality and for different classes."""
     folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        train_split, test_split = generate(1_000, seed=1), generate(1_000, seed=2)
-
-        def load(name: str, *arguments: object, **options: object) -> Dataset:
-            dataset = "mnist" if name == "auto" else name
-            return Dataset(dataset, train_split, test_split, tuple("0123456789"), "0" * 64)
-
-        patch.setattr("mnist_ce.data.dataset.load_dataset", load)
-        variants: dict[str, dict[str, object]] = {
-            "good": {"train.epochs": 4},
-            "poor": {"train.epochs": 1},
-            "other": {"data.dataset": "kmnist"},
-            "three": {"data.classes": [1, 2, 3]},
-            "four": {"data.classes": [4, 5, 6]},
-            "seed-0": {"data.validation_size": 100},
-            "seed-1": {"data.validation_size": 100, "train.seed": 1},
-        }
-        for name, settings in variants.items():
-            train(
-                None,
-                {
-                    "run.output": str(folder),
-                    "run.name": name,
-                    "run.plots": False,
-                    "train.epochs": 1,
-                    "train.batch_size": 20,
-                    "optimizer.learning_rate": 0.1,
-                    "model.hidden": [32],
-                    **settings,
-                },
-            )
+    train_small_in(folder, "good", train__epochs=4)
+    variants: dict[str, dict[str, object]] = {
+        "poor": {},
+        "other": {"data__dataset": "kmnist"},
+        "three": {"data__classes": [1, 2, 3]},
+        "four": {"data__classes": [4, 5, 6]},
+        "seed-0": {"data__validation_size": 100},
+        "seed-1": {"data__validation_size": 100, "train__seed": 1},
+    }
+    for name, settings in variants.items():
+        train_small_in(folder, name, train__epochs=1, **settings)
     return folder
 
 
@@ -58,14 +35,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_mcnemars_test_is_the_sum_of_the_binomial_tails(only_a: int, only_b: int) -> None:
     tail = stats.binom.cdf(min(only_a, only_b), only_a + only_b, 0.5)
     assert mcnemar_p_value(only_a, only_b) == pytest.approx(min(1.0, 2 * tail))
-
-
-def test_a_run_beside_itself_differs_in_nothing(runs: Path) -> None:
-    comparison = compare("good", "good", output=runs)
-    assert comparison.differences == []
-    assert comparison.p_value == 1
-    assert not comparison.is_significant
-    assert comparison.verdict.startswith("Neither is better")
 
 
 def test_every_difference_is_listed(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,10 +64,21 @@ def test_the_other_way_round_is_the_same_test(runs: Path) -> None:
     assert one.verdict == other.verdict.replace("B is", "A is")
 
 
-def test_a_small_difference_is_not_significant(runs: Path) -> None:
+def test_a_run_beside_itself_differs_in_nothing_and_one_image_is_not_significant(
+    runs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bare.pt").write_bytes((runs / "good" / "model.pt").read_bytes())
+    assert compare("good", tmp_path / "bare.pt", output=runs).differences == []
     comparison = compare("good", "good", output=runs)
-    right = (comparison.a.result.predictions == comparison.a.result.labels).nonzero()[0]
-    comparison.b.result.predictions[right] = (comparison.b.result.labels[right] + 1) % 10
+    assert comparison.differences == []
+    assert comparison.p_value == 1
+    assert not comparison.is_significant
+    assert comparison.verdict.startswith("Neither is better")
+
+    comparison = compare("good", "good", output=runs)
+    result = comparison.b.result
+    right = (result.predictions == result.labels).nonzero()[0]
+    result.predictions[right] = (result.labels[right] + 1) % 10
     assert comparison.verdict == (
         "A is correct on 1 more of 1,000 images; not significant (McNemar p = 1.00)."
     )
@@ -115,12 +95,6 @@ def test_the_list_can_be_cut(runs: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "different predictions" not in capsys.readouterr().out
 
 
-def test_bare_weights_are_compared_too(runs: Path, tmp_path: Path) -> None:
-    weights = torch.load(runs / "good" / "model.pt", weights_only=True)
-    torch.save(weights, tmp_path / "bare.pt")
-    assert compare("good", tmp_path / "bare.pt", output=runs).differences == []
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -133,11 +107,10 @@ def test_bare_weights_are_compared_too(runs: Path, tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_compared_is_refused(
-    runs: Path, capsys: pytest.CaptureFixture[str], arguments: str, message: str
+    runs: Path, refused: Callable[..., tuple[int, str]], arguments: str, message: str
 ) -> None:
-    assert main(["compare", *arguments.split(), "--output", str(runs)]) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: ")
+    code, error = refused("compare", *arguments.split(), "--output", str(runs))
+    assert code == 2
     assert message in error
 
 

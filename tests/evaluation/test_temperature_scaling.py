@@ -15,25 +15,10 @@ from mnist_ce.report.plots import reliability_diagram
 from mnist_ce.report.report import report
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir
+from mnist_ce.training.callbacks import TrainResult
 
+Train = Callable[..., TrainResult]
 pytestmark = pytest.mark.usefixtures("small_data")
-
-
-def train_small(output: Path, name: str, **settings: object) -> RunDir:
-    keys = {key.replace("__", "."): value for key, value in settings.items()}
-    return train(
-        None,
-        {
-            "run.output": str(output),
-            "run.name": name,
-            "run.plots": False,
-            "train.epochs": 2,
-            "train.batch_size": 20,
-            "optimizer.learning_rate": 0.2,
-            "model.hidden": [32],
-            **keys,
-        },
-    ).run
 
 
 def record_of(run: RunDir) -> RunRecord:
@@ -41,8 +26,8 @@ def record_of(run: RunDir) -> RunRecord:
 
 
 @pytest.fixture
-def held_out(tmp_path: Path) -> RunDir:
-    return train_small(tmp_path, "held-out", data__validation_size=300)
+def held_out(train_small: Train) -> RunDir:
+    return train_small("held-out", data__validation_size=300).run
 
 
 def test_a_run_is_fitted_to_its_own_held_out_images(tmp_path: Path, held_out: RunDir) -> None:
@@ -59,9 +44,9 @@ def test_a_run_is_fitted_to_its_own_held_out_images(tmp_path: Path, held_out: Ru
 
 
 def test_another_runs_temperature_is_taken(
-    tmp_path: Path, held_out: RunDir, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, train_small: Train, held_out: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = train_small(tmp_path, "all")
+    run = train_small("all").run
     arguments = ["calibrate", "all", "--with", "held-out", "--output", str(tmp_path)]
     assert main([*arguments, "--json"]) == 0
     out, err = capsys.readouterr()
@@ -73,8 +58,8 @@ def test_another_runs_temperature_is_taken(
     assert capsys.readouterr().out.startswith("temperature ")
 
 
-def test_several_runs_give_one_temperature(tmp_path: Path, held_out: RunDir) -> None:
-    other = train_small(tmp_path, "other", data__validation_size=300, train__seed=5)
+def test_several_runs_give_one_temperature(train_small: Train, held_out: RunDir) -> None:
+    other = train_small("other", data__validation_size=300, train__seed=5).run
     one, two = (calibrate(run.path).fitted_on for run in (held_out, other))
     both = calibrate(held_out.path, [held_out.path, other.path])
     assert both.fitted_on["num_images"] == 600
@@ -108,9 +93,9 @@ def test_evaluate_reports_both_ways(
     assert f"NLL {before['nll']:.4f}, T = 1\n" in out
 
 
-def test_a_yes_no_run_is_calibrated(tmp_path: Path) -> None:
-    train_small(tmp_path, "yes", objective__kind="binary", data__validation_size=300)
-    fitted = calibrate("yes", output=tmp_path).fitted_on
+def test_a_yes_no_run_is_calibrated(train_small: Train) -> None:
+    run = train_small("yes", objective__kind="binary", data__validation_size=300).run
+    fitted = calibrate(run.path).fitted_on
     assert fitted["nll"] <= fitted["nll_uncalibrated"]
 
 
@@ -134,10 +119,10 @@ def test_the_diagram_is_drawn_by_evaluate_and_report(tmp_path: Path, held_out: R
 
 
 def test_another_recipe_is_warned_of(
-    tmp_path: Path, held_out: RunDir, log_warnings: Callable[[], list[str]]
+    train_small: Train, held_out: RunDir, log_warnings: Callable[[], list[str]]
 ) -> None:
-    train_small(tmp_path, "wide", model__hidden=[64], train__seed=3)
-    calibrate("wide", "held-out", output=tmp_path)
+    wide = train_small("wide", model__hidden=[64], train__seed=3).run
+    calibrate(wide.path, held_out.path)
     (warning,) = log_warnings()
     assert "by another recipe" in warning
     assert "(model.hidden)" in warning
@@ -157,27 +142,23 @@ def test_another_recipe_is_warned_of(
 )
 def test_what_cannot_be_calibrated_is_refused(
     tmp_path: Path,
+    train_small: Train,
     held_out: RunDir,
-    capsys: pytest.CaptureFixture[str],
+    refused: Callable[..., tuple[int, str]],
     arguments: str,
     exit_code: int,
     message: str,
 ) -> None:
-    if "all" in arguments:
-        train_small(tmp_path, "all")
-    if "yes" in arguments:
-        train_small(tmp_path, "yes", objective__kind="binary")
-    (tmp_path / "bare.pt").write_bytes(held_out.model_path.read_bytes())
+    train_small("all", train__epochs=1)
+    train_small("yes", train__epochs=1, objective__kind="binary")
     stopped = RunDir(tmp_path / "stopped")
     stopped.path.mkdir()
-    stopped.model_path.write_bytes(held_out.model_path.read_bytes())
+    for file in (tmp_path / "bare.pt", stopped.model_path):
+        file.write_bytes(held_out.model_path.read_bytes())
     stopped.write_record(record_of(held_out).updated(status="stopped"))
-    target, *rest = arguments.split()
-    if target == "bare.pt":
-        target = str(tmp_path / target)
-    assert main(["calibrate", target, *rest, "--output", str(tmp_path)]) == exit_code
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: ")
+    target, *rest = arguments.replace("bare.pt", str(tmp_path / "bare.pt")).split()
+    code, error = refused("calibrate", target, *rest, "--output", str(tmp_path))
+    assert code == exit_code
     assert message in error
 
 

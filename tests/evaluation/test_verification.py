@@ -12,23 +12,17 @@ from mnist_ce.cli import main
 from mnist_ce.evaluation.verification import verify
 from mnist_ce.runs.checkpoint import load_state_dict, save_tensors
 from mnist_ce.runs.run_dir import RunDir
-from mnist_ce.training.trainer import train
+from mnist_ce.training.callbacks import TrainResult
+
+pytestmark = pytest.mark.usefixtures("small_data")
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    settings = {
-        "data.dataset": "synthetic",
-        "data.dir": str(tiny_data_dir),
-        "data.validation_size": 20,
-        "model.hidden": [24, 16],
-        "average.decay": 0.9,
-        "train.epochs": 2,
-        "optimizer.learning_rate": 0.1,
-        "run.output": str(tmp_path_factory.mktemp("runs")),
-        "run.plots": False,
-    }
-    return train(None, settings).run.path
+def finished(
+    train_small_in: Callable[..., TrainResult], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    settings = {"data__validation_size": 20, "average__decay": 0.9}
+    return train_small_in(tmp_path_factory.mktemp("runs"), **settings).run.path
 
 
 @pytest.fixture
@@ -37,14 +31,8 @@ def run(finished: Path, tmp_path: Path) -> RunDir:
     return RunDir(tmp_path / "a")
 
 
-def mismatches(run: RunDir, data_dir: Path) -> list[str]:
-    return [check.name for check in verify(str(run.path), data_dir=data_dir)[1] if not check.ok]
-
-
-def test_a_finished_run_is_verified(
-    run: RunDir, tiny_data_dir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["evaluate", str(run.path), "--verify", "--data-dir", str(tiny_data_dir)]
+def test_a_finished_run_is_verified(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["evaluate", str(run.path), "--verify"]
     assert main(arguments) == 0
     assert capsys.readouterr().out.endswith("a verified\n")
     assert main([*arguments, "--json"]) == 0
@@ -63,13 +51,10 @@ def in_record(**changes: Any) -> Callable[[RunDir], None]:
     return change
 
 
-def in_text(name: str, before: str, after: str) -> Callable[[RunDir], None]:
-    def change(run: RunDir) -> None:
-        text = (run.path / name).read_text()
-        assert before in text
-        (run.path / name).write_text(text.replace(before, after))
-
-    return change
+def other_rate(run: RunDir) -> None:
+    text = run.config_path.read_text()
+    assert "learning_rate = 0.1" in text
+    run.config_path.write_text(text.replace("learning_rate = 0.1", "learning_rate = 0.2"))
 
 
 def one_weight(path: Callable[[RunDir], Path]) -> Callable[[RunDir], None]:
@@ -100,27 +85,25 @@ def one_row_less(run: RunDir) -> None:
         (in_record(train_accuracy=0.99), ["metrics"]),
         (in_record(train_seconds=99.0), ["metrics"]),
         (in_record(best_validation_accuracy=1.0), ["best"]),
-        (in_record(dataset_digest="0" * 64), ["data"]),
+        (in_record(dataset_digest="1" * 64), ["data"]),
         (in_record(config=3), ["config", "weights"]),
-        (in_text("config.toml", "learning_rate = 0.1", "learning_rate = 0.2"), ["config"]),
+        (other_rate, ["config"]),
         (one_weight(lambda run: run.model_path), ["weights", "resume", "test"]),
         (one_weight(lambda run: run.best_path), ["best"]),
         (one_row_less, ["metrics"]),
     ],
 )
 def test_a_mismatch_is_found(
-    run: RunDir, tiny_data_dir: Path, change: Callable[[RunDir], None], found: list[str]
+    run: RunDir, change: Callable[[RunDir], None], found: list[str]
 ) -> None:
     change(run)
-    assert set(found) <= set(mismatches(run, tiny_data_dir))
+    _, checks = verify(str(run.path))
+    assert set(found) <= {check.name for check in checks if not check.ok}
 
 
-def test_a_mismatch_fails_the_command(
-    run: RunDir, tiny_data_dir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_mismatch_fails_the_command(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     in_record(test_correct=99)(run)
-    arguments = ["evaluate", str(run.path), "--verify", "--data-dir", str(tiny_data_dir)]
-    assert main(arguments) == 1
+    assert main(["evaluate", str(run.path), "--verify"]) == 1
     printed = capsys.readouterr()
     assert "FAIL  test " in printed.out
     assert "a is not as recorded: test" in printed.err

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.training.callbacks import BatchInfo, Callback
 from mnist_ce.training.trainer import train
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parents[2]
 # 300 images in batches of 43: shares of 22 and 21, and in the last batch of 42.
 SETTINGS: dict[str, Any] = {
@@ -45,8 +45,8 @@ class Losses(Callback):
         self.losses.append(info.metrics().loss)
 
 
-def torchrun(*arguments: str, processes: int = 2) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+def torchrun(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
     return subprocess.Popen(
         [*command, "-m", "mnist_ce", "train", *arguments],
@@ -66,26 +66,14 @@ def flags(tiny_data_dir: Path, tmp_path: Path) -> list[str]:
     return [part for key, value in shown.items() for part in ("--set", f"{key}={value}")]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def finished(process: subprocess.Popen[str]) -> tuple[str, str]:
-    out, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors
-    return out, errors
-
-
 def test_two_processes_do_what_one_does(
     flags: list[str], tiny_data_dir: Path, tmp_path: Path
 ) -> None:
     """The losses agree, and so do the weights; one process continues what two began."""
     arguments = [*flags, "--epochs", "2", "--name", "two", "--verbose"]
-    out, errors = finished(torchrun(*arguments, "--set", "run.log_interval=1"))
+    process = torchrun(*arguments, "--set", "run.log_interval=1")
+    out, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
     assert out.count("weights_sha256") == 1  # one of them tells it
     assert "distributed step" in errors
     record = RunDir(tmp_path / "two").read_record()

@@ -35,9 +35,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "fast step with everything": {"train.step": "fast", **EVERYTHING},
     "patience": {
         "data.validation_size": 20,
+        "optimizer.learning_rate": 1e-6,
         "train.patience": 2,
         "train.epochs": 30,
-        "optimizer.learning_rate": 1e-6,
     },
     "step schedule, yes or no": {
         "schedule.kind": "step",
@@ -69,6 +69,12 @@ def train_stopped(num_batches: int, settings: dict[str, Any], resume: str | None
         train(None, settings, resume=resume, callbacks=[callback], stop=callback.stop)
     assert stopped.value.exit_code == 128 + signal.SIGTERM
     return str(stopped.value)
+
+
+def resume(base: dict[str, Any], name: str = "a", **settings: Any) -> TrainResult:
+    """Continue a run, with settings like `train__epochs=5`."""
+    changes = {key.replace("__", "."): value for key, value in settings.items()}
+    return train(None, {"run.output": base["run.output"], **changes}, resume=name)
 
 
 @pytest.fixture
@@ -118,22 +124,20 @@ def test_the_other_step_continues_nearly_the_same(
 ) -> None:
     expected = train(None, base | {"run.name": "whole", "train.step": "plain"})
     train_stopped(13, base | {"run.name": "a", "train.step": "fast"})
-    settings = {"run.output": base["run.output"], "train.step": "plain"}
-    found = train(None, settings, resume="a")
+    found = resume(base, train__step="plain")
     assert found.rows[-1]["train_loss"] == pytest.approx(expected.rows[-1]["train_loss"], rel=1e-3)
     assert ["step fast → plain" in text for text in log_warnings()] == [True]
 
 
-def test_a_finished_run_is_extended(base: dict[str, Any]) -> None:
+def test_a_finished_run_is_extended_and_saving_often_changes_nothing(base: dict[str, Any]) -> None:
     expected = train(None, base | {"run.name": "five", "train.epochs": 5})
-    train(None, base | {"run.name": "three"})
-    output = {"run.output": base["run.output"]}
-    found = train(None, output | {"train.epochs": 5}, resume="three")
+    train(None, base | {"run.name": "three", "run.save_every_seconds": 1e-9})
+    found = resume(base, "three", train__epochs=5)
     check_equal(found, expected)
     assert found.record["epochs"] == 5
     assert "epochs = 5" in found.run.config_path.read_text()
     with pytest.raises(UsageError, match="past epoch 4 already; give more --epochs"):
-        train(None, output | {"train.epochs": 4}, resume="three")
+        resume(base, "three", train__epochs=4)
 
 
 def test_a_finished_run_is_left_as_it_is(
@@ -141,11 +145,11 @@ def test_a_finished_run_is_left_as_it_is(
 ) -> None:
     expected = train(None, base | {"run.name": "a"})
     log_lines()
-    found = train(None, {"run.output": base["run.output"]}, resume="a")
+    found = resume(base)
     check_equal(found, expected)
     assert log_lines()[-1:] == [f"run {found.run.path} is complete after 3 epochs"]
     with pytest.raises(RunError, match="there is no interrupted run"):
-        train(None, {"run.output": base["run.output"]}, resume="latest")
+        resume(base, "latest")
 
 
 @pytest.mark.parametrize(
@@ -160,14 +164,15 @@ def test_a_schedule_of_fixed_length_gets_no_more_epochs(
 ) -> None:
     train(None, base | settings | {"run.name": "a", "train.epochs": 1})
     with pytest.raises(UsageError, match=reason):
-        train(None, {"run.output": base["run.output"], "train.epochs": 2}, resume="a")
+        resume(base, train__epochs=2)
 
 
 def test_only_where_and_how_long_may_change(base: dict[str, Any]) -> None:
     train(None, base | {"run.name": "a", "train.epochs": 1})
-    for key, value in (("train.batch_size", 10), ("train.seed", 3), ("run.name", "b")):
-        with pytest.raises(UsageError, match=f"{key} cannot change"):
-            train(None, {"run.output": base["run.output"], key: value}, resume="a")
+    changes: list[dict[str, Any]] = [{"train.batch_size": 10}, {"train.seed": 3}, {"run.name": "b"}]
+    for change in changes:
+        with pytest.raises(UsageError, match=f"{next(iter(change))} cannot change"):
+            resume(base, **change)
 
 
 def test_a_run_killed_before_its_first_save_begins_anew(base: dict[str, Any]) -> None:
@@ -176,7 +181,7 @@ def test_a_run_killed_before_its_first_save_begins_anew(base: dict[str, Any]) ->
     run = RunDir(Path(base["run.output"]) / "a")
     run.resume_path.unlink()
     (run.path / ".resume.pt.0123.tmp").write_bytes(b"half a file")
-    check_equal(train(None, {"run.output": base["run.output"]}, resume="latest"), expected)
+    check_equal(resume(base, "latest"), expected)
     assert not list(run.path.glob(".*.tmp"))
 
 
@@ -186,11 +191,11 @@ def test_a_run_is_trained_by_one_process(base: dict[str, Any]) -> None:
     with run.lock():
         assert run.is_locked()
         with pytest.raises(RunError, match=r"a is being trained by process \d+ on "):
-            train(None, {"run.output": base["run.output"]}, resume="a")
+            resume(base)
         with pytest.raises(RunError, match="there is no interrupted run"):
-            train(None, {"run.output": base["run.output"]}, resume="latest")
+            resume(base, "latest")
     assert not run.is_locked()
-    assert train(None, {"run.output": base["run.output"]}, resume="a").record["epochs_done"] == 3
+    assert resume(base).record["epochs_done"] == 3
 
 
 def test_a_clock_that_goes_backwards_changes_nothing(
@@ -202,12 +207,6 @@ def test_a_clock_that_goes_backwards_changes_nothing(
     pieces = train_in_pieces(base | {"run.name": "a"}, [4, 12])
     check_equal(pieces, expected)
     assert all(row["seconds"] > 0 for row in pieces.rows)
-
-
-def changed(run: RunDir, change: Any) -> None:
-    content = load_tensors(run.resume_path)
-    change(content)
-    save_tensors(run.resume_path, content)
 
 
 def expand(content: dict[str, Any]) -> None:
@@ -232,9 +231,12 @@ def expand(content: dict[str, Any]) -> None:
 )
 def test_a_foreign_resume_file_is_refused(base: dict[str, Any], change: Any, reason: str) -> None:
     train_stopped(3, base | {"run.name": "a"})
-    changed(RunDir(Path(base["run.output"]) / "a"), change)
+    path = Path(base["run.output"]) / "a" / "resume.pt"
+    content = load_tensors(path)
+    change(content)
+    save_tensors(path, content)
     with pytest.raises(RunError, match=reason):
-        train(None, {"run.output": base["run.output"]}, resume="a")
+        resume(base)
 
 
 def test_a_changed_byte_in_the_resume_file_is_noticed(base: dict[str, Any]) -> None:
@@ -245,7 +247,7 @@ def test_a_changed_byte_in_the_resume_file_is_noticed(base: dict[str, Any]) -> N
     content[content.index(weights)] ^= 1
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"resume.pt is damaged: its bytes have changed"):
-        train(None, {"run.output": base["run.output"]}, resume="a")
+        resume(base)
 
 
 def test_a_vanished_folder_is_named(base: dict[str, Any]) -> None:
@@ -255,9 +257,3 @@ def test_a_vanished_folder_is_named(base: dict[str, Any]) -> None:
 
     with pytest.raises(RunError, match=r"run folder .*a has vanished"):
         train(None, base | {"run.name": "a"}, callbacks=[Vanishes()])
-
-
-def test_saving_as_often_as_possible_changes_nothing(base: dict[str, Any]) -> None:
-    expected = train(None, base | {"run.name": "whole"})
-    found = train(None, base | {"run.name": "a", "run.save_every_seconds": 1e-9})
-    check_equal(found, expected)

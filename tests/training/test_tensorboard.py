@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from mnist_ce.training.tensorboard import FOLDER, TensorBoardCallback
 pytest.importorskip("tensorboard")
 SPLITS = ("train", "validation", "test")
 
-pytestmark = pytest.mark.usefixtures("small_data")
+pytestmark = pytest.mark.usefixtures("small_data", "one_thread")
 
 
 def events(run: Path) -> Any:
@@ -89,15 +90,13 @@ def test_a_dry_run_leaves_no_events(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_without_the_package_training_does_not_begin(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., tuple[int, str]]
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     with pytest.raises(UsageError):
         TensorBoardCallback()
-    assert main(["train", "--tensorboard", "--output", str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert error == (
-        "error: --tensorboard needs the package tensorboard: pip install 'mnist-ce[tensorboard]'\n"
-    )
+    code, error = refused("train", "--tensorboard", "--output", str(tmp_path))
+    assert code == 2
+    assert "needs the package tensorboard: pip install 'mnist-ce[tensorboard]'" in error
     assert list(tmp_path.iterdir()) == []

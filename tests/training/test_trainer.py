@@ -113,6 +113,5 @@ def test_a_run_can_be_loaded_evaluated_and_used(train_small: Train) -> None:
     assert report.result.accuracy == result.record["test_accuracy"]
     images = [image.numpy() for image in report.images[:20]]
     predictions = predict(images, checkpoint=result.run.path, min_confidence=0.0)
-    assert [prediction.label for prediction in predictions] == report.result.predictions[
-        :20
-    ].tolist()
+    expected = report.result.predictions[:20].tolist()
+    assert [prediction.label for prediction in predictions] == expected
