@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mnist_ce.config import resolve_config
-from mnist_ce.data.dataset import Dataset, Split, load_dataset, split_validation
+from mnist_ce.data.dataset import Dataset, load_dataset
+from mnist_ce.data.splits import Split, split_validation
 
 Name = TypeVar("Name")
 Result = TypeVar("Result")

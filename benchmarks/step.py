@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from benchmarks.common import interleaved, median_range, mnist, print_table, ratios, timing_parser
 from mnist_ce.config import AugmentConfig, OptimizerConfig, resolve_config
-from mnist_ce.data.dataset import Split
 from mnist_ce.data.loader import DeviceLoader
+from mnist_ce.data.splits import Split
 from mnist_ce.evaluation.inference import evaluate
 from mnist_ce.network import HIDDEN
 from mnist_ce.network.model import MLP

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.common import Format, mean_deviation, median_range, print_table
 from benchmarks.step import compare_augmentation
-from mnist_ce.data.dataset import Split
+from mnist_ce.data.splits import Split
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = [

@@ -15,8 +15,9 @@ from mnist_ce.config import DataConfig, ObjectiveConfig
 from mnist_ce.data.download import DownloadError
 from mnist_ce.data.files import DatasetFiles
 from mnist_ce.data.idx import idx_parts
+from mnist_ce.data.splits import Split, split_validation
+from mnist_ce.data.synthetic.generate import load_synthetic
 from mnist_ce.network.objective import Binary, Multiclass, Objective
-from mnist_ce.system.device import derived_generator
 from mnist_ce.system.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -32,20 +33,6 @@ CLASS_NAMES: dict[str, tuple[str, ...]] = {
     "synthetic": _DIGITS,
 }
 """The datasets, and the meaning of label 0, 1, … of each, as in torchvision."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images, uint8 [n, 28, 28], bright on black, and labels, int64 [n], in the files' order."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, chosen: Tensor | slice) -> Split:
-        return Split(self.images[chosen], self.labels[chosen])
 
 
 @dataclass(frozen=True)
@@ -148,8 +135,6 @@ def load_dataset(name: str, data_dir: Path, *, mirror: str | None = None) -> Dat
                 f"those. {error} (--dataset mnist makes this an error, --dataset synthetic ends "
                 "this warning)"
             )
-    from mnist_ce.data.synthetic.generate import load_synthetic  # late: it imports Split from here
-
     return _dataset("synthetic", *load_synthetic(data_dir))
 
 
@@ -192,22 +177,3 @@ def _relabel(dataset: Dataset, new_labels: Tensor, class_names: tuple[str, ...])
 
     train, test = relabel(dataset.train), relabel(dataset.test)
     return replace(dataset, train=train, test=test, class_names=class_names)
-
-
-def split_validation(train: Split, size: int, seed: int) -> tuple[Split, Split]:
-    """Return the training split without `size` images, and these as the validation split.
-
-    Which ones depends on `seed` alone. Both parts keep the order of `train`, and nothing is copied
-    where `size` is 0. A `UsageError` if `size` is negative or leaves no image to train on.
-    """
-    if not 0 <= size < len(train):
-        raise UsageError(
-            f"data.validation_size is {size}; with {len(train)} training images it must be from 0 "
-            f"to {len(train) - 1}"
-        )
-    if size == 0:
-        return train, train[:0]
-    order = torch.randperm(len(train), generator=derived_generator(seed, "validation"))
-    held_out = torch.zeros(len(train), dtype=torch.bool)
-    held_out[order[:size]] = True
-    return train[~held_out], train[held_out]

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mnist_ce.config import Config, resolve_config
-from mnist_ce.data.dataset import DataSplits, Split, load_splits
+from mnist_ce.data.dataset import DataSplits, load_splits
+from mnist_ce.data.splits import Split
 from mnist_ce.data.upstrokes import add_upstrokes
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, find_run

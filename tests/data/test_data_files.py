@@ -16,9 +16,10 @@ import torch
 import torchvision.datasets
 
 from mnist_ce.data import files, registry
-from mnist_ce.data.dataset import CLASS_NAMES, Dataset, Split, load_dataset
+from mnist_ce.data.dataset import CLASS_NAMES, Dataset, load_dataset
 from mnist_ce.data.download import DownloadError
 from mnist_ce.data.idx import idx_header
+from mnist_ce.data.splits import Split
 from mnist_ce.system.errors import DataError, UsageError
 from mnist_ce.system.files import write_atomically
 
@@ -315,7 +316,7 @@ def test_several_at_the_same_time(world: World) -> None:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Split:
     """Stand in for the synthetic digits, which take seconds to draw."""
     split = Split(torch.zeros(2, 28, 28, dtype=torch.uint8), torch.tensor([3, 1]))
-    drawing = "mnist_ce.data.synthetic.generate.load_synthetic"
+    drawing = "mnist_ce.data.dataset.load_synthetic"
     monkeypatch.setattr(drawing, lambda _: (split, split))
     return split
 

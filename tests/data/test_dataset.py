@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mnist_ce.data.dataset import Dataset, Split, select_classes, split_validation
+from mnist_ce.data.dataset import Dataset, select_classes
 from mnist_ce.data.loader import DeviceLoader
+from mnist_ce.data.splits import Split, split_validation
 from mnist_ce.system.errors import UsageError
 
 

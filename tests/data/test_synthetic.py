@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mnist_ce.data.dataset import Split
+from mnist_ce.data.splits import Split
 from mnist_ce.data.synthetic import generate as synthetic
 from mnist_ce.data.synthetic.generate import generate, load_synthetic
 from mnist_ce.data.synthetic.templates import Style, load_styles, spline_matrix

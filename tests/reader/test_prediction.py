@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from mnist_ce import load_model, predict
-from mnist_ce.data.dataset import Split
+from mnist_ce.data.splits import Split
 from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.network.model import MLP
 from mnist_ce.reader.predict import PredictionSettings, predict_each

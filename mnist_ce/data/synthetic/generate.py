@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from mnist_ce.data.dataset import Split
 from mnist_ce.data.idx import idx_parts, read_idx, write_idx
 from mnist_ce.data.registry import FILES
+from mnist_ce.data.splits import Split
 from mnist_ce.data.synthetic.render import draw
 from mnist_ce.data.synthetic.templates import load_styles
 from mnist_ce.system.device import use_threads
