@@ -15,7 +15,6 @@ from mnist_ce.system.errors import CheckpointError, RunError, StoppedError, Usag
 from mnist_ce.training.callbacks import BatchInfo, Callback, RunInfo, StopFlag, TrainResult
 from mnist_ce.training.trainer import train
 
-NUM_BATCHES = 10  # of 30 images, in an epoch
 EVERYTHING = {
     "optimizer.momentum": 0.9,
     "optimizer.nesterov": True,
@@ -46,15 +45,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "average.decay": 0.9,
     },
 }
-TIMES = ("seconds", "images_per_second")
 
 
 class StopAfter(Callback):
     """Requests a stop after so many batches."""
 
     def __init__(self, num_batches: int) -> None:
-        self.left = num_batches
-        self.stop = StopFlag()
+        self.left, self.stop = num_batches, StopFlag()
 
     def on_batch(self, info: BatchInfo) -> None:
         self.left -= 1
@@ -79,21 +76,30 @@ def resume(base: dict[str, Any], name: str = "a", **settings: Any) -> TrainResul
 
 @pytest.fixture
 def base(small_settings: dict[str, Any]) -> dict[str, Any]:
+    """Three epochs of ten batches."""
     return {**small_settings, "train.epochs": 3}
+
+
+@pytest.fixture
+def stopped(base: dict[str, Any]) -> RunDir:
+    """The run `a`, stopped after three batches."""
+    train_stopped(3, base | {"run.name": "a"})
+    return RunDir(Path(base["run.output"]) / "a")
 
 
 def train_in_pieces(settings: dict[str, Any], stops: Sequence[int]) -> TrainResult:
     """Train, stopped after each of these numbers of batches since the run began."""
     output = {key: settings[key] for key in ("run.output", "data.dir")}
-    for number, (before, stop) in enumerate(pairwise([0, *stops])):
-        changes, resume = (output, settings["run.name"]) if number else (settings, None)
+    for before, stop in pairwise([0, *stops]):
+        changes, resume = (output, settings["run.name"]) if before else (settings, None)
         message = train_stopped(stop - before, changes, resume)
         assert f"--resume {settings['run.output']}" in message
     return train(None, output, resume="latest")
 
 
 def without_times(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+    times = ("seconds", "images_per_second")
+    return [{key: value for key, value in row.items() if key not in times} for row in rows]
 
 
 def check_equal(found: TrainResult, expected: TrainResult) -> None:
@@ -101,10 +107,9 @@ def check_equal(found: TrainResult, expected: TrainResult) -> None:
     assert without_times(found.rows) == without_times(expected.rows)
     read = [without_times(result.run.read_metrics()) for result in (found, expected)]
     assert read[0] == read[1]
-    assert found.run.best_path.exists() == expected.run.best_path.exists()
-    if found.run.best_path.exists():
-        best = [load_state_dict(result.run.best_path) for result in (found, expected)]
-        assert weights_sha256(best[0]) == weights_sha256(best[1])
+    paths = [result.run.best_path for result in (found, expected)]
+    best = [weights_sha256(load_state_dict(path)) if path.exists() else None for path in paths]
+    assert best[0] == best[1]
     assert found.record.model_fields_set == expected.record.model_fields_set
     assert found.record["status"] == "finished"
 
@@ -116,7 +121,6 @@ def test_a_run_in_pieces_equals_one_in_one_go(base: dict[str, Any], name: str) -
     # within the first epoch, at its last batch but one, at its end, and within the next ones
     pieces = train_in_pieces(settings | {"run.name": "pieces"}, [1, 3, 9, 10, 17])
     check_equal(pieces, expected)
-    assert any(row["train_accuracy"] > 0 for row in expected.rows)
 
 
 def test_the_other_step_continues_nearly_the_same(
@@ -136,8 +140,6 @@ def test_a_finished_run_is_extended_and_saving_often_changes_nothing(base: dict[
     check_equal(found, expected)
     assert found.record["epochs"] == 5
     assert "epochs = 5" in found.run.config_path.read_text()
-    with pytest.raises(UsageError, match="past epoch 4 already; give more --epochs"):
-        resume(base, "three", train__epochs=4)
 
 
 def test_a_finished_run_is_left_as_it_is(
@@ -153,48 +155,40 @@ def test_a_finished_run_is_left_as_it_is(
 
 
 @pytest.mark.parametrize(
-    ("settings", "reason"),
+    ("settings", "change", "reason"),
     [
-        ({"schedule.kind": "one-cycle"}, "schedule.kind = 'one-cycle' is laid out for 1"),
-        ({"augment.final_epochs": 1}, "augment.final_epochs = 1 is laid out for 1"),
+        ({}, {"train.epochs": 1}, "past epoch 1 already; give more --epochs"),
+        ({"schedule.kind": "one-cycle"}, {"train.epochs": 3}, "'one-cycle' is laid out for 2"),
+        ({"augment.final_epochs": 1}, {"train.epochs": 3}, "final_epochs = 1 is laid out for 2"),
+        ({}, {"train.batch_size": 10}, "train.batch_size cannot change"),
+        ({}, {"train.seed": 3}, "train.seed cannot change"),
+        ({}, {"run.name": "b"}, "run.name cannot change"),
     ],
 )
-def test_a_schedule_of_fixed_length_gets_no_more_epochs(
-    base: dict[str, Any], settings: dict[str, Any], reason: str
+def test_only_where_and_how_long_may_change(
+    base: dict[str, Any], settings: dict[str, Any], change: dict[str, Any], reason: str
 ) -> None:
-    train(None, base | settings | {"run.name": "a", "train.epochs": 1})
+    train(None, base | settings | {"run.name": "a", "train.epochs": 2})
     with pytest.raises(UsageError, match=reason):
-        resume(base, train__epochs=2)
+        resume(base, **change)
 
 
-def test_only_where_and_how_long_may_change(base: dict[str, Any]) -> None:
-    train(None, base | {"run.name": "a", "train.epochs": 1})
-    changes: list[dict[str, Any]] = [{"train.batch_size": 10}, {"train.seed": 3}, {"run.name": "b"}]
-    for change in changes:
-        with pytest.raises(UsageError, match=f"{next(iter(change))} cannot change"):
-            resume(base, **change)
-
-
-def test_a_run_killed_before_its_first_save_begins_anew(base: dict[str, Any]) -> None:
+def test_a_run_killed_before_its_first_save_begins_anew(
+    base: dict[str, Any], stopped: RunDir
+) -> None:
     expected = train(None, base | {"run.name": "whole"})
-    train_stopped(3, base | {"run.name": "a"})
-    run = RunDir(Path(base["run.output"]) / "a")
-    run.resume_path.unlink()
-    (run.path / ".resume.pt.0123.tmp").write_bytes(b"half a file")
+    stopped.resume_path.unlink()
+    (stopped.path / ".resume.pt.0123.tmp").write_bytes(b"half a file")
     check_equal(resume(base, "latest"), expected)
-    assert not list(run.path.glob(".*.tmp"))
+    assert not list(stopped.path.glob(".*.tmp"))
 
 
-def test_a_run_is_trained_by_one_process(base: dict[str, Any]) -> None:
-    train_stopped(3, base | {"run.name": "a"})
-    run = RunDir(Path(base["run.output"]) / "a")
-    with run.lock():
-        assert run.is_locked()
+def test_a_run_is_trained_by_one_process(base: dict[str, Any], stopped: RunDir) -> None:
+    with stopped.lock():
         with pytest.raises(RunError, match=r"a is being trained by process \d+ on "):
             resume(base)
         with pytest.raises(RunError, match="there is no interrupted run"):
             resume(base, "latest")
-    assert not run.is_locked()
     assert resume(base).record["epochs_done"] == 3
 
 
@@ -229,19 +223,20 @@ def expand(content: dict[str, Any]) -> None:
         (lambda content: content["progress"].update(colour=4), "progress"),
     ],
 )
-def test_a_foreign_resume_file_is_refused(base: dict[str, Any], change: Any, reason: str) -> None:
-    train_stopped(3, base | {"run.name": "a"})
-    path = Path(base["run.output"]) / "a" / "resume.pt"
-    content = load_tensors(path)
+def test_a_foreign_resume_file_is_refused(
+    base: dict[str, Any], stopped: RunDir, change: Any, reason: str
+) -> None:
+    content = load_tensors(stopped.resume_path)
     change(content)
-    save_tensors(path, content)
+    save_tensors(stopped.resume_path, content)
     with pytest.raises(RunError, match=reason):
         resume(base)
 
 
-def test_a_changed_byte_in_the_resume_file_is_noticed(base: dict[str, Any]) -> None:
-    train_stopped(3, base | {"run.name": "a"})
-    path = Path(base["run.output"]) / "a" / "resume.pt"
+def test_a_changed_byte_in_the_resume_file_is_noticed(
+    base: dict[str, Any], stopped: RunDir
+) -> None:
+    path = stopped.resume_path
     weights = load_tensors(path)["step"]["weights"]["l1.weight"].numpy().tobytes()
     content = bytearray(path.read_bytes())
     content[content.index(weights)] ^= 1
