@@ -20,19 +20,6 @@ from mnist_ce.training.callbacks import BatchInfo, Callback
 from mnist_ce.training.trainer import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-ROOT = Path(__file__).parents[2]
-# 300 images in batches of 43: shares of 22 and 21, and in the last batch of 42.
-SETTINGS: dict[str, Any] = {
-    "data.dataset": "synthetic",
-    "model.hidden": [24, 16],
-    "train.batch_size": 43,
-    "train.step": "plain",
-    "train.threads": 1,
-    "optimizer.learning_rate": 0.1,
-    "augment.rotation_degrees": 10.0,
-    "average.decay": 0.9,
-    "run.plots": False,
-}
 
 
 class Losses(Callback):
@@ -50,7 +37,7 @@ def torchrun(*arguments: str) -> subprocess.Popen[str]:
     command += ["--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
     return subprocess.Popen(
         [*command, "-m", "mnist_ce", "train", *arguments],
-        cwd=ROOT,
+        cwd=Path(__file__).parents[2],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -60,14 +47,20 @@ def torchrun(*arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.fixture
-def flags(tiny_data_dir: Path, tmp_path: Path) -> list[str]:
-    settings = SETTINGS | {"data.dir": tiny_data_dir, "run.output": tmp_path}
-    shown = {key: "false" if value is False else value for key, value in settings.items()}
+def settings(small_settings: dict[str, Any]) -> dict[str, Any]:
+    """300 images in batches of 43: shares of 22 and 21, and in the last batch of 42."""
+    own = {"train.step": "plain", "augment.rotation_degrees": 10.0, "average.decay": 0.9}
+    return {**small_settings, "train.batch_size": 43, **own}
+
+
+@pytest.fixture
+def flags(settings: dict[str, Any]) -> list[str]:
+    shown = {**settings, "run.plots": "false"}
     return [part for key, value in shown.items() for part in ("--set", f"{key}={value}")]
 
 
 def test_two_processes_do_what_one_does(
-    flags: list[str], tiny_data_dir: Path, tmp_path: Path
+    flags: list[str], settings: dict[str, Any], tmp_path: Path
 ) -> None:
     """The losses agree, and so do the weights; one process continues what two began."""
     arguments = [*flags, "--epochs", "2", "--name", "two", "--verbose"]
@@ -80,9 +73,8 @@ def test_two_processes_do_what_one_does(
     assert record is not None
     assert record["processes"] == 2
 
-    settings = SETTINGS | {"data.dir": str(tiny_data_dir), "run.output": str(tmp_path)}
     losses = Losses()
-    alone = train(None, settings | {"run.name": "one", "train.epochs": 2}, callbacks=[losses])
+    alone = train(None, {**settings, "run.name": "one"}, callbacks=[losses])
     told = [float(loss) for loss in re.findall(r"batch \d+/7  loss ([\d.]+)", errors)]
     assert told == pytest.approx(losses.losses, abs=1.5e-4)  # as it is told with four digits
     for ours, theirs in zip(RunDir(tmp_path / "two").read_metrics(), alone.rows, strict=True):
@@ -91,9 +83,8 @@ def test_two_processes_do_what_one_does(
     one, two = (load_state_dict(tmp_path / name / "model.pt") for name in ("one", "two"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, atol=1e-4, rtol=1e-4)
-
-    expected = train(None, {"run.output": str(tmp_path), "train.epochs": 4}, resume="one")
-    found = train(None, {"run.output": str(tmp_path), "train.epochs": 4}, resume="two")
+    more = {"run.output": str(tmp_path), "train.epochs": 4}
+    expected, found = (train(None, more, resume=name) for name in ("one", "two"))
     assert found.record["processes"] == 1
     assert found.rows[-1]["test_loss"] == pytest.approx(expected.rows[-1]["test_loss"], abs=1e-4)
 
@@ -106,7 +97,7 @@ def test_more_processes_than_images_and_a_killed_one(flags: list[str], tmp_path:
         end = time.monotonic() + 120
         while not (tmp_path / "a" / "resume.pt").exists() and time.monotonic() < end:
             time.sleep(0.05)
-        os.kill(worker(process.pid, rank=1), signal.SIGKILL)
+        os.kill(worker(tmp_path, rank=1), signal.SIGKILL)
         _, errors = process.communicate(timeout=120)
     finally:
         if process.poll() is None:
@@ -114,23 +105,18 @@ def test_more_processes_than_images_and_a_killed_one(flags: list[str], tmp_path:
     assert process.returncode != 0
     assert "error: another process of this run has ended" in errors or "error: stopped" in errors
     assert "--resume" in errors
-    output = {"run.output": str(tmp_path)}
-    done = len(RunDir(tmp_path / "a").read_metrics())
-    result = train(None, output | {"train.epochs": done + 2}, resume="latest")
-    assert result.record["epochs_done"] == done + 2
+    more = len(RunDir(tmp_path / "a").read_metrics()) + 2
+    result = train(None, {"run.output": str(tmp_path), "train.epochs": more}, resume="latest")
+    assert result.record["epochs_done"] == more
 
 
-def worker(parent: int, rank: int) -> int:
-    """Return the process of a rank, by what the system keeps of its environment."""
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                stat = (folder / "stat").read_text()
-                environment = (folder / "environ").read_bytes()
-            except OSError:
-                continue
-            if int(re.sub(r".*\) ", "", stat).split()[1]) == parent and (
-                b"\0RANK=%d\0" % rank in b"\0" + environment
-            ):
-                return int(folder.name)
+def worker(output: Path, rank: int) -> int:
+    """Return the process of a rank that writes into this folder, as the system knows it."""
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            known = b"\0" + path.read_bytes() + path.with_name("cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"\0RANK=%d\0" % rank in known and bytes(output) in known:
+            return int(path.parent.name)
     pytest.fail("no such process")

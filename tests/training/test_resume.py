@@ -133,23 +133,17 @@ def test_the_other_step_continues_nearly_the_same(
     assert ["step fast → plain" in text for text in log_warnings()] == [True]
 
 
-def test_a_finished_run_is_extended_and_saving_often_changes_nothing(base: dict[str, Any]) -> None:
+def test_a_finished_run_is_extended_and_then_left_as_it_is(
+    base: dict[str, Any], log_lines: Callable[[], list[str]]
+) -> None:
     expected = train(None, base | {"run.name": "five", "train.epochs": 5})
     train(None, base | {"run.name": "three", "run.save_every_seconds": 1e-9})
     found = resume(base, "three", train__epochs=5)
     check_equal(found, expected)
     assert found.record["epochs"] == 5
     assert "epochs = 5" in found.run.config_path.read_text()
-
-
-def test_a_finished_run_is_left_as_it_is(
-    base: dict[str, Any], log_lines: Callable[[], list[str]]
-) -> None:
-    expected = train(None, base | {"run.name": "a"})
-    log_lines()
-    found = resume(base)
-    check_equal(found, expected)
-    assert log_lines()[-1:] == [f"run {found.run.path} is complete after 3 epochs"]
+    check_equal(resume(base, "three"), expected)
+    assert log_lines()[-1] == f"run {found.run.path} is complete after 5 epochs"
     with pytest.raises(RunError, match="there is no interrupted run"):
         resume(base, "latest")
 
@@ -203,8 +197,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(
     assert all(row["seconds"] > 0 for row in pieces.rows)
 
 
-def expand(content: dict[str, Any]) -> None:
-    content["step"]["momentum"]["l1.weight"] = torch.zeros(1).expand(2**40)
+HUGE = {"l1.weight": torch.zeros(1).expand(2**40)}
 
 
 @pytest.mark.parametrize(
@@ -214,9 +207,8 @@ def expand(content: dict[str, Any]) -> None:
         (lambda content: content.update(format_version=99), "format_version 99"),
         (lambda content: content["step"].update(num_steps="3"), "num_steps is not a number"),
         (lambda content: content["step"]["weights"].pop("l1.bias"), "of another network"),
-        (expand, "l1.weight in its momentum has another shape"),
+        (lambda content: content["step"]["momentum"].update(HUGE), "has another shape"),
         (lambda content: content["step"]["weights"].update({"l1.bias": 3}), "not a plain tensor"),
-        (lambda content: content["progress"].update(epoch="1"), "progress"),
         (lambda content: content["progress"].update(epoch=2), "progress"),
         (lambda content: content["progress"].update(rows=[{}]), "progress"),
         (lambda content: content["progress"].update(batch=4), "does not fit"),
