@@ -56,12 +56,8 @@ def test_every_difference_is_listed(runs: Path, capsys: pytest.CaptureFixture[st
     assert found["more_than_chance"] is (found["mcnemar_p_value"] < 0.05) is True
     assert found["verdict"].startswith("A is correct on ")
     assert "images; significant (McNemar p = " in found["verdict"]
-
-
-def test_the_other_way_round_is_the_same_test(runs: Path) -> None:
-    one, other = compare("good", "poor", output=runs), compare("poor", "good", output=runs)
-    assert one.p_value == other.p_value
-    assert one.verdict == other.verdict.replace("B is", "A is")
+    other = compare("poor", "good", output=runs)
+    assert other.verdict == found["verdict"].replace("A is", "B is")
 
 
 def test_a_run_beside_itself_differs_in_nothing_and_one_image_is_not_significant(
@@ -71,10 +67,8 @@ def test_a_run_beside_itself_differs_in_nothing_and_one_image_is_not_significant
     assert compare("good", tmp_path / "bare.pt", output=runs).differences == []
     comparison = compare("good", "good", output=runs)
     assert comparison.differences == []
-    assert comparison.p_value == 1
     assert not comparison.is_significant
     assert comparison.verdict.startswith("Neither is better")
-
     comparison = compare("good", "good", output=runs)
     result = comparison.b.result
     right = (result.predictions == result.labels).nonzero()[0]
