@@ -70,12 +70,10 @@ def test_the_interval_has_the_ends_of_scipys_bootstrap() -> None:
     def statistic(said: Any, right: Any) -> float:
         return expected_calibration_error(said, right.astype(bool), 5)
 
-    options: dict[str, Any] = {"paired": True, "vectorized": False, "n_resamples": 1_000}
     data = (confidence, correct.astype(float))
+    options: dict[str, Any] = {"paired": True, "vectorized": False, "n_resamples": 1_000, "rng": 5}
     basic, percentile = (
-        stats.bootstrap(
-            data, statistic, method=method, rng=np.random.default_rng(5), **options
-        ).confidence_interval
+        stats.bootstrap(data, statistic, method=method, **options).confidence_interval
         for method in ("basic", "percentile")
     )
     found = calibration_interval(confidence, correct, 5, num_resamples=4_000)

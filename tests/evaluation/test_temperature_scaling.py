@@ -130,7 +130,6 @@ def test_another_recipe_is_warned_of(
     ("arguments", "exit_code", "message"),
     [
         ("all", 2, "was trained on all its images"),
-        ("all --with all", 2, "name that run with --with"),
         ("held-out --with held-out --with held-out", 2, "a run is named twice"),
         ("yes --with held-out", 2, "were trained for different tasks: class_names"),
         ("stopped", 1, "is not finished"),

@@ -14,22 +14,12 @@ from typing import Any
 import pytest
 import torch
 
+from mnist_ce.cli import main
 from mnist_ce.runs.checkpoint import load_state_dict
 from mnist_ce.runs.run_dir import RunDir
-from mnist_ce.training.callbacks import BatchInfo, Callback
 from mnist_ce.training.trainer import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-class Losses(Callback):
-    """Keeps the mean loss since the epoch began, as it is after each batch."""
-
-    def __init__(self) -> None:
-        self.losses: list[float] = []
-
-    def on_batch(self, info: BatchInfo) -> None:
-        self.losses.append(info.metrics().loss)
 
 
 def torchrun(*arguments: str) -> subprocess.Popen[str]:
@@ -47,24 +37,19 @@ def torchrun(*arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.fixture
-def settings(small_settings: dict[str, Any]) -> dict[str, Any]:
+def flags(small_settings: dict[str, Any]) -> list[str]:
     """300 images in batches of 43: shares of 22 and 21, and in the last batch of 42."""
     own = {"train.step": "plain", "augment.rotation_degrees": 10.0, "average.decay": 0.9}
-    return {**small_settings, "train.batch_size": 43, **own}
-
-
-@pytest.fixture
-def flags(settings: dict[str, Any]) -> list[str]:
-    shown = {**settings, "run.plots": "false"}
-    return [part for key, value in shown.items() for part in ("--set", f"{key}={value}")]
+    settings = {**small_settings, "run.plots": "false", "train.batch_size": 43, **own}
+    return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
 
 
 def test_two_processes_do_what_one_does(
-    flags: list[str], settings: dict[str, Any], tmp_path: Path
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The losses agree, and so do the weights; one process continues what two began."""
-    arguments = [*flags, "--epochs", "2", "--name", "two", "--verbose"]
-    process = torchrun(*arguments, "--set", "run.log_interval=1")
+    arguments = [*flags, "--verbose", "--set", "run.log_interval=1", "--name"]
+    process = torchrun(*arguments, "two")
     out, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     assert out.count("weights_sha256") == 1  # one of them tells it
@@ -72,21 +57,24 @@ def test_two_processes_do_what_one_does(
     record = RunDir(tmp_path / "two").read_record()
     assert record is not None
     assert record["processes"] == 2
-
-    losses = Losses()
-    alone = train(None, {**settings, "run.name": "one"}, callbacks=[losses])
-    told = [float(loss) for loss in re.findall(r"batch \d+/7  loss ([\d.]+)", errors)]
-    assert told == pytest.approx(losses.losses, abs=1.5e-4)  # as it is told with four digits
-    for ours, theirs in zip(RunDir(tmp_path / "two").read_metrics(), alone.rows, strict=True):
+    assert main(["train", *arguments, "one"]) == 0
+    told, expected = (
+        [float(loss) for loss in re.findall(r"batch \d+/7  loss ([\d.]+)", text)]
+        for text in (errors, capsys.readouterr().err)
+    )
+    assert len(told) == 14
+    assert told == pytest.approx(expected, abs=2e-4)  # as they are told with four digits
+    rows = [RunDir(tmp_path / name).read_metrics() for name in ("two", "one")]
+    for ours, theirs in zip(*rows, strict=True):
         for key in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
             assert ours[key] == pytest.approx(theirs[key], abs=1e-4)
     one, two = (load_state_dict(tmp_path / name / "model.pt") for name in ("one", "two"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, atol=1e-4, rtol=1e-4)
     more = {"run.output": str(tmp_path), "train.epochs": 4}
-    expected, found = (train(None, more, resume=name) for name in ("one", "two"))
+    whole, found = (train(None, more, resume=name) for name in ("one", "two"))
     assert found.record["processes"] == 1
-    assert found.rows[-1]["test_loss"] == pytest.approx(expected.rows[-1]["test_loss"], abs=1e-4)
+    assert found.rows[-1]["test_loss"] == pytest.approx(whole.rows[-1]["test_loss"], abs=1e-4)
 
 
 def test_more_processes_than_images_and_a_killed_one(flags: list[str], tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,25 +47,18 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-class StopAfter(Callback):
-    """Requests a stop after so many batches."""
+def train_stopped(num_batches: int, settings: dict[str, Any], resume: str | None = None) -> None:
+    """Train until a stop is requested after so many batches."""
+    stop, batches = StopFlag(), count(1)
 
-    def __init__(self, num_batches: int) -> None:
-        self.left, self.stop = num_batches, StopFlag()
+    class Stopper(Callback):
+        def on_batch(self, info: BatchInfo) -> None:
+            if next(batches) == num_batches:
+                stop.signal_number = signal.SIGTERM
 
-    def on_batch(self, info: BatchInfo) -> None:
-        self.left -= 1
-        if self.left <= 0:
-            self.stop.signal_number = signal.SIGTERM
-
-
-def train_stopped(num_batches: int, settings: dict[str, Any], resume: str | None = None) -> str:
-    """Train until a stop is requested after so many batches; return the error's message."""
-    callback = StopAfter(num_batches)
-    with pytest.raises(StoppedError) as stopped:
-        train(None, settings, resume=resume, callbacks=[callback], stop=callback.stop)
+    with pytest.raises(StoppedError, match=f"--resume {settings['run.output']}") as stopped:
+        train(None, settings, resume=resume, callbacks=[Stopper()], stop=stop)
     assert stopped.value.exit_code == 128 + signal.SIGTERM
-    return str(stopped.value)
 
 
 def resume(base: dict[str, Any], name: str = "a", **settings: Any) -> TrainResult:
@@ -92,8 +85,7 @@ def train_in_pieces(settings: dict[str, Any], stops: Sequence[int]) -> TrainResu
     output = {key: settings[key] for key in ("run.output", "data.dir")}
     for before, stop in pairwise([0, *stops]):
         changes, resume = (output, settings["run.name"]) if before else (settings, None)
-        message = train_stopped(stop - before, changes, resume)
-        assert f"--resume {settings['run.output']}" in message
+        train_stopped(stop - before, changes, resume)
     return train(None, output, resume="latest")
 
 
