@@ -105,8 +105,7 @@ def test_a_yes_no_network_from_training_to_predictions(
     report = command("evaluate", "three")
     assert report["total"] == len(digits.labels)
     assert report["accuracy"] == record["test_accuracy"] > 0.9
-    trained = load_model("three", tmp_path)
-    logits = trained.model(digits.images.float() / 255)[:, 0].detach()
+    logits = load_model("three", tmp_path).model(digits.images.float() / 255)[:, 0].detach()
     truth = (digits.labels == 3).long()
     figures = report["binary"]
     precision = sklearn_metrics.average_precision_score(truth, logits)
