@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,10 @@ from mnist_ce.runs.checkpoint import load_state_dict, save_tensors
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.training.callbacks import TrainResult
 
-pytestmark = pytest.mark.usefixtures("small_data")
-
-
-@pytest.fixture(scope="module")
-def finished(
-    train_small_in: Callable[..., TrainResult], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    settings = {"data__validation_size": 20, "average__decay": 0.9}
-    return train_small_in(tmp_path_factory.mktemp("runs"), **settings).run.path
-
 
 @pytest.fixture
-def run(finished: Path, tmp_path: Path) -> RunDir:
-    shutil.copytree(finished, tmp_path / "a")
-    return RunDir(tmp_path / "a")
+def run(train_small: Callable[..., TrainResult]) -> RunDir:
+    return train_small("a", data__validation_size=20, average__decay=0.9).run
 
 
 def test_a_finished_run_is_verified(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
