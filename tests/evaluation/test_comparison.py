@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from scipy import stats
 
 from mnist_ce.cli import main
@@ -42,13 +44,10 @@ def test_every_difference_is_listed(runs: Path, capsys: pytest.CaptureFixture[st
     found = json.loads(capsys.readouterr().out)
     comparison = compare("good", "poor", output=runs)
     a, b = comparison.a.result, comparison.b.result
-    assert [item["index"] for item in found["differences"]] == (
-        (a.predictions != b.predictions).nonzero()[:, 0].tolist()
-    )
-    for item in found["differences"]:
-        index = item["index"]
-        expected = (a.labels[index], a.predictions[index], b.predictions[index])
-        assert (item["label"], item["a"], item["b"]) == expected
+    columns = torch.stack([torch.arange(1_000), a.labels, a.predictions, b.predictions], dim=1)
+    expected = columns[a.predictions != b.predictions].tolist()
+    keys = ("index", "label", "a", "b")
+    assert [[item[key] for key in keys] for item in found["differences"]] == expected
     outcomes = [found[key] for key in ("both_right", "only_a_right", "only_b_right", "both_wrong")]
     assert sum(outcomes) == found["total"] == 1_000
     assert outcomes[0] + outcomes[1] == found["a"]["correct"] == a.num_correct
@@ -56,25 +55,18 @@ def test_every_difference_is_listed(runs: Path, capsys: pytest.CaptureFixture[st
     assert found["more_than_chance"] is (found["mcnemar_p_value"] < 0.05) is True
     assert found["verdict"].startswith("A is correct on ")
     assert "images; significant (McNemar p = " in found["verdict"]
-
-
-def test_the_other_way_round_is_the_same_test(runs: Path) -> None:
-    one, other = compare("good", "poor", output=runs), compare("poor", "good", output=runs)
-    assert one.p_value == other.p_value
-    assert one.verdict == other.verdict.replace("B is", "A is")
+    other = compare("poor", "good", output=runs)
+    assert other.verdict == found["verdict"].replace("A is", "B is")
 
 
 def test_a_run_beside_itself_differs_in_nothing_and_one_image_is_not_significant(
     runs: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "bare.pt").write_bytes((runs / "good" / "model.pt").read_bytes())
-    assert compare("good", tmp_path / "bare.pt", output=runs).differences == []
-    comparison = compare("good", "good", output=runs)
+    shutil.copy(runs / "good" / "model.pt", tmp_path / "bare.pt")
+    comparison = compare("good", tmp_path / "bare.pt", output=runs)
     assert comparison.differences == []
-    assert comparison.p_value == 1
     assert not comparison.is_significant
     assert comparison.verdict.startswith("Neither is better")
-
     comparison = compare("good", "good", output=runs)
     result = comparison.b.result
     right = (result.predictions == result.labels).nonzero()[0]

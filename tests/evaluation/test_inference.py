@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,20 +15,14 @@ class Doubled(MLP):
         return 2 * super().forward(images)
 
 
-def double(module: nn.Module, arguments: Any, logits: Tensor) -> Tensor:
-    return 2 * logits
-
-
-def hooked(where: str) -> MLP:
+def doubled(where: str) -> MLP:
     model = MLP((40, 20))
-    (model if where == "model" else model.layers[-1]).register_forward_hook(double)
-    return model
-
-
-def with_own_forward() -> MLP:
-    model = MLP((40, 20))
-    original = model.forward
-    model.forward = lambda images: 2 * original(images)  # type: ignore[method-assign]
+    if where == "forward":
+        original = model.forward
+        model.forward = lambda images: 2 * original(images)  # type: ignore[method-assign]
+    else:
+        module = model if where == "model" else model.layers[-1]
+        module.register_forward_hook(lambda module, arguments, logits: 2 * logits)
     return model
 
 
@@ -39,9 +31,9 @@ def with_own_forward() -> MLP:
     [
         MLP((40, 20)),
         Doubled((40, 20)),
-        hooked("model"),
-        hooked("layer"),
-        with_own_forward(),
+        doubled("model"),
+        doubled("layer"),
+        doubled("forward"),
         nn.Sequential(nn.Linear(784, 40), nn.Dropout(), nn.Linear(40, 10)),
     ],
     ids=["MLP", "subclass", "hook", "hook of a layer", "own forward", "foreign"],

@@ -14,35 +14,12 @@ from typing import Any
 import pytest
 import torch
 
+from mnist_ce.cli import main
 from mnist_ce.runs.checkpoint import load_state_dict
 from mnist_ce.runs.run_dir import RunDir
-from mnist_ce.training.callbacks import BatchInfo, Callback
 from mnist_ce.training.trainer import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-ROOT = Path(__file__).parents[2]
-# 300 images in batches of 43: shares of 22 and 21, and in the last batch of 42.
-SETTINGS: dict[str, Any] = {
-    "data.dataset": "synthetic",
-    "model.hidden": [24, 16],
-    "train.batch_size": 43,
-    "train.step": "plain",
-    "train.threads": 1,
-    "optimizer.learning_rate": 0.1,
-    "augment.rotation_degrees": 10.0,
-    "average.decay": 0.9,
-    "run.plots": False,
-}
-
-
-class Losses(Callback):
-    """Keeps the mean loss since the epoch began, as it is after each batch."""
-
-    def __init__(self) -> None:
-        self.losses: list[float] = []
-
-    def on_batch(self, info: BatchInfo) -> None:
-        self.losses.append(info.metrics().loss)
 
 
 def torchrun(*arguments: str) -> subprocess.Popen[str]:
@@ -50,7 +27,7 @@ def torchrun(*arguments: str) -> subprocess.Popen[str]:
     command += ["--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
     return subprocess.Popen(
         [*command, "-m", "mnist_ce", "train", *arguments],
-        cwd=ROOT,
+        cwd=Path(__file__).parents[2],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -60,18 +37,19 @@ def torchrun(*arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.fixture
-def flags(tiny_data_dir: Path, tmp_path: Path) -> list[str]:
-    settings = SETTINGS | {"data.dir": tiny_data_dir, "run.output": tmp_path}
-    shown = {key: "false" if value is False else value for key, value in settings.items()}
-    return [part for key, value in shown.items() for part in ("--set", f"{key}={value}")]
+def flags(small_settings: dict[str, Any]) -> list[str]:
+    """300 images in batches of 43: shares of 22 and 21, and in the last batch of 42."""
+    own = {"train.step": "plain", "augment.rotation_degrees": 10.0, "average.decay": 0.9}
+    settings = {**small_settings, "run.plots": "false", "train.batch_size": 43, **own}
+    return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
 
 
 def test_two_processes_do_what_one_does(
-    flags: list[str], tiny_data_dir: Path, tmp_path: Path
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The losses agree, and so do the weights; one process continues what two began."""
-    arguments = [*flags, "--epochs", "2", "--name", "two", "--verbose"]
-    process = torchrun(*arguments, "--set", "run.log_interval=1")
+    arguments = [*flags, "--verbose", "--set", "run.log_interval=1", "--name"]
+    process = torchrun(*arguments, "two")
     out, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     assert out.count("weights_sha256") == 1  # one of them tells it
@@ -79,23 +57,24 @@ def test_two_processes_do_what_one_does(
     record = RunDir(tmp_path / "two").read_record()
     assert record is not None
     assert record["processes"] == 2
-
-    settings = SETTINGS | {"data.dir": str(tiny_data_dir), "run.output": str(tmp_path)}
-    losses = Losses()
-    alone = train(None, settings | {"run.name": "one", "train.epochs": 2}, callbacks=[losses])
-    told = [float(loss) for loss in re.findall(r"batch \d+/7  loss ([\d.]+)", errors)]
-    assert told == pytest.approx(losses.losses, abs=1.5e-4)  # as it is told with four digits
-    for ours, theirs in zip(RunDir(tmp_path / "two").read_metrics(), alone.rows, strict=True):
+    assert main(["train", *arguments, "one"]) == 0
+    told, expected = (
+        [float(loss) for loss in re.findall(r"batch \d+/7  loss ([\d.]+)", text)]
+        for text in (errors, capsys.readouterr().err)
+    )
+    assert len(told) == 14
+    assert told == pytest.approx(expected, abs=2e-4)  # as they are told with four digits
+    rows = [RunDir(tmp_path / name).read_metrics() for name in ("two", "one")]
+    for ours, theirs in zip(*rows, strict=True):
         for key in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
             assert ours[key] == pytest.approx(theirs[key], abs=1e-4)
     one, two = (load_state_dict(tmp_path / name / "model.pt") for name in ("one", "two"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, atol=1e-4, rtol=1e-4)
-
-    expected = train(None, {"run.output": str(tmp_path), "train.epochs": 4}, resume="one")
-    found = train(None, {"run.output": str(tmp_path), "train.epochs": 4}, resume="two")
+    more = {"run.output": str(tmp_path), "train.epochs": 4}
+    whole, found = (train(None, more, resume=name) for name in ("one", "two"))
     assert found.record["processes"] == 1
-    assert found.rows[-1]["test_loss"] == pytest.approx(expected.rows[-1]["test_loss"], abs=1e-4)
+    assert found.rows[-1]["test_loss"] == pytest.approx(whole.rows[-1]["test_loss"], abs=1e-4)
 
 
 def test_more_processes_than_images_and_a_killed_one(flags: list[str], tmp_path: Path) -> None:
@@ -106,7 +85,7 @@ def test_more_processes_than_images_and_a_killed_one(flags: list[str], tmp_path:
         end = time.monotonic() + 120
         while not (tmp_path / "a" / "resume.pt").exists() and time.monotonic() < end:
             time.sleep(0.05)
-        os.kill(worker(process.pid, rank=1), signal.SIGKILL)
+        os.kill(worker(tmp_path, rank=1), signal.SIGKILL)
         _, errors = process.communicate(timeout=120)
     finally:
         if process.poll() is None:
@@ -114,23 +93,18 @@ def test_more_processes_than_images_and_a_killed_one(flags: list[str], tmp_path:
     assert process.returncode != 0
     assert "error: another process of this run has ended" in errors or "error: stopped" in errors
     assert "--resume" in errors
-    output = {"run.output": str(tmp_path)}
-    done = len(RunDir(tmp_path / "a").read_metrics())
-    result = train(None, output | {"train.epochs": done + 2}, resume="latest")
-    assert result.record["epochs_done"] == done + 2
+    more = len(RunDir(tmp_path / "a").read_metrics()) + 2
+    result = train(None, {"run.output": str(tmp_path), "train.epochs": more}, resume="latest")
+    assert result.record["epochs_done"] == more
 
 
-def worker(parent: int, rank: int) -> int:
-    """Return the process of a rank, by what the system keeps of its environment."""
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                stat = (folder / "stat").read_text()
-                environment = (folder / "environ").read_bytes()
-            except OSError:
-                continue
-            if int(re.sub(r".*\) ", "", stat).split()[1]) == parent and (
-                b"\0RANK=%d\0" % rank in b"\0" + environment
-            ):
-                return int(folder.name)
+def worker(output: Path, rank: int) -> int:
+    """Return the process of a rank that writes into this folder, as the system knows it."""
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            known = b"\0" + path.read_bytes() + path.with_name("cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"\0RANK=%d\0" % rank in known and bytes(output) in known:
+            return int(path.parent.name)
     pytest.fail("no such process")
