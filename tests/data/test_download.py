@@ -90,9 +90,7 @@ def test_a_file_comes_whole(server: str, way: str) -> None:
         ("silent", "stalled: nothing for 0.4 s after 0 bytes"),
         ("stalled", "stalled: nothing for 0.4 s after 5,000 bytes"),
         ("dripping", "stalled"),
-        ("short", r"cut short: 1,000 of 10,240 bytes"),
         ("endless", "too long: more than 20,000 bytes"),
-        ("missing", "HTTP 404 Not Found"),
     ],
 )
 def test_an_attempt_ends_with_its_reason(server: str, vice: str, reason: str) -> None:
@@ -102,10 +100,8 @@ def test_an_attempt_ends_with_its_reason(server: str, vice: str, reason: str) ->
 
 def test_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
     with pytest.raises(DownloadError, match="refused"):
-        read(f"http://127.0.0.1:{port}/file.gz")
+        read("http://127.0.0.1:1/file.gz")
 
 
 def test_a_name_look_up_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
