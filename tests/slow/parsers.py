@@ -7,6 +7,7 @@ import json
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +34,9 @@ INTERESTING = (
 
 @dataclass(frozen=True)
 class Parser:
-    """A parser of a file of some name, alone in its folder, and the contents of valid files."""
+    """A parser of files of one name, and the contents of valid ones."""
 
     name: str
-    file_name: str
     seeds: Sequence[bytes]
     parse: Callable[[Path], object]
 
@@ -88,11 +88,12 @@ def _parse_run_json(path: Path) -> object:
 
 
 def _in_archive(content: object, parse: Callable[[Path], object]) -> Callable[[Path], object]:
-    """Parse a torch archive whose pickle is replaced by the file's content."""
+    """Return what parses a torch archive whose pickle is replaced by a file `NAME.pickle`."""
 
     def parse_with_pickle(path: Path) -> object:
-        path.write_bytes(_with_pickle(_saved(content), path.read_bytes()))
-        return parse(path)
+        archive = path.with_suffix(".pt")
+        archive.write_bytes(_with_pickle(_saved(content), path.read_bytes()))
+        return parse(archive)
 
     return parse_with_pickle
 
@@ -103,7 +104,7 @@ def _parse_assignment(path: Path) -> object:
 
 
 def _images() -> list[bytes]:
-    noise = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(256, size=(20, 24, 3), dtype=np.uint8)
     image = Image.fromarray(noise)
     forms = [(image, form) for form in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")]
     buffers = []
@@ -130,38 +131,19 @@ def _record() -> bytes:
 
 _CHECKPOINT, _RESUME = _saved(_weights()), _saved(_resume())
 _CONFIG = config_text(resolve_config(environment={})).encode()
-_METRICS = b"epoch,train_loss,train_accuracy,test_loss,test_accuracy,learning_rate,seconds\n"
+_COLUMNS = b"epoch,train_loss,train_accuracy,test_loss,test_accuracy,learning_rate,seconds\n"
+_METRICS = _COLUMNS + b"1,2.3,0.1,2.3,0.1,0.01,1.5\n"
 PARSERS = [
-    Parser("checkpoint", "x.pt", [_CHECKPOINT], _parse_checkpoint),
-    Parser(
-        "checkpoint's pickle",
-        "x.pt",
-        [_pickle_of(_CHECKPOINT)],
-        _in_archive(_weights(), _parse_checkpoint),
-    ),
-    Parser("resume.pt", "resume.pt", [_RESUME], _parse_resume),
-    Parser(
-        "resume.pt's pickle",
-        "resume.pt",
-        [_pickle_of(_RESUME)],
-        _in_archive(_resume(), _parse_resume),
-    ),
-    Parser(
-        "config",
-        "c.toml",
-        [_CONFIG, b"[train]\nepochs = 3\n"],
-        lambda path: resolve_config(path, environment={}),
-    ),
-    Parser("--set", "set", [b"train.epochs=3", b"model.hidden=[3, 4]"], _parse_assignment),
-    Parser("run.json", "run.json", [_record()], _parse_run_json),
-    Parser(
-        "metrics.csv",
-        "metrics.csv",
-        [_METRICS + b"1,2.3,0.1,2.3,0.1,0.01,1.5\n"],
-        lambda path: RunDir(path.parent).read_metrics(),
-    ),
-    Parser("IDX", "x-idx", [idx_header((3, 28, 28)) + bytes(3 * 784)], read_idx),
-    Parser("image", "x.png", _images(), lambda path: to_float_image(open_image(path))),
+    Parser("x.pt", [_CHECKPOINT], _parse_checkpoint),
+    Parser("x.pickle", [_pickle_of(_CHECKPOINT)], _in_archive(_weights(), _parse_checkpoint)),
+    Parser("resume.pt", [_RESUME], _parse_resume),
+    Parser("resume.pickle", [_pickle_of(_RESUME)], _in_archive(_resume(), _parse_resume)),
+    Parser("x.toml", [_CONFIG, b"[train]\nepochs = 3\n"], partial(resolve_config, environment={})),
+    Parser("--set", [b"train.epochs=3", b"model.hidden=[3, 4]"], _parse_assignment),
+    Parser("run.json", [_record()], _parse_run_json),
+    Parser("metrics.csv", [_METRICS], lambda path: RunDir(path.parent).read_metrics()),
+    Parser("x-idx", [idx_header((3, 28, 28)) + bytes(3 * 784)], read_idx),
+    Parser("x.png", _images(), lambda path: to_float_image(open_image(path))),
 ]
 
 
