@@ -29,9 +29,9 @@ def images() -> Tensor:
     return blots.view(12, 784)
 
 
-def resampled(picture: Tensor, coefficients: Tensor, elastic_grid: int = 6) -> Tensor:
-    """Distort one `[28, 28]` picture by given coefficients, `[2, 3 + n²]`, not by random ones."""
-    return resample(picture.view(1, 1, 28, 28), coefficients[None], elastic_grid)[0, 0]
+def resampled(picture: Tensor, coefficients: Tensor) -> Tensor:
+    """Distort one `[28, 28]` picture by given coefficients, `[2, 3]`, not by random ones."""
+    return resample(picture.view(1, 1, 28, 28), coefficients[None], elastic_grid=6)[0, 0]
 
 
 def affine_coefficients(strengths: AugmentConfig, number: int, value: float) -> Tensor:
@@ -77,8 +77,7 @@ def test_each_strength_acts_and_values_stay_in_0_to_1(images: Tensor, names: lis
 def test_both_shapes_agree_and_out_may_be_the_images(images: Tensor) -> None:
     flat = distort(images, FULL, seed=0, step=0)
     square = distort(images.view(-1, 28, 28), FULL, seed=0, step=0)
-    assert square.shape == (12, 28, 28)
-    assert torch.equal(flat, square.view(12, 784))
+    assert torch.equal(flat.view(12, 28, 28), square)
     in_place = images.clone()
     assert distort(in_place, FULL, seed=0, step=0, out=in_place) is in_place
     assert torch.equal(in_place, flat)
@@ -88,12 +87,9 @@ def test_both_shapes_agree_and_out_may_be_the_images(images: Tensor) -> None:
 def test_a_shift_by_whole_pixels_rolls_the_image(images: Tensor, right: int, down: int) -> None:
     picture = images[0].view(28, 28)
     # source(p) = p - shift: what comes out at p lay to the left and above
-    affine = torch.tensor([[1.0, 0, -right], [0, 1, -down]])
-    constant = torch.tensor([[1.0, 0, 0] + [-right] * 16, [0, 1, 0] + [-down] * 16])
-    for coefficients in (affine, constant):  # a constant elastic field is a shift
-        shifted = resampled(picture, coefficients, elastic_grid=4)
-        expected = picture.roll((down, right), dims=(0, 1))
-        torch.testing.assert_close(shifted, expected, atol=1e-4, rtol=0)
+    shifted = resampled(picture, torch.tensor([[1.0, 0, -right], [0, 1, -down]]))
+    expected = picture.roll((down, right), dims=(0, 1))
+    torch.testing.assert_close(shifted, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("sign", [1, -1])

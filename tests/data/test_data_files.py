@@ -18,17 +18,13 @@ from mnist_ce.data import files, registry
 from mnist_ce.data.dataset import CLASS_NAMES, Dataset, Split, load_dataset
 from mnist_ce.data.download import DownloadError
 from mnist_ce.data.idx import idx_header
+from mnist_ce.data.synthetic import generate
 from mnist_ce.system.errors import DataError, UsageError
 from mnist_ce.system.files import md5_of, write_atomically
 
 CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
-SHAPES = {
-    "train-images-idx3-ubyte": (20, 28, 28),
-    "train-labels-idx1-ubyte": (20,),
-    "t10k-images-idx3-ubyte": (10, 28, 28),
-    "t10k-labels-idx1-ubyte": (10,),
-}
-NAMES = list(SHAPES)
+NAMES = list(registry.FILES)
+SHAPES = dict(zip(NAMES, [(20, 28, 28), (20,), (10, 28, 28), (10,)], strict=True))
 IMAGES = NAMES[0]
 
 
@@ -155,9 +151,9 @@ def test_unpacked_relatives_must_look_right(
 
 def test_the_packed_file_beside_decides_about_an_unpacked_one(world: World) -> None:
     folder = world.folder("kmnist")
+    world.put_packed(folder, "kmnist")
     altered = world.raw["kmnist"][IMAGES][:-1] + b"?"
     world.put(folder, {**world.raw["kmnist"], IMAGES: altered})
-    world.put_packed(folder, "kmnist")
     world.check(world.load("kmnist"), "kmnist")
     assert (folder / f"{IMAGES}.damaged").read_bytes() == altered
 
@@ -270,8 +266,7 @@ def test_several_at_the_same_time(world: World) -> None:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Split:
     """Stand in for the synthetic digits, which take seconds to draw."""
     split = Split(torch.zeros(2, 28, 28, dtype=torch.uint8), torch.tensor([3, 1]))
-    drawing = "mnist_ce.data.synthetic.generate.load_synthetic"
-    monkeypatch.setattr(drawing, lambda _: (split, split))
+    monkeypatch.setattr(generate, "load_synthetic", lambda _: (split, split))
     return split
 
 
@@ -316,9 +311,8 @@ def test_class_names_are_torchvisions() -> None:
 
 
 def test_wrong_usage_is_found_before_any_work(world: World) -> None:
-    for unknown in ("emnist", ""):
-        with pytest.raises(UsageError, match=r"no dataset '.*'; choose from mnist, fashion-mnist"):
-            world.load(unknown)
+    with pytest.raises(UsageError, match="no dataset 'emnist'; choose from mnist, fashion-mnist"):
+        world.load("emnist")
 
 
 class Mismatched(importlib.abc.MetaPathFinder):
@@ -344,8 +338,5 @@ def test_the_real_mnist(mnist_dir: Path, log_warnings: Callable[[], list[str]]) 
     assert log_warnings() == []
     assert dataset.train.images.shape == (60_000, 28, 28)
     assert dataset.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
-    assert dataset.test.labels.bincount().tolist() == [
-        980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009,
-    ]  # fmt: skip
     # sha256sum of the four unpacked files, one after the other
     assert dataset.digest == "b2d8f5bf39174ee5ffeefa97e42d673c35432b411bb5d1f74fbbeddae7f1690a"
