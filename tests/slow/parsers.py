@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,17 +116,10 @@ def _images() -> list[bytes]:
 
 
 def _record() -> bytes:
-    record = {
-        "format_version": FORMAT_VERSION,
-        "name": "a",
-        "dataset": "mnist",
-        "objective": "multiclass",
-        "status": "finished",
-        "class_names": [str(digit) for digit in range(10)],
-        "prediction": {"temperature": 1.5},
-        "process": {"id": 3, "host": "x"},
-        "config": resolve_config(environment={}).to_dict(),
-    }
+    record: dict[str, Any] = {"format_version": FORMAT_VERSION, "name": "a", "status": "finished"}
+    record |= {"dataset": "mnist", "objective": "multiclass", "prediction": {"temperature": 1.5}}
+    record |= {"class_names": list("0123456789"), "process": {"id": 3, "host": "x"}}
+    record |= {"config": resolve_config(environment={}).to_dict()}
     return json.dumps(record).encode()
 
 
@@ -147,22 +141,14 @@ PARSERS = [
 ]
 
 
-@dataclass(frozen=True)
-class Edit:
-    """One change of a file, at a place given as a fraction of its length."""
-
-    kind: str
-    place: float
-    length: int
-    content: bytes
-
-    def apply(self, data: bytes) -> bytes:
-        at = int(self.place * len(data))
-        before, after, end = data[:at], data[at:], at + self.length
-        return {
-            "replace": before + self.content + after[len(self.content) :],
-            "insert": before + self.content + after,
-            "delete": before + data[end:],
-            "repeat": data[:end] + after,
-            "truncate": before,
-        }[self.kind]
+def edited(data: bytes, kind: str, place: float, length: int, content: bytes) -> bytes:
+    """Change a file at a place given as a fraction of its length."""
+    at = int(place * len(data))
+    before, after, end = data[:at], data[at:], at + length
+    return {
+        "replace": before + content + after[len(content) :],
+        "insert": before + content + after,
+        "delete": before + data[end:],
+        "repeat": data[:end] + after,
+        "truncate": before,
+    }[kind]
