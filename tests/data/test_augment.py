@@ -9,13 +9,7 @@ import torch
 from torch import Tensor
 
 from mnist_ce.config import AugmentConfig
-from mnist_ce.data.augment import (
-    compose_coefficients,
-    displacement_basis,
-    distort,
-    generator_seed,
-    resample,
-)
+from mnist_ce.data.augment import compose_coefficients, displacement_basis, distort, resample
 
 STRENGTHS: dict[str, Any] = {
     "rotation_degrees": 10,
@@ -29,31 +23,32 @@ FULL = AugmentConfig(**STRENGTHS, elastic_grid=6)
 
 @pytest.fixture
 def images() -> Tensor:
-    """Twelve random blots, blank at the edges as digits are: `[12, 784]`."""
-    blots = torch.zeros(12, 28, 28)
+    blots = torch.zeros(12, 28, 28)  # blank at the edges, as digits are
     noise = torch.rand(12, 20, 20, generator=torch.Generator().manual_seed(5))
     blots[:, 4:24, 4:24] = (noise > 0.6) * noise
     return blots.view(12, 784)
 
 
-def resampled(picture: Tensor, coefficients: Tensor, elastic_grid: int = 6) -> Tensor:
-    """Distort one `[28, 28]` picture by given coefficients, `[2, 3 + n²]`, not by random ones."""
-    return resample(picture.view(1, 1, 28, 28), coefficients[None], elastic_grid)[0, 0]
+def resampled(picture: Tensor, coefficients: Tensor) -> Tensor:
+    """Distort one `[28, 28]` picture by given coefficients, `[2, 3]`, not by random ones."""
+    return resample(picture.view(1, 1, 28, 28), coefficients[None], elastic_grid=6)[0, 0]
 
 
 def affine_coefficients(strengths: AugmentConfig, number: int, value: float) -> Tensor:
-    """Coefficients `[2, 3]` of which one random number has a given value, and the others are 0."""
+    """Coefficients `[2, 3]` where one random number has a given value, the others 0."""
     uniform = torch.zeros(6, 1)
     uniform[number] = value
     return compose_coefficients(strengths, uniform, torch.Generator())[0]
 
 
-def test_off_is_the_identity(images: Tensor) -> None:
+def test_off_is_the_identity_and_weak_almost(images: Tensor) -> None:
     assert not AugmentConfig().distorts
     assert torch.equal(distort(images, AugmentConfig(), seed=0, step=0), images)
     out = torch.empty_like(images)
     assert distort(images, AugmentConfig(), seed=0, step=0, out=out) is out
     assert torch.equal(out, images)
+    weak = AugmentConfig(**{name: 1e-5 * value for name, value in STRENGTHS.items()})
+    torch.testing.assert_close(distort(images, weak, seed=0, step=0), images, atol=1e-3, rtol=0)
 
 
 def test_seed_and_step_decide_everything(images: Tensor) -> None:
@@ -67,12 +62,6 @@ def test_seed_and_step_decide_everything(images: Tensor) -> None:
         assert not torch.equal(first, distort(images, FULL, seed=seed, step=step))
 
 
-def test_neighbouring_seeds_and_steps_do_not_meet() -> None:
-    mixed = {generator_seed(seed, step) for seed in range(-3, 7) for step in range(1000)}
-    assert len(mixed) > 9990  # of 10,000 draws from 2**32, about 0.01 pairs coincide
-    assert all(0 <= value < 2**32 for value in mixed)
-
-
 @pytest.mark.parametrize("names", [*([name] for name in STRENGTHS), list(STRENGTHS)])
 def test_each_strength_acts_and_values_stay_in_0_to_1(images: Tensor, names: list[str]) -> None:
     strengths = AugmentConfig(**{name: STRENGTHS[name] for name in names})
@@ -80,47 +69,27 @@ def test_each_strength_acts_and_values_stay_in_0_to_1(images: Tensor, names: lis
     original = images.clone()
     distorted = distort(images, strengths, seed=0, step=0)
     assert torch.equal(images, original)
-    assert distorted.shape == images.shape
-    assert distorted.dtype == torch.float32
-    assert distorted.min() >= 0
-    assert distorted.max() <= 1
+    assert (distorted.shape, distorted.dtype) == (images.shape, torch.float32)
+    assert 0 <= distorted.min() < distorted.max() <= 1
     assert ((images - distorted).abs().mean(dim=1) > 0.001).all()
-
-
-def test_a_weak_distortion_changes_little(images: Tensor) -> None:
-    weak = AugmentConfig(**{name: 1e-5 * value for name, value in STRENGTHS.items()})
-    torch.testing.assert_close(distort(images, weak, seed=0, step=0), images, atol=1e-3, rtol=0)
 
 
 def test_both_shapes_agree_and_out_may_be_the_images(images: Tensor) -> None:
     flat = distort(images, FULL, seed=0, step=0)
     square = distort(images.view(-1, 28, 28), FULL, seed=0, step=0)
-    assert square.shape == (12, 28, 28)
-    assert torch.equal(flat, square.view(12, 784))
+    assert torch.equal(flat.view(12, 28, 28), square)
     in_place = images.clone()
     assert distort(in_place, FULL, seed=0, step=0, out=in_place) is in_place
     assert torch.equal(in_place, flat)
-
-
-def test_switching_one_distortion_leaves_the_others(images: Tensor) -> None:
-    generators = [torch.Generator().manual_seed(1) for _ in range(2)]
-    uniform = torch.linspace(-1, 1, 6).repeat(3, 1).T
-    without = FULL.model_copy(update={"elastic_pixels": 0.0})
-    affine = compose_coefficients(without, uniform, generators[0])
-    full = compose_coefficients(FULL, uniform, generators[1])
-    assert torch.equal(full[:, :, :3], affine)
 
 
 @pytest.mark.parametrize(("right", "down"), [(2, 0), (0, 3), (-1, 4)])
 def test_a_shift_by_whole_pixels_rolls_the_image(images: Tensor, right: int, down: int) -> None:
     picture = images[0].view(28, 28)
     # source(p) = p - shift: what comes out at p lay to the left and above
-    affine = torch.tensor([[1.0, 0, -right], [0, 1, -down]])
-    constant = torch.tensor([[1.0, 0, 0] + [-right] * 16, [0, 1, 0] + [-down] * 16])
-    for coefficients in (affine, constant):  # a constant elastic field is a shift
-        shifted = resampled(picture, coefficients, elastic_grid=4)
-        expected = picture.roll((down, right), dims=(0, 1))
-        torch.testing.assert_close(shifted, expected, atol=1e-4, rtol=0)
+    shifted = resampled(picture, torch.tensor([[1.0, 0, -right], [0, 1, -down]]))
+    expected = picture.roll((down, right), dims=(0, 1))
+    torch.testing.assert_close(shifted, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -144,8 +113,7 @@ def test_shifts_have_the_stated_range() -> None:
     dot[:, 14, 14] = 1
     moved = distort(dot, AugmentConfig(shift_pixels=3), seed=0, step=0)
     column = (moved.sum(1) * torch.arange(28)).sum(1) - 14
-    assert column.abs().max() <= 3.001
-    assert column.abs().max() > 2.9
+    assert 2.9 < column.abs().max() <= 3.001
     assert column.mean().abs() < 0.15
     assert column.std().item() == pytest.approx(3 / 3**0.5, rel=0.05)
 

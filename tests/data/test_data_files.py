@@ -3,10 +3,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib.abc
-import os
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,21 +20,16 @@ from mnist_ce.data.download import DownloadError
 from mnist_ce.data.idx import idx_header
 from mnist_ce.data.splits import Split
 from mnist_ce.system.errors import DataError, UsageError
-from mnist_ce.system.files import write_atomically
+from mnist_ce.system.files import md5_of, write_atomically
 
 CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
-SHAPES = {
-    "train-images-idx3-ubyte": (20, 28, 28),
-    "train-labels-idx1-ubyte": (20,),
-    "t10k-images-idx3-ubyte": (10, 28, 28),
-    "t10k-labels-idx1-ubyte": (10,),
-}
-NAMES = list(SHAPES)
+NAMES = list(registry.FILES)
+SHAPES = dict(zip(NAMES, [(20, 28, 28), (20,), (10, 28, 28), (10,)], strict=True))
 IMAGES = NAMES[0]
 
 
-def md5(content: bytes | bytearray) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+def contents_of(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 class World:
@@ -70,7 +64,6 @@ class World:
         self.put(folder, {f"{file}.gz": content for file, content in self.packed[name].items()})
 
     def load(self, name: str = "mnist") -> Dataset:
-        """Load a dataset and keep the warnings."""
         num_before = len(self.log_warnings())
         try:
             return load_dataset(name, self.data_dir)
@@ -92,7 +85,6 @@ class World:
         assert len(self.warnings) == num_warnings
 
     def error(self, name: str = "mnist") -> str:
-        """Return the message of the one-line error that loading a dataset ends with."""
         with pytest.raises(DownloadError) as caught:
             self.load(name)
         assert "\n" not in str(caught.value)
@@ -106,37 +98,24 @@ def world(
     world = World(tmp_path, log_warnings)
     for name, class_name in CLASSES.items():
         known = getattr(torchvision.datasets, class_name)
-        resources = [(f"{file}.gz", md5(world.packed[name][file])) for file in NAMES]
+        resources = [(f"{file}.gz", md5_of(world.packed[name][file])) for file in NAMES]
         monkeypatch.setattr(known, "resources", resources)
         monkeypatch.setattr(known, "mirrors", [world.mirror.as_uri() + "/"])
-    known_files = {file: (SHAPES[file], md5(world.raw["mnist"][file])) for file in NAMES}
+    known_files = {file: (SHAPES[file], md5_of(world.raw["mnist"][file])) for file in NAMES}
     monkeypatch.setattr(registry, "FILES", known_files)
     monkeypatch.setenv("XDG_CACHE_HOME", str(world.xdg))
     return world
 
 
-def contents_of(folder: Path) -> dict[str, bytes]:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
 @pytest.mark.parametrize("name", CLASSES)
-@pytest.mark.parametrize("place", ["{class_name}/raw", "{name}", "."])
+@pytest.mark.parametrize("place", ["data/{class_name}/raw", "data/{name}", "data", "mirror"])
 def test_packed_files_are_found_and_unpacked(world: World, name: str, place: str) -> None:
-    world.put_packed(world.data_dir / place.format(name=name, class_name=CLASSES[name]), name)
+    place = place.format(name=name, class_name=CLASSES[name])
+    world.put_packed(world.data_dir.parent / place, name)
     world.check_load(name)
-    unpacked = contents_of(world.folder(name))
-    assert {file: unpacked[file] for file in NAMES} == world.raw[name]
-    # From now on they are all that is needed.
-    for path in world.data_dir.rglob("*.gz"):
+    for path in world.data_dir.parent.rglob("*.gz"):
         path.unlink()
-    world.check_load(name)
-
-
-@pytest.mark.parametrize("place", [".", "mnist", "MNIST/raw"])
-def test_unpacked_mnist_is_found(world: World, place: str) -> None:
-    world.put(world.data_dir / place, world.raw["mnist"])
-    world.check_load()
+    world.check_load(name)  # the unpacked files are all that is needed from now on
 
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "kmnist"])
@@ -146,12 +125,10 @@ def test_unpacked_relatives_are_watched_from_their_first_use(world: World, name:
     world.check_load(name, num_warnings=4)
     assert "was checked by its size, header and labels only" in world.warnings[0]
     world.check_load(name)
-
-    altered = bytearray(world.raw[name][IMAGES])
-    altered[500] ^= 1
+    altered = world.raw[name][IMAGES][:-1] + b"?"
     path.write_bytes(altered)
-    expected = md5(world.raw[name][IMAGES])
-    assert f"{path} is damaged (MD5 {md5(altered)}, expected {expected}" in world.error(name)
+    expected = md5_of(world.raw[name][IMAGES])
+    assert f"{path} is damaged (MD5 {md5_of(altered)}, expected {expected}" in world.error(name)
     assert path.read_bytes() == altered
 
 
@@ -174,9 +151,9 @@ def test_unpacked_relatives_must_look_right(
 
 def test_the_packed_file_beside_decides_about_an_unpacked_one(world: World) -> None:
     folder = world.folder("kmnist")
+    world.put_packed(folder, "kmnist")
     altered = world.raw["kmnist"][IMAGES][:-1] + b"?"
     world.put(folder, {**world.raw["kmnist"], IMAGES: altered})
-    world.put_packed(folder, "kmnist")
     world.check(world.load("kmnist"), "kmnist")
     assert (folder / f"{IMAGES}.damaged").read_bytes() == altered
 
@@ -204,40 +181,14 @@ def test_a_damaged_file_is_named_and_replaced(
     good = world.packed["mnist"][file] if form else world.raw["mnist"][file]
     bad = {"truncated": good[:-5], "altered": good[:-1] + b"?", "empty": b""}[damage]
     (folder / (file + form)).write_bytes(bad)
-
-    report = f"{folder / (file + form)} is damaged (MD5 {md5(bad)}, expected {md5(good)}; "
+    report = f"{folder / (file + form)} is damaged (MD5 {md5_of(bad)}, expected {md5_of(good)}; "
     assert world.error().startswith(report)
     assert [warning.startswith(report) for warning in world.warnings] == [True]
-
     world.put_packed(world.mirror)
     world.check_load(num_warnings=1)
     if not form:
         assert (folder / f"{file}.damaged").read_bytes() == bad
     world.check_load()
-
-
-def test_a_file_much_too_large_is_not_even_hashed(world: World) -> None:
-    world.put(world.folder(), world.raw["mnist"])
-    with (world.folder() / IMAGES).open("wb") as file:
-        file.truncate(1 << 40)  # sparse
-    assert "1,099,511,627,776 bytes, expected at most 15,696" in world.error()
-
-
-def test_packed_data_that_ends_early_is_no_gzip_or_a_bomb(world: World) -> None:
-    images_file, *_ = registry.files_of("mnist")
-    packed = world.packed["mnist"][IMAGES]
-    assert images_file.unpack(packed, "a.gz") == world.raw["mnist"][IMAGES]
-    for wrong in (packed[:-8], packed[:100], b"<html>", b""):
-        with pytest.raises(DataError, match=r"a\.gz is damaged"):
-            images_file.unpack(wrong, "a.gz")
-    with pytest.raises(DataError, match=r"a\.gz is damaged \(15,697 bytes, expected 15,696"):
-        images_file.unpack(gzip.compress(bytes(1 << 24)), "a.gz")
-
-
-@pytest.mark.parametrize("name", CLASSES)
-def test_download(world: World, name: str) -> None:
-    world.put_packed(world.mirror, name)
-    world.check_load(name)
 
 
 def test_a_mirror_that_is_given_is_the_only_one(
@@ -248,7 +199,6 @@ def test_a_mirror_that_is_given_is_the_only_one(
         load_dataset("mnist", world.data_dir, mirror=(tmp_path / "no").as_uri())
     assert str(world.mirror) not in str(caught.value)
     assert not world.data_dir.exists()  # a failure leaves nothing behind
-
     mirror = world.mirror.as_uri()
     world.check(load_dataset("mnist", world.data_dir, mirror=mirror))
     assert log_lines()[1:] == [f"downloading {mirror}/{file}.gz" for file in NAMES]
@@ -316,19 +266,8 @@ def test_several_at_the_same_time(world: World) -> None:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Split:
     """Stand in for the synthetic digits, which take seconds to draw."""
     split = Split(torch.zeros(2, 28, 28, dtype=torch.uint8), torch.tensor([3, 1]))
-    drawing = "mnist_ce.data.dataset.load_synthetic"
-    monkeypatch.setattr(drawing, lambda _: (split, split))
+    monkeypatch.setattr("mnist_ce.data.dataset.load_synthetic", lambda data_dir: (split, split))
     return split
-
-
-@pytest.fixture
-def silent_mirrors(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Two mirrors that accept a connection and never answer."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [address, address])
-        yield
 
 
 def check_fall_back(world: World, drawn: Split) -> None:
@@ -350,26 +289,19 @@ def test_auto_is_mnist_where_it_can_be_and_falls_back_loudly(world: World, drawn
     assert len(world.warnings) == 1  # of the damaged file
 
 
-@pytest.mark.usefixtures("silent_mirrors")
 def test_auto_does_not_wait_for_each_file(
-    world: World,
-    drawn: Split,
-    monkeypatch: pytest.MonkeyPatch,
-    log_lines: Callable[[], list[str]],
+    world: World, drawn: Split, monkeypatch: pytest.MonkeyPatch, log_lines: Callable[[], list[str]]
 ) -> None:
     assert files.FALLBACK_TIMEOUT_S < 15
     monkeypatch.setattr(files, "FALLBACK_TIMEOUT_S", 0.6)
-    check_fall_back(world, drawn)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # accepts and never answers
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [address, address])
+        check_fall_back(world, drawn)
     assert world.warnings[-1].count("stalled: nothing for 0.3 s") == 2
     downloads = [line for line in log_lines() if line.startswith("downloading")]
     assert len(downloads) == 2  # of one file, from both mirrors
-
-
-@pytest.mark.parametrize("name", CLASSES)
-def test_a_dataset_asked_for_by_name_is_never_another(
-    world: World, drawn: Split, name: str
-) -> None:
-    assert f"of {name} in {world.data_dir}" in world.error(name)
 
 
 def test_class_names_are_torchvisions() -> None:
@@ -379,11 +311,8 @@ def test_class_names_are_torchvisions() -> None:
 
 
 def test_wrong_usage_is_found_before_any_work(world: World) -> None:
-    for unknown in ("emnist", ""):
-        with pytest.raises(UsageError, match=r"no dataset '.*'; choose from mnist, fashion-mnist"):
-            world.load(unknown)
-    with pytest.raises(UsageError, match=r"data\.mirror"):
-        load_dataset("mnist", world.data_dir, mirror="ftp://a")
+    with pytest.raises(UsageError, match="no dataset 'emnist'; choose from mnist, fashion-mnist"):
+        world.load("emnist")
 
 
 class Mismatched(importlib.abc.MetaPathFinder):
@@ -393,7 +322,7 @@ class Mismatched(importlib.abc.MetaPathFinder):
 
 
 def test_a_torchvision_of_another_torch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+    for name in [name for name in sys.modules if name.startswith("torchvision")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Mismatched(), *sys.meta_path])
     with pytest.raises(DataError) as caught:
@@ -401,23 +330,13 @@ def test_a_torchvision_of_another_torch(world: World, monkeypatch: pytest.Monkey
     message = str(caught.value)
     assert f"does not work with torch {torch.__version__.split('+')[0]}" in message
     assert "(operator torchvision::nms does not exist)" in message
-    assert "https://pytorch.org/get-started/locally/" in message
     assert "\n" not in message
 
 
 def test_the_real_mnist(mnist_dir: Path, log_warnings: Callable[[], list[str]]) -> None:
-    def listing() -> list[tuple[str, int]]:
-        return sorted((str(path), path.stat().st_mtime_ns) for path in mnist_dir.rglob("*"))
-
-    before = listing()
     dataset = load_dataset("mnist", mnist_dir)
-    if not mnist_dir.stat().st_mode & 0o222 or not os.access(mnist_dir, os.W_OK):
-        assert listing() == before
     assert log_warnings() == []
     assert dataset.train.images.shape == (60_000, 28, 28)
     assert dataset.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
-    assert dataset.test.labels.bincount().tolist() == [
-        980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009,
-    ]  # fmt: skip
     # sha256sum of the four unpacked files, one after the other
     assert dataset.digest == "b2d8f5bf39174ee5ffeefa97e42d673c35432b411bb5d1f74fbbeddae7f1690a"

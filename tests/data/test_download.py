@@ -90,9 +90,7 @@ def test_a_file_comes_whole(server: str, way: str) -> None:
         ("silent", "stalled: nothing for 0.4 s after 0 bytes"),
         ("stalled", "stalled: nothing for 0.4 s after 5,000 bytes"),
         ("dripping", "stalled"),
-        ("short", r"cut short: 1,000 of 10,240 bytes"),
         ("endless", "too long: more than 20,000 bytes"),
-        ("missing", "HTTP 404 Not Found"),
     ],
 )
 def test_an_attempt_ends_with_its_reason(server: str, vice: str, reason: str) -> None:
@@ -100,24 +98,10 @@ def test_an_attempt_ends_with_its_reason(server: str, vice: str, reason: str) ->
         read(f"{server}/{vice}/file.gz")
 
 
-def test_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    with pytest.raises(DownloadError, match="refused"):
-        read(f"http://127.0.0.1:{port}/file.gz")
-
-
 def test_a_name_look_up_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    # No socket's timeout covers this one.
     monkeypatch.setenv("no_proxy", "*")
     release = threading.Event()
-
-    def hang(*_: object, **__: object) -> list[object]:
-        release.wait()
-        raise socket.gaierror(-2, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: release.wait())
     try:
         with pytest.raises(DownloadError, match="stalled"):
             read("http://mirror.invalid/file.gz", stall_seconds=0.2)
@@ -140,13 +124,16 @@ def test_the_next_mirror_is_tried_and_stays_first(
 
 def test_the_error_has_every_mirrors_reason(server: str) -> None:
     mirrors = deque(f"{server}/{vice}/" for vice in ("short", "corrupt", "missing"))
+    mirrors.append("http://127.0.0.1:1/")
     with pytest.raises(DownloadError) as caught:
         download_file("a.gz", MD5, mirrors, max_bytes=20_000, stall_seconds=1)
-    assert str(caught.value) == (
-        f"{server}/short/a.gz: cut short: 1,000 of 10,240 bytes; "
-        f"{server}/corrupt/a.gz: has MD5 {CORRUPT_MD5}, expected {MD5}; "
-        f"{server}/missing/a.gz: HTTP 404 Not Found"
-    )
+    *reasons, no_server = str(caught.value).split("; ")
+    assert reasons == [
+        f"{server}/short/a.gz: cut short: 1,000 of 10,240 bytes",
+        f"{server}/corrupt/a.gz: has MD5 {CORRUPT_MD5}, expected {MD5}",
+        f"{server}/missing/a.gz: HTTP 404 Not Found",
+    ]
+    assert "refused" in no_server
 
 
 def test_a_folder_can_be_a_mirror(tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ def test_what_is_written_is_read(tmp_path: Path, shape: tuple[int, ...]) -> None
     tensor = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
     write_idx(path, tensor)
     read = read_idx(path)
-    assert read.dtype == torch.uint8
-    assert torch.equal(read, tensor.to(torch.uint8))
+    assert (read.dtype, read.tolist()) == (torch.uint8, tensor.tolist())
     assert [entry.name for entry in tmp_path.iterdir()] == ["some-idx"]
 
 
@@ -30,9 +29,7 @@ def test_the_bytes_are_those_of_the_format(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (b"", "not an IDX file"),
-        (b"\x00\x00", "not an IDX file"),
         (b"\x1f\x8b\x08\x00 still packed", "not an IDX file"),
-        (b"\xff\xff\xff\xff\x00\x00\x00\x01\x00", "not an IDX file"),
         (b"\x00\x00\x0d\x01\x00\x00\x00\x01\x00\x00\x00\x00", "not an IDX file"),
         (b"\x00\x00\x08\x00", "not an IDX file"),
         (b"\x00\x00\x08\xff" + bytes(4 * 255), "not an IDX file"),

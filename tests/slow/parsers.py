@@ -7,7 +7,9 @@ import json
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,11 +35,11 @@ INTERESTING = (
 
 @dataclass(frozen=True)
 class Parser:
-    """A parser, which takes a folder to write in and a file's content, and valid such files."""
+    """A parser of files of one name, and the contents of valid ones."""
 
     name: str
     seeds: Sequence[bytes]
-    parse: Callable[[Path, bytes], object]
+    parse: Callable[[Path], object]
 
 
 def _weights() -> dict[str, torch.Tensor]:
@@ -59,11 +61,6 @@ def _resume() -> dict[str, object]:
     return {"format_version": FORMAT_VERSION, "step": step, "progress": progress.model_dump()}
 
 
-def _written(folder: Path, name: str, content: bytes) -> Path:
-    (folder / name).write_bytes(content)
-    return folder / name
-
-
 def _pickle_of(content: bytes) -> bytes:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl")))
@@ -78,37 +75,37 @@ def _with_pickle(content: bytes, pickled: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def _parse_checkpoint(folder: Path, content: bytes) -> object:
-    return model_from(load_state_dict(_written(folder, "x.pt", content)))
+def _parse_checkpoint(path: Path) -> object:
+    return model_from(load_state_dict(path))
 
 
-def _parse_checkpoint_pickle(folder: Path, content: bytes) -> object:
-    return _parse_checkpoint(folder, _with_pickle(_saved(_weights()), content))
+def _parse_resume(path: Path) -> object:
+    return load_snapshot(RunDir(path.parent), _weights())
 
 
-def _parse_resume(folder: Path, content: bytes) -> object:
-    _written(folder, "resume.pt", content)
-    return load_snapshot(RunDir(folder), _weights())
+def _parse_run_json(path: Path) -> object:
+    (path.parent / "model.pt").write_bytes(_saved(_weights()))
+    return load_model(path.parent / "model.pt"), RunDir(path.parent).lock_owner
 
 
-def _parse_resume_pickle(folder: Path, content: bytes) -> object:
-    return _parse_resume(folder, _with_pickle(_saved(_resume()), content))
+def _in_archive(content: object, parse: Callable[[Path], object]) -> Callable[[Path], object]:
+    """Return what parses a torch archive whose pickle is replaced by a file `NAME.pickle`."""
+
+    def parse_with_pickle(path: Path) -> object:
+        archive = path.with_suffix(".pt")
+        archive.write_bytes(_with_pickle(_saved(content), path.read_bytes()))
+        return parse(archive)
+
+    return parse_with_pickle
 
 
-def _parse_assignment(folder: Path, content: bytes) -> object:
-    flags = parse_assignments([content.decode("utf-8", errors="replace")])
+def _parse_assignment(path: Path) -> object:
+    flags = parse_assignments([path.read_bytes().decode("utf-8", errors="replace")])
     return resolve_config(None, flags=flags, environment={})
 
 
-def _parse_record(folder: Path, content: bytes) -> object:
-    if not (folder / "model.pt").exists():
-        _written(folder, "model.pt", _saved(_weights()))
-    _written(folder, "run.json", content)
-    return load_model(folder / "model.pt"), RunDir(folder).lock_owner
-
-
 def _images() -> list[bytes]:
-    noise = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(256, size=(20, 24, 3), dtype=np.uint8)
     image = Image.fromarray(noise)
     forms = [(image, form) for form in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")]
     buffers = []
@@ -119,70 +116,39 @@ def _images() -> list[bytes]:
 
 
 def _record() -> bytes:
-    record = {
-        "format_version": FORMAT_VERSION,
-        "name": "a",
-        "dataset": "mnist",
-        "objective": "multiclass",
-        "status": "finished",
-        "class_names": [str(digit) for digit in range(10)],
-        "prediction": {"temperature": 1.5},
-        "process": {"id": 3, "host": "x"},
-        "config": resolve_config(environment={}).to_dict(),
-    }
+    record: dict[str, Any] = {"format_version": FORMAT_VERSION, "name": "a", "status": "finished"}
+    record |= {"dataset": "mnist", "objective": "multiclass", "prediction": {"temperature": 1.5}}
+    record |= {"class_names": list("0123456789"), "process": {"id": 3, "host": "x"}}
+    record |= {"config": resolve_config(environment={}).to_dict()}
     return json.dumps(record).encode()
 
 
-def _parsers() -> list[Parser]:
-    checkpoint, resume = _saved(_weights()), _saved(_resume())
-    config = config_text(resolve_config(environment={})).encode()
-    metrics = b"epoch,train_loss,train_accuracy,test_loss,test_accuracy,learning_rate,seconds\n"
-
-    def parse_config(folder: Path, content: bytes) -> object:
-        return resolve_config(_written(folder, "c.toml", content), environment={})
-
-    def parse_metrics(folder: Path, content: bytes) -> object:
-        return RunDir(_written(folder, "metrics.csv", content).parent).read_metrics()
-
-    def parse_idx(folder: Path, content: bytes) -> object:
-        return read_idx(_written(folder, "x-idx", content))
-
-    def parse_image(folder: Path, content: bytes) -> object:
-        return to_float_image(open_image(_written(folder, "x.png", content)))
-
-    return [
-        Parser("checkpoint", [checkpoint], _parse_checkpoint),
-        Parser("checkpoint's pickle", [_pickle_of(checkpoint)], _parse_checkpoint_pickle),
-        Parser("resume.pt", [resume], _parse_resume),
-        Parser("resume.pt's pickle", [_pickle_of(resume)], _parse_resume_pickle),
-        Parser("config", [config, b"[train]\nepochs = 3\n"], parse_config),
-        Parser("--set", [b"train.epochs=3", b"model.hidden=[3, 4]"], _parse_assignment),
-        Parser("run.json", [_record()], _parse_record),
-        Parser("metrics.csv", [metrics + b"1,2.3,0.1,2.3,0.1,0.01,1.5\n"], parse_metrics),
-        Parser("IDX", [idx_header((3, 28, 28)) + bytes(3 * 784)], parse_idx),
-        Parser("image", _images(), parse_image),
-    ]
+_CHECKPOINT, _RESUME = _saved(_weights()), _saved(_resume())
+_CONFIG = config_text(resolve_config(environment={})).encode()
+_COLUMNS = b"epoch,train_loss,train_accuracy,test_loss,test_accuracy,learning_rate,seconds\n"
+_METRICS = _COLUMNS + b"1,2.3,0.1,2.3,0.1,0.01,1.5\n"
+PARSERS = [
+    Parser("x.pt", [_CHECKPOINT], _parse_checkpoint),
+    Parser("x.pickle", [_pickle_of(_CHECKPOINT)], _in_archive(_weights(), _parse_checkpoint)),
+    Parser("resume.pt", [_RESUME], _parse_resume),
+    Parser("resume.pickle", [_pickle_of(_RESUME)], _in_archive(_resume(), _parse_resume)),
+    Parser("x.toml", [_CONFIG, b"[train]\nepochs = 3\n"], partial(resolve_config, environment={})),
+    Parser("--set", [b"train.epochs=3", b"model.hidden=[3, 4]"], _parse_assignment),
+    Parser("run.json", [_record()], _parse_run_json),
+    Parser("metrics.csv", [_METRICS], lambda path: RunDir(path.parent).read_metrics()),
+    Parser("x-idx", [idx_header((3, 28, 28)) + bytes(3 * 784)], read_idx),
+    Parser("x.png", _images(), lambda path: to_float_image(open_image(path))),
+]
 
 
-PARSERS = {parser.name: parser for parser in _parsers()}
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One change of a file, at a place given as a fraction of its length."""
-
-    kind: str
-    place: float
-    length: int
-    content: bytes
-
-    def apply(self, data: bytes) -> bytes:
-        at = int(self.place * len(data))
-        before, after, end = data[:at], data[at:], at + self.length
-        return {
-            "replace": before + self.content + after[len(self.content) :],
-            "insert": before + self.content + after,
-            "delete": before + data[end:],
-            "repeat": data[:end] + after,
-            "truncate": before,
-        }[self.kind]
+def edited(data: bytes, kind: str, place: float, length: int, content: bytes) -> bytes:
+    """Change a file at a place given as a fraction of its length."""
+    at = int(place * len(data))
+    before, after, end = data[:at], data[at:], at + length
+    return {
+        "replace": before + content + after[len(content) :],
+        "insert": before + content + after,
+        "delete": before + data[end:],
+        "repeat": data[:end] + after,
+        "truncate": before,
+    }[kind]

@@ -28,7 +28,7 @@ Start = Callable[..., ForkServerProcess]
 
 @pytest.fixture(scope="module")
 def start() -> Start:
-    """Return a function that starts a process quickly: its parent has imported everything."""
+    """Start a process quickly: its parent has imported everything."""
     context: ForkServerContext = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mnist_ce.training.trainer", "mnist_ce.cli.terminal"])
 
@@ -47,7 +47,6 @@ def settings(small_settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def options(settings: dict[str, Any]) -> list[str]:
-    """Return the settings as arguments of the command."""
     shown = {key: "false" if value is False else value for key, value in settings.items()}
     return [part for key, value in shown.items() for part in ("--set", f"{key}={value}")]
 
@@ -237,17 +236,4 @@ def test_a_full_disk_keeps_what_was_saved(
         record_of(RunDir(tmp_path / "a"))
         assert not list((tmp_path / "a").glob(".*.tmp"))
     start_or_resume(settings)
-    assert found_in(settings) == expected
-
-
-def test_the_command_can_be_killed_and_continued(
-    settings: dict[str, Any], start: Start, tmp_path: Path
-) -> None:
-    expected = expected_of(settings)
-    process = start(command, options(settings))
-    wait_for(tmp_path / "a" / "resume.pt")
-    process.kill()
-    finished = ended(process) == 0  # before the signal
-    latest = start(command, ["--resume", "latest", "--output", str(tmp_path)])
-    assert ended(latest) == (1 if finished else 0)  # no run is left to resume
     assert found_in(settings) == expected

@@ -9,50 +9,38 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from parsers import EDITS, INTERESTING, PARSERS, Edit
+from parsers import EDITS, INTERESTING, PARSERS, Parser, edited
 
 from mnist_ce.system.errors import MnistCeError
 
-edits = st.builds(
-    Edit,
-    kind=st.sampled_from(EDITS),
-    place=st.floats(0, 1),
-    length=st.integers(1, 64),
-    content=st.sampled_from(INTERESTING) | st.binary(min_size=1, max_size=8),
-)
-
-
-def peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+reproducible = settings(derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+contents = st.sampled_from(INTERESTING) | st.binary(min_size=1, max_size=8)
+edits = st.tuples(st.sampled_from(EDITS), st.floats(0, 1), st.integers(1, 64), contents)
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of unusual images
 @pytest.mark.parametrize("num_examples", [40, pytest.param(2000, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", PARSERS)
-def test_a_corrupt_file_is_an_error_of_one_line(name: str, num_examples: int) -> None:
-    parser = PARSERS[name]
-    before = peak_bytes()
+@pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.name)
+def test_a_corrupt_file_is_an_error_of_one_line(parser: Parser, num_examples: int) -> None:
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     messages: list[str] = []
 
-    @settings(
-        max_examples=num_examples,
-        deadline=5000,
-        derandomize=True,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    @settings(reproducible, max_examples=num_examples, deadline=5000)
     @given(seed=st.sampled_from(parser.seeds), changes=st.lists(edits, min_size=1, max_size=4))
-    def check(seed: bytes, changes: list[Edit]) -> None:
+    def check(seed: bytes, changes: list[tuple[str, float, int, bytes]]) -> None:
         for change in changes:
-            seed = change.apply(seed)
+            seed = edited(seed, *change)
+        path.write_bytes(seed)
         try:
-            parser.parse(Path(folder), seed)
+            parser.parse(path)
         except MnistCeError as error:
             messages.append(str(error))
 
     with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, parser.name)
         for good in parser.seeds:
-            parser.parse(Path(folder), good)
+            path.write_bytes(good)
+            parser.parse(path)
         check()
     assert [message for message in messages if not message or "\n" in message] == []
-    assert peak_bytes() - before < 1e9
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_kib < 1e6

@@ -22,7 +22,6 @@ PRETRAINED = ROOT / "checkpoints" / "pretrained"
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from this checkout without a network."""
     pytest.importorskip("hatchling", reason="needs hatchling: pip install '.[test]'")
     folder = tmp_path_factory.mktemp("wheel")
     run("-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder), cwd=ROOT)
@@ -32,7 +31,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder into which the wheel is installed, and nothing else."""
     folder = tmp_path_factory.mktemp("site")
     pip = ("-m", "pip", "--disable-pip-version-check", "install", "--quiet")
     run(*pip, "--no-index", "--no-deps", "--no-compile", "--target", str(folder), str(wheel))
