@@ -49,7 +49,6 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Untrained networks of ten outputs and of one."""
     folder = tmp_path_factory.mktemp("networks")
     torch.manual_seed(5)
     paths = {num_outputs: folder / f"outputs-{num_outputs}.pt" for num_outputs in (10, 1)}

@@ -64,17 +64,17 @@ def test_the_metadata_says_how_to_use_the_file(tmp_path: Path) -> None:
     names = [*"012345678", "größer"]
     checkpoint = tmp_path / "run" / "model.pt"
     save_network(checkpoint, class_names=names, prediction={"temperature": 1.5})
-    path = exported(tmp_path / "run" / "model.pt")
+    path = exported(checkpoint)
     (images,), (logits,) = session(path).get_inputs(), session(path).get_outputs()
-    assert (images.name, images.type) == ("images", "tensor(float)")
-    assert images.shape == ["batch", 1, 28, 28]
+    assert (images.name, images.shape) == ("images", ["batch", 1, 28, 28])
     assert (logits.name, logits.shape) == ("logits", ["batch", 10])
     metadata = metadata_of(path)
     assert json.loads(metadata["class_names"]) == names
-    assert metadata["input_scaling"] == "pixel / 255"
-    assert metadata["probabilities"] == "softmax(logits / temperature)"
-    assert metadata["temperature"] == "1.5"
-    assert metadata["weights_sha256"] == load_model(tmp_path / "run").weights_sha256
+    how = {"probabilities": "softmax(logits / temperature)", "temperature": "1.5"}
+    how |= {"weights_sha256": load_model(tmp_path / "run").weights_sha256}
+    assert {"input_scaling": "pixel / 255", **how}.items() <= metadata.items()
+    before = path.read_bytes()
+    assert exported(checkpoint).read_bytes() == before
 
 
 def test_a_yes_no_network_and_the_scaling_of_a_foreign_one(tmp_path: Path) -> None:
@@ -87,12 +87,6 @@ def test_a_yes_no_network_and_the_scaling_of_a_foreign_one(tmp_path: Path) -> No
     metadata = metadata_of(exported(tmp_path / "net.pt", input_mean=0.1307, input_std=0.3081))
     assert metadata["input_scaling"] == "(pixel / 255 - input_mean) / input_std"
     assert (metadata["input_mean"], metadata["input_std"]) == ("0.1307", "0.3081")
-
-
-def test_the_file_is_always_the_same(tmp_path: Path) -> None:
-    save_network(tmp_path / "net.pt")
-    first = exported(tmp_path / "net.pt").read_bytes()
-    assert exported(tmp_path / "net.pt").read_bytes() == first
 
 
 @pytest.mark.parametrize(

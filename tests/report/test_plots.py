@@ -148,12 +148,7 @@ def test_calibration_is_drawn_before_and_after(axes_of: AxesOf) -> None:
 
 @pytest.mark.parametrize(
     ("fraction", "decimals", "text"),
-    [
-        (1.0, 1, "100.0 %"),
-        (0.99999, 1, "> 99.9 %"),
-        (0.9994, 1, "99.9 %"),
-        (0.99996, 2, "> 99.99 %"),
-    ],
+    [(1, 1, "100.0 %"), (0.99999, 1, "> 99.9 %"), (0.9994, 1, "99.9 %"), (0.99996, 2, "> 99.99 %")],
 )
 def test_percent_never_rounds_up_to_certainty(fraction: float, decimals: int, text: str) -> None:
     assert percent(fraction, decimals) == text

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from shutil import copytree, which
 from typing import Any
 from unittest.mock import Mock
 
@@ -25,6 +25,7 @@ NASTY = '<script>alert(1)</script>&"x$y'
 
 MonkeyPatch = pytest.MonkeyPatch
 Train = Callable[..., TrainResult]
+Refused = Callable[..., tuple[int, str]]
 Log = Callable[[], list[str]]
 pytestmark = pytest.mark.usefixtures("small_data")
 
@@ -155,16 +156,12 @@ def test_a_record_from_a_stranger_is_escaped(tmp_path: Path, train_small: Train)
     ],
 )
 def test_what_cannot_be_reported_is_one_error_line(
-    tmp_path: Path,
-    refused: Callable[..., tuple[int, str]],
-    train_small: Train,
-    arguments: str,
-    message: str,
+    tmp_path: Path, refused: Refused, train_small: Train, arguments: str, message: str
 ) -> None:
     if arguments:
         good = train_small("good", train__epochs=1).run
         for name in ("bad", "young"):
-            shutil.copytree(good.path, tmp_path / name)
+            copytree(good.path, tmp_path / name)
         (tmp_path / "bad" / "metrics.csv").write_text("loss\n1\n")
         (tmp_path / "young" / "model.pt").unlink()
     code, error = refused("report", *arguments.split(), "--output", str(tmp_path))
@@ -184,7 +181,7 @@ def browse(chromium: str, profile: Path, width: int, *arguments: str) -> str:
 @pytest.mark.browser
 def test_the_report_looks_right_in_a_browser(tmp_path: Path, train_small: Train) -> None:
     """The page is as wide as the window, not wider, and its plots are shown."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    chromium = which("chromium") or which("chromium-browser") or which("google-chrome")
     if chromium is None:
         pytest.skip("needs Chromium, which is not installed")
     train_small("a")
