@@ -82,7 +82,6 @@ def test_a_yes_no_network_and_the_scaling_of_a_foreign_one(tmp_path: Path) -> No
     metadata = metadata_of(exported(tmp_path / "run" / "model.pt"))
     assert metadata["probabilities"] == "sigmoid(logits)"
     assert json.loads(metadata["class_names"]) == ["not 7", "7"]
-
     save_network(tmp_path / "net.pt")
     metadata = metadata_of(exported(tmp_path / "net.pt", input_mean=0.1307, input_std=0.3081))
     assert metadata["input_scaling"] == "(pixel / 255 - input_mean) / input_std"

@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -155,8 +156,6 @@ def test_percent_never_rounds_up_to_certainty(fraction: float, decimals: int, te
 
 
 def test_equal_input_gives_equal_bytes_under_any_settings_of_matplotlib() -> None:
-    import matplotlib
-
     plain = mistakes(5)
     assert mistakes(5) == plain
     with matplotlib.rc_context({"font.size": 30.0, "axes.facecolor": "black"}):
