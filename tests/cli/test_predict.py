@@ -69,6 +69,13 @@ def test_json_jsonl_and_csv_hold_the_same(capsys: Capsys) -> None:
             assert len(row["top_k"].split()) == 3
 
 
+def test_the_environment_is_restored(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    before = dict(os.environ)
+    assert run("plain.png") == 0
+    assert dict(os.environ) == before
+
+
 def test_people_get_a_line_per_picture(capsys: Capsys) -> None:
     assert run("plain.png", "line\nbreak.png", "--top-k", "1") == 0
     first, second = capsys.readouterr().out.splitlines()

@@ -58,6 +58,7 @@ def test_a_bad_file_is_an_error_in_one_line(case: str, tmp_path: Path) -> None:
     assert str(path) in text
     assert message in text
     assert "\n" not in text
+    assert preprocess(path, PreprocessOptions()).error == text
 
 
 @pytest.mark.parametrize(
@@ -114,6 +115,10 @@ def test_the_pool_keeps_the_order_and_returns_errors(num_processes: int, tmp_pat
         results = list(pool.preprocess_all(paths, PreprocessOptions()))
     assert [r.path for r in results] == [str(path) for path in paths]
     assert [r.error is not None for r in results] == [i == 7 for i in range(20)]
+    for path, result in zip(paths, results, strict=True):
+        alone = preprocess(path, PreprocessOptions())
+        boxes, own = ([h.digits[0].box for h in r.hypotheses] for r in (result, alone))
+        assert boxes == own
 
 
 def test_a_bug_costs_the_prediction_for_one_image_only(monkeypatch: pytest.MonkeyPatch) -> None:
