@@ -1,7 +1,4 @@
-"""What a user can get wrong: input, exit code, message. Every part of the program adds its cases.
-
-A message is one line on stderr that begins with `error:` or is Typer's own; never a traceback.
-"""
+"""What a user can get wrong: input, exit code, and one line on stderr, never a traceback."""
 
 from __future__ import annotations
 
@@ -64,17 +61,9 @@ def idx(*shape: int) -> bytes:
     return gzip.compress(header + bytes(int(np.prod(shape))))
 
 
-def run_files(record: bytes) -> dict[str, bytes]:
-    return {"a/config.toml": b"", "a/run.json": record}
-
-
 WEIGHTS = dict(MLP([8], 10).state_dict())
 GOOD = saved(WEIGHTS)
-OTHER_NAMES = {"fc1.weight": WEIGHTS["l1.weight"]}
 NO_BIAS = {name: tensor for name, tensor in WEIGHTS.items() if name != "l2.bias"}
-WRONG_SHAPE = {**WEIGHTS, "l2.weight": torch.zeros(10, 9)}
-NAN = {**WEIGHTS, "l1.bias": torch.full((8,), torch.nan)}
-WHOLE_NUMBERS = {**WEIGHTS, "l1.bias": torch.zeros(8, dtype=torch.long)}
 ZERO = torch.zeros(1)  # 2^40 elements in a small file
 HUGE = {**WEIGHTS, "l1.weight": ZERO.expand(2**30, 784), "l1.bias": ZERO.expand(2**30)}
 
@@ -96,7 +85,6 @@ WRONG_COMMANDS = {
     "trian": "No such command",
     "train --epoch 3": "No such option",
     "train --epochs many": "valid integer",
-    "train --epochs -1": "train.epochs = -1",
     "train --epochs 0": "train.epochs = 0",
     "train --epochs 1000000000000": "train.epochs",
     "train -b 0": "train.batch_size = 0",
@@ -143,11 +131,11 @@ WRONG_CHECKPOINTS: list[tuple[bytes, str]] = [
     (zipped(pickle.dumps(Harmful(), protocol=2)), "code is never run"),
     (saved([1, 2]), "a plain state_dict"),
     (saved({"model": WEIGHTS}), "plain state_dict"),
-    (saved(OTHER_NAMES), "l1, l2"),
+    (saved({"fc1.weight": WEIGHTS["l1.weight"]}), "l1, l2"),
     (saved(NO_BIAS), "l2.bias"),
-    (saved(WRONG_SHAPE), "has shape"),
-    (saved(NAN), "NaN"),
-    (saved(WHOLE_NUMBERS), "floats"),
+    (saved({**WEIGHTS, "l2.weight": torch.zeros(10, 9)}), "has shape"),
+    (saved({**WEIGHTS, "l1.bias": torch.full((8,), torch.nan)}), "NaN"),
+    (saved({**WEIGHTS, "l1.bias": torch.zeros(8, dtype=torch.long)}), "floats"),
     (saved(HUGE), "the file holds fewer"),
 ]
 WRONG_IMAGES: list[dict[str, bytes]] = [
@@ -157,7 +145,8 @@ WRONG_IMAGES: list[dict[str, bytes]] = [
     {"x.png": png(Image.effect_noise((64, 64), 50))[:200]},
 ]
 OLD_RUN = {"runs/old/notes": b""}
-UNFINISHED = run_files(b'{"format_version": 1}')
+EMPTY_CONFIG = {"a/config.toml": b""}
+UNFINISHED = {**EMPTY_CONFIG, "a/run.json": b'{"format_version": 1}'}
 
 CASES = [
     *(Case(words, 2, message) for words, message in WRONG_COMMANDS.items()),
@@ -180,9 +169,9 @@ CASES = [
     Case("train --resume nothing --output {}", 1, "there is no run nothing"),
     Case("train --resume latest --output {}", 1, "there is no interrupted run"),
     Case("train --resume {}/runs/old", 1, "no run", OLD_RUN),
-    Case(RESUME, 1, "it has no run.json", {"a/config.toml": b""}),
-    Case(RESUME, 1, "not valid JSON", run_files(b"hello")),
-    Case(RESUME, 1, "format_version 2", run_files(b'{"format_version": 2}')),
+    Case(RESUME, 1, "it has no run.json", EMPTY_CONFIG),
+    Case(RESUME, 1, "not valid JSON", {**EMPTY_CONFIG, "a/run.json": b"hello"}),
+    Case(RESUME, 1, "format_version 2", {**EMPTY_CONFIG, "a/run.json": b'{"format_version": 2}'}),
     Case(f"{RESUME} -b 3", 2, "batch_size cannot change", UNFINISHED),
     Case("evaluate {} --verify", 1, "there is no run"),
     Case("evaluate {}/a --verify", 1, "is not finished", UNFINISHED),
@@ -198,24 +187,18 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.arguments}: {case.message}")
 def test_wrong_input_gets_one_clear_line(
-    case: Case,
-    tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NO_COLOR", "1")
     # Another test may have unpacked MNIST in the cache.
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name, content in case.files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
     if "synthetic" in case.arguments:
         write_synthetic(tmp_path / "synthetic", generate(20, seed=1), generate(10, seed=2))
-
     exit_code = main(case.arguments.replace("{}", str(tmp_path)).split())
-
     err = capsys.readouterr().err
     assert exit_code == case.exit_code, err
     assert case.message.lower() in err.lower()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -15,24 +14,14 @@ from hypothesis import strategies as st
 from mnist_ce.explain import reference_losses as formulas
 from mnist_ce.explain.loss_table import loss_table
 from mnist_ce.network.objective import Binary, Multiclass
-from mnist_ce.system.errors import UsageError
 
-SURE_AND_RIGHT = [[0.1, 1, 2.1], [2, 1, 0.1], [0.1, 3, 0.1]]
-TWO_WRONG = [[2.1, 1, 0.1], [0.1, 1, 2.1], [0.1, 3, 0.1]]
 TARGETS = [2, 0, 1]
 TORCH_METHODS = (formulas.log_softmax_nll_loss, formulas.cross_entropy_loss)
 
+one_logit = st.floats(-1e4, 1e4)
 logit_rows = st.integers(1, 6).flatmap(
-    lambda num_classes: st.lists(
-        st.lists(st.floats(-1e4, 1e4), min_size=num_classes, max_size=num_classes),
-        min_size=1,
-        max_size=4,
-    )
+    lambda n: st.lists(st.lists(one_logit, min_size=n, max_size=n), min_size=1, max_size=4)
 )
-
-
-def rounded(values: object, digits: int) -> object:
-    return np.round(np.asarray(values, dtype=np.float64), digits).tolist()
 
 
 @pytest.mark.parametrize(
@@ -44,64 +33,36 @@ def rounded(values: object, digits: int) -> object:
     ],
 )
 def test_softmax_of_the_lessons(logits: list[float], expected: list[float], digits: int) -> None:
-    assert rounded(formulas.softmax(logits), digits) == expected
-    by_torch = torch.tensor(logits, dtype=torch.float64).softmax(0)
-    assert rounded(by_torch, digits) == expected
+    assert formulas.softmax(logits) == pytest.approx(expected, rel=0, abs=0.5 * 10.0**-digits)
 
 
 def test_softmax_over_axis_0_sums_to_1_per_column() -> None:
     batch = [[3, 5.1, 2, 0.5, 0.1], [9, 0.1, 0.2, 1, 2]]
     columns = formulas.softmax(batch, axis=0)
-    assert rounded(columns, 4) == [
-        [0.0025, 0.9933, 0.8581, 0.3775, 0.1301],
-        [0.9975, 0.0067, 0.1419, 0.6225, 0.8699],
-    ]
+    assert columns[0] == pytest.approx([0.0025, 0.9933, 0.8581, 0.3775, 0.1301], abs=5e-5)
     assert columns.sum(axis=0) == pytest.approx(np.ones(5))
-    assert columns.sum(axis=1) != pytest.approx(np.ones(2), abs=0.1)  # the common mistake
     assert formulas.softmax(batch).sum(axis=1) == pytest.approx(np.ones(2))
 
 
 @pytest.mark.parametrize(
-    ("probabilities", "expected"), [([0.7, 0.2, 0.1], 0.35667494), ([0.1, 0.3, 0.6], 2.30258509)]
-)
-def test_one_hot_cross_entropy_of_the_lessons(probabilities: list[float], expected: float) -> None:
-    losses = formulas.cross_entropy_of_probabilities([probabilities], formulas.one_hot([0], 3))
-    assert rounded(losses, 8) == [expected]
-
-
-@pytest.mark.parametrize(
-    ("rows", "targets", "reduction", "expected", "digits"),
+    ("rows", "targets", "expected", "digits"),
     [
-        ([[2, 1, 0.1]], [0], "mean", 0.41703, 5),
-        ([[0.5, 2, 0.3]], [0], "mean", 1.84062, 5),
-        ([[7, 0.2, 0.1]], [0], "mean", 0.0021, 4),
-        ([[1, 3, 6]], [0], "mean", 5.0550, 4),
-        (SURE_AND_RIGHT, TARGETS, "mean", 0.30182, 5),
-        (SURE_AND_RIGHT, TARGETS, "sum", 0.90547, 5),
-        (SURE_AND_RIGHT, TARGETS, "none", [0.3840, 0.4170, 0.1044], 4),
-        (TWO_WRONG, TARGETS, "mean", 1.62416, 5),
-        (TWO_WRONG, TARGETS, "sum", 4.87248, 5),
-        (TWO_WRONG, TARGETS, "none", [2.3840, 2.3840, 0.1044], 4),
-        ([[0.1, 0.2, 0.9], [1.1, 0.1, 0.2], [0.2, 2.1, 0.1]], TARGETS, "mean", 0.4966353, 7),
-        ([[0.8, 0.2, 0.3], [0.2, 0.3, 0.5], [0.2, 0.2, 0.5]], TARGETS, "mean", 1.2388996, 7),
-        ([[0.1, 0, 0, 1]], [3], "mean", 0.7618934, 7),
+        ([[0.5, 2, 0.3]], [0], 1.84062, 5),
+        ([[7, 0.2, 0.1]], [0], 0.0021, 4),
+        ([[1, 3, 6]], [0], 5.0550, 4),
+        ([[2.1, 1, 0.1], [0.1, 1, 2.1], [0.1, 3, 0.1]], TARGETS, 1.62416, 5),
+        ([[0.1, 0.2, 0.9], [1.1, 0.1, 0.2], [0.2, 2.1, 0.1]], TARGETS, 0.4966353, 7),
+        ([[0.8, 0.2, 0.3], [0.2, 0.3, 0.5], [0.2, 0.2, 0.5]], TARGETS, 1.2388996, 7),
+        ([[0.1, 0, 0, 1]], [3], 0.7618934, 7),
     ],
 )
 def test_cross_entropy_of_the_lessons(
-    rows: list[list[float]], targets: list[int], reduction: str, expected: object, digits: int
+    rows: list[list[float]], targets: list[int], expected: float, digits: int
 ) -> None:
-    # The lessons print float32, whose neighbours lie 6e-8 apart at these sizes.
-    half_a_digit = 0.5 * 10.0**-digits + 6e-8
+    half_a_digit = 0.5 * 10.0**-digits + 6e-8  # the lessons print float32
     for method in (formulas.cross_entropy, *TORCH_METHODS):
-        reduced = formulas.reduce_losses(method(rows, targets), reduction)
-        assert reduced == pytest.approx(np.array(expected), rel=0, abs=half_a_digit)
-
-
-def test_the_likeliest_class_is_that_of_the_largest_logit() -> None:
-    for rows, expected in ((SURE_AND_RIGHT, TARGETS), (TWO_WRONG, [0, 2, 1])):
-        assert np.argmax(rows, axis=1).tolist() == expected
-        assert formulas.softmax(rows).argmax(axis=1).tolist() == expected
-        assert Multiclass().predictions(torch.tensor(rows)).tolist() == expected
+        reduced = formulas.reduce_losses(method(rows, targets), "mean")
+        assert float(reduced) == pytest.approx(expected, rel=0, abs=half_a_digit)
 
 
 @given(rows=logit_rows, data=st.data())
@@ -123,9 +84,7 @@ def test_numpy_equals_torch_and_the_objective(rows: list[list[float]], data: st.
     )
 
 
-@given(
-    logits=st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=5), target=st.sampled_from([0, 1])
-)
+@given(logits=st.lists(one_logit, min_size=1, max_size=5), target=st.sampled_from([0, 1]))
 @settings(deadline=None, max_examples=50)
 def test_binary_numpy_equals_torch_and_the_objective(logits: list[float], target: int) -> None:
     targets = [target] * len(logits)
@@ -146,12 +105,8 @@ def test_bce_with_logits_equals_sigmoid_and_bce_where_both_can_be_had() -> None:
         by_sigmoid = formulas.binary_cross_entropy(formulas.sigmoid(logits), targets)
         np.testing.assert_allclose(stable, by_sigmoid, rtol=1e-8)
         np.testing.assert_allclose(stable, formulas.sigmoid_bce_loss(logits, targets), rtol=1e-8)
-
-
-def test_bce_on_a_rounded_sigmoid_loses_the_loss() -> None:
-    assert formulas.bce_with_logits_loss([-800.0], [1]).tolist() == [800.0]
-    assert formulas.sigmoid_bce_loss([-800.0], [1]).tolist() == [100.0]  # BCELoss clamps log p
-    assert formulas.binary_cross_entropy(formulas.sigmoid([-800.0]), [1]).tolist() == [np.inf]
+    # where sigmoid rounds to 0, BCELoss clamps log p
+    assert formulas.sigmoid_bce_loss([-800.0], [1]).tolist() == [100.0]
     assert formulas.binary_cross_entropy_with_logits([-800.0], [1]).tolist() == [800.0]
 
 
@@ -183,26 +138,3 @@ def test_extreme_logits_are_right_and_the_note_says_how(
     assert table.naive_losses == pytest.approx([naive], nan_ok=True)
     assert ("stable form is used" in " ".join(table.notes)) == (naive != pytest.approx(loss))
     json.dumps(table.to_dict(), allow_nan=False)
-
-
-def test_the_naive_formula_overflows_where_the_stable_one_does_not() -> None:
-    assert np.isnan(formulas.naive_softmax([1e4, 0.0])).any()
-    assert formulas.softmax([1e4, 0.0]).tolist() == [1.0, 0.0]
-    plain = [2.0, 1.0, 0.1]
-    assert formulas.naive_softmax(plain) == pytest.approx(formulas.softmax(plain))
-
-
-@pytest.mark.parametrize(
-    ("targets", "message"),
-    [
-        ([3], "target 3 is not a class: the classes are 0 to 2"),
-        ([-100], "target -100 is not a class"),  # torch would silently leave the row out
-        ([0, 1], "1 row needs as many targets, not 2"),
-        ([], "1 row needs as many targets, not 0"),
-    ],
-)
-def test_targets_that_are_no_classes(targets: Sequence[int], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        formulas.cross_entropy([[2, 1, 0.1]], targets)
-    with pytest.raises(UsageError, match="is not one of mean, sum, none"):
-        formulas.reduce_losses(np.zeros(1), "average")

@@ -1,4 +1,4 @@
-"""Decoding of images: what cannot be read is an error in one line, at once."""
+"""Decoding and preprocessing of images: what cannot be read is an error in one line."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mnist_ce.reader.image_io import find_images, open_image, to_float_image
-from mnist_ce.reader.pool import PreprocessOptions, preprocess
+from mnist_ce.reader.pool import PreprocessOptions, PreprocessPool, preprocess
 from mnist_ce.system.errors import ImageError
 
 
@@ -93,12 +94,37 @@ def test_images_are_files_folders_patterns_and_stdin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for folder in ("a folder", "none"):
+        Path(folder).mkdir()
     for name in ("b.png", "a.JPG", "notes.txt", "[1].png"):
-        Path("a folder").mkdir(exist_ok=True)
         Path("a folder", name).touch()
-    Path("none").mkdir()
     patterns = ["a folder", "a folder/?.png", "a folder/[1].png", "gone*.png", "none", "-"]
-    found = list(find_images(patterns))
-    names = ["[1].png", "a.JPG", "b.png", "b.png", "[1].png"]
-    expected = [*(Path("a folder", name) for name in names), Path("gone*.png"), Path("none"), None]
-    assert found == expected
+    inside = [Path("a folder", name) for name in ("[1].png", "a.JPG", "b.png", "b.png", "[1].png")]
+    assert list(find_images(patterns)) == [*inside, Path("gone*.png"), Path("none"), None]
+
+
+@pytest.mark.parametrize("num_processes", [0, 2])
+def test_the_pool_keeps_the_order_and_returns_errors(num_processes: int, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i} ü.png" for i in range(20)]
+    for i, path in enumerate(paths):
+        page = np.full((50, 50), 255, np.uint8)
+        page[10:40, 5 + i : 10 + i] = 0
+        Image.fromarray(page).save(path)
+    paths[7].write_text("no picture")
+    with PreprocessPool(num_processes) as pool:
+        results = list(pool.preprocess_all(paths, PreprocessOptions()))
+    assert [r.path for r in results] == [str(path) for path in paths]
+    assert [r.error is not None for r in results] == [i == 7 for i in range(20)]
+    for path, result in zip(paths, results, strict=True):
+        alone = preprocess(path, PreprocessOptions())
+        boxes, own = ([h.digits[0].box for h in r.hypotheses] for r in (result, alone))
+        assert boxes == own
+
+
+def test_a_bug_costs_the_prediction_for_one_image_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    fail = Mock(side_effect=IndexError("out of bounds"))
+    monkeypatch.setattr("mnist_ce.reader.pool.hypotheses", fail)
+    assert preprocess("x.png", PreprocessOptions()).error == "x.png does not exist"
+    reason = "internal error while preprocessing the picture; please report: "
+    result = preprocess(np.zeros((9, 9), np.uint8), PreprocessOptions())
+    assert result.error == f"{reason}IndexError: out of bounds"

@@ -1,17 +1,19 @@
-"""MNIST's format: images that have it, images resized to it, and the width of strokes."""
+"""MNIST's format, the shipped weights, and the detector of what is no digit."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from mnist_ce import evaluate
 from mnist_ce.data.dataset import load_dataset
 from mnist_ce.data.synthetic.generate import generate
+from mnist_ce.reader.detector import MIN_QUALITY, adjusted_threshold, load_detector
 from mnist_ce.reader.mnist_like import as_mnist_image, normalise_stroke_width, resize_to_mnist
 
 
@@ -23,18 +25,15 @@ def test_every_training_image_of_mnist_keeps_its_pixels(mnist_dir: Path) -> None
         assert (pixels == image).all()
 
 
-def stroke_width(mask: NDArray[np.bool_]) -> float:
-    return 4 * float(ndimage.distance_transform_edt(mask)[mask].mean()) - 2
-
-
 @pytest.mark.parametrize("width", [1, 3, 20, 40])
 def test_strokes_get_a_usual_width(width: int) -> None:
     ring = Image.new("L", (300, 300))
     ImageDraw.Draw(ring).ellipse([20, 20, 280, 280], outline=255, width=width)
     intensity = (np.asarray(ring) / 255).astype(np.float32)
-    strokes = normalise_stroke_width(intensity[20:281, 20:281])
-    unit = max(np.ptp(np.flatnonzero((strokes > 0.5).any(a))) + 1 for a in (0, 1)) / 20
-    assert 1.6 < stroke_width(strokes > 0.5) / unit < 3.7
+    mask = normalise_stroke_width(intensity[20:281, 20:281]) > 0.5
+    unit = max(np.ptp(np.flatnonzero(mask.any(axis))) + 1 for axis in (0, 1)) / 20
+    stroke_width = 4 * ndimage.distance_transform_edt(mask)[mask].mean() - 2
+    assert 1.6 < stroke_width / unit < 3.7
 
 
 def test_whole_images_are_only_resized_and_inverted() -> None:
@@ -44,3 +43,22 @@ def test_whole_images_are_only_resized_and_inverted() -> None:
     deep = Image.fromarray(image.astype(np.uint16) * 257)
     for other in (bright, deep):
         np.testing.assert_allclose(resize_to_mnist(other), image, atol=1)
+
+
+def test_low_quality_raises_the_threshold() -> None:
+    assert adjusted_threshold(-1.5, 1.0) == adjusted_threshold(-1.5, MIN_QUALITY) == -1.5
+    thresholds = [adjusted_threshold(-1.5, quality) for quality in (0.5, 0.3, 0.1, 0.0)]
+    assert thresholds == sorted(set(thresholds))
+    assert math.isfinite(thresholds[-1])
+
+
+def test_at_most_one_percent_of_the_test_digits_of_mnist_are_rejected(mnist_dir: Path) -> None:
+    images = load_dataset("mnist", mnist_dir).test.images.numpy()
+    detector = load_detector()
+    rejected = detector.scores(images) < detector.threshold
+    assert 0 < rejected.mean() <= 0.01
+
+
+def test_the_shipped_weights_get_9954_of_10000_test_images_right(mnist_dir: Path) -> None:
+    report = evaluate("pretrained", data_dir=mnist_dir)
+    assert (report.result.num_correct, report.result.num_examples) == (9_954, 10_000)

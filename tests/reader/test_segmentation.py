@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.reader.detector import MIN_QUALITY
-from mnist_ce.reader.image_io import draw_stages, open_image
+from mnist_ce.reader.image_io import open_image
 from mnist_ce.reader.mnist_like import as_mnist_image, resize_to_mnist
 from mnist_ce.reader.segmentation import hypotheses, split_touching_digits
 
@@ -34,10 +34,9 @@ def covers() -> list[Cover]:
 
 
 def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
-    found = hypotheses(open_image(image))
-    assert found, "no foreground found"
-    assert found[0].num_found == 1
-    return found[0].digits[0].pixels
+    best = hypotheses(open_image(image))[0]
+    assert best.num_found == 1
+    return best.digits[0].pixels
 
 
 def as_image(levels: np.ndarray) -> Image.Image:
@@ -56,27 +55,10 @@ def correlation(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
 
 
-def coloured(cover: Cover) -> Image.Image:
-    # equally bright in grey: only the colour tells ink from paper
-    red, blue = np.array([200.0, 40, 40]), np.array([60.0, 80, 190])
-    return as_image(blue + (red - blue) * cover[..., None])
-
-
-def alpha(cover: Cover, colour: int) -> Image.Image:
-    grey = Image.new("L", (SIDE, SIDE), colour)
-    return Image.merge("RGBA", (grey, grey, grey, as_image(cover * 255)))
-
-
 def jpeg(image: Image.Image, quality: int, **options: Any) -> Image.Image:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality, **options)
     return Image.open(buffer)
-
-
-def desk(cover: Cover) -> Image.Image:
-    pixels = 240 - 215 * cover
-    pixels[:, :14], pixels[-10:] = 60, 75
-    return as_image(pixels)
 
 
 def specks(cover: Cover) -> Image.Image:
@@ -92,25 +74,19 @@ def boxed(cover: Cover) -> Image.Image:
     return page
 
 
-def exif_turned(cover: Cover) -> Image.Image:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return jpeg(draw(cover).transpose(Image.Transpose.ROTATE_90), 95, exif=exif)
-
-
-def dark_lines(cover: Cover, squared: bool) -> Image.Image:
-    page = np.ones((SIDE, SIDE))
-    rows, columns = np.indices(page.shape)
-    page[(rows - columns // 25 + 30) % 48 < 2] = 0.3
-    if squared:
-        page[(columns + rows // 25 + 20) % 48 < 2] = 0.3
-    return as_image(245 * page * (1 - 0.6 * cover))
-
-
 NOISE = np.random.default_rng(0).normal(0, 14, (SIDE, SIDE))
 LAMP = np.linspace(250, 80, SIDE)[None] * np.linspace(1, 0.7, SIDE)[:, None]
 RULED = np.where((np.arange(SIDE) - 20) % 44 < 2, 185.0, 245.0)[:, None]
 SHADOW = np.where(np.arange(SIDE) < 130, 240.0, 130.0)
+RED, BLUE = np.array([200.0, 40, 40]), np.array([60.0, 80, 190])  # equally bright in grey
+BLACK, WHITE = (Image.new("L", (SIDE, SIDE), level) for level in (0, 255))
+DESK = np.full((SIDE, SIDE), 255)
+DESK[:, :14], DESK[-10:] = 60, 75
+ROWS, COLUMNS = np.indices((SIDE, SIDE))
+LINES = np.where((ROWS - COLUMNS // 25 + 30) % 48 < 2, 0.3, 1.0)
+SQUARES = np.where((COLUMNS + ROWS // 25 + 20) % 48 < 2, 0.3, LINES)
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
 
 DAMAGE: dict[str, Callable[[Cover], Image.Image]] = {
     "inverted": lambda c: draw(c, 5, 240),
@@ -122,21 +98,21 @@ DAMAGE: dict[str, Callable[[Cover], Image.Image]] = {
     "floats": lambda c: Image.fromarray((1 - c).astype(np.float32)),
     "palette": lambda c: draw(c).convert("RGB").quantize(8),
     "CMYK": lambda c: draw(c).convert("RGB").convert("CMYK"),
-    "grey and alpha": lambda c: draw(c).convert("LA"),
-    "black in alpha": lambda c: alpha(c, 0),
-    "white in alpha": lambda c: alpha(c, 255),
+    "opaque": lambda c: draw(c).convert("RGBA"),
+    "black in alpha": lambda c: Image.merge("LA", (BLACK, as_image(c * 255))),
+    "white in alpha": lambda c: Image.merge("LA", (WHITE, as_image(c * 255))),
     "lamp": lambda c: as_image(LAMP * (1 - 0.85 * c)),
     "shadow": lambda c: as_image(SHADOW * (1 - 0.85 * c)),
-    "red on blue": coloured,
+    "red on blue": lambda c: as_image(BLUE + (RED - BLUE) * c[..., None]),
     "noise": lambda c: as_image(220 - 180 * c + NOISE),
     "JPEG": lambda c: jpeg(draw(c), 20),
     "ruled": lambda c: as_image(RULED * (1 - 0.9 * c)),
-    "lines darker than the ink": lambda c: dark_lines(c, False),
-    "squares darker than the ink": lambda c: dark_lines(c, True),
-    "desk": desk,
+    "lines darker than the ink": lambda c: as_image(245 * LINES * (1 - 0.6 * c)),
+    "squares darker than the ink": lambda c: as_image(245 * SQUARES * (1 - 0.6 * c)),
+    "desk": lambda c: as_image(np.minimum(DESK, 240 - 215 * c)),
     "specks": specks,
     "box of a form": boxed,
-    "EXIF": exif_turned,
+    "EXIF": lambda c: jpeg(draw(c).transpose(Image.Transpose.ROTATE_90), 95, exif=TURNED),
     "large": lambda c: draw(c).resize((1900, 1900), Image.Resampling.BICUBIC),
     "small": lambda c: draw(c).resize((60, 60), Image.Resampling.BOX),
     "cropped to the ink": lambda c: draw(c).crop(Image.fromarray(c > 0.3).getbbox()),
@@ -176,15 +152,9 @@ def test_a_28x28_drawing_off_the_centre_is_centred() -> None:
     assert correlation(pixels_of(moved), image) > 0.9
 
 
-@pytest.mark.parametrize("size", [240, 900])
-def test_quality_is_high_whatever_the_size_and_number(covers: list[Cover], size: int) -> None:
-    page = Image.new("L", (size, size), 250)
-    page.paste(draw(covers[0]), (30, 0))
-    for image in (page, row_of(covers)):
+def test_quality_is_low_among_specks_and_where_the_border_is_dark(covers: list[Cover]) -> None:
+    for image in (draw(covers[0]), row_of(covers)):
         assert hypotheses(image)[0].foreground_quality > MIN_QUALITY
-
-
-def test_quality_is_low_among_specks_and_where_darkness_comes_in_from_the_border() -> None:
     random = np.random.default_rng(0)
     slope = np.linspace(-20, 40, 120)[None] + np.linspace(0, 20, 90)[:, None]
     dark = as_image(slope + random.normal(0, 2, slope.shape))
@@ -194,9 +164,8 @@ def test_quality_is_low_among_specks_and_where_darkness_comes_in_from_the_border
 
 
 def test_an_empty_image_has_no_hypothesis() -> None:
-    blank = [Image.new("L", (120, 90), level) for level in (0, 90, 255)]
-    for image in (*blank, Image.new("RGBA", (120, 90), (0, 0, 0, 0))):
-        assert hypotheses(image) == []
+    for mode, level in (("L", 0), ("L", 90), ("L", 255), ("RGBA", 0)):
+        assert hypotheses(Image.new(mode, (120, 90), level)) == []
 
 
 def test_strokes_of_a_five_with_a_loose_top_stay_together() -> None:
@@ -225,8 +194,7 @@ def test_touching_digits_are_split_and_a_narrow_one_is_not(covers: list[Cover]) 
     splits = list(split_touching_digits(tight))
     assert 2 in map(len, splits)
     assert all(sum(p.shape[1] for p in pieces) == tight.shape[1] for pieces in splits)
-    narrow = np.ones((40, 20), np.float32)
-    assert list(split_touching_digits(narrow)) == []
+    assert list(split_touching_digits(np.ones((40, 20), np.float32))) == []
 
 
 def test_distant_components_are_offered_as_one_digit_too() -> None:
@@ -235,7 +203,6 @@ def test_distant_components_are_offered_as_one_digit_too() -> None:
     pen = ImageDraw.Draw(page)
     pen.line([(100, 80), (95, 150), (130, 152)], fill=40, width=7)
     pen.line([(165, 80), (162, 215)], fill=40, width=7)
-
     near, wide = (hypothesis.digits[0].box.width for hypothesis in hypotheses(page))
     assert near < 20  # the stem alone
     assert wide > 60
@@ -251,10 +218,3 @@ def test_the_narrowest_images_pass_every_stage(size: tuple[int, int], mode: str)
     for hypothesis in hypotheses(open_image(image)):
         assert hypothesis.digits[0].pixels.shape == (28, 28)
     assert resize_to_mnist(image).shape == (28, 28)
-
-
-def test_stages_are_kept_only_if_wanted(covers: list[Cover]) -> None:
-    assert hypotheses(draw(covers[0]))[0].stages == {}
-    stages = hypotheses(draw(covers[0]), stages={})[0].stages
-    assert list(stages) == ["light", "even", "ink", "mask", "close", "digit", "glyph"]
-    assert np.asarray(draw_stages(stages)).std() > 0

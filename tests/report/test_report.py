@@ -2,28 +2,31 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from shutil import copytree, which
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mnist_ce import train
 from mnist_ce.cli import main
 from mnist_ce.report.report import report
 from mnist_ce.runs.run_dir import RunDir
-from mnist_ce.system.errors import DataError, RunError
+from mnist_ce.system.errors import DataError
 from mnist_ce.training.callbacks import TrainResult
 
 PLOTS = {"curves.png", "confusion_matrix.png", "mistakes.png", "weights.png"}
 NASTY = '<script>alert(1)</script>&"x$y'
 
+MonkeyPatch = pytest.MonkeyPatch
 Train = Callable[..., TrainResult]
+Refused = Callable[..., tuple[int, str]]
+Log = Callable[[], list[str]]
 pytestmark = pytest.mark.usefixtures("small_data")
 
 
@@ -37,8 +40,6 @@ def edit_record(run: RunDir, **changes: object) -> None:
 
 
 class Page(HTMLParser):
-    """Reads a page as a browser would, and keeps its tags and texts."""
-
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
@@ -56,36 +57,23 @@ class Page(HTMLParser):
         return [value for _, attrs in self.tags for key, value in attrs.items() if key in keys]
 
 
-def test_training_draws_the_plots(tmp_path: Path, train_small: Train) -> None:
-    run = train_small("a", run__plots=True).run
-    assert plots(run) == PLOTS
-    for name in PLOTS:
-        with Image.open(run.path / name) as image:
-            assert image.width >= 600
-
-
-def test_plots_can_be_switched_off_and_change_no_weight(tmp_path: Path, train_small: Train) -> None:
+def test_training_draws_plots_which_change_no_weight(train_small: Train) -> None:
     with_plots = train_small("a", run__plots=True)
+    assert plots(with_plots.run) == PLOTS
+    for name in PLOTS:
+        with Image.open(with_plots.run.path / name) as image:
+            assert image.width >= 600
     without = train_small("b")
     assert plots(without.run) == set()
     assert with_plots.record["weights_sha256"] == without.record["weights_sha256"]
 
 
-def test_a_dry_run_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mnist_ce.training.trainer.draw_plots", lambda *_: pytest.fail("drawn"))
-    train(None, dry_run=True)
-
-
 def test_a_failure_to_draw_is_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_warnings: Callable[[], list[str]]
+    train_small: Train, monkeypatch: MonkeyPatch, log_warnings: Log
 ) -> None:
-    def fail(*arguments: object) -> None:
-        raise ValueError("no font\nat all")
-
+    fail = Mock(side_effect=ValueError("no font\nat all"))
     monkeypatch.setattr("mnist_ce.report.plots.canvas.Canvas.png", fail)
-    settings = {"run.output": str(tmp_path), "run.name": "a", "train.epochs": 1}
-    result = train(None, settings)
-    assert result.record["status"] == "finished"
+    assert train_small("a", run__plots=True).record["status"] == "finished"
     (warning,) = log_warnings()
     assert "no font; draw them with: mnist-ce report" in warning
 
@@ -105,21 +93,16 @@ def test_the_report_of_one_run_stands_alone(
     assert "url(" not in file.read_text()
     assert result.run.name in page.text
     record = result.record
-    for expected in (
-        f"{100 * record['test_accuracy']:.2f} %",
-        f"{record['test_loss']:.4f}",
-        record["weights_sha256"],
-        record["versions"]["torch"],
-        "data.validation_size",
-        "validation accuracy",
-        "hidden = [",
-    ):
+    numbers = (f"{100 * record['test_accuracy']:.2f} %", f"{record['test_loss']:.4f}")
+    origin = (record["weights_sha256"], record["versions"]["torch"])
+    settings = ("data.validation_size", "validation accuracy", "hidden = [")
+    for expected in (*numbers, *origin, *settings):
         assert expected in page.text
 
 
 def test_several_runs_are_compared(tmp_path: Path, train_small: Train) -> None:
-    for name, rate in (("slow", 0.01), ("quick", 0.1)):
-        train_small(name, optimizer__learning_rate=rate)
+    for name, rate, kind in (("slow", 0.01, "multiclass"), ("quick", 0.1, "binary")):
+        train_small(name, optimizer__learning_rate=rate, objective__kind=kind)
     file = report(["slow", "quick"], output=tmp_path)
     assert file == tmp_path / "report.html"
     page = Page(file)
@@ -129,37 +112,21 @@ def test_several_runs_are_compared(tmp_path: Path, train_small: Train) -> None:
     assert "train.epochs" not in table[: table.index("slow", 60)]
 
 
-def test_a_yes_no_run_is_reported(tmp_path: Path, train_small: Train) -> None:
-    train_small("yes", objective__kind="binary")
-    assert len(Page(report(["yes"], output=tmp_path)).addresses()) == len(PLOTS)
-
-
-def test_a_calibrated_run_has_its_diagram(tmp_path: Path, train_small: Train) -> None:
+def test_a_calibrated_run_that_was_stopped(tmp_path: Path, train_small: Train) -> None:
     run = train_small("a").run
-    edit_record(run, prediction={"temperature": 1.7})
+    edit_record(run, prediction={"temperature": 1.7}, status="stopped")
     file = report(["a"], output=tmp_path, file=tmp_path / "elsewhere.html")
     assert file == tmp_path / "elsewhere.html"
     assert len(Page(file).addresses()) == 5
+    assert "This run is not finished (status: stopped)." in Page(file).text
     assert plots(run) == PLOTS | {"calibration.png"}
 
 
-def test_a_stopped_run_says_so(tmp_path: Path, train_small: Train) -> None:
-    edit_record(train_small("a").run, status="stopped")
-    page = Page(report(["a"], output=tmp_path))
-    assert "This run is not finished (status: stopped)." in page.text
-
-
 def test_without_the_data_what_can_be_drawn_is_drawn(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    log_warnings: Callable[[], list[str]],
-    train_small: Train,
+    tmp_path: Path, monkeypatch: MonkeyPatch, log_warnings: Log, train_small: Train
 ) -> None:
     run = train_small("a").run
-
-    def fail(*arguments: object, **options: object) -> None:
-        raise DataError("it is not here")
-
+    fail = Mock(side_effect=DataError("it is not here"))
     monkeypatch.setattr("mnist_ce.evaluation.evaluate.load_splits", fail)
     report(["a"], output=tmp_path)
     assert plots(run) == {"curves.png", "weights.png"}
@@ -169,15 +136,9 @@ def test_without_the_data_what_can_be_drawn_is_drawn(
 def test_a_record_from_a_stranger_is_escaped(tmp_path: Path, train_small: Train) -> None:
     run = train_small("a").run
     nasty: dict[str, Any] = dict.fromkeys(("recipe", "device", "status", "git_commit"), NASTY)
-    edit_record(
-        run,
-        **nasty,
-        config={"data": {NASTY: NASTY}},
-        versions={NASTY: NASTY},
-        test_correct="x",
-        train_seconds=None,
-        class_names=[NASTY] * 10,
-    )
+    nasty |= {"config": {"data": {NASTY: NASTY}}, "versions": {NASTY: NASTY}}
+    nasty |= {"test_correct": "x", "train_seconds": None, "class_names": [NASTY] * 10}
+    edit_record(run, **nasty)
     run.config_path.write_text(f"# {NASTY}")
     page = Page(report(["a"], output=tmp_path))
     assert "script" not in {tag for tag, _ in page.tags}
@@ -195,41 +156,17 @@ def test_a_record_from_a_stranger_is_escaped(tmp_path: Path, train_small: Train)
     ],
 )
 def test_what_cannot_be_reported_is_one_error_line(
-    tmp_path: Path,
-    refused: Callable[..., tuple[int, str]],
-    train_small: Train,
-    arguments: str,
-    message: str,
+    tmp_path: Path, refused: Refused, train_small: Train, arguments: str, message: str
 ) -> None:
     if arguments:
         good = train_small("good", train__epochs=1).run
         for name in ("bad", "young"):
-            shutil.copytree(good.path, tmp_path / name)
+            copytree(good.path, tmp_path / name)
         (tmp_path / "bad" / "metrics.csv").write_text("loss\n1\n")
         (tmp_path / "young" / "model.pt").unlink()
     code, error = refused("report", *arguments.split(), "--output", str(tmp_path))
     assert code == 1
     assert message in error
-
-
-def test_metrics_are_read_back_as_they_were_written(tmp_path: Path, train_small: Train) -> None:
-    result = train_small("a", data__validation_size=100)
-    row = result.run.read_metrics()[-1]
-    assert row == {key: result.rows[-1][key] for key in row}
-    assert {"epoch", "validation_loss", "test_accuracy", "seconds"} <= set(row)
-    result.run.metrics_path.write_text("epoch,train_loss\none,2\n")
-    with pytest.raises(RunError, match="is not a table of metrics"):
-        result.run.read_metrics()
-
-
-@pytest.fixture
-def chromium() -> str:
-    found = next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
-    if found is None:
-        pytest.skip("needs Chromium, which is not installed")
-    return found
 
 
 def browse(chromium: str, profile: Path, width: int, *arguments: str) -> str:
@@ -242,10 +179,11 @@ def browse(chromium: str, profile: Path, width: int, *arguments: str) -> str:
 
 
 @pytest.mark.browser
-def test_the_report_looks_right_in_a_browser(
-    tmp_path: Path, chromium: str, train_small: Train
-) -> None:
+def test_the_report_looks_right_in_a_browser(tmp_path: Path, train_small: Train) -> None:
     """The page is as wide as the window, not wider, and its plots are shown."""
+    chromium = which("chromium") or which("chromium-browser") or which("google-chrome")
+    if chromium is None:
+        pytest.skip("needs Chromium, which is not installed")
     train_small("a")
     file = report(["a"], output=tmp_path)
     # The report's policy lets no script run, so what is measured is a copy without it.
@@ -260,9 +198,8 @@ def test_the_report_looks_right_in_a_browser(
     copy.write_text(policy.sub(measure, file.read_text(), count=1))
     for width in (1280, 500):  # Chromium's windows are not narrower than 500
         page = browse(chromium, tmp_path / "profile", width, "--dump-dom", copy.as_uri())
-        title = re.search(r"<title>(.*?)</title>", page)
-        assert title is not None
-        seen = json.loads(title[1].replace("&quot;", '"'))
+        (title,) = re.findall(r"<title>(.*?)</title>", page)
+        seen = json.loads(title.replace("&quot;", '"'))
         assert seen["page"] <= seen["window"] == width
         assert len(seen["images"]) == len(PLOTS)
         assert all(natural >= shown > 400 for natural, shown in seen["images"])
