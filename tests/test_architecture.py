@@ -27,7 +27,7 @@ DRAW = f"{PLOTS}; plots.draw_curves(plots.Heading('', ''), [])"
 
 # A statement, what a fresh interpreter must not have imported after it, and what it must have.
 CASES = {
-    "help": (f"{MAIN}(['--help'])", HEAVY, {"typer"}),
+    "help": (f"{MAIN}(['--help'])", {*HEAVY, "pydantic"}, {"typer"}),
     "help of a command": (f"{MAIN}(['train', '--help'])", HEAVY, {"mnist_ce.cli.train"}),
     "usage error": (f"{MAIN}(['train', '--epoch'])", HEAVY, {"mnist_ce.cli.train"}),
     "runs": (f"{MAIN}(['runs', '--output', 'x'])", HEAVY, {"mnist_ce.runs.run_dir"}),

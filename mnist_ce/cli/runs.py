@@ -6,13 +6,15 @@ import contextlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mnist_ce.cli import options
 from mnist_ce.cli.printing import note, print_json, print_table
-from mnist_ce.runs.records import RunRecord
-from mnist_ce.runs.run_dir import RunDir, list_runs
 from mnist_ce.system.errors import RunError, sanitize, truncate_middle
+
+if TYPE_CHECKING:
+    from mnist_ce.runs.records import RunRecord
+    from mnist_ce.runs.run_dir import RunDir
 
 HEAD = ("name", "dataset", "recipe", "epochs", "test", "time", "state")
 # The columns that a narrow terminal cuts, in this order, and the characters that stay at least. A
@@ -30,6 +32,8 @@ def runs(output: options.Output = "checkpoints", json: options.Json = False) -> 
       mnist-ce runs
       mnist-ce runs --json
     """
+    from mnist_ce.runs.run_dir import list_runs
+
     found = [_summary(run, record) for run, record in list_runs(Path(output))]
     if json:
         print_json(found)

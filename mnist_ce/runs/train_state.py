@@ -15,7 +15,7 @@ from torch import Tensor
 from mnist_ce.runs.checkpoint import load_tensors, save_tensors
 from mnist_ce.runs.records import FORMAT_VERSION
 from mnist_ce.runs.run_dir import RunDir
-from mnist_ce.system.errors import RunError
+from mnist_ce.system.errors import RunError, sanitize
 from mnist_ce.system.files import one_line
 
 EpochMetrics = dict[str, Any]
@@ -133,7 +133,7 @@ def load_snapshot(run: RunDir, weights: dict[str, Tensor]) -> tuple[dict[str, An
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, ("progress", *first["loc"])))
-        reason = f"{place}: {first['msg']}"
+        reason = f"{sanitize(place)}: {first['msg']}"
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = one_line(error)
     raise RunError(f"{run.resume_path} does not belong to this run: {reason}")
