@@ -23,7 +23,7 @@ def test_traceback_is_for_one_call(
     arguments: str, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail = Mock(side_effect=PermissionError(13, "Permission denied", tmp_path))
-    monkeypatch.setattr("mnist_ce.cli.runs.list_runs", fail)
+    monkeypatch.setattr("mnist_ce.runs.run_dir.list_runs", fail)
     monkeypatch.setenv("NO_COLOR", "1")
     assert main(arguments.replace("{}", str(tmp_path)).split()) == 1
     lines = capsys.readouterr().err.splitlines()
@@ -35,6 +35,6 @@ def test_traceback_is_for_one_call(
 
 def test_an_os_error_that_is_not_from_the_system_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
     fail = Mock(side_effect=OSError("wrong arguments"))
-    monkeypatch.setattr("mnist_ce.cli.runs.list_runs", fail)
+    monkeypatch.setattr("mnist_ce.runs.run_dir.list_runs", fail)
     with pytest.raises(OSError, match="wrong arguments"):
         main(["runs"])

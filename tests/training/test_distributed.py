@@ -79,8 +79,8 @@ def test_two_processes_do_what_one_does(
 
 def test_more_processes_than_images_and_a_killed_one(flags: list[str], tmp_path: Path) -> None:
     """Batches of one leave a process without an image; one that is killed ends them all."""
-    arguments = [*flags, "--name", "a", "--epochs", "100000", "--batch-size", "1"]
-    process = torchrun(*arguments, "--set", "run.save_every_seconds=0.05")
+    own = ("train.epochs=100000", "train.batch_size=1", "run.save_every_seconds=0.05")
+    process = torchrun(*flags, "--name", "a", *(part for value in own for part in ("--set", value)))
     try:
         end = time.monotonic() + 120
         while not (tmp_path / "a" / "resume.pt").exists() and time.monotonic() < end:
