@@ -3,8 +3,8 @@
     MNIST_CE_DATA_DIR=… python -m benchmarks.step --repeats 15
 
 All run in turn in one process. The tutorial loop is a `DataLoader` over torchvision's MNIST.
-`--busy 1` runs an endless loop beside it, `--growth` shows how the cost grows with batch size and width, `--augment best` what the distortions
-of a recipe add.
+`--busy 1` runs an endless loop beside it, `--growth` shows how the cost grows with batch size and
+width, `--augment best` what the distortions of a recipe add.
 """
 
 from __future__ import annotations
