@@ -149,7 +149,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
     for number, keys in enumerate(found.keys, start=1):
         for part, key in zip(("weight", "bias"), keys, strict=True):
             tensor = _checked_tensor(path, key, found.tensors[key])
-            state[f"l{number}.{part}"] = tensor.T.contiguous() if found.is_transposed else tensor
+            state[f"l{number}.{part}"] = tensor.t().contiguous() if found.is_transposed else tensor
     taken = "; ".join(filter(None, (form, found.description())))
     return state, taken or None
 
