@@ -22,7 +22,8 @@ def usage_message(failure: Any) -> str:  # noqa: ANN401 - a `ClickError`
     options = [name for param in params for name in param.opts if name.startswith("--")]
     message = re.sub(r"^Invalid value(?: for ([^:]*))?: ", r"\1: ", failure.format_message())
     message = message.removeprefix(": ").replace("'", "").rstrip(".")
-    if (details := getattr(failure.__cause__, "errors", list)()) != []:  # pydantic's
+    details: list[Any] = getattr(failure.__cause__, "errors", list)()  # pydantic's
+    if details:
         place, value = message.partition(":")[0], details[0]["input"]
         hint = percent_hint(value) if "--min-confidence" in place else ""
         message = f"{place} = {sanitize(str(value))}: {plain_reason(details[0]['msg'])}{hint}"

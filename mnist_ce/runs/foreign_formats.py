@@ -86,7 +86,7 @@ def describe_file(path: Path, content: bytes) -> str:
     except UnicodeDecodeError:
         first = content[:4].hex(" ")
         return f"begins with the bytes {first}: it is damaged, or of a format not known here"
-    return f"is a text file, not one of weights; it begins with '{sanitize(text[:40])}'"
+    return f"is not a file that torch.save wrote but text: '{sanitize(text[:40])}'"
 
 
 def describe_archive(path: Path, names: Sequence[str]) -> str | None:
@@ -116,7 +116,7 @@ def describe_folder(path: Path) -> str | None:
         return "is an unpacked file of torch.save: zip it again, without compression (zip -0 -r)"
     weights = [p for p in path.iterdir() if p.suffix in (".pt", ".pth", ".ckpt", ".safetensors")]
     named = f"; name one of its files: {', '.join(sorted(map(str, weights))[:3])}"
-    return f"is a folder without a run{named if weights else ''}"
+    return f"is a folder without a run (it has no model.pt){named if weights else ''}"
 
 
 def describe_pickle(path: Path, content: bytes, error: str) -> str:
@@ -138,7 +138,7 @@ def describe_pickle(path: Path, content: bytes, error: str) -> str:
         steps = []
     else:
         first, argument = next(((op, a) for op, a in steps if op not in ("PROTO", "FRAME")))
-        is_whole = "BINUNICODE" in first or first == "GLOBAL"
+        is_whole = "BINUNICODE" in first or first in ("GLOBAL", "MARK")  # not a dict
         is_whole = is_whole and not str(argument).startswith("collections")
         key = next((str(a) for _, a in steps if a in _CONTAINER_KEYS), key)
     if not name:

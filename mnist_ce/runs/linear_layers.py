@@ -18,16 +18,18 @@ from mnist_ce.network import INPUT_SIZE
 from mnist_ce.system.errors import sanitize
 
 MAX_DICTS = 1000  # nested in a checkpoint
-_EXPECTED = "a state_dict is expected: save model.state_dict()"
+_EXPECTED = "a plain state_dict is expected: save model.state_dict()"
 # What tells a weight from a bias in a key: `fc1.weight`, `dense/kernel:0`, `W1`.
 _PART = re.compile(r"(?i)(?<![a-z])(?:(weights?|kernels?|w)|bias(?:es)?|b)(?![a-z])")
+_BIAS_OF = {"weights": "biases", "kernels": "biases", "w": "b"}
 
 
 class NumpyValue:
     """Takes the place of NumPy's scalars, arrays and types in a pickle; no code of NumPy runs."""
 
     def __init__(self, *arguments: object) -> None:
-        self.arguments, self.state = arguments, ()
+        self.arguments = arguments
+        self.state: tuple[Any, ...] = ()
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.state = state
@@ -125,15 +127,25 @@ def _find_chain(tensors: Mapping[str, Tensor], *, is_sorted: bool) -> LinearLaye
     biases: dict[str, str] = {}
     ignored, wrong = [], []
     for key, tensor in tensors.items():
-        match = next(reversed(list(_PART.finditer(key))), None)
+        if not tensor.layout == torch.strided:
+            raise ValueError(f"has {sanitize(key)}, which is not a dense tensor of floats")
+        # Before any copy: a file of 1.6 kB can hold a tensor of 2^40 elements with stride 0.
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ValueError(
+                f"claims {tensor.numel():,} values of {sanitize(key)}, but the file holds fewer"
+            )
+        match = _part(key)
         if not tensor.dim() and not tensor.is_floating_point():
             ignored.append(key)  # `n_averaged`, for example
         elif match and tensor.dim() == (2 if match[1] else 1):
             (weights if match[1] else biases)[key[: match.start()] + key[match.end() :]] = key
         else:
             wrong.append(f"{key} {list(tensor.shape)}")
-    missing = [f"the bias of {key}" for name, key in weights.items() if name not in biases]
-    missing += [f"the weight of {key}" for name, key in biases.items() if name not in weights]
+    lonely = [
+        *(weights[n] for n in weights.keys() - biases),
+        *(biases[n] for n in biases.keys() - weights),
+    ]
+    missing = sorted(map(_other_part, lonely))
     if missing or wrong:
         lists = [("missing", missing), ("unexpected", wrong)]
         shown = "; ".join(f"{title}: {_some(names)}" for title, names in lists if names)
@@ -157,6 +169,18 @@ def _find_chain(tensors: Mapping[str, Tensor], *, is_sorted: bool) -> LinearLaye
     shown_as = {n: f"{sanitize(key)} has shape {list(shapes[n])}" for n, key in weights.items()}
     order = _order(sizes, shown_as, is_sorted=is_sorted)
     return LinearLayers(tensors, [(weights[n], biases[n]) for n in order], is_transposed, ignored)
+
+
+def _part(key: str) -> re.Match[str] | None:
+    return next(reversed(list(_PART.finditer(key))), None)
+
+
+def _other_part(key: str) -> str:
+    """Return the key of a weight's bias, or of a bias's weight."""
+    match = _part(key)
+    assert match is not None
+    other = _BIAS_OF.get(match[1].lower(), "bias") if match[1] else "weight"
+    return key[: match.start()] + other + key[match.end() :]
 
 
 def _order(
