@@ -6,6 +6,7 @@ import hashlib
 import io
 import pickle
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -120,12 +121,14 @@ def _unpickle(path: Path, content: bytes, pickled: bytes) -> Any:  # noqa: ANN40
         reason = "holds a bytearray, which no checkpoint needs"
         raise CheckpointError(f"checkpoint {path} {reason}")
     try:
-        with torch.serialization.safe_globals([(NumpyValue, name) for name in NUMPY_NAMES]):
+        names = [(NumpyValue, name) for name in NUMPY_NAMES]
+        with torch.serialization.safe_globals(names), warnings.catch_warnings(action="ignore"):
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = describe_pickle(path, pickled, str(error))
     except Exception as error:  # torch raises many kinds for a damaged file
-        reason = f"cannot be loaded: {one_line(error)}"
+        state = "is damaged" if pickled is content else "cannot be loaded"
+        reason = f"{state}: {one_line(error)}"
     raise CheckpointError(f"checkpoint {path} {reason}")
 
 

@@ -126,7 +126,7 @@ def describe_pickle(path: Path, content: bytes, error: str) -> str:
     """
     match = re.search(r"GLOBAL ([\w.]+)", error)
     name = match[1] if match else ""
-    loaded, is_whole, key = f"torch.load({str(path)!r}, weights_only=False)", False, "state_dict"
+    loaded, is_whole, key = f"torch.load({str(path)!r}, weights_only=False)", False, ""
     try:
         pickled = io.BytesIO(content)
         for _ in range(3 if content.startswith(LEGACY_MAGIC) else 0):
@@ -146,8 +146,8 @@ def describe_pickle(path: Path, content: bytes, error: str) -> str:
     elif is_whole:
         what = f"holds a whole pickled module ({name})"
     else:
-        what = f"holds a {name} beside tensors and plain values"
-    part = ".state_dict()" if is_whole else f"[{key!r}]"
+        what = f"holds an object of {name} beside tensors and plain values"
+    part = ".state_dict()" if is_whole else f"[{key!r}]" if key else ""
     return (
         f"{what}, and code is never run from a checkpoint: in Python: import torch; "
         f"torch.save({loaded}{part}, 'weights.pt'){_TRUSTED}"

@@ -127,7 +127,7 @@ def _find_chain(tensors: Mapping[str, Tensor], *, is_sorted: bool) -> LinearLaye
     biases: dict[str, str] = {}
     ignored, wrong = [], []
     for key, tensor in tensors.items():
-        if not tensor.layout == torch.strided:
+        if tensor.layout != torch.strided or tensor.is_meta:
             raise ValueError(f"has {sanitize(key)}, which is not a dense tensor of floats")
         # Before any copy: a file of 1.6 kB can hold a tensor of 2^40 elements with stride 0.
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
@@ -145,7 +145,7 @@ def _find_chain(tensors: Mapping[str, Tensor], *, is_sorted: bool) -> LinearLaye
         *(weights[n] for n in weights.keys() - biases),
         *(biases[n] for n in biases.keys() - weights),
     ]
-    missing = sorted(map(_other_part, lonely))
+    missing = sorted({_other_part(key) for key in lonely} - tensors.keys())
     if missing or wrong:
         lists = [("missing", missing), ("unexpected", wrong)]
         shown = "; ".join(f"{title}: {_some(names)}" for title, names in lists if names)
