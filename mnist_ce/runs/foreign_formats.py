@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import pickletools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -124,6 +123,8 @@ def describe_pickle(path: Path, content: bytes, error: str) -> str:
 
     `content` is the pickle, or a file in the legacy format; `error` is torch's message.
     """
+    import pickletools
+
     match = re.search(r"GLOBAL ([\w.]+)", error)
     name = match[1] if match else ""
     loaded, is_whole, key = f"torch.load({str(path)!r}, weights_only=False)", False, ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -269,9 +270,8 @@ class Trainer:
             rate = self.config.optimizer.learning_rate
             raise TrainingError(
                 f"the loss is {error.loss} in epoch {self.state.epoch}, batch "
-                f"{error.step % self.num_batches + 1} of {self.num_batches}; the update was "
-                f"not made. Start a new run with a lower rate, such as --lr {rate / 10:g}; "
-                "resuming this one would end in the same way"
+                f"{error.step % self.num_batches + 1} of {self.num_batches}. Start a new run "
+                f"with a lower rate, such as --lr {rate / 10:g}: resuming would fail again"
             ) from None
         result = broadcast_from_main(self._finish)
         self.stop.is_checked = False
@@ -343,7 +343,10 @@ class Trainer:
     def _evaluate(self, split: str) -> Evaluation:
         self._eval_model.load_state_dict(self.step.eval_weights())
         labels, images = self.splits.split(split).labels, self._eval_images[split]
-        return evaluate(self._eval_model, images, labels, self.splits.objective)
+        result = evaluate(self._eval_model, images, labels, self.splits.objective)
+        if not math.isfinite(result.loss):  # the epoch's last update was too large
+            raise NonFiniteLossError(self.step.num_steps - 1, result.loss)
+        return result
 
     def _eval_weights(self) -> dict[str, Tensor]:
         return {
