@@ -121,7 +121,7 @@ def _unpickle(path: Path, content: bytes, pickled: bytes) -> Any:  # noqa: ANN40
         reason = "holds a bytearray, which no checkpoint needs"
         raise CheckpointError(f"checkpoint {path} {reason}")
     try:
-        names = [(NumpyValue, name) for name in NUMPY_NAMES]
+        names: list[Any] = [(NumpyValue, name) for name in NUMPY_NAMES]
         with torch.serialization.safe_globals(names), warnings.catch_warnings(action="ignore"):
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
