@@ -7,9 +7,11 @@ flags < `--set section.key=value`. An unknown key, a wrong type or a value out o
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher, get_close_matches
@@ -20,7 +22,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mnist_ce.network import HIDDEN, INPUT_SIZE
-from mnist_ce.system.errors import UsageError, sanitize
+from mnist_ce.system.errors import (
+    UsageError,
+    did_you_mean,
+    percent_hint,
+    plain_reason,
+    sanitize,
+)
 from mnist_ce.system.files import one_line, shipped_dir
 
 logger = logging.getLogger(__name__)
@@ -87,7 +95,7 @@ class TrainConfig(Section):
     """How many times each training image is seen."""
     batch_size: Annotated[int, Field(ge=1)] = 64
     """Images per step; the last batch of an epoch holds the rest."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # torch's CPU generator uses 32 bits
     """Fixes the initial weights, the order, the distortions and the validation split."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`; only `auto` chooses."""
@@ -303,16 +311,34 @@ def rename_old_keys(tables: dict[str, Any]) -> None:
 def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
     """Read `section.key=value` texts; a value is read as TOML, else as a string."""
     values: dict[str, Any] = {}
+    defaults = Config().flat()
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or key.count(".") != 1:
-            shown = sanitize(text)
-            raise UsageError(f"--set {shown}: write section.key=value, for example train.epochs=3")
-        try:
-            values[key.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except (ValueError, RecursionError):
-            values[key.strip()] = value.strip()
+            near = [full for full in defaults if full.rpartition(".")[2] == key.strip()]
+            example = f"{near[0]}={sanitize(value)}" if near and value else "train.epochs=3"
+            raise UsageError(f"--set {sanitize(text)}: write section.key=value, as in {example}")
+        values[key.strip()] = _parse_value(value.strip(), defaults.get(key.strip()))
     return values
+
+
+def _parse_value(text: str, default: object) -> Any:  # noqa: ANN401 - whatever TOML can hold
+    """Read a value as TOML, or as it is written by hand for a key with this default."""
+    if isinstance(default, list):  # 100,50 and [100, 50] and (100 50)
+        text = "[" + ", ".join(re.split(r"[,;\s]+", text.strip("[](), "))) + "]"
+    elif isinstance(default, bool):
+        words = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+        text = words.get(text.lower(), text.lower())
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        value = text
+    if isinstance(default, str) and not isinstance(value, str):
+        return text  # a run can be called 2024
+    if isinstance(default, float) and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)  # .01 and 1.
+    return value
 
 
 def _read_file(config: str | Path) -> tuple[str, dict[str, Any]]:
@@ -350,7 +376,13 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
         return f"unknown key {key}{where}{_nearest(key, valid)}"
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
-    message = detail["msg"].replace("Input should be", "must be").replace("String should", "must")
+    message = plain_reason(detail["msg"])
+    if detail["type"] == "literal_error":
+        names = re.findall(r"'([^']+)'", str(detail["ctx"]["expected"]))
+        message = f"must be {', '.join(names[:-1])} or {names[-1]}"
+        message += did_you_mean(str(detail["input"]), names)
+    if detail.get("ctx", {}).keys() & {"le", "lt"} and 1 in detail["ctx"].values():
+        message += percent_hint(detail["input"])
     if detail["type"] == "string_pattern_mismatch" and key == "train.device":
         message = "must be auto, cpu, mps, cuda or cuda:N"
     return f"{key} = {_shown(detail['input'])}{where}: {message}"

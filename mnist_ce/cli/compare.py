@@ -32,7 +32,7 @@ def compare(
     threads: options.Threads = 0,
     json: options.Json = False,
 ) -> None:
-    """Compare two networks on the same images, and test whether the difference is significant.
+    """Compare two networks: is the difference significant?
 
     Examples:
       mnist-ce compare my-run pretrained

@@ -101,7 +101,13 @@ def predict(
             from mnist_ce.system.device import use_threads
 
             trained = load_model(checkpoint, output, input_mean=input_mean, input_std=input_std)
-            note(f"checkpoint {trained.path}")
+            names = trained.class_names
+            only = (
+                f", which knows only {', '.join(names)}"
+                if trained.reads_digits and len(names) < 10
+                else ""
+            )
+            note(sanitize(f"checkpoint {trained.path}{only}"))
             settings = PredictionSettings(
                 top_k=top_k,
                 multi=multi,

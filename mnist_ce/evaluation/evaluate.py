@@ -88,6 +88,7 @@ class EvaluationReport:
             "dataset": self.dataset,
             "split": self.split,
             "checkpoint": str(self.trained.path),
+            "conversion": self.trained.conversion,
             "weights_sha256": self.trained.weights_sha256,
         }
         if (binary := self.binary) is not None:

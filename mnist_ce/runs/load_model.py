@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +11,12 @@ from pydantic import ValidationError
 
 from mnist_ce.network.model import MLP
 from mnist_ce.network.objective import Binary, Multiclass, Objective
-from mnist_ce.runs.checkpoint import load_state_dict, model_from, weights_sha256
+from mnist_ce.runs.checkpoint import model_from, read_weights, weights_sha256
 from mnist_ce.runs.records import PredictionSettings, RunRecord
 from mnist_ce.runs.run_dir import RunDir, find_checkpoint
 from mnist_ce.system.errors import CheckpointError, RunError, UsageError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class TrainedModel:
     record: RunRecord | None = field(repr=False)
     """The `run.json` beside the checkpoint."""
     weights_sha256: str
+    conversion: str | None = None
+    """What was taken of a file that another program wrote; None for a plain `state_dict`."""
     temperature: float = 1.0
     """See `PredictionSettings`, as for `rejection_threshold`."""
     rejection_threshold: float | None = None
@@ -76,7 +81,9 @@ def load_model(
     """
     check_input_scale(input_mean, input_std)
     path = find_checkpoint(checkpoint, Path(output))
-    state, record = load_state_dict(path), _record_beside(path)
+    (state, conversion), record = read_weights(path), _record_beside(path)
+    if conversion is not None:
+        logger.info(f"checkpoint {path}: {conversion}")
     model = model_from(state)
     num_outputs = model.sizes[-1]
     settings = _prediction_settings(path, record)
@@ -87,6 +94,7 @@ def load_model(
         objective=Binary() if num_outputs == 1 else Multiclass(),
         record=record,
         weights_sha256=weights_sha256(state),
+        conversion=conversion,
         temperature=settings.temperature,
         rejection_threshold=settings.rejection_threshold,
         input_mean=input_mean,

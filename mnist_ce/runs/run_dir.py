@@ -19,8 +19,9 @@ import tomli_w
 from filelock import FileLock, Timeout
 
 from mnist_ce.config import rename_old_keys
+from mnist_ce.runs.foreign_formats import describe_folder
 from mnist_ce.runs.records import FORMAT_VERSION, RunRecord
-from mnist_ce.system.errors import CheckpointError, RunError, UsageError
+from mnist_ce.system.errors import CheckpointError, RunError, UsageError, did_you_mean
 from mnist_ce.system.files import (
     check_writable,
     flush_folder,
@@ -293,8 +294,11 @@ def find_checkpoint(checkpoint: str | Path | None, output: Path) -> Path:
     if str(checkpoint) == PRETRAINED:
         return shipped_dir(PRETRAINED) / "model.pt"
     if path.is_dir() or (output / path).is_dir():
-        raise CheckpointError(f"run {checkpoint} has no model.pt yet: let it finish an epoch first")
-    raise CheckpointError(f"checkpoint {checkpoint} is neither a file nor a run in {output}")
+        folder = path if path.is_dir() else output / path
+        description = describe_folder(folder) or "has no model.pt yet: let it finish an epoch first"
+        raise CheckpointError(f"run {checkpoint} {description}")
+    near = did_you_mean(str(path), [PRETRAINED, *_names(output), *_names(path.parent, path.parent)])
+    raise CheckpointError(f"checkpoint {checkpoint} is neither a file nor a run in {output}{near}")
 
 
 def find_run(name: str, output: Path) -> RunDir:
@@ -312,4 +316,27 @@ def find_run(name: str, output: Path) -> RunDir:
         run = RunDir(folder)
         if run.config_path.is_file():
             return run
-    raise RunError(f"there is no run {name} in {output}")
+    raise RunError(f"there is no run {name} in {output}{did_you_mean(name, _names(output))}")
+
+
+def _names(folder: Path, base: Path | None = None) -> list[str]:
+    """Return the names of a folder's entries, or with `base` their paths from there on."""
+    with contextlib.suppress(OSError):
+        return [str((base or Path()) / p.name) for p in folder.iterdir() if p.name[0] != "."]
+    return []
+
+
+def delete_run(run: RunDir) -> None:
+    """Delete the directory of a run.
+
+    Raises:
+        RunError: If another process has locked the run, or it cannot be deleted.
+    """
+    with run.lock():
+        pass  # Windows renames no directory with an open file
+    hidden = run.path.with_name(f".new-{secrets.token_hex(4)}.tmp")
+    try:
+        run.path.rename(hidden)  # at once: `create_run` removes what a killed process leaves
+        shutil.rmtree(hidden)
+    except OSError as error:
+        raise RunError(f"run {run.path} cannot be deleted: {one_line(error)}") from None

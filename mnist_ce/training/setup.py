@@ -37,7 +37,7 @@ def open_run(
         if key not in RESUMABLE_KEYS:
             raise UsageError(
                 f"{key} cannot change when a run is continued; only "
-                f"{', '.join(RESUMABLE_KEYS[:5])} can"
+                f"{', '.join(RESUMABLE_KEYS[:5])} can; start a new run for another value"
             )
     before = resolve_config(run.config_path, environment={}).train.epochs
     fixed = _depends_on_epochs(config)

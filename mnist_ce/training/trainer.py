@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ def train(
             raise UsageError("give settings with a config's name or file, not with a Config")
         if dry_run:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mnist-ce-"))
+            stack.enter_context(_dry_run_errors(folder))
             place = config.run.model_copy(update={"output": folder, "name": "dry-run"})
             config = config.model_copy(update={"run": place})
         elif record is None:
@@ -273,10 +275,11 @@ class Trainer:
                 self._train_epoch()
         except NonFiniteLossError as error:
             self._write_record("failed")
+            rate = self.config.optimizer.learning_rate
             raise TrainingError(
                 f"the loss is {error.loss} in epoch {self.state.epoch}, batch "
-                f"{error.step % self.num_batches + 1} of {self.num_batches}; the update was "
-                f"not made, and {self.run.path} keeps what was saved before. Try a lower --lr"
+                f"{error.step % self.num_batches + 1} of {self.num_batches}. Start a new run "
+                f"with a lower rate, such as --lr {rate / 10:g}: resuming would fail again"
             ) from None
         result = broadcast_from_main(self._finish)
         self.stop.is_checked = False
@@ -348,7 +351,10 @@ class Trainer:
     def _evaluate(self, split: str) -> Evaluation:
         self._eval_model.load_state_dict(self.step.eval_weights())
         labels, images = self.splits.split(split).labels, self._eval_images[split]
-        return evaluate(self._eval_model, images, labels, self.splits.objective)
+        result = evaluate(self._eval_model, images, labels, self.splits.objective)
+        if not math.isfinite(result.loss):  # the epoch's last update was too large
+            raise NonFiniteLossError(self.step.num_steps - 1, result.loss)
+        return result
 
     def _eval_weights(self) -> dict[str, Tensor]:
         return {
@@ -425,6 +431,21 @@ class Trainer:
             weights_sha256=str(result.record.weights_sha256),
         )
         return EvaluationReport(trained, splits.dataset, "test", names, test, splits.test.images)
+
+
+@contextlib.contextmanager
+def _dry_run_errors(folder: str) -> Iterator[None]:
+    """Leave out the advice on runs, which a dry run does not keep."""
+    try:
+        yield
+    except StoppedError as error:
+        raise StoppedError("stopped; a dry run keeps nothing", error.signal_number) from None
+    except RunError as error:
+        reason = one_line(error.__context__ or error)
+        raise RunError(
+            f"the temporary folder {folder} cannot be written: {reason}; make room there, or set "
+            "TMPDIR to another folder"
+        ) from None
 
 
 def _rank(row: EpochMetrics) -> tuple[float, float]:
