@@ -11,17 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mnist_ce.config import Config, recipe_name, resolve_config
 from mnist_ce.data.dataset import DataSplits
 from mnist_ce.data.loader import DeviceLoader
-from mnist_ce.evaluation.evaluate import EvaluationReport
 from mnist_ce.evaluation.inference import Evaluation, evaluate
-from mnist_ce.network.model import MLP
-from mnist_ce.report.report import draw_plots
-from mnist_ce.runs.checkpoint import load_state_dict, save_tensors, weights_sha256
-from mnist_ce.runs.load_model import TrainedModel
+from mnist_ce.network.model import unwrapped
+from mnist_ce.runs.checkpoint import load_state_dict, load_tensors, save_tensors, weights_sha256
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, check_new_run, create_run
 from mnist_ce.runs.train_state import (
@@ -29,7 +26,6 @@ from mnist_ce.runs.train_state import (
     MetricSums,
     Snapshot,
     TrainState,
-    load_snapshot,
 )
 from mnist_ce.system.device import reproducible, resolve_device, synchronize
 from mnist_ce.system.distributed import (
@@ -42,19 +38,20 @@ from mnist_ce.system.distributed import (
     process_group,
 )
 from mnist_ce.system.errors import RunError, StoppedError, TrainingError, UsageError
-from mnist_ce.system.files import one_line
 from mnist_ce.training.callbacks import BatchInfo, Callback, RunInfo, StopFlag, TrainResult
-from mnist_ce.training.checkpointing import AsyncCheckpointer
+from mnist_ce.training.checkpointing import AsyncCheckpointer, load_progress
+from mnist_ce.training.final_plots import draw_final_plots
 from mnist_ce.training.metadata import environment_diff, final_metrics, merge_resumed, run_metadata
 from mnist_ce.training.schedule import learning_rates
 from mnist_ce.training.setup import (
+    Custom,
     build_network,
     load_data,
     load_initial,
     open_run,
     truncate_to_one_batch,
 )
-from mnist_ce.training.steps import NonFiniteLossError, choose_step, make_step
+from mnist_ce.training.steps import NonFiniteLossError, OptimizerFactory, choose_step, make_step
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +63,9 @@ def train(
     config: Config | str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     *,
+    model: nn.Module | None = None,
+    optimizer: OptimizerFactory | None = None,
+    data: object = None,
     resume: str | None = None,
     dry_run: bool = False,
     recipe: str | None = None,
@@ -77,6 +77,11 @@ def train(
     Args:
         config: A config, a TOML file, or the name of a shipped one; None: the defaults.
         settings: Values by dotted key, such as `{"train.epochs": 1}`, laid over `config`.
+        model: A module of your own in place of the MLP, trained in place. It maps pixel/255,
+            float32 [batch, 1, 28, 28] or [batch, 784], to logits [batch, classes].
+        optimizer: A function of the parameters that returns a `torch.optim.Optimizer`, in place of
+            the config's section. The schedule begins from the optimizer's own learning rate.
+        data: Images and labels in place of the config's dataset: see `custom_dataset`.
         resume: The name or directory of a run to continue, or `latest`.
         dry_run: Train and test on one batch in a temporary directory, and keep nothing.
         recipe: The config's name in the run's name and record.
@@ -85,6 +90,7 @@ def train(
 
     Raises:
         UsageError: If the config, or a setting together with the data or the device, is wrong.
+        TypeError: If `model`, `optimizer` or `data` is of another type.
         DataError: If the data cannot be loaded.
         RunError: If the run's directory cannot be created or written, or is locked.
         TrainingError: If the loss is not finite, or another of several processes is lost.
@@ -92,10 +98,13 @@ def train(
     """
     started_at = time.perf_counter()
     settings = {key: value for key, value in (settings or {}).items() if value is not None}
+    custom = Custom(copy.deepcopy(model) if dry_run else model, optimizer, data)
     with process_group(), contextlib.ExitStack() as stack:
         record: RunRecord | None = None
         if resume is not None:
-            run, record, config = broadcast_from_main(lambda: open_run(stack, resume, settings))
+            run, record, config = broadcast_from_main(
+                lambda: open_run(stack, resume, settings, custom)
+            )
             recipe = record.recipe
         elif not isinstance(config, Config):
             recipe = recipe or recipe_name(config)
@@ -110,24 +119,28 @@ def train(
             check_new_run(Path(config.run.output), config.run.name)
 
         device = resolve_device(local_device(config.train.device))
-        kind = choose_step(config.train.step, device.type)
+        needs_autograd = bool(model or optimizer) or config.optimizer.name != "sgd"
+        kind = choose_step(config.train.step, device.type, needs_autograd=needs_autograd)
         resolved = config
-        initial = None
-        if config.train.init and record is None:
-            initial = main_first(lambda: load_initial(resolved), lambda found: found.weights_sha256)
-        splits = main_first(lambda: load_data(resolved, record), lambda splits: splits.digest)
+        initial = main_first(
+            lambda: load_initial(resolved, custom, is_resumed=record is not None),
+            lambda found: found and found.weights_sha256,
+        )
+        splits = main_first(
+            lambda: load_data(resolved, record, custom), lambda splits: splits.digest
+        )
         if dry_run:
             splits = truncate_to_one_batch(splits, config.train.batch_size)
             only_one = config.train.model_copy(update={"epochs": 1})
             config = config.model_copy(update={"train": only_one})
         stack.enter_context(reproducible(config.train.seed, config.train.threads))
-        model = build_network(config, splits.num_outputs, initial)
-        trainer = Trainer(config, recipe or "custom", splits, model.to(device), kind)
+        network = build_network(config, custom, splits.num_outputs, initial).to(device)
+        trainer = Trainer(config, recipe or "custom", splits, network, kind, custom)
         trainer.started_at = started_at
-        if initial is not None:
-            init = {"checkpoint": config.train.init, "weights_sha256": initial.weights_sha256}
-            trainer.record = trainer.record.updated(init=init)
         if record is None:
+            if initial is not None:
+                init = {"checkpoint": str(initial.path), "weights_sha256": initial.weights_sha256}
+                trainer.record = trainer.record.updated(init=init)
             run = broadcast_from_main(lambda: stack.enter_context(trainer.create_run().lock()))
         trainer.run = run
         trainer.checkpointer = stack.enter_context(AsyncCheckpointer(run if is_main() else None))
@@ -135,7 +148,8 @@ def train(
             trainer.resume(record)
         result = trainer.fit(callbacks, stop or StopFlag())
         if is_main() and config.run.plots and not dry_run:
-            _draw_plots(result, trainer)
+            test = trainer.test_result or trainer.evaluate("test")
+            draw_final_plots(result, splits, test, trainer.stop)
         for callback in callbacks:
             callback.on_end(result)
         return result
@@ -150,6 +164,7 @@ class Trainer:
         splits: The data.
         model: The network, on the device to train on.
         step_kind: The kind of step, of those that `choose_step` returns.
+        custom: What is given from Python.
     """
 
     run: RunDir
@@ -157,9 +172,15 @@ class Trainer:
     started_at: float
 
     def __init__(
-        self, config: Config, recipe: str, splits: DataSplits, model: MLP, step_kind: str
+        self,
+        config: Config,
+        recipe: str,
+        splits: DataSplits,
+        model: nn.Module,
+        step_kind: str,
+        custom: Custom,
     ) -> None:
-        self.config, self.splits = config, splits
+        self.config, self.splits, self.custom = config, splits, custom
         self.device = next(model.parameters()).device
         self.num_epochs = config.train.epochs
         self.callbacks: Sequence[Callback] = ()
@@ -175,13 +196,21 @@ class Trainer:
             last_augmented_epoch=self.num_epochs - config.augment.final_epochs,
         )
         self.num_batches = len(self.loader)
-        rate = config.optimizer.learning_rate  # the highest
-        self.learning_rate = learning_rates(
-            config.schedule, rate, self.num_epochs, self.num_batches
+        self.step = make_step(
+            step_kind,
+            model,
+            self.loader,
+            splits.objective,
+            config.optimizer,
+            config.average.decay,
+            custom.optimizer,
         )
-        optimizer, decay = config.optimizer, config.average.decay
-        self.step = make_step(step_kind, model, self.loader, splits.objective, optimizer, decay)
+        self.learning_rate = learning_rates(
+            config.schedule, self.step.highest_rate, self.num_epochs, self.num_batches
+        )
         self.record = run_metadata(config, recipe, splits, model, self.device, step_kind)
+        if custom.names:
+            self.record = self.record.updated(custom=custom.names)
         self.state = TrainState()
         self.test_result: Evaluation | None = None
         self._pending_best: dict[str, Tensor] | None = None
@@ -210,7 +239,9 @@ class Trainer:
         """Continue from the last snapshot of a run; from its beginning, if it has none."""
         changed = environment_diff(before, self.record)
         self.record = merge_resumed(before, self.record).updated(status="running")
-        found = broadcast_from_main(self._load_snapshot)
+        found = broadcast_from_main(
+            lambda: load_progress(self.run, self.step, self.config, self.num_batches)
+        )
         if found is not None:
             step_state, self.state = found
             self.step.load_state(step_state)
@@ -227,25 +258,6 @@ class Trainer:
         self._write_record("running")
         if self.state.rows:
             self.checkpointer.write(self.run.write_metrics, self.state.rows)
-
-    def _load_snapshot(self) -> tuple[dict[str, Any], TrainState] | None:
-        if not self.run.resume_path.exists():
-            if self.record.init:
-                raise RunError(f"run {self.run.path} cannot be continued: it has no resume.pt")
-            return None
-        step_state, state = load_snapshot(self.run, self.step.eval_weights())
-        num_steps = (state.epoch - 1) * self.num_batches + state.batch
-        is_averaged = bool(self.config.average.decay)
-        if step_state["num_steps"] != num_steps or bool(step_state["average"]) != is_averaged:
-            raise RunError(
-                f"{self.run.resume_path} does not fit {self.run.config_path}: one of them was "
-                "changed since the run was interrupted"
-            )
-        if num_steps > self.num_epochs * self.num_batches:
-            raise UsageError(
-                f"run {self.run.path} is past epoch {self.num_epochs} already; give more --epochs"
-            )
-        return step_state, state
 
     def _config_tables(self) -> dict[str, Any]:
         """The config without the run's name, so that feeding it back makes a new run."""
@@ -342,10 +354,10 @@ class Trainer:
         """Evaluate on the validation split, where there is one, and the test split where due."""
         row: EpochMetrics = {}
         if self.splits.validation is not None:
-            result = self._evaluate("validation")
+            result = self.evaluate("validation")
             row |= {"validation_loss": result.loss, "validation_accuracy": result.accuracy}
         if test:
-            self.test_result = result = self._evaluate("test")
+            self.test_result = result = self.evaluate("test")
             row |= {
                 "test_loss": result.loss,
                 "test_accuracy": result.accuracy,
@@ -354,8 +366,9 @@ class Trainer:
             }
         return row
 
-    def _evaluate(self, split: str) -> Evaluation:
-        self._eval_model.load_state_dict(self.step.eval_weights())
+    def evaluate(self, split: str) -> Evaluation:
+        """Evaluate the current weights on a split of the data."""
+        unwrapped(self._eval_model).load_state_dict(self.step.eval_weights())
         labels, images = self.splits.split(split).labels, self._eval_images[split]
         return evaluate(self._eval_model, images, labels, self.splits.objective)
 
@@ -414,39 +427,15 @@ class Trainer:
         self.checkpointer.write(save_tensors, self.run.model_path, weights)
         self.checkpointer.write(self.run.write_metrics, rows)
         self._write_record("finished")
-        kept = load_state_dict(self.run.model_path)
+        model = self.custom.model
+        kept = (load_state_dict if model is None else load_tensors)(self.run.model_path)
         if weights_sha256(kept) != self.record.weights_sha256:
             raise RunError(f"{self.run.model_path} does not hold what was written to it")
-        model = copy.deepcopy(self._eval_model).cpu()
+        model = (copy.deepcopy(self._eval_model) if model is None else model).cpu().eval()
         model.load_state_dict(kept)
-        return TrainResult(self.run, self.record, rows, model.eval())
-
-    def test_report(self, result: TrainResult) -> EvaluationReport:
-        """Return the last test result; it is computed only where a resumed run was complete."""
-        test = self.test_result or self._evaluate("test")
-        splits, names = self.splits, self.splits.class_names
-        trained = TrainedModel(
-            model=result.model,
-            path=self.run.model_path,
-            class_names=names,
-            objective=splits.objective,
-            record=result.record,
-            weights_sha256=str(result.record.weights_sha256),
-        )
-        return EvaluationReport(trained, splits.dataset, "test", names, test, splits.test.images)
+        return TrainResult(self.run, self.record, rows, model)
 
 
 def _rank(row: EpochMetrics) -> tuple[float, float]:
     """Order validation results: by accuracy, then by loss."""
     return row["validation_accuracy"], -row["validation_loss"]
-
-
-def _draw_plots(result: TrainResult, trainer: Trainer) -> None:
-    hint = f"draw them with: mnist-ce report {result.run.path}"
-    if trainer.stop.signal_number is not None:
-        number = trainer.stop.signal_number
-        raise StoppedError(f"the run is complete, but its plots are not: {hint}", number)
-    try:
-        draw_plots(result.run, trainer.test_report(result), result.rows)
-    except Exception as error:  # whatever it is: the run itself is complete
-        logger.warning(f"the run is complete, but its plots are not: {one_line(error)}; {hint}")
