@@ -76,9 +76,10 @@ def _split(data: object) -> Split:
             f"testing, not {type(data).__name__}"
         )
     images, labels = (torch.as_tensor(part).detach().cpu() for part in data)
-    if images.dim() < 2 or images[0].numel() != 784 or images.shape[-1] not in (1, 28, 784):
-        raise UsageError(f"images must be [n, 28, 28] or [n, 784], not {list(images.shape)}")
-    if labels.shape != images.shape[:1] or labels.is_floating_point() or bool((labels < 0).any()):
+    shape = images.shape  # [n, 28, 28], [n, 1, 28, 28], [n, 28, 28, 1] or [n, 784]
+    if not len(images) or shape[1:].numel() != 784 or shape[-1] not in (1, 28, 784):
+        raise UsageError(f"images must be [n, 28, 28] or [n, 784], not {list(shape)}")
+    if labels.shape != shape[:1] or labels.is_floating_point() or bool((labels < 0).any()):
         raise UsageError(
             f"labels must be whole numbers from 0, one per image, [{len(images)}], not "
             f"{labels.dtype} {list(labels.shape)}"

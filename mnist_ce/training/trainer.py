@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mnist_ce.config import Config, recipe_name, resolve_config
@@ -134,12 +135,15 @@ def train(
             only_one = config.train.model_copy(update={"epochs": 1})
             config = config.model_copy(update={"train": only_one})
         stack.enter_context(reproducible(config.train.seed, config.train.threads))
+        if model is not None:  # its kernels may have no deterministic form
+            torch.set_deterministic_debug_mode("warn")
         network = build_network(config, custom, splits.num_outputs, initial).to(device)
         trainer = Trainer(config, recipe or "custom", splits, network, kind, custom)
         trainer.started_at = started_at
         if record is None:
             if initial is not None:
-                init = {"checkpoint": str(initial.path), "weights_sha256": initial.weights_sha256}
+                source = config.train.init or str(initial.path)
+                init = {"checkpoint": source, "weights_sha256": initial.weights_sha256}
                 trainer.record = trainer.record.updated(init=init)
             run = broadcast_from_main(lambda: stack.enter_context(trainer.create_run().lock()))
         trainer.run = run
