@@ -93,7 +93,9 @@ def load_progress(
     """Read `resume.pt` and check that it fits the config; None for a run that has none yet."""
     if not run.resume_path.exists():
         if (record := run.read_record()) is not None and record.init:
-            raise RunError(f"run {run.path} cannot be continued: it has no resume.pt")
+            raise RunError(
+                f"run {run.path} cannot be continued: it has no resume.pt; train a new one"
+            )
         return None
     weights, buffers = step.average or step.parameters, step.buffers
     step_state, state = load_snapshot(run, weights, buffers)

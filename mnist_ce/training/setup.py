@@ -19,6 +19,7 @@ from mnist_ce.network.model import MLP
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, find_run
+from mnist_ce.system.distributed import num_processes
 from mnist_ce.system.errors import CheckpointError, RunError, UsageError
 from mnist_ce.training.steps import OptimizerFactory
 
@@ -47,17 +48,13 @@ class Custom:
     @property
     def names(self) -> dict[str, str]:
         """What is given, by argument, as `run.json` has it."""
-        given: dict[str, object] = {} if self.model is None else {"model": type(self.model)}
-        if self.optimizer is not None:
-            given["optimizer"] = self.optimizer
-        if self.data is not None:
-            given["data"] = type(self.data)
-        return {key: _full_name(value) for key, value in given.items()}
-
-
-def _full_name(value: object) -> str:
-    name = getattr(value, "__qualname__", None)
-    return f"{value.__module__}.{name}" if name else str(value)
+        given = {"model": self.model, "optimizer": self.optimizer, "data": self.data}
+        kinds = {
+            key: value if hasattr(value, "__qualname__") else type(value)
+            for key, value in given.items()
+            if value is not None
+        }
+        return {key: f"{kind.__module__}.{kind.__qualname__}" for key, kind in kinds.items()}
 
 
 def open_run(
@@ -73,8 +70,8 @@ def open_run(
         kept, given = ((names or {}).get(key) for names in (record.custom, custom.names))
         if kept and not given:
             raise UsageError(
-                f"run {run.path} was trained with a {key} given from Python, {kept}; give it "
-                f"again: train(resume={name!r}, {key}=…)"
+                f"run {run.path} was trained with {key}={kept}, given from Python; give it again: "
+                f"train(resume={name!r}, {key}=…)"
             )
         if given and not kept:
             raise UsageError(f"run {run.path} was trained without {key}={given}; leave it out")
@@ -129,6 +126,8 @@ def load_data(config: Config, record: RunRecord | None, custom: Custom) -> DataS
 def load_initial(config: Config, custom: Custom, *, is_resumed: bool) -> TrainedModel | None:
     """Load the weights that `train.init` names, into the module given; None: random weights."""
     name = "" if is_resumed else config.train.init
+    if custom.model is not None and num_processes() > 1:
+        raise UsageError("a module of your own is trained by one process: leave torchrun out")
     if not name and custom.model is None:
         return None
     try:

@@ -120,8 +120,8 @@ def train(
             check_new_run(Path(config.run.output), config.run.name)
 
         device = resolve_device(local_device(config.train.device))
-        needs_autograd = bool(model or optimizer) or config.optimizer.name != "sgd"
-        kind = choose_step(config.train.step, device.type, needs_autograd=needs_autograd)
+        is_mlp_with_sgd = model is optimizer is None and config.optimizer.name == "sgd"
+        kind = choose_step(config.train.step, device.type, needs_autograd=not is_mlp_with_sgd)
         resolved = config
         initial = main_first(
             lambda: load_initial(resolved, custom, is_resumed=record is not None),
