@@ -45,6 +45,15 @@ class Custom:
         if not callable(self.optimizer) and self.optimizer is not None:
             raise TypeError("optimizer must be a function of the parameters, such as a class")
 
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Raise a UsageError for a setting that what is given makes useless."""
+        useless = {"model": ("model.",), "optimizer": ("optimizer.",)}
+        useless["data"] = ("data.dataset", "data.mirror")
+        for name in self.names:
+            for key in settings:
+                if key.startswith(useless[name]):
+                    raise UsageError(f"{key} has no effect beside {name}=…; leave one of them out")
+
     @property
     def names(self) -> dict[str, str]:
         """What is given, by argument, as `run.json` has it."""

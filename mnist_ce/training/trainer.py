@@ -22,12 +22,7 @@ from mnist_ce.network.model import unwrapped
 from mnist_ce.runs.checkpoint import load_state_dict, load_tensors, save_tensors, weights_sha256
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, check_new_run, create_run
-from mnist_ce.runs.train_state import (
-    EpochMetrics,
-    MetricSums,
-    Snapshot,
-    TrainState,
-)
+from mnist_ce.runs.train_state import EpochMetrics, MetricSums, Snapshot, TrainState
 from mnist_ce.system.device import reproducible, resolve_device, synchronize
 from mnist_ce.system.distributed import (
     all_reduce_max,
@@ -100,6 +95,7 @@ def train(
     started_at = time.perf_counter()
     settings = {key: value for key, value in (settings or {}).items() if value is not None}
     custom = Custom(copy.deepcopy(model) if dry_run else model, optimizer, data)
+    custom.check_settings(settings)
     with process_group(), contextlib.ExitStack() as stack:
         record: RunRecord | None = None
         if resume is not None:
@@ -200,15 +196,8 @@ class Trainer:
             last_augmented_epoch=self.num_epochs - config.augment.final_epochs,
         )
         self.num_batches = len(self.loader)
-        self.step = make_step(
-            step_kind,
-            model,
-            self.loader,
-            splits.objective,
-            config.optimizer,
-            config.average.decay,
-            custom.optimizer,
-        )
+        settings = (config.optimizer, config.average.decay, custom.optimizer)
+        self.step = make_step(step_kind, model, self.loader, splits.objective, *settings)
         self.learning_rate = learning_rates(
             config.schedule, self.step.highest_rate, self.num_epochs, self.num_batches
         )

@@ -178,6 +178,8 @@ def test_a_dry_run_leaves_the_module_alone(settings: dict[str, Any], data: objec
         ({}, {"optimizer": lambda _: 3}, TypeError, "must return a torch.optim.Optimizer, not a"),
         ({"train.step": "fast"}, {"model": CNN()}, UsageError, "'fast' is for the MLP and SGD"),
         ({"train.step": "fast", "optimizer.name": "adam"}, {}, UsageError, "for the MLP and SGD"),
+        ({"model.hidden": [9]}, {"model": CNN()}, UsageError, "no effect beside model="),
+        ({"optimizer.momentum": 0.9}, {"optimizer": amsgrad}, UsageError, "beside optimizer="),
         ({}, {"data": 3}, TypeError, "data must be .images, labels.*, not int"),
     ],
 )
