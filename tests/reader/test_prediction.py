@@ -101,7 +101,7 @@ def test_every_kind_of_input_gets_the_same_prediction(
     ]
     inputs += [image, image[..., None], np.stack([image] * 3, axis=-1), image.astype(np.int64)]
     inputs += [image / 255, image.astype(np.float32), tensor, tensor[None], fractions]
-    inputs += [fractions.requires_grad_(), np.stack([image / 255] * 3)]
+    inputs += [fractions.requires_grad_(), np.stack([image / 255] * 3, axis=-1)]
     records = predict(inputs, checkpoint=trained)
     assert {r.reason for r in records} == {records[0].reason}
     assert len({(r.label, round(r.probability or 0, 6)) for r in records}) == 1
