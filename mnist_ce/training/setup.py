@@ -47,8 +47,7 @@ class Custom:
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Raise a UsageError for a setting that what is given makes useless."""
-        useless = {"model": ("model.",), "optimizer": ("optimizer.",)}
-        useless["data"] = ("data.dataset", "data.mirror")
+        useless = {"model": "model.", "optimizer": "optimizer.", "data": "data.dataset"}
         for name in self.names:
             for key in settings:
                 if key.startswith(useless[name]):
