@@ -109,19 +109,23 @@ class TrainConfig(Section):
     """Test after every so many epochs; 0: at the end only."""
     patience: Count = 0
     """Stop after so many epochs without a better validation result; 0: never."""
+    init: str = ""
+    """The run, checkpoint or shipped weights to start from; empty: random weights."""
 
 
 class OptimizerConfig(Section):
-    """Stochastic gradient descent, as in `torch.optim.SGD`."""
+    """The optimizer, as in `torch.optim`; what has no key here has torch's default."""
 
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    """`adam` and `adamw` take the plain step, and a lower rate, such as 0.001."""
     learning_rate: Positive = 0.01
     """The rate; with a schedule, the highest one."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """The share of the last update that is kept."""
+    """`sgd`: the share of the last update that is kept."""
     nesterov: bool = False
-    """Nesterov's momentum."""
+    """`sgd`: Nesterov's momentum."""
     weight_decay: NotNegative = 0.0
-    """The L2 penalty's factor, on all parameters."""
+    """The factor of the L2 penalty, for `adamw` of the decay, on all parameters."""
 
 
 class ScheduleConfig(Section):

@@ -41,6 +41,7 @@ CONFIG_KEYS = {
     "batch-size": "train.batch_size",
     "lr": "optimizer.learning_rate",
     "momentum": "optimizer.momentum",
+    "init": "train.init",
     "seed": "train.seed",
     "dataset": "data.dataset",
     "data-dir": "data.dir",
@@ -54,7 +55,7 @@ CONFIG_KEYS = {
 """The keys of the config that options of `train` set."""
 
 _HEADINGS = {
-    "Recipe": ("config", "epochs", "batch_size", "lr", "momentum", "seed", "assignments"),
+    "Recipe": ("config", "epochs", "batch_size", "lr", "momentum", "init", "seed", "assignments"),
     "Data and device": ("dataset", "data_dir", "mirror", "device", "threads", "step"),
     "Run": ("output", "name", "resume", "dry_run", "tensorboard"),
 }

@@ -243,7 +243,7 @@ def _line(record: Prediction) -> str:
         return f"{'error':>8}           {path}"
     if record.label is None:
         return f"{'-':>8}           {path}  ({record.reason})"
-    others = ", ".join(f"{k['class_name']} {k['probability']:.1%}" for k in record.top_k[1:])
+    others = ", ".join(f"{k.class_name} {k.probability:.1%}" for k in record.top_k[1:])
     name = record.class_name if record.status == "ok" else f"({record.class_name}?)"
     more = record.reason or others
     return f"{name:>8}  {record.probability:7.1%}  {path}" + (f"  ({more})" if more else "")

@@ -77,12 +77,14 @@ class DataSplits:
         return chosen
 
 
-def load_splits(data: DataConfig, objective: ObjectiveConfig, seed: int) -> DataSplits:
-    """Load the dataset of a config; `seed` chooses the validation images.
+def load_splits(
+    data: DataConfig, objective: ObjectiveConfig, seed: int, given: Dataset | None = None
+) -> DataSplits:
+    """Load the dataset of a config, or take the one given; `seed` chooses the validation images.
 
     A `UsageError` if a class, the validation size or `objective.positive` does not fit it.
     """
-    dataset = load_dataset(data.dataset, Path(data.dir), mirror=data.mirror or None)
+    dataset = given or load_dataset(data.dataset, Path(data.dir), mirror=data.mirror or None)
     kept = data.classes or tuple(range(len(dataset.class_names)))
     is_binary = objective.kind == "binary"
     if is_binary and objective.positive not in kept:

@@ -130,6 +130,7 @@ WRONG_COMMANDS = {
     "train --set train.epochs=ten": "train.epochs = 'ten'",
     "train --set model.hidden=[0]": "model.hidden",
     "train --set model.hidden=[65536,65536]": "model.hidden makes",
+    "train --set optimizer.name=lion": "optimizer.name = 'lion'",
     "train --set train.patience=2": "data.validation_size",
     "train --set train.patience=2 --set data.validation_size=100 --set schedule.kind=one-cycle": (
         "whose length is fixed"
@@ -219,6 +220,8 @@ CASES = [
     Case(f"{TRAIN} --name old --dry-run", 1, "127.0.0.1:9", OLD_RUN),
     Case(f"{TRAIN} --name old", 2, "is never overwritten", OLD_RUN),
     Case("train --output {}/file/runs", 1, "is not a folder", {"file": b""}),
+    Case("train --init gone --output {}", 1, "train.init: checkpoint gone is neither a file nor"),
+    Case("train --step fast --set optimizer.name=adam --output {}", 2, "is for the MLP and SGD"),
     Case("train --resume nothing --output {}", 1, "there is no run nothing"),
     Case("train --resume latest --output {}", 1, "there is no interrupted run"),
     Case("train --resume {}/runs/old", 1, "no run", OLD_RUN),
