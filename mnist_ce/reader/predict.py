@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from mnist_ce.evaluation.inference import predict_logits
+from mnist_ce.network.inference import predict_logits
 from mnist_ce.network.objective import Binary
 from mnist_ce.reader.detector import adjusted_threshold, load_detector
 from mnist_ce.reader.image_io import ImageSource
