@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +16,12 @@ from mnist_ce.data.dataset import DataSplits, load_splits
 from mnist_ce.evaluation import inference, metrics
 from mnist_ce.evaluation.calibration import NUM_BINS, CalibrationReport, calibration_report
 from mnist_ce.network.objective import Binary
+from mnist_ce.reader.folder import read_folder
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.system.device import resolve_device
 from mnist_ce.system.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -150,14 +154,22 @@ def load_splits_of(
     has_config = trained.record is not None and path.is_file()
     config = resolve_config(path, environment={}) if has_config else Config()
     folder = str(data_dir) if data_dir is not None else resolve_config().data.dir
-    update = {"dataset": dataset or trained.dataset or "mnist", "dir": folder}
+    update: dict[str, Any] = {"dataset": dataset or trained.dataset or "mnist", "dir": folder}
+    if dataset not in (None, trained.dataset):
+        update["validation_size"] = 0  # of its own dataset
     data = config.data.model_copy(update=update)
     kind = "binary" if isinstance(trained.objective, Binary) else "multiclass"
     objective = config.objective.model_copy(update={"kind": kind})
-    task = load_splits(data, objective, config.train.seed)
+    task = load_splits(data, objective, config.train.seed, read_folder)
     if len(task.class_names) != len(trained.class_names):
         raise UsageError(
             f"{trained.path} has {len(trained.class_names)} classes, but {task.dataset} has "
             f"{len(task.class_names)}"
+        )
+    digest = trained.record.dataset_digest if trained.record else None
+    if task.dataset == trained.dataset and digest not in (None, task.digest):
+        logger.warning(
+            f"{task.dataset} is not what {trained.path} was trained on (another digest): its test "
+            "images may be among those that the network was trained on"
         )
     return replace(task, objective=trained.objective)

@@ -12,6 +12,7 @@ from mnist_ce.config import Config, resolve_config
 from mnist_ce.data.dataset import DataSplits, load_splits
 from mnist_ce.data.splits import Split
 from mnist_ce.data.upstrokes import add_upstrokes
+from mnist_ce.reader.folder import read_folder
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, find_run
 from mnist_ce.system.errors import RunError, UsageError
@@ -66,7 +67,7 @@ def load_data(config: Config, record: RunRecord | None) -> DataSplits:
     data = config.data
     if record is not None:
         data = data.model_copy(update={"dataset": str(record.dataset)})
-    splits = load_splits(data, config.objective, config.train.seed)
+    splits = load_splits(data, config.objective, config.train.seed, read_folder)
     if record is not None and record.dataset_digest != splits.digest:
         raise RunError(f"run {record.name} was trained on other data than this {splits.dataset}")
     if share := config.augment.upstroke_ones:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mnist_ce.config import Config, recipe_name, resolve_config
-from mnist_ce.data.dataset import DataSplits
+from mnist_ce.data.dataset import DataSplits, short_name
 from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.evaluation.evaluate import EvaluationReport
 from mnist_ce.evaluation.inference import Evaluation, evaluate
@@ -188,7 +188,8 @@ class Trainer:
             run.write_config(self._config_tables())
             run.write_record(self.record)
 
-        stem = f"{self.record.dataset}-{self.record.recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+        dataset = short_name(self.splits.dataset)
+        stem = f"{dataset}-{self.record.recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
         return create_run(Path(self.config.run.output), self.config.run.name, stem, write_files)
 
     def resume(self, before: RunRecord) -> None:
