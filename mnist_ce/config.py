@@ -103,6 +103,8 @@ class TrainConfig(Section):
     """Test after every so many epochs; 0: at the end only."""
     patience: Count = 0
     """Stop after so many epochs without a better validation result; 0: never."""
+    init: str = ""
+    """The run, checkpoint or shipped weights to start from; empty: random weights."""
 
 
 class OptimizerConfig(Section):

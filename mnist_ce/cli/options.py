@@ -37,7 +37,7 @@ InputStd = Annotated[float, Option(help="See --input-mean.")]
 Json = Annotated[bool, Option("--json", help="Print one JSON document.")]
 
 _HEADINGS = {
-    "Recipe": ("config", "epochs", "batch_size", "lr", "momentum", "seed", "assignments"),
+    "Recipe": ("config", "epochs", "batch_size", "lr", "momentum", "init", "seed", "assignments"),
     "Data and device": ("dataset", "data_dir", "mirror", "device", "threads", "step"),
     "Run": ("output", "name", "resume", "dry_run", "tensorboard"),
 }

@@ -23,6 +23,10 @@ def train(
     batch_size: Annotated[int | None, Option("-b", "--batch-size", help="Images per step.")] = None,
     lr: Annotated[float | None, Option(help="Learning rate.")] = None,
     momentum: Annotated[float | None, Option(help="Momentum.")] = None,
+    init: Annotated[
+        str | None,
+        Option(help="Start from a run's or file's weights, or 'pretrained'.", metavar="CHECKPOINT"),
+    ] = None,
     seed: Annotated[int | None, Option(help="Fixes everything random.")] = None,
     assignments: Annotated[
         list[str] | None,
@@ -87,6 +91,7 @@ def train(
         "optimizer.learning_rate": lr,
         "optimizer.momentum": momentum,
         "train.seed": seed,
+        "train.init": init,
         "data.dataset": dataset,
         "data.dir": data_dir,
         "data.mirror": mirror,

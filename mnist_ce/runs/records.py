@@ -57,6 +57,8 @@ class RunRecord(BaseModel, extra="allow", strict=True):
     seed: int | None = None
     command: list[str] | None = None
     git_commit: str | None = None
+    init: dict[str, str] | None = None
+    """`checkpoint` and `weights_sha256` of the weights that training started from."""
     epochs: int | None = None
     num_parameters: int | None = None
     config: dict[str, dict[str, Any]] | None = None

@@ -12,10 +12,12 @@ from mnist_ce.config import Config, resolve_config
 from mnist_ce.data.dataset import DataSplits, load_splits
 from mnist_ce.data.splits import Split
 from mnist_ce.data.upstrokes import add_upstrokes
+from mnist_ce.network.model import MLP
 from mnist_ce.reader.folder import read_folder
+from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, find_run
-from mnist_ce.system.errors import RunError, UsageError
+from mnist_ce.system.errors import CheckpointError, RunError, UsageError
 
 # The keys that may differ in a resumed run; messages name the first five.
 RESUMABLE_KEYS = (
@@ -77,6 +79,34 @@ def load_data(config: Config, record: RunRecord | None) -> DataSplits:
         train = add_upstrokes(splits.train, label, share, config.train.seed)
         splits = replace(splits, train=train)
     return splits
+
+
+def load_initial(config: Config) -> TrainedModel:
+    """Load the weights that `train.init` names; for the errors see `load_model`."""
+    try:
+        return load_model(config.train.init, config.run.output)
+    except CheckpointError as error:
+        raise CheckpointError(f"train.init: {error}") from None
+
+
+def build_network(config: Config, num_outputs: int, initial: TrainedModel | None) -> MLP:
+    """Build the network of a new run, with random weights or those of `initial`.
+
+    Raises:
+        UsageError: If `initial` has another shape.
+    """
+    model = MLP(config.model.hidden, num_outputs)
+    if initial is not None:
+        given, hidden = initial.model.sizes, list(initial.model.sizes[1:-1])
+        if given != model.sizes:
+            wrong, right = ("→".join(map(str, sizes)) for sizes in (given, model.sizes))
+            advice = f"set model.hidden = {hidden}" if given[-1] == num_outputs else ""
+            raise UsageError(
+                f"train.init = '{config.train.init}' is a network {wrong}, but this run's is "
+                f"{right}: {advice or 'their outputs differ'}"
+            )
+        model.load_state_dict(initial.model.state_dict())
+    return model
 
 
 def truncate_to_one_batch(splits: DataSplits, batch_size: int) -> DataSplits:

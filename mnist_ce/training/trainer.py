@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import tempfile
 import time
@@ -10,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mnist_ce.config import Config, recipe_name, resolve_config
@@ -47,7 +47,13 @@ from mnist_ce.training.callbacks import BatchInfo, Callback, RunInfo, StopFlag, 
 from mnist_ce.training.checkpointing import AsyncCheckpointer
 from mnist_ce.training.metadata import environment_diff, final_metrics, merge_resumed, run_metadata
 from mnist_ce.training.schedule import learning_rates
-from mnist_ce.training.setup import load_data, open_run, truncate_to_one_batch
+from mnist_ce.training.setup import (
+    build_network,
+    load_data,
+    load_initial,
+    open_run,
+    truncate_to_one_batch,
+)
 from mnist_ce.training.steps import NonFiniteLossError, choose_step, make_step
 
 logger = logging.getLogger(__name__)
@@ -106,14 +112,21 @@ def train(
         device = resolve_device(local_device(config.train.device))
         kind = choose_step(config.train.step, device.type)
         resolved = config
+        initial = None
+        if config.train.init and record is None:
+            initial = main_first(lambda: load_initial(resolved), lambda found: found.weights_sha256)
         splits = main_first(lambda: load_data(resolved, record), lambda splits: splits.digest)
         if dry_run:
             splits = truncate_to_one_batch(splits, config.train.batch_size)
             only_one = config.train.model_copy(update={"epochs": 1})
             config = config.model_copy(update={"train": only_one})
         stack.enter_context(reproducible(config.train.seed, config.train.threads))
-        trainer = Trainer(config, recipe or "custom", splits, device, kind)
+        model = build_network(config, splits.num_outputs, initial)
+        trainer = Trainer(config, recipe or "custom", splits, model.to(device), kind)
         trainer.started_at = started_at
+        if initial is not None:
+            init = {"checkpoint": config.train.init, "weights_sha256": initial.weights_sha256}
+            trainer.record = trainer.record.updated(init=init)
         if record is None:
             run = broadcast_from_main(lambda: stack.enter_context(trainer.create_run().lock()))
         trainer.run = run
@@ -135,7 +148,7 @@ class Trainer:
         config: The resolved config.
         recipe: The config's name.
         splits: The data.
-        device: Where to train.
+        model: The network, on the device to train on.
         step_kind: The kind of step, of those that `choose_step` returns.
     """
 
@@ -144,13 +157,15 @@ class Trainer:
     started_at: float
 
     def __init__(
-        self, config: Config, recipe: str, splits: DataSplits, device: torch.device, step_kind: str
+        self, config: Config, recipe: str, splits: DataSplits, model: MLP, step_kind: str
     ) -> None:
-        self.config, self.splits, self.device = config, splits, device
+        self.config, self.splits = config, splits
+        self.device = next(model.parameters()).device
         self.num_epochs = config.train.epochs
         self.callbacks: Sequence[Callback] = ()
         self.stop = StopFlag()
-        model = MLP(config.model.hidden, splits.num_outputs).to(self.device)
+        # Evaluated by the main process alone, with the averaged weights where averaging is on.
+        self._eval_model = copy.deepcopy(model)
         self.loader = DeviceLoader(
             splits.train.images.to(self.device),
             splits.train.labels.to(self.device),
@@ -172,8 +187,6 @@ class Trainer:
         self._pending_best: dict[str, Tensor] | None = None
         self._num_saved_rows = 0
         self._last_save = time.monotonic()
-        # Evaluated by the main process alone, with the averaged weights where averaging is on.
-        self._eval_model = MLP(config.model.hidden, splits.num_outputs).to(self.device)
         self._eval_images = {
             split: images.images.to(self.device)
             for split, images in (("validation", splits.validation), ("test", splits.test))
@@ -187,6 +200,8 @@ class Trainer:
             self.record = self.record.updated(name=name)
             run.write_config(self._config_tables())
             run.write_record(self.record)
+            if self.record.init:  # resuming does not read that checkpoint again
+                Snapshot(self.step.state(), self.state.model_dump()).write(run)
 
         dataset = short_name(self.splits.dataset)
         stem = f"{dataset}-{self.record.recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -216,6 +231,8 @@ class Trainer:
 
     def _load_snapshot(self) -> tuple[dict[str, Any], TrainState] | None:
         if not self.run.resume_path.exists():
+            if self.record.init:
+                raise RunError(f"run {self.run.path} cannot be continued: it has no resume.pt")
             return None
         step_state, state = load_snapshot(self.run, self.step.eval_weights())
         num_steps = (state.epoch - 1) * self.num_batches + state.batch
@@ -401,7 +418,7 @@ class Trainer:
         kept = load_state_dict(self.run.model_path)
         if weights_sha256(kept) != self.record.weights_sha256:
             raise RunError(f"{self.run.model_path} does not hold what was written to it")
-        model = MLP(self.config.model.hidden, self.splits.num_outputs)
+        model = copy.deepcopy(self._eval_model).cpu()
         model.load_state_dict(kept)
         return TrainResult(self.run, self.record, rows, model.eval())
 
