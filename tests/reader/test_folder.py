@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from mnist_ce import train
 from mnist_ce.cli import main
 from mnist_ce.data.files import DatasetFiles
 from mnist_ce.data.splits import Split
@@ -102,13 +102,10 @@ def test_a_folder_without_labelled_images(tmp_path: Path) -> None:
 def test_a_network_is_adapted_to_a_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    digits, others = generate(1_500, seed=1), generate(300, seed=2)
+    digits, others = generate(500, seed=1), generate(200, seed=2)
     tensors = [digits.images, digits.labels, others.images, others.labels]
     monkeypatch.setattr(DatasetFiles, "load", lambda self: tensors)
     monkeypatch.chdir(tmp_path)
-    settings: dict[str, Any] = {"model.hidden": [32], "run.plots": False, "train.threads": 1}
-    before = {"data.dataset": "mnist", "run.name": "before", "optimizer.momentum": 0.9}
-    train(None, {**settings, **before, "train.epochs": 6, "optimizer.learning_rate": 0.05})
     write(Path("hand"), 20)
 
     def accuracy(*arguments: str) -> float:
@@ -118,14 +115,15 @@ def test_a_network_is_adapted_to_a_hand(
         assert "warning" not in err
         return float(json.loads(out)["accuracy"])
 
-    own, mnist = ("before", "--dataset", "folder:hand"), ("--dataset", "mnist")
-    old, kept = accuracy(*own), accuracy("before", *mnist)
-    command = "train -c adapt --init before --dataset mnist+folder:hand --name after --threads 1"
-    options = ["--set", "model.hidden=[32]", "--set", "run.plots=false"]
-    assert main([*command.split(), *options]) == 0
-    assert accuracy("after") >= max(0.75, old + 0.2)  # its own test images: the hand's
+    own, mnist = ("--dataset", "folder:hand"), ("--dataset", "mnist")
+    before, kept = accuracy("pretrained", *own), accuracy("pretrained", *mnist)
+    command = "train -c adapt --init pretrained --dataset mnist+folder:hand --name after --epochs 4"
+    assert main([*command.split(), "--threads", "1", "--set", "run.plots=false"]) == 0
+    assert accuracy("after") >= max(0.75, before + 0.2)  # on the hand's test images
     assert accuracy("after", *mnist) > kept - 0.02
-    assert main(["compare", "before", "after", "--dataset", "folder:hand", "--threads", "1"]) == 0
+    assert (
+        main(["compare", "pretrained", "after", "--dataset", "folder:hand", "--threads", "1"]) == 0
+    )
     assert main(["evaluate", "after", "--verify", "--threads", "1"]) == 0
     record = json.loads(Path("checkpoints/after/run.json").read_text())
     assert record["dataset"] == f"mnist+folder:{tmp_path / 'hand'}"
@@ -134,5 +132,24 @@ def test_a_network_is_adapted_to_a_hand(
     write(Path("hand"), 21)  # one more of each
     assert main(["evaluate", "after", "--threads", "1"]) == 0
     assert "is not what " in capsys.readouterr().err
-    assert main(["train", "--resume", "after", "--epochs", "2"]) == 1
+    assert main(["train", "--resume", "after", "--epochs", "5"]) == 1
     assert "was trained on other data" in capsys.readouterr().err
+
+
+def test_the_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs/own-data.md").read_text()
+    digits = generate(100, seed=1)
+    tensors = [digits.images, digits.labels] * 2
+    monkeypatch.setattr(DatasetFiles, "load", lambda self: tensors)
+    monkeypatch.chdir(tmp_path)
+    write(Path("my-digits"), 5)
+    rows = torch.cat([digits.labels[:, None], digits.images.flatten(1)], 1).numpy()
+    for name in ("train.csv", "mnist_train.csv", "mnist_test.csv"):
+        np.savetxt(name, rows, fmt="%d", delimiter=",")
+    np.savez("mnist.npz", x_train=digits.images.numpy(), y_train=digits.labels.numpy())
+    lines = "".join(re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)).splitlines()
+    commands = [shlex.split(line, comments=True)[1:] for line in lines]
+    assert len(commands) == 9
+    for command in commands:
+        fast = ["--set", "run.plots=false"] if command[0] == "train" else []
+        assert main([*command, *fast]) == 0, command
