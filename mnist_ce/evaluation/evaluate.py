@@ -167,7 +167,8 @@ def load_splits_of(
             f"{len(task.class_names)}"
         )
     digest = trained.record.dataset_digest if trained.record else None
-    if task.dataset == trained.dataset and digest not in (None, task.digest):
+    is_own = ":" in task.dataset and task.dataset == trained.dataset
+    if is_own and digest not in (None, task.digest):
         logger.warning(
             f"{task.dataset} is not what {trained.path} was trained on (another digest): its test "
             "images may be among those that the network was trained on"

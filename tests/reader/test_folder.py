@@ -152,4 +152,4 @@ def test_the_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(commands) == 9
     for command in commands:
         fast = ["--set", "run.plots=false"] if command[0] == "train" else []
-        assert main([*command, *fast]) == 0, command
+        assert main([*command, *fast, "--threads", "1"]) == 0, command
