@@ -106,7 +106,7 @@ def test_a_network_is_adapted_to_a_hand(
     tensors = [digits.images, digits.labels, others.images, others.labels]
     monkeypatch.setattr(DatasetFiles, "load", lambda self: tensors)
     monkeypatch.chdir(tmp_path)
-    write(Path("hand"), 20)
+    write(Path("hand"), 30)
 
     def accuracy(*arguments: str) -> float:
         capsys.readouterr()
@@ -117,22 +117,24 @@ def test_a_network_is_adapted_to_a_hand(
 
     own, mnist = ("--dataset", "folder:hand"), ("--dataset", "mnist")
     before, kept = accuracy("pretrained", *own), accuracy("pretrained", *mnist)
-    command = "train -c adapt --init pretrained --dataset mnist+folder:hand --name after --epochs 4"
+    command = (
+        "train -c adapt --init pretrained --dataset mnist+folder:hand --name after --epochs 12"
+    )
     assert main([*command.split(), "--threads", "1", "--set", "run.plots=false"]) == 0
-    assert accuracy("after") >= max(0.75, before + 0.2)  # on the hand's test images
-    assert accuracy("after", *mnist) > kept - 0.02
+    assert accuracy("after") >= max(0.75, before + 0.3)  # on the hand's test images
+    assert accuracy("after", *mnist) > kept - 0.05
     assert (
         main(["compare", "pretrained", "after", "--dataset", "folder:hand", "--threads", "1"]) == 0
     )
     assert main(["evaluate", "after", "--verify", "--threads", "1"]) == 0
     record = json.loads(Path("checkpoints/after/run.json").read_text())
     assert record["dataset"] == f"mnist+folder:{tmp_path / 'hand'}"
-    assert record["dataset_split"] == "8 of 40 images, a fifth of each class, are for testing"
+    assert record["dataset_split"] == "12 of 60 images, a fifth of each class, are for testing"
     capsys.readouterr()
-    write(Path("hand"), 21)  # one more of each
+    write(Path("hand"), 31)  # one more of each
     assert main(["evaluate", "after", "--threads", "1"]) == 0
     assert "is not what " in capsys.readouterr().err
-    assert main(["train", "--resume", "after", "--epochs", "5"]) == 1
+    assert main(["train", "--resume", "after", "--epochs", "13"]) == 1
     assert "was trained on other data" in capsys.readouterr().err
 
 
