@@ -42,6 +42,8 @@ MAX_CONFIG_BYTES = 1 << 20
 MAX_SHOWN = 100  # characters of a wrong value
 MAX_HIDDEN = 63  # as many as a checkpoint may have
 MAX_PARAMETERS = 100_000_000  # 400 MB of weights, and as much momentum; MNIST needs a hundredth
+OWN_DATASET = r"(mnist\+)?(csv|npz|folder):(.+)"
+DATASETS = rf"^(auto|mnist|fashion-mnist|kmnist|synthetic|{OWN_DATASET})$"
 RENAMED_KEYS = {"augment.flagged_ones": "augment.upstroke_ones"}  # the old names stay valid
 
 
@@ -56,8 +58,10 @@ class Section(BaseModel):
 class DataConfig(Section):
     """The images that the network is trained and tested on."""
 
-    dataset: Literal["auto", "mnist", "fashion-mnist", "kmnist", "synthetic"] = "auto"
-    """`auto` is MNIST where it is found or can be downloaded, else the synthetic digits."""
+    dataset: str = Field(default="auto", pattern=DATASETS)
+    """`auto` is MNIST where it is found or can be downloaded, else the synthetic digits; or
+    `mnist`, `fashion-mnist`, `kmnist`, `synthetic`, `csv:FILE`, `npz:FILE`, `folder:DIR`, and
+    `mnist+folder:DIR` for both. See docs/own-data.md."""
     dir: str = Field(default="data", min_length=1)
     """The folder of the datasets; files are downloaded to it."""
     mirror: str = ""
@@ -387,9 +391,19 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
         message += did_you_mean(str(detail["input"]), names)
     if detail.get("ctx", {}).keys() & {"le", "lt"} and 1 in detail["ctx"].values():
         message += percent_hint(detail["input"])
-    if detail["type"] == "string_pattern_mismatch" and key == "train.device":
-        message = "must be auto, cpu, mps, cuda or cuda:N"
+    if detail["type"] == "string_pattern_mismatch":
+        message = f"must be {_FORMS[key]}"
+        message += did_you_mean(str(detail["input"]), re.findall(r"[\w-]+", _FORMS[key]))
     return f"{key} = {_shown(detail['input'])}{where}: {message}"
+
+
+_FORMS = {  # of values that a pattern describes
+    "train.device": "auto, cpu, mps, cuda or cuda:N",
+    "data.dataset": (
+        "auto, mnist, fashion-mnist, kmnist, synthetic, csv:FILE, npz:FILE, folder:DIR or "
+        "mnist+folder:DIR"
+    ),
+}
 
 
 def _shown(value: object) -> str:

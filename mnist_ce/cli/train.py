@@ -33,7 +33,13 @@ def train(
         Option("--set", help="Any other key, as section.key=value.", metavar="KEY=VALUE"),
     ] = None,
     dataset: Annotated[
-        str | None, Option(help="auto, mnist, fashion-mnist, kmnist or synthetic.")
+        str | None,
+        Option(
+            help="auto, mnist, fashion-mnist, kmnist, synthetic, csv:FILE, npz:FILE, folder:DIR or "
+            "mnist+folder:DIR.",
+            show_default="auto",
+            metavar="DATASET",
+        ),
     ] = None,
     data_dir: options.DataDir = None,
     mirror: Annotated[

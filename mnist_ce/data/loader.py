@@ -9,12 +9,8 @@ from torch import Tensor
 
 from mnist_ce.config import AugmentConfig
 from mnist_ce.data.augment import apply_distortion, distort, draw_coefficients
+from mnist_ce.network.inference import scale_pixels
 from mnist_ce.system.device import derived_generator
-
-
-def scale_pixels(images: Tensor, out: Tensor | None = None) -> Tensor:
-    """Return pixel/255 as the network's input: uint8 [n, …] → float32 [n, 784] in [0, 1]."""
-    return torch.div(images.flatten(start_dim=1), 255.0, out=out)
 
 
 class DeviceLoader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +18,12 @@ from mnist_ce.evaluation import inference, metrics
 from mnist_ce.evaluation.calibration import NUM_BINS, CalibrationReport, calibration_report
 from mnist_ce.network.model import kept_in_place
 from mnist_ce.network.objective import Binary
+from mnist_ce.reader.folder import read_folder
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.system.device import resolve_device
 from mnist_ce.system.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,9 @@ def load_splits_of(
     has_config = trained.record is not None and path.is_file()
     config = resolve_config(path, environment={}) if has_config else Config()
     folder = str(data_dir) if data_dir is not None else resolve_config().data.dir
-    update = {"dataset": dataset or trained.dataset or "mnist", "dir": folder}
+    update: dict[str, Any] = {"dataset": dataset or trained.dataset or "mnist", "dir": folder}
+    if dataset not in (None, trained.dataset):
+        update["validation_size"] = 0  # of its own dataset
     kind = "binary" if isinstance(trained.objective, Binary) else "multiclass"
     objective = config.objective.model_copy(update={"kind": kind})
     given = None
@@ -179,10 +185,17 @@ def load_splits_of(
     elif update["dataset"] == CUSTOM:
         raise UsageError(f"{trained.label} was trained on data given from Python; give it: data=…")
     settings = config.data.model_copy(update=update)
-    task = load_splits(settings, objective, config.train.seed, given)
+    task = load_splits(settings, objective, config.train.seed, given, read_folder)
     if len(task.class_names) != len(trained.class_names):
         raise UsageError(
             f"{trained.path} has {len(trained.class_names)} classes, but {task.dataset} has "
             f"{len(task.class_names)}"
+        )
+    digest = trained.record.dataset_digest if trained.record else None
+    is_own = ":" in task.dataset and task.dataset == trained.dataset
+    if is_own and digest not in (None, task.digest):
+        logger.warning(
+            f"{task.dataset} is not what {trained.path} was trained on (another digest): its test "
+            "images may be among those that the network was trained on"
         )
     return replace(task, objective=trained.objective)

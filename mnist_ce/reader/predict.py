@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mnist_ce.evaluation.inference import predict_logits
+from mnist_ce.network.inference import predict_logits
 from mnist_ce.network.model import kept_in_place
 from mnist_ce.network.objective import Binary
 from mnist_ce.reader.detector import adjusted_threshold, load_detector

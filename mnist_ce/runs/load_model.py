@@ -59,7 +59,8 @@ class TrainedModel:
         """Whether its inputs are digits, whatever its classes are."""
         if self.dataset in (None, "custom"):
             return len(self.class_names) in (2, 10)
-        return self.dataset in ("mnist", "synthetic")
+        digits = {str(digit) for digit in range(10)}
+        return all(name.removeprefix("not ") in digits for name in self.class_names)
 
     @property
     def label(self) -> str:

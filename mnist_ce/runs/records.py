@@ -45,6 +45,8 @@ class RunRecord(BaseModel, extra="allow", strict=True):
     dataset: str | None = None
     dataset_digest: str | None = None
     """SHA-256 of the dataset's arrays."""
+    dataset_split: str | None = None
+    """How the test images were chosen, where the dataset does not say so."""
     class_names: list[str] | None = None
     objective: str | None = None
     versions: dict[str, str] | None = None

@@ -44,6 +44,7 @@ def run_metadata(
         status="running",
         dataset=splits.dataset,
         dataset_digest=splits.digest,
+        dataset_split=splits.split_note,
         class_names=list(splits.class_names),
         objective=config.objective.kind,
         versions=environment(),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mnist_ce.config import Config, recipe_name, resolve_config
-from mnist_ce.data.dataset import DataSplits
+from mnist_ce.data.dataset import DataSplits, short_name
 from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.evaluation.inference import Evaluation, evaluate
 from mnist_ce.network.model import unwrapped
@@ -229,7 +229,8 @@ class Trainer:
             if self.record.init:  # resuming does not read that checkpoint again
                 Snapshot(self.step.state(), self.state.model_dump()).write(run)
 
-        stem = f"{self.record.dataset}-{self.record.recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+        dataset = short_name(self.splits.dataset)
+        stem = f"{dataset}-{self.record.recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
         return create_run(Path(self.config.run.output), self.config.run.name, stem, write_files)
 
     def resume(self, before: RunRecord) -> None:

@@ -216,6 +216,10 @@ CASES = [
     Case(TRAIN, 1, "127.0.0.1:9"),
     Case(TRAIN, 1, "train-images-idx3-ubyte.gz", TINY_MNIST),
     Case(TRAIN, 1, "train-images-idx3-ubyte.gz", CUT_MNIST),
+    Case("train --dataset csv:{}/x.csv", 1, "x.csv has 2 columns", {"x.csv": b"1,2\n"}),
+    Case("train --dataset npz:{}/x.npz", 1, "cannot be read as .npz", {"x.npz": b"PK"}),
+    Case("train --dataset folder:{}/x", 1, "has no labelled image", {"x/one.txt": b"1"}),
+    Case("train --dataset folder:", 2, "data.dataset = 'folder:'"),
     # Runs
     Case(f"{TRAIN} --name old --dry-run", 1, "127.0.0.1:9", OLD_RUN),
     Case(f"{TRAIN} --name old", 2, "is never overwritten", OLD_RUN),
