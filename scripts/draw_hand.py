@@ -1,4 +1,6 @@
-"""Draws the digits of one unusual hand as PNGs, a folder per digit: `python -m scripts.draw_hand`.
+"""Draws the digits of one unusual hand as PNGs, a folder per digit.
+
+    python -m scripts.draw_hand FOLDER
 
 The zeros have a slash, the ones a long upstroke, the sevens a hook and a bar. docs/own-data.md
 adapts a network to them.
@@ -79,7 +81,9 @@ def write(folder: Path, num_each: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--each", type=int, default=10, help="images of each digit")
     parser.add_argument("--seed", type=int, default=5)

@@ -227,12 +227,13 @@ def test_images_are_read_only_a_little_ahead(trained: TrainedModel, digits: Spli
 
 
 def test_other_data_sets_are_not_cropped(trained: TrainedModel) -> None:
-    clothes = replace(trained, record=RunRecord(dataset="fashion-mnist"))
+    record, names = RunRecord(dataset="fashion-mnist"), ("shirt", *trained.class_names[1:])
+    clothes = replace(trained, record=record, class_names=names)
     block = np.zeros((28, 28), np.uint8)
     block[:, 4:10] = 200
-    (record,) = predict(block, checkpoint=clothes)
-    assert record.status == "ok"
-    np.testing.assert_array_equal(record.pixels, block)
+    (found,) = predict(block, checkpoint=clothes)
+    assert found.status == "ok"
+    np.testing.assert_array_equal(found.pixels, block)
 
 
 @pytest.mark.parametrize("threshold", ["high", True, [1]])
