@@ -48,6 +48,7 @@ from mnist_ce.training.checkpointing import AsyncCheckpointer
 from mnist_ce.training.metadata import environment_diff, final_metrics, merge_resumed, run_metadata
 from mnist_ce.training.schedule import learning_rates
 from mnist_ce.training.setup import load_data, open_run, truncate_to_one_batch
+from mnist_ce.training.step_metrics import StepMetrics
 from mnist_ce.training.steps import NonFiniteLossError, choose_step, make_step
 
 logger = logging.getLogger(__name__)
@@ -210,6 +211,7 @@ class Trainer:
             )
         self.checkpointer.write(self.run.write_config, self._config_tables())
         self._write_record("running")
+        self.checkpointer.write(self.run.truncate_steps, self.step.num_steps)
         if self.state.rows:
             self.checkpointer.write(self.run.write_metrics, self.state.rows)
 
@@ -246,6 +248,8 @@ class Trainer:
     def fit(self, callbacks: Sequence[Callback], stop: StopFlag) -> TrainResult:
         """Train until the last epoch is done, then write the final files."""
         self.callbacks, self.stop = callbacks, stop
+        interval = self.config.run.log_interval
+        self.step_metrics = StepMetrics(self.step, self.state, self.checkpointer, interval)
         info = RunInfo(
             run=self.run,
             config=self.config,
@@ -264,6 +268,8 @@ class Trainer:
             while not self.is_over:
                 self._train_epoch()
         except NonFiniteLossError as error:
+            with contextlib.suppress(NonFiniteLossError):
+                self.step_metrics.flush()
             self._write_record("failed")
             raise TrainingError(
                 f"the loss is {error.loss} in epoch {self.state.epoch}, batch "
@@ -280,8 +286,10 @@ class Trainer:
         epoch_started_at = time.perf_counter() - state.epoch_seconds
         first = state.batch + 1
         for batch, indices in enumerate(self.loader.epoch(state.epoch, state.batch), start=first):
-            self.step(indices, self.learning_rate(self.step.num_steps))
+            rate = self.learning_rate(self.step.num_steps)
+            self.step(indices, rate)
             state.batch = batch
+            self.step_metrics.on_step(rate, is_last=batch == self.num_batches)
             state.epoch_seconds = time.perf_counter() - epoch_started_at
             info = BatchInfo(state.epoch, batch, state.epoch_seconds, self.step.metrics)
             for callback in self.callbacks:
@@ -313,7 +321,8 @@ class Trainer:
         state.rows.append(row)
         state.train_seconds += seconds
         state.epoch += 1
-        state.batch, state.totals, state.epoch_seconds = 0, MetricSums(), 0.0
+        state.batch, state.epoch_seconds = 0, 0.0
+        state.totals, state.logged = MetricSums(), MetricSums()
         if self.is_over or not self.checkpointer.is_busy():  # a slow disk delays no training
             self._save(epoch_is_done=True)
         for callback in self.callbacks:
@@ -356,6 +365,7 @@ class Trainer:
         state = self.state
         if state.batch:
             state.totals = self.step.metrics()
+            self.step_metrics.flush()
         state.wall_seconds = time.perf_counter() - self.started_at
         self._last_save = time.monotonic()
         if not is_main():
