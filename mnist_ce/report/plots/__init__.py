@@ -5,7 +5,7 @@ that nothing global changes and no display is needed.
 """
 
 from mnist_ce.report.plots.canvas import Heading
-from mnist_ce.report.plots.curves import draw_curves, draw_overlaid_curves
+from mnist_ce.report.plots.curves import QUANTITIES, RunCurves, draw_curve, draw_curves
 from mnist_ce.report.plots.evaluation import (
     draw_calibration,
     draw_confusion_matrix,
@@ -15,13 +15,15 @@ from mnist_ce.report.plots.evaluation import (
 from mnist_ce.report.plots.grids import draw_attributions, draw_mistakes, draw_weights
 
 __all__ = [
+    "QUANTITIES",
     "Heading",
+    "RunCurves",
     "draw_attributions",
     "draw_calibration",
     "draw_confusion_matrix",
+    "draw_curve",
     "draw_curves",
     "draw_mistakes",
-    "draw_overlaid_curves",
     "draw_weights",
     "reliability_diagram",
     "result_line",
