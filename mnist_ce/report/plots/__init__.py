@@ -13,6 +13,7 @@ from mnist_ce.report.plots.evaluation import (
     result_line,
 )
 from mnist_ce.report.plots.grids import draw_attributions, draw_mistakes, draw_weights
+from mnist_ce.report.plots.loss import draw_loss
 
 __all__ = [
     "QUANTITIES",
@@ -23,6 +24,7 @@ __all__ = [
     "draw_confusion_matrix",
     "draw_curve",
     "draw_curves",
+    "draw_loss",
     "draw_mistakes",
     "draw_weights",
     "reliability_diagram",
