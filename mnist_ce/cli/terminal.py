@@ -67,13 +67,13 @@ class TerminalCallback(Callback):
             return
         self.next_refresh = time.monotonic() + 0.1
         num_steps = (info.epoch - 1) * self.info.num_batches + info.batch
+        # tqdm's own postfix begins with a comma.
+        text = f"{epoch} |{{bar}}| {loss}  accuracy {sums.accuracy:7.2%}  {{remaining}} left"
         if self.bar is None:  # one of the whole run, for the time left
             total = num_epochs * self.info.num_batches
-            self.bar = tqdm(total=total, initial=num_steps, leave=False, dynamic_ncols=True)
-        self.bar.n = num_steps
-        # tqdm's own postfix begins with a comma.
-        metrics = f"{loss}  accuracy {sums.accuracy:6.2%}"
-        self.bar.bar_format = f"{epoch} |{{bar}}| {metrics}  {{remaining}} left"
+            start: dict[str, Any] = {"total": total, "initial": num_steps, "bar_format": text}
+            self.bar = tqdm(**start, leave=False, dynamic_ncols=True)
+        self.bar.n, self.bar.bar_format = num_steps, text
         self.bar.refresh()
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
