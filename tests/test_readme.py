@@ -66,9 +66,9 @@ def test_the_lessons_show_what_their_commands_print(
     draw(tmp_path / "seven.png", "7")
     blocks = "\n".join(re.findall(r"^```console\n(.*?)^```", LESSONS, re.MULTILINE | re.DOTALL))
     shown = [block.partition("\n") for block in re.split(r"^\$ ", blocks, flags=re.MULTILINE)[1:]]
-    inline = re.findall(r"`(mnist-ce train [^`]*\])`", LESSONS)
-    assert len(shown) >= 6
-    assert len(inline) == 1
+    inline = re.findall(r"`(mnist-ce train --set [^`]*)`", LESSONS)
+    assert len(shown) > 6
+    assert len(inline) == 2
     for command, _, output in [*shown, *((line, "", "…") for line in inline)]:
         assert main(shlex.split(command)[1:]) == 0, command
         pattern = ".*".join(re.escape(part.strip("\n")) for part in output.split("…"))
