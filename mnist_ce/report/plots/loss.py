@@ -33,7 +33,8 @@ def draw_loss(
         # Beyond the curve the point stands at the edge.
         y = min(-np.log(max(p, 1e-300)), 6.9)
         loss.plot(p, y, "o", color=COLOURS[1], clip_on=False)
-        loss.annotate(f"p = {p:.4g}", (p, y), (6, 6), textcoords="offset points", color=COLOURS[1])
+        near = {"textcoords": "offset points", "color": COLOURS[1]}
+        loss.annotate(f"p = {p:.4g}", (p, y), (8, 4 if y < 6 else -14), **near)  # type: ignore[arg-type]
         guess = 1 / len(names)
         loss.plot(guess, -np.log(guess), "o", color=GREY, markersize=4)
         loss.annotate("guessing", (guess, -np.log(guess)), (6, 3), textcoords="offset points")
@@ -41,7 +42,8 @@ def draw_loss(
         bars.barh(places, probabilities, color=colours)
         bars.set(title="p, the softmax", xlim=(0, 1), xlabel="probability")
         for place, step in enumerate(is_target - probabilities):
-            look = {"arrowstyle": "-|>", "color": colours[place], "shrinkA": 0, "shrinkB": 0}
+            head = "-|>" if abs(step) > 0.03 else "-"  # a head would be longer than the step
+            look = {"arrowstyle": head, "color": colours[place], "shrinkA": 0, "shrinkB": 0}
             arrows.annotate("", (step, place), (0, place), arrowprops=look)
         arrows.axvline(0, color=GREY, linewidth=0.8)
         arrows.set(title="descent, -(p - y)", xlim=(-1.05, 1.05), xlabel="down · up: each logit")
