@@ -121,7 +121,8 @@ def train(
         if record is not None:
             trainer.resume(record)
         result = trainer.fit(callbacks, stop or StopFlag())
-        if is_main() and config.run.plots and not dry_run:
+        is_tested = config.train.test_every >= 0  # most plots show the test images
+        if is_main() and config.run.plots and is_tested and not dry_run:
             _draw_plots(result, trainer)
         for callback in callbacks:
             callback.on_end(result)
@@ -304,7 +305,7 @@ class Trainer:
             "images_per_second": round(sums.num_examples / seconds, 1),
         }
         every, is_last = self.config.train.test_every, state.epoch == self.num_epochs
-        tests = is_last or (every > 0 and state.epoch % every == 0)
+        tests = every >= 0 and (is_last or (every > 0 and state.epoch % every == 0))
         row |= broadcast_from_main(lambda: self._validate(test=tests))
         best = state.best_row
         if self.splits.validation is not None and (best is None or _rank(row) > _rank(best)):
@@ -389,7 +390,7 @@ class Trainer:
 
     def _finish(self) -> TrainResult:
         rows = self.state.rows
-        if "test_accuracy" not in rows[-1]:  # patience ended the run
+        if "test_accuracy" not in rows[-1] and self.config.train.test_every >= 0:  # out of patience
             rows[-1] |= self._validate(test=True)
         weights = self._eval_weights()
         self.state.wall_seconds = time.perf_counter() - self.started_at
