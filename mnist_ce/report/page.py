@@ -13,6 +13,7 @@ from typing import Any
 
 from mnist_ce.config import Config
 from mnist_ce.evaluation.metrics import wilson_interval
+from mnist_ce.runs.groups import RunGroup
 from mnist_ce.runs.records import RunRecord
 
 PLOTS = ("curves", "confusion_matrix", "mistakes", "weights", "calibration")
@@ -21,6 +22,15 @@ SHOWN = (
     *("dataset_digest", "weights_sha256", "command"),
 )
 MISSING = "–"
+
+
+@dataclass(frozen=True)
+class GroupSection:
+    """The part of the page about groups of runs."""
+
+    groups: Sequence[RunGroup]
+    curves: bytes  # a PNG file
+    sentences: Sequence[str]  # one per pair of groups
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,9 @@ class ReportedRun:
     plots: Mapping[str, bytes]  # PNG files by name, of those in PLOTS
 
 
-def report_page(runs: Sequence[ReportedRun], overlay: bytes | None) -> str:
+def report_page(
+    runs: Sequence[ReportedRun], overlay: bytes | None, groups: GroupSection | None = None
+) -> str:
     """Return a self-contained HTML page; `overlay` is a PNG file of the curves of several runs."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -47,6 +59,7 @@ def report_page(runs: Sequence[ReportedRun], overlay: bytes | None) -> str:
         runs=runs,
         results=[_results(run) for run in runs],
         overlay=overlay,
+        groups=groups,
         differences=[row for row in differences if not row[0].startswith("run.")],
         epochs=_epochs,
         changed_settings=_changed_settings,

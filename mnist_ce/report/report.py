@@ -6,8 +6,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from mnist_ce.evaluation.evaluate import EvaluationReport, evaluate
 from mnist_ce.report import plots
+from mnist_ce.report.groups import group_section
 from mnist_ce.report.page import PLOTS, ReportedRun, report_page
 from mnist_ce.report.plots import Heading
 from mnist_ce.report.plots.canvas import percent
@@ -46,14 +49,15 @@ def report(
         runs = [run for run, record in list_runs(output) if record.is_finished][:1]
     if not runs:
         raise RunError(f"there is no finished run in {output}: train one with 'mnist-ce train'")
-    reported = [_redraw(run, data_dir) for run in runs]
+    right: dict[str, Tensor] = {}
+    reported = [_redraw(run, data_dir, right) for run in runs]
     overlay = None
     if len(runs) > 1:
         heading = Heading("Loss, accuracy and learning rate", f"{len(runs)} runs")
         overlay = plots.draw_overlaid_curves(heading, [(run.name, run.rows) for run in reported])
     directory = runs[0].path if len(runs) == 1 else output
     path = directory / "report.html" if file is None else Path(file)
-    write_atomically(path, report_page(reported, overlay))
+    write_atomically(path, report_page(reported, overlay, group_section(reported, right)))
     return path
 
 
@@ -65,13 +69,16 @@ def draw_plots(run: RunDir, report: EvaluationReport, rows: Sequence[EpochMetric
     _write(run, _training_plots(run.name, report.trained, rows) | _test_plots(run.name, report))
 
 
-def _redraw(run: RunDir, data_dir: str | Path | None) -> ReportedRun:
+def _redraw(run: RunDir, data_dir: str | Path | None, right: dict[str, Tensor]) -> ReportedRun:
+    """Redraw the plots of a run; `right` gets the test images it gets right, bool [n], by name."""
     logger.info(f"drawing {run.name}")
     if not run.model_path.is_file():
         raise RunError(f"run {run.path} has no model.pt yet: let it finish an epoch first")
     trained, rows = load_model(run.model_path), run.read_metrics()
     try:
-        draw_plots(run, evaluate(trained, data_dir=data_dir, device="cpu"), rows)
+        tested = evaluate(trained, data_dir=data_dir, device="cpu")
+        right[run.name] = tested.result.predictions == tested.result.labels
+        draw_plots(run, tested, rows)
     except DataError as error:
         logger.warning(f"{run.name}: plots of test images are not redrawn: {error}")
         _write(run, _training_plots(run.name, trained, rows))
