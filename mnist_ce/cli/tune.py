@@ -76,12 +76,13 @@ def tune(
     from mnist_ce.training import plan as planning
 
     planning.require_optuna()
-    cores = threads or len(os.sched_getaffinity(0))
+    if jobs > 1:
+        threads = max((threads or os.cpu_count() or 1) // jobs, 1)
     settings: dict[str, Any] = {
         "data.dataset": dataset,
         "data.dir": data_dir,
         "train.device": device,
-        "train.threads": max(cores // jobs, 1),
+        "train.threads": threads,
         "run.output": output,
         **parse_assignments(assignments or []),
     }

@@ -127,9 +127,12 @@ class MultipleComparison:
 
     @cached_property
     def differing(self) -> list[int]:
-        """The images on which not all predictions are equal, those with most mistakes first."""
+        """The images on which not all predictions are equal.
+
+        Those that most networks get wrong come first, those that all get wrong last.
+        """
         labels = self.reports[0].result.labels[:, None]
-        num_wrong = (self.predictions != labels).sum(dim=1)
+        num_wrong = (self.predictions != labels).sum(dim=1) % len(self.reports)
         differs = (self.predictions != self.predictions[:, :1]).any(dim=1)
         order = torch.argsort(num_wrong, descending=True, stable=True)
         indices: list[int] = order[differs[order]].tolist()

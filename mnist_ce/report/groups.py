@@ -30,9 +30,12 @@ def group_section(runs: Sequence[ReportedRun], right: Mapping[str, Tensor]) -> G
     if all(len(group.names) == 1 for group in groups):
         return None
     rows = {run.name: run.rows for run in runs}
-    heading = Heading("Mean over the seeds", f"{len(groups)} groups of runs")
     curves = {group.label: [rows[name] for name in group.names] for group in groups}
-    return GroupSection(groups, draw_group_curves(heading, curves), _sentences(groups, right))
+    drawn = [
+        draw_group_curves(quantity, Heading(title, "mean over the seeds"), curves)
+        for quantity, title in (("loss", "Loss (mean cross-entropy)"), ("accuracy", "Error (%)"))
+    ]
+    return GroupSection(groups, drawn, _sentences(groups, right))
 
 
 def _sentences(groups: Sequence[RunGroup], right: Mapping[str, Tensor]) -> list[str]:

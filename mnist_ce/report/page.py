@@ -29,7 +29,7 @@ class GroupSection:
     """The part of the page about groups of runs."""
 
     groups: Sequence[RunGroup]
-    curves: bytes  # a PNG file
+    curves: Sequence[bytes]  # PNG files
     sentences: Sequence[str]  # one per pair of groups
 
 

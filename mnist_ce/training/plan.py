@@ -78,7 +78,7 @@ def plan_runs(
         flags = {**settings, **point, "train.seed": seed}
         parts = [
             f"{key.rpartition('.')[2]}={value}"
-            for key, value in flags.items()
+            for key, value in sorted(flags.items())
             if value is not None and (key == "data.dataset" or is_of_recipe(key))
         ]
         recipe = recipe_name(config)

@@ -169,8 +169,11 @@ class _Study:
         # Seeded by the count, so that one process alone repeats a search exactly.
         self.study.sampler = TPESampler(seed=count, constant_liar=True)
         trial = self.study.ask(self.space)
-        trial.set_user_attr("host", self.host)
+        trial.set_user_attr("process", self._process())
         return trial
+
+    def _process(self) -> dict[str, Any]:
+        return {"host": self.host, "seen_at": time.time()}
 
     def _take_over(self, trial: FrozenTrial) -> bool:
         """Train a trial if its process was killed, and return whether it was.
@@ -181,16 +184,16 @@ class _Study:
         from optuna.trial import Trial
 
         started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-        silence = time.time() - trial.user_attrs.get("seen_at", started)
-        is_here = trial.user_attrs.get("host") == self.host
-        if not is_here and silence < GRACE_SECONDS:
+        process = trial.user_attrs.get("process", {"host": None, "seen_at": started})
+        is_silent = time.time() - process["seen_at"] > GRACE_SECONDS
+        if process["host"] != self.host and not is_silent:
             return False
         return self._train(Trial(self.study, trial._trial_id))
 
     def _train(self, trial: Trial) -> bool:
         """Train a trial that no other process is training; return whether it is done."""
         if trial.number >= self.num_trials:  # two processes took the last one at the same time
-            self._finish(trial, "FAIL")
+            self._finish(trial, "FAIL", None)
             return True
         try:
             run = self.planned(trial.number, trial.params)
@@ -213,8 +216,7 @@ class _Study:
         from optuna.exceptions import TrialPruned
 
         run = RunDir(self.output / planned.config.run.name)
-        trial.set_user_attr("run", run.name)
-        trial.set_user_attr("host", self.host)
+        trial.set_user_attr("process", self._process() | {"run": run.name})
         record = run.read_record()
         if record is not None and not _has_settings(record, planned.config):
             raise RunError(f"run {run.path} exists with other settings; choose another --output")
@@ -229,7 +231,7 @@ class _Study:
             return
         except TrialPruned:
             run.write_record((run.read_record() or RunRecord()).updated(status="pruned"))
-            self._finish(trial, "PRUNED")
+            self._finish(trial, "PRUNED", "pruned")
             return
         record = run.read_record() or RunRecord()
         if "tune" not in record.to_dict():
@@ -237,21 +239,21 @@ class _Study:
             record = record.updated(tune=origin)
             run.write_record(record)
         trial.set_user_attr("record", record.to_dict())
-        split = "validation" if self.space or record.test_accuracy is None else "test"
+        splits = ("validation",) if self.space else ("test", "validation", "train")
+        split = next(name for name in splits if record[f"{name}_accuracy"] is not None)
         value = record[f"{split}_accuracy"]
         detail = f"{split} accuracy {value:.2%} ({trial.number + 1} of {self.num_trials})"
         self._finish(trial, "COMPLETE", detail, value)
 
     def _finish(
-        self, trial: Trial, state: str, detail: str = "", value: float | None = None
+        self, trial: Trial, state: str, message: str | None, value: float | None = None
     ) -> None:
         from optuna.trial import TrialState
 
-        (logger.warning if state == "FAIL" and detail else logger.info)(
-            f"{trial.user_attrs.get('run', f'trial {trial.number}')}: {detail or state.lower()}"
-        )
-        if state == "FAIL":
-            trial.set_user_attr("error", detail)
+        if message is not None:
+            name = trial.user_attrs["process"].get("run", f"trial {trial.number}")
+            logger.log(logging.WARNING if state == "FAIL" else logging.INFO, f"{name}: {message}")
+            trial.set_user_attr("message", message)
         # Another machine may have finished it too, after a long silence of this one.
         self.study.tell(trial.number, value, TrialState[state], skip_if_finished=True)
 
@@ -262,16 +264,17 @@ class _TrialCallback(Callback):
     def __init__(self, trial: Trial, before: FrozenTrial, *, prunes: bool) -> None:
         self.trial, self.prunes = trial, prunes
         self.reported = set(before.intermediate_values)  # of a run that is resumed
-        self.next_heartbeat = 0.0
 
     def on_start(self, info: RunInfo) -> None:
         """Take the number of epochs."""
         self.num_epochs = info.num_epochs
+        self.next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
 
     def on_batch(self, info: BatchInfo) -> None:
         """Write the time into the study, every `HEARTBEAT_SECONDS`."""
         if time.monotonic() >= self.next_heartbeat:
-            self.trial.set_user_attr("seen_at", time.time())
+            process = self.trial.user_attrs["process"] | {"seen_at": time.time()}
+            self.trial.set_user_attr("process", process)
             self.next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
@@ -303,7 +306,7 @@ def _open_study(name: str, storage: str) -> Study:
         return optuna.create_study(
             storage=opened,
             study_name=name,
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2),
             direction="maximize",
             load_if_exists=True,
         )
@@ -333,13 +336,15 @@ def _record(trial: FrozenTrial) -> RunRecord:
 
 
 def _groups(trials: Sequence[FrozenTrial]) -> list[RunGroup]:
-    return group_runs((trial.user_attrs.get("run", ""), _record(trial)) for trial in trials)
+    return group_runs((str(_record(trial).name), _record(trial)) for trial in trials)
 
 
 def _summary(trial: FrozenTrial) -> dict[str, Any]:
-    record = _record(trial)
+    record, process = _record(trial), trial.user_attrs.get("process", {})
     return {
-        **{key: trial.user_attrs.get(key) for key in ("run", "host", "error")},
+        "run": process.get("run"),
+        "host": process.get("host"),
+        "message": trial.user_attrs.get("message"),
         "state": trial.state.name.lower(),
         "settings": searched_settings(trial.params),
         "seed": record.seed,

@@ -14,40 +14,36 @@ from mnist_ce.system.errors import sanitize, truncate_middle
 Rows = Sequence[Mapping[str, Any]]
 
 
-def draw_group_curves(heading: Heading, groups: Mapping[str, Sequence[Rows]]) -> bytes:
-    """Draw loss and error of groups, given as rows of `metrics.csv` of each run, by label.
+def draw_group_curves(
+    quantity: str, heading: Heading, groups: Mapping[str, Sequence[Rows]]
+) -> bytes:
+    """Draw the `loss` or the `accuracy` of groups, the latter as error in percent.
 
-    The axes are logarithmic. Train results are lines with bands, test results points with bars.
+    A group is given by its label and the rows of `metrics.csv` of each run. The axis is
+    logarithmic. Train results are lines with bands, test results squares with bars.
     """
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-    with drawing(heading, 10.0, 4.4 + 0.22 * len(groups)) as canvas:
-        for left, quantity, title in (
-            (0.85, "loss", "Loss (mean cross-entropy)"),
-            (5.75, "accuracy", "Error (%)"),
-        ):
-            axes = canvas.axes(left, 0.35, 4.0, 3.1)
-            axes.set(title=title, xlabel="epoch", yscale="log", axisbelow=True)
-            axes.grid(visible=True, which="both")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-            for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-                formatter(StrMethodFormatter("{x:.3g}"))
-            for number, (label, runs) in enumerate(groups.items()):
-                colour = COLOURS[number % len(COLOURS)]
-                name = truncate_middle(sanitize(f"{label} (n = {len(runs)})"), 100)
-                epochs, low, mean, high = _band(runs, f"train_{quantity}")
-                axes.plot(epochs, mean, color=colour, label=name)
-                axes.fill_between(epochs, low, high, color=colour, alpha=0.25, linewidth=0)
-                epochs, low, mean, high = _band(runs, f"test_{quantity}")
-                bars = [mean - low, high - mean]
-                look: dict[str, Any] = {"color": colour, "capsize": 3, "clip_on": False}
-                axes.errorbar(epochs, mean, bars, linestyle="", marker="s", markersize=4, **look)
-        handles, names = axes.get_legend_handles_labels()
+    with drawing(heading, 5.6, 4.4 + 0.22 * len(groups)) as canvas:
+        axes = canvas.axes(0.8, 0.1, 4.5, 3.2)
+        axes.set(xlabel="epoch", yscale="log", axisbelow=True)
+        axes.grid(visible=True, which="both")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            set_formatter(StrMethodFormatter("{x:.3g}"))
+        for number, (label, runs) in enumerate(groups.items()):
+            colour = COLOURS[number % len(COLOURS)]
+            name = truncate_middle(sanitize(f"{label} (n = {len(runs)})"), 60)
+            epochs, low, mean, high = _band(runs, f"train_{quantity}")
+            axes.plot(epochs, mean, color=colour, label=name)
+            axes.fill_between(epochs, low, high, color=colour, alpha=0.25, linewidth=0)
+            epochs, low, mean, high = _band(runs, f"test_{quantity}")
+            look: dict[str, Any] = {"color": colour, "capsize": 3, "marker": "s", "markersize": 4}
+            axes.errorbar(epochs, mean, [mean - low, high - mean], linestyle="", **look)
         canvas.figure.legend(
-            *(handles[: len(groups)], names[: len(groups)]),
             loc="lower left",
-            bbox_to_anchor=(0.06, 0.0),
-            title="line: train, during the epoch · square: test · band and bar: lowest to highest",
+            bbox_to_anchor=(0.03, 0.0),
+            title="line: train, during the epoch · square: test\nband and bar: lowest to highest",
             alignment="left",
         )
         return canvas.png()

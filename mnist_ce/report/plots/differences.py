@@ -17,8 +17,8 @@ _ACROSS, _LINE = 192, 19  # pixels from one image to the next, and from one line
 def draw_differences(compared: MultipleComparison) -> bytes:
     """Draw up to 24 images on which not all predictions are equal, as a PNG.
 
-    Those that most networks get wrong come first. Below each stand the truth and, by network, the
-    prediction with its probability, in green where it is right and in red where it is wrong.
+    They are in the order of `differing`. Below each stand the truth and, by network, the prediction
+    with its probability, in green where it is right and in red where it is wrong.
     """
     first, letters = compared.reports[0], [chr(65 + n) for n in range(len(compared.reports))]
     names, labels = short_names(first.class_names), first.result.labels.tolist()
