@@ -122,7 +122,6 @@ WRONG_COMMANDS = {
     "tune --name a/b": "--name a/b",
     "tune --search nothing.toml": "there is no such file",
     "tune --search nothing.toml -c fast,99": "one --config",
-    "tune --storage nosql://x --output {}/runs": "--storage",
     "compare pretrained": "2 to 26 networks",
 }
 WRONG_SPACES: list[tuple[bytes, str]] = [
@@ -203,6 +202,7 @@ CASES = [
     Case(f"{RESUME} -b 3", 2, "batch_size cannot change", UNFINISHED),
     Case("evaluate {} --verify", 1, "there is no run"),
     Case("evaluate {}/a --verify", 1, "is not finished", UNFINISHED),
+    Case("tune --storage nosql://x --output {}/runs", 1, "--storage"),
     # Evaluation
     Case("evaluate {}/x.pt", 1, "neither a file nor a run"),
     Case("evaluate {}", 1, "has no model.pt"),

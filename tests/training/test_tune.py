@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,13 @@ batch_size = { low = 30, high = 90, step = 30 }
 Settings = dict[str, Any]
 
 
-def search(settings: Settings, tmp_path: Path, num_trials: int = 8, **options: Any) -> TuneResult:
+def search(
+    settings: Settings, tmp_path: Path, num_trials: int, seeds: Sequence[int] = (0,), **options: Any
+) -> TuneResult:
     file = tmp_path / "space.toml"
     file.write_text(SPACE)
     settings = {**settings, "data.validation_size": 100, "train.epochs": 3}
-    runs = plan_runs([None], settings, {}, [0, 1])
+    runs = plan_runs([None], settings, {}, seeds)
     return tune(make_plan(runs, read_space(file), num_trials, **options))
 
 
@@ -48,17 +50,17 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
 def test_every_config_point_and_seed_is_a_run_and_is_trained_once(
     small_settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "a.toml").write_text("[schedule]\nkind = 'cosine'\n")
+    (tmp_path / "a.toml").write_text("[optimizer]\nlearning_rate = 0.05\n")
+    small_settings.pop("optimizer.learning_rate")
     given = [f"--set={key}={json.dumps(value)}" for key, value in small_settings.items()]
     command = ["tune", "-c", f"default,{tmp_path}/a.toml", "--seeds", "0,1", *given]
-    command += ["--grid", "optimizer.momentum=0.5,0.9", "--json", "--output", str(tmp_path)]
+    command += ["--output", str(tmp_path), "--json"]
     assert main(command) == 0
     found = json.loads(capsys.readouterr().out)
     runs = records(tmp_path)
-    assert len(runs) == len(found["trials"]) == 8
-    assert sum("momentum=0.9" in name for name in runs) == 4
-    assert [group["n"] for group in found["groups"]] == [2] * 4
-    assert len({group["label"] for group in found["groups"]}) == 4
+    assert len(runs) == len(found["trials"]) == 4
+    assert [group["n"] for group in found["groups"]] == [2, 2]
+    assert [group["label"] for group in found["groups"]] == ["synthetic default", "synthetic a"]
     for group in found["groups"]:
         accuracies = [runs[name]["test_accuracy"] for name in group["runs"]]
         assert group["test_accuracy_mean"] == pytest.approx(sum(accuracies) / 2)
@@ -68,11 +70,13 @@ def test_every_config_point_and_seed_is_a_run_and_is_trained_once(
     assert main(command) == 0  # again: nothing is left to do
     assert json.loads(capsys.readouterr().out) == found
     assert records(tmp_path) == runs
-    assert main([*command[:-3], "--output", str(tmp_path), "--seeds", "1-2"]) == 0
+    # Other seeds of the same settings, and a point of a grid
+    more = ["--seeds", "1-2", "--grid", "optimizer.learning_rate=0.01,0.05"]
+    assert main([*command[:1], *command[3:-1], *more]) == 0
     table = capsys.readouterr().out
-    assert "mnist" not in table
-    assert table.count("±") == 4
-    assert len(records(tmp_path)) == 12
+    assert "synthetic default optimizer.learning_rate=0.01" in table
+    assert table.count("±") == 2
+    assert len(records(tmp_path)) == 8
 
 
 def test_a_run_with_other_settings_is_not_taken_for_a_planned_one(
@@ -88,7 +92,7 @@ def test_a_run_with_other_settings_is_not_taken_for_a_planned_one(
 
 
 def test_a_search_tests_the_chosen_setting_alone(small_settings: Settings, tmp_path: Path) -> None:
-    result = search(small_settings, tmp_path)
+    result = search(small_settings, tmp_path, 8, [0, 1])
     runs, chosen = records(tmp_path), result.chosen
     assert chosen is not None
     trials = {name: record for name, record in runs.items() if "-chosen" not in name}
@@ -173,7 +177,7 @@ def test_a_database_is_shared_like_a_journal(
     storage = f"sqlite:///{tmp_path}/study.db" if kind == "sqlite" else os.environ.get(POSTGRESQL)
     if storage is None:
         pytest.skip(f"needs PostgreSQL: {POSTGRESQL} is not the URL of a database")
-    options = {"storage": storage, "study": f"test-{time.time_ns()}"}
+    options: dict[str, Any] = {"storage": storage, "study": f"test-{time.time_ns()}"}
     result = search(small_settings, tmp_path, 2, **options)
     assert result.count("complete") == 2
     assert search(small_settings, tmp_path, 2, **options).to_dict() == result.to_dict()
