@@ -11,7 +11,7 @@ import typer
 from typer import Option
 
 from mnist_ce.cli import options
-from mnist_ce.cli.printing import logging_to_terminal, print_json
+from mnist_ce.cli.printing import logging_to_terminal, note, print_json
 from mnist_ce.cli.runs import print_groups
 from mnist_ce.system.errors import MnistCeError, TrainingError, UsageError
 
@@ -95,11 +95,16 @@ def tune(
     space = planning.read_space(search) if search else {}
     plan = planning.make_plan(runs, space, trials, name, storage)
 
+    if grid and not runs[0].config.data.validation_size:
+        note("to choose among these, measure on a split: --set data.validation_size=5000")
+
     from mnist_ce.cli.terminal import stop_on_signals
+    from mnist_ce.training.tune import open_study
     from mnist_ce.training.tune import tune as run_tuning
 
     with stop_on_signals() as stop:
         if jobs > 1:
+            open_study(plan.study, plan.storage)  # once, before several processes do
             _run_workers(plan, jobs)
         result = run_tuning(plan, stop)  # what is left to do, if anything, and the results
     if json:

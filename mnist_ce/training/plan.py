@@ -77,15 +77,19 @@ def plan_runs(
     for config, point, seed in combinations:
         flags = {**settings, **point, "train.seed": seed}
         parts = [
-            f"{key.rpartition('.')[2]}={value}"
+            f"{key.rpartition('.')[2]}={_in_a_name(value)}"
             for key, value in sorted(flags.items())
             if value is not None and (key == "data.dataset" or is_of_recipe(key))
         ]
         recipe = recipe_name(config)
-        name = re.sub(r"[^\w.=+-]+", "_", "-".join([recipe, *parts, f"seed{seed}"]))
+        name = "-".join([recipe, *parts, f"seed{seed}"])
         resolved = resolve_config(config, flags={**flags, "run.name": name})
         runs.append(PlannedRun(recipe, resolved))
     return tuple(runs)
+
+
+def _in_a_name(value: object) -> str:
+    return re.sub(r"[^\w.+-]+", "_", str(value)).strip("_")
 
 
 def make_plan(

@@ -143,7 +143,7 @@ class _Study:
         self.origin = dict(origin or {})
         self.output = Path(plan.runs[0].config.run.output)
         self.host = socket.gethostname()
-        self.study = _open_study(name, plan.storage)
+        self.study = open_study(name, plan.storage)
 
     def train_all(self) -> list[FrozenTrial]:
         """Return the trials when all are done, here or by other processes."""
@@ -290,7 +290,8 @@ class _TrialCallback(Callback):
             raise TrialPruned
 
 
-def _open_study(name: str, storage: str) -> Study:
+def open_study(name: str, storage: str) -> Study:
+    """Return an Optuna study, created if it is new; a RunError if the storage cannot be opened."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
