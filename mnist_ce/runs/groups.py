@@ -90,5 +90,7 @@ def _labels(records: Sequence[RunRecord]) -> list[str]:
     for name, own in zip(names, settings, strict=True):
         alike = [other for other, its_name in zip(settings, names, strict=True) if its_name == name]
         differing = [key for key in own if any(other.get(key) != own[key] for other in alike)]
-        labels.append(" ".join([name, *(f"{key}={own[key]}" for key in differing)]))
+        labels.append(
+            " ".join([name, *(f"{key.partition('.')[2]}={own[key]}" for key in differing)])
+        )
     return labels

@@ -60,7 +60,7 @@ def test_runs_that_differ_in_the_seed_alone_are_a_group(tmp_path: Path, capsys: 
     make_run(tmp_path, "pruned", seed=2, status="pruned", config=config)
     text = listed(tmp_path, capsys)
     assert text.count("±") == 1
-    cells = ["mnist", "default", "optimizer.learning_rate=0.1", "2", "98.50", "±", "0.71", "%"]
+    cells = ["mnist", "default", "learning_rate=0.1", "2", "98.50", "±", "0.71", "%"]
     assert text.splitlines()[-1].split() == [*cells, "12.3", "s"]
     groups = {run["name"]: run["group"] for run in json.loads(listed(tmp_path, capsys, "--json"))}
     assert groups["other"] is groups["pruned"] is None

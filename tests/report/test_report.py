@@ -119,7 +119,7 @@ def test_groups_have_means_bands_and_a_verdict(tmp_path: Path, train_small: Trai
         train_small(name, train__seed=int(name[-1]), optimizer__learning_rate=rate)
     page = Page(report(names, output=tmp_path))
     text = " ".join(page.text.split())
-    slow, quick = (f"mnist default optimizer.learning_rate={rate}" for rate in (0.01, 0.3))
+    slow, quick = (f"mnist default learning_rate={rate}" for rate in (0.01, 0.3))
     verdict = r"better than .* percentage points \(95 % interval \d+\.\d+ to \d+\.\d+; p = "
     assert re.search(f"{quick} is {verdict}", text)
     assert "It assumes" in text
