@@ -70,7 +70,7 @@ def tune(
     Examples:
       mnist-ce tune --config fast,99 --seeds 0-4
       mnist-ce tune -c fast --grid optimizer.learning_rate=0.05,0.1,0.2 --jobs 2
-      mnist-ce tune -c fast --search space.toml --trials 50 --set data.validation_size=5000
+      mnist-ce tune --search space.toml --trials 50 --set data.validation_size=5000
     """
     from mnist_ce.config import parse_assignments
     from mnist_ce.training import plan as planning
