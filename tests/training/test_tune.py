@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -17,7 +18,7 @@ from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import RunError
 from mnist_ce.training.plan import make_plan, parse_grid, parse_seeds, plan_runs, read_space
 from mnist_ce.training.trainer import train
-from mnist_ce.training.tune import TuneResult, tune
+from mnist_ce.training.tune import TuneResult, open_study, tune
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 POSTGRESQL = "MNIST_CE_TEST_POSTGRESQL"  # the URL of an empty database, as Optuna takes it
@@ -168,6 +169,21 @@ def test_the_run_of_a_killed_process_is_resumed_by_another(
     assert whole.record.weights_sha256 == found[killed.name]["weights_sha256"]
     first = result.trials[0]["run"]
     assert result.groups[0].records[0]["weights_sha256"] == found[first]["weights_sha256"]
+
+
+def test_a_process_on_another_machine_counts_as_killed_after_long_silence(
+    small_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(plan_runs([None], small_settings, {}, [0]), {}, 0)
+    trial = open_study(plan.study, plan.storage).ask()
+    trial.set_user_attr("process", {"host": "elsewhere", "seen_at": time.time()})
+    monkeypatch.setattr("mnist_ce.training.tune.time.sleep", Mock(side_effect=InterruptedError))
+    with pytest.raises(InterruptedError):  # it waits
+        tune(plan)
+    trial.set_user_attr("process", {"host": "elsewhere", "seen_at": time.time() - 1_000})
+    (done,) = tune(plan).trials
+    assert (done["state"], done["run"]) == ("complete", plan.runs[0].config.run.name)
+    assert done["host"] != "elsewhere"
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
