@@ -109,8 +109,8 @@ class TrainConfig(Section):
     """Parts of a batch that the `fast` step computes apart: the most threads that it can use."""
     step: Literal["auto", "plain", "fast", "cuda-graph"] = "auto"
     """How one optimisation step is computed; the result is the same."""
-    test_every: Count = 1
-    """Test after every so many epochs; 0: at the end only."""
+    test_every: Annotated[int, Field(ge=-1)] = 1
+    """Test after every so many epochs; 0: at the end only; -1: never, as in a search."""
     patience: Count = 0
     """Stop after so many epochs without a better validation result; 0: never."""
     init: str = ""
@@ -281,7 +281,7 @@ def resolve_config(
     """
     layers: list[tuple[str, Mapping[str, Any]]] = []
     if config is not None:
-        layers.append(_read_file(config))
+        layers.append(read_settings(config))
     if data_dir := (os.environ if environment is None else environment).get("MNIST_CE_DATA_DIR"):
         layers.append(("MNIST_CE_DATA_DIR", {"data.dir": data_dir}))
     layers.append(("the command line", flags or {}))
@@ -349,7 +349,21 @@ def _parse_value(text: str, default: object) -> Any:  # noqa: ANN401 - whatever 
     return value
 
 
-def _read_file(config: str | Path) -> tuple[str, dict[str, Any]]:
+def check_value(key: str, value: object, source: str) -> None:
+    """Raise a UsageError unless a value has the type and is within the limits of its key.
+
+    What keys demand of each other is not checked. `source` is named in the message.
+    """
+    section, _, name = key.partition(".")
+    try:
+        Config.model_validate({section: {name: value} if name else value})
+    except ValidationError as error:
+        if error.errors()[0]["type"] != "value_error":
+            raise UsageError(_explain(error, {key: source})) from None
+
+
+def read_settings(config: str | Path) -> tuple[str, dict[str, Any]]:
+    """Return the path of a TOML file or shipped config, and its values by dotted key."""
     shipped = shipped_configs()
     path = Path(config) if Path(config).is_file() else shipped.get(str(config))
     if path is None:

@@ -14,7 +14,18 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from mnist_ce.cli import calibrate, compare, evaluate, explain, export, predict, report, runs, train
+from mnist_ce.cli import (
+    calibrate,
+    compare,
+    evaluate,
+    explain,
+    export,
+    predict,
+    report,
+    runs,
+    train,
+    tune,
+)
 from mnist_ce.cli.options import GroupedCommand
 from mnist_ce.cli.printing import error, logging_to_terminal, note
 from mnist_ce.cli.usage import ClickError, usage_message
@@ -40,6 +51,7 @@ for command in (
     runs.runs,
     report.report,
     export.export,
+    tune.tune,
 ):
     # \b keeps click from joining the examples to one paragraph.
     help_text = re.sub(r"\n( *)(Examples|For example):", r"\n\1\b\n\1\2:", command.__doc__ or "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,16 +10,17 @@ from typer import Argument, Option
 
 from mnist_ce.cli import options
 from mnist_ce.cli.evaluate import accuracy_text
-from mnist_ce.cli.printing import print_json
+from mnist_ce.cli.printing import note, print_json, print_table
 from mnist_ce.system.errors import sanitize, truncate_middle
 
 if TYPE_CHECKING:
-    from mnist_ce.evaluation.comparison import Comparison
+    from mnist_ce.evaluation.comparison import Comparison, MultipleComparison
 
 
 def compare(
-    a: Annotated[str, Argument(metavar="A", help=options.CHECKPOINT_HELP, show_default=False)],
-    b: Annotated[str, Argument(metavar="B", help="Another one.", show_default=False)],
+    networks: Annotated[
+        list[str], Argument(metavar="A B...", help=options.CHECKPOINT_HELP, show_default=False)
+    ],
     split: Annotated[str, Option(help="train, validation or test.")] = "test",
     dataset: Annotated[
         str | None, Option(help="Another dataset, as in train.", show_default="the runs' own")
@@ -26,29 +28,75 @@ def compare(
     limit: Annotated[
         int, Option(min=0, help="Images to list; --json lists all.", metavar="N")
     ] = 20,
+    plot: Annotated[
+        str | None,
+        Option(help="Draw the images with different predictions as a PNG.", metavar="FILE"),
+    ] = None,
     data_dir: options.DataDir = None,
     output: options.Output = "checkpoints",
     device: options.Device = "auto",
     threads: options.Threads = 0,
     json: options.Json = False,
 ) -> None:
-    """Compare two networks: is the difference significant?
+    """Compare networks on the same images, and test whether differences are significant.
 
     Examples:
       mnist-ce compare my-run pretrained
-      mnist-ce compare first-run second-run --limit 5
+      mnist-ce compare first-run second-run third-run --plot differences.png
     """
-    from mnist_ce.evaluation.comparison import compare as run_comparison
+    if not 2 <= len(networks) <= 26:
+        raise typer.BadParameter("name 2 to 26 networks")
+    from mnist_ce.evaluation.comparison import Comparison, compare_all
     from mnist_ce.system.device import use_threads
 
     with use_threads(threads):
-        comparison = run_comparison(
-            a, b, split=split, dataset=dataset, data_dir=data_dir, output=output, device=device
+        compared = compare_all(
+            networks, split=split, dataset=dataset, data_dir=data_dir, output=output, device=device
         )
+    if plot is not None:
+        from mnist_ce.report.plots.differences import draw_differences
+        from mnist_ce.system.files import write_atomically
+
+        write_atomically(Path(plot), draw_differences(compared))
+        note(f"plot in {plot}")
+    two = Comparison(*compared.reports) if len(networks) == 2 else None
     if json:
-        print_json(comparison.to_dict())
+        print_json((two or compared).to_dict())
+    elif two is not None:
+        _print(two, limit)
     else:
-        _print(comparison, limit)
+        _print_several(compared, limit)
+
+
+def _print_several(compared: MultipleComparison, limit: int) -> None:
+    from mnist_ce.evaluation.comparison import SIGNIFICANCE_LEVEL, p_text
+
+    first, letters = compared.reports[0], [chr(65 + n) for n in range(len(compared.reports))]
+    typer.echo(f"{first.dataset}, {first.split} split, {first.result.num_examples:,} images")
+    for letter, report in zip(letters, compared.reports, strict=True):
+        label = truncate_middle(sanitize(report.trained.label), 77)
+        typer.echo(f"{letter}  {label}\n   {accuracy_text(report)}")
+    rows: list[tuple[str, ...]] = [
+        ("pair", "only first right", "only second right", "McNemar, Holm-corrected")
+    ]
+    for a, b, comparison, p_value in compared.pairs:
+        only = [f"{comparison.outcomes[f'only_{letter}_right']:,}" for letter in "ab"]
+        verdict = "significant" if p_value < SIGNIFICANCE_LEVEL else "not significant"
+        rows.append((f"{letters[a]} {letters[b]}", *only, f"{p_text(p_value)}, {verdict}"))
+    print_table(rows, "<>><")
+    names, labels = first.class_names, first.result.labels.tolist()
+    shown = sorted(compared.differing)[:limit]
+    if not shown:
+        return
+    typer.echo(f"\nimages with different predictions ({len(compared.differing):,})")
+    predictions = compared.predictions.tolist()
+    table = [("index", "truth", *letters)] + [
+        (str(index), *(names[n] for n in (labels[index], *predictions[index]))) for index in shown
+    ]
+    print_table(table, ">" + "<" * (1 + len(letters)))
+    if len(compared.differing) > limit:
+        more = len(compared.differing) - limit
+        typer.echo(f"and {more:,} more: --limit {len(compared.differing)}, or --json")
 
 
 def _print(comparison: Comparison, limit: int) -> None:

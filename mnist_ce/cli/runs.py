@@ -17,6 +17,7 @@ from mnist_ce.cli.printing import note, print_json, print_table
 from mnist_ce.system.errors import RunError, UsageError, sanitize, truncate_middle
 
 if TYPE_CHECKING:
+    from mnist_ce.runs.groups import RunGroup
     from mnist_ce.runs.records import RunRecord
     from mnist_ce.runs.run_dir import RunDir
 
@@ -34,7 +35,7 @@ def runs(
     yes: Annotated[bool, Option("--yes", help="Delete without asking.")] = False,
     json: options.Json = False,
 ) -> None:
-    """List the runs, newest first, or delete one.
+    """List the runs, newest first, and the mean of those that differ in the seed alone.
 
     A run that is resumable goes on with: mnist-ce train --resume NAME. A wider
     terminal, or --json, shows long names whole.
@@ -44,20 +45,38 @@ def runs(
       mnist-ce runs --json
       mnist-ce runs --delete my-run
     """
+    from mnist_ce.runs.groups import group_runs
     from mnist_ce.runs.run_dir import list_runs
 
     if delete is not None:
         _delete(delete, Path(output), is_confirmed=yes, json=json)
         return
-    found = [_summary(run, record) for run, record in list_runs(Path(output))]
+    listed = list_runs(Path(output))
+    found = [_summary(run, record) for run, record in listed]
+    groups = group_runs((run.name, record) for run, record in listed)
+    groups = [group for group in groups if len(group.names) > 1]
     if json:
-        print_json(found)
+        of_run = {name: group.to_dict() for group in groups for name in group.names}
+        print_json([{**run, "group": of_run.get(run["name"])} for run in found])
         return
     if not found:
         note(f"there is no run in {output}: train one with 'mnist-ce train'")
         return
     rows = [HEAD, *map(_cells, found)]
     print_table(_shorten(rows, shutil.get_terminal_size((80, 24)).columns), "<<<>>><")
+    if groups:
+        typer.echo()
+        print_groups(groups)
+
+
+def print_groups(groups: Sequence[RunGroup]) -> None:
+    """Print the mean ± standard deviation of groups of runs as a table."""
+    rows = [("runs that differ in the seed alone", "n", "test accuracy", "time of one")]
+    for group in groups:
+        seconds = group.mean("train_seconds")
+        time = "-" if seconds is None else f"{seconds:.1f} s"
+        rows.append((sanitize(group.label), str(len(group.names)), group.accuracy_text(), time))
+    print_table(rows, "<>>>")
 
 
 def _delete(name: str, output: Path, *, is_confirmed: bool, json: bool) -> None:
@@ -84,7 +103,8 @@ def _summary(run: RunDir, record: RunRecord) -> dict[str, Any]:
     with contextlib.suppress(RunError):
         num_epochs_done = len(run.read_metrics())
     unfinished = "resumable" if run.resume_path.is_file() else "lost"  # nothing to continue from
-    state = "running" if run.is_locked() else "finished" if record.is_finished else unfinished
+    ended = record.status if record.status in ("finished", "pruned") else unfinished
+    state = "running" if run.is_locked() else ended
     return {
         "name": run.name,
         "path": str(run.path),

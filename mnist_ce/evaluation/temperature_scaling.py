@@ -10,21 +10,15 @@ from typing import Any
 
 import torch
 
-from mnist_ce.config import Config
 from mnist_ce.evaluation.calibration import fit_temperature, negative_log_likelihood
 from mnist_ce.evaluation.evaluate import EvaluationReport, evaluate
+from mnist_ce.runs.groups import recipe_settings
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import RunError, UsageError
 
 logger = logging.getLogger(__name__)
-
-# Runs with other values of these, or of the section `run`, have the same recipe.
-_IGNORED_KEYS = {
-    *("data.dir", "data.mirror", "data.validation_size"),
-    *("train.seed", "train.device", "train.threads", "train.step", "train.test_every"),
-}
 
 
 @dataclass(frozen=True)
@@ -105,7 +99,7 @@ def _require_finished(trained: TrainedModel) -> TrainedModel:
 
 
 def _validation_report(source: TrainedModel, data_dir: str | Path | None) -> EvaluationReport:
-    if not _settings(source).get("data.validation_size"):
+    if not recipe_settings(_record_of(source))["data.validation_size"]:
         raise UsageError(
             f"run {source.path.parent} was trained on all its images, so none are left to fit a "
             "temperature to: train the same recipe with --set data.validation_size=5000 and name "
@@ -122,8 +116,8 @@ def _check_same_recipe(target: TrainedModel, source: TrainedModel) -> None:
                 f"runs {target.path.parent} and {source.path.parent} were trained for different "
                 f"tasks: {key} is {mine} and {other}"
             )
-    settings, others = _settings(target), _settings(source)
-    compared = {key for key in settings | others if not key.startswith("run.")} - _IGNORED_KEYS
+    settings, others = (recipe_settings(_record_of(trained)) for trained in (target, source))
+    compared = (settings.keys() | others.keys()) - {"data.validation_size"}
     if differing := sorted(key for key in compared if settings.get(key) != others.get(key)):
         logger.warning(
             f"{source.path.parent} was trained by another recipe than {target.path.parent} "
@@ -133,8 +127,3 @@ def _check_same_recipe(target: TrainedModel, source: TrainedModel) -> None:
 
 def _record_of(trained: TrainedModel) -> RunRecord:
     return trained.record or RunRecord()
-
-
-def _settings(trained: TrainedModel) -> dict[str, Any]:
-    """Return the run's config by dotted key; keys newer than the run have their defaults."""
-    return RunRecord(config=Config().to_dict()).flat_config | _record_of(trained).flat_config

@@ -16,6 +16,7 @@ from typing import Any
 from mnist_ce.config import Config
 from mnist_ce.evaluation.metrics import wilson_interval
 from mnist_ce.report.plots.curves import RunCurves
+from mnist_ce.runs.groups import RunGroup
 from mnist_ce.runs.records import RunRecord
 
 PLOTS = ("confusion_matrix", "mistakes", "weights", "calibration")
@@ -24,6 +25,15 @@ SHOWN = (
     *("dataset_digest", "weights_sha256", "command"),
 )
 MISSING = "–"
+
+
+@dataclass(frozen=True)
+class GroupSection:
+    """The part of the page about groups of runs."""
+
+    groups: Sequence[RunGroup]
+    curves: Sequence[bytes]  # PNG files
+    sentences: Sequence[str]  # one per pair of groups
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,11 @@ class ReportedRun:
         return correct / total
 
 
-def report_page(runs: Sequence[ReportedRun], curves: Mapping[str, bytes]) -> str:
+def report_page(
+    runs: Sequence[ReportedRun],
+    curves: Mapping[str, bytes],
+    groups: GroupSection | None = None,
+) -> str:
     """Return a self-contained HTML page; `curves` are PNG files by what is drawn in them."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -71,10 +85,11 @@ def report_page(runs: Sequence[ReportedRun], curves: Mapping[str, bytes]) -> str
     return jinja.get_template("report.html.j2").render(
         title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
         runs=runs,
-        headline=_headline(runs),
+        headline=_headline(runs) if groups is None else None,
         results=[_results(run) for run in runs],
         best=_best(runs),
         sections=_sections(runs, curves),
+        groups=groups,
         differences=[row for row in differences if not row[0].startswith("run.")],
         epochs=_epochs,
         changed_settings=_changed_settings,

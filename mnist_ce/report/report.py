@@ -6,9 +6,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from mnist_ce.evaluation.evaluate import EvaluationReport, evaluate
 from mnist_ce.network.model import MLP
 from mnist_ce.report import plots
+from mnist_ce.report.groups import group_section
 from mnist_ce.report.page import PLOTS, ReportedRun, report_page
 from mnist_ce.report.plots import Heading
 from mnist_ce.report.plots.canvas import percent
@@ -47,13 +50,14 @@ def report(
         runs = [run for run, record in list_runs(output) if record.is_finished][:1]
     if not runs:
         raise RunError(f"there is no finished run in {output}: train one with 'mnist-ce train'")
-    reported = [_redraw(run, data_dir) for run in runs]
+    right: dict[str, Tensor] = {}
+    reported = [_redraw(run, data_dir, right) for run in runs]
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     curves = [run.curves for run in reported]
     drawn = {name: plots.draw_curve(name, title, curves) for name in plots.QUANTITIES}
     directory = runs[0].path if len(runs) == 1 else output
     path = directory / "report.html" if file is None else Path(file)
-    write_atomically(path, report_page(reported, drawn))
+    write_atomically(path, report_page(reported, drawn, group_section(reported, right)))
     return path
 
 
@@ -65,7 +69,8 @@ def draw_plots(run: RunDir, report: EvaluationReport, rows: Sequence[EpochMetric
     _draw(run, report.trained, plots.RunCurves(run.name, rows, run.read_steps()), report)
 
 
-def _redraw(run: RunDir, data_dir: str | Path | None) -> ReportedRun:
+def _redraw(run: RunDir, data_dir: str | Path | None, right: dict[str, Tensor]) -> ReportedRun:
+    """Redraw the plots of a run; `right` gets the test images it gets right, bool [n], by name."""
     logger.info(f"drawing {run.name}")
     if not run.model_path.is_file():
         raise RunError(f"run {run.path} has no model.pt yet: let it finish an epoch first")
@@ -74,6 +79,7 @@ def _redraw(run: RunDir, data_dir: str | Path | None) -> ReportedRun:
     report = None
     try:
         report = evaluate(trained, data_dir=data_dir, device="cpu")
+        right[run.name] = report.result.predictions == report.result.labels
     except DataError as error:
         logger.warning(f"{run.name}: plots of test images are not redrawn: {error}")
     _draw(run, trained, curves, report)

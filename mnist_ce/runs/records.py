@@ -41,7 +41,7 @@ class RunRecord(BaseModel, extra="allow", strict=True):
     created: str | None = None
     """UTC, ISO 8601."""
     status: str | None = None
-    """`running`, `stopped`, `failed` or `finished`."""
+    """`running`, `stopped`, `failed`, `finished`, or `pruned` by a search."""
     dataset: str | None = None
     dataset_digest: str | None = None
     """SHA-256 of the dataset's arrays."""

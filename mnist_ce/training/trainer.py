@@ -148,7 +148,7 @@ def train(
         if record is not None:
             trainer.resume(record)
         result = trainer.fit(callbacks, stop or StopFlag())
-        if is_main() and config.run.plots and not dry_run:
+        if is_main() and config.run.plots and config.train.test_every >= 0 and not dry_run:
             test = trainer.test_result or trainer.evaluate("test")
             draw_final_plots(result, splits, test, trainer.stop)
         for callback in callbacks:
@@ -338,7 +338,7 @@ class Trainer:
             "images_per_second": round(sums.num_examples / seconds, 1),
         }
         every, is_last = self.config.train.test_every, state.epoch == self.num_epochs
-        tests = is_last or (every > 0 and state.epoch % every == 0)
+        tests = every >= 0 and (is_last or (every > 0 and state.epoch % every == 0))
         row |= broadcast_from_main(lambda: self._validate(test=tests))
         best = state.best_row
         if self.splits.validation is not None and (best is None or _rank(row) > _rank(best)):
@@ -429,7 +429,7 @@ class Trainer:
 
     def _finish(self) -> TrainResult:
         rows = self.state.rows
-        if "test_accuracy" not in rows[-1]:  # patience ended the run
+        if "test_accuracy" not in rows[-1] and self.config.train.test_every >= 0:  # out of patience
             rows[-1] |= self._validate(test=True)
         weights = self._eval_weights()
         self.state.wall_seconds = time.perf_counter() - self.started_at

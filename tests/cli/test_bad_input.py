@@ -141,7 +141,33 @@ WRONG_COMMANDS = {
     f"{TRAIN} --name a/b": "run.name = 'a/b'",
     f"{TRAIN} --name .a": "run.name = '.a'",
     "evaluate --verify": "needs the name of a run",
+    "tune --seeds 4-0": "--seeds 4-0",
+    "tune --seeds 0,0": "two of the runs would be called default-seed0",
+    "tune --seeds 0-99999": "--seeds",
+    "tune --grid momentum=0.5": "section.key=a,b",
+    "tune --grid optimizer.momentum=0.5,1": "optimizer.momentum = 1",
+    "tune --grid optimizer.momentun=0.5": "did you mean optimizer.momentum?",
+    "tune -c fast,fats": "did you mean fast?",
+    "tune --name a/b": "--name a/b",
+    "tune --search nothing.toml": "there is no such file",
+    "tune --search nothing.toml -c fast,99": "one --config",
+    "compare pretrained": "2 to 26 networks",
 }
+WRONG_SPACES: list[tuple[bytes, str]] = [
+    (b"", "names no key"),
+    (b"[optimizer]\nlearningrate = [1]", "did you mean optimizer.learning_rate?"),
+    (b"[optimizer]\nmomentum = { low = 0.5, high = 1.0 }", "optimizer.momentum = 1.0 (from"),
+    (b"[optimizer]\nmomentum = { low = 0.5 }", "or a range { low"),
+    (b"[optimizer]\nmomentum = { low = 0.9, high = 0.5 }", "optimizer.momentum: "),
+    (b"[optimizer]\nmomentum = { low = 0, high = 0.5, log = true }", "optimizer.momentum: "),
+    (b"[optimizer]\nmomentum = { low = 0.1, high = 0.5, lgo = true }", "optimizer.momentum: "),
+    (b"[optimizer]\nnesterov = { low = 0, high = 1 }", "optimizer.nesterov"),
+    (b"[optimizer]\nnesterov = true", "optimizer.nesterov must be a list of choices"),
+    (b"[train]\nepochs = { low = 1.5, high = 3 }", "train.epochs = 1.5"),
+    (b"[train]\nseed = [0, 1]", "cannot be searched"),
+    (b"momentum = [1]", "momentum"),
+    (b"[optimizer]\nmomentum = [0.5, 0.9]", "data.validation_size=5000"),
+]
 WRONG_CONFIGS: list[tuple[bytes, str]] = [
     (b"[train\n", "not valid TOML"),
     (b"\xff\xfe\0", "not valid TOML"),
@@ -205,6 +231,7 @@ UNFINISHED = {**EMPTY_CONFIG, "a/run.json": b'{"format_version": 1}'}
 CASES = [
     *(Case(words, 2, message) for words, message in WRONG_COMMANDS.items()),
     *(Case("train -c {}/c.toml", 2, message, {"c.toml": text}) for text, message in WRONG_CONFIGS),
+    *(Case("tune --search {}/s.toml", 2, text, {"s.toml": toml}) for toml, text in WRONG_SPACES),
     *(Case(CHECK, 1, message, {"x.pt": content}) for content, message in WRONG_CHECKPOINTS),
     *(
         Case("predict {}/x.png --checkpoint {}/y.pt", 1, "x.png", {**files, "y.pt": GOOD})
@@ -235,6 +262,7 @@ CASES = [
     Case(f"{RESUME} -b 3", 2, "batch_size cannot change", UNFINISHED),
     Case("evaluate {} --verify", 1, "there is no run"),
     Case("evaluate {}/a --verify", 1, "is not finished", UNFINISHED),
+    Case("tune --storage nosql://x --output {}/runs", 1, "--storage"),
     # Evaluation
     Case("evaluate {}/x.pt", 1, "neither a file nor a run"),
     Case("evaluate y --output {}", 1, "did you mean y2?", {"y2/notes": b""}),

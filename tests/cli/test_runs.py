@@ -48,7 +48,28 @@ def test_json_holds_plain_values(tmp_path: Path, capsys: Capsys) -> None:
     settings = {"dataset": "mnist", "recipe": "default", "objective": None, "epochs": 2}
     numbers = {"epochs_done": 2, "test_accuracy": 0.9876, "train_seconds": 12.34}
     expected = {**place, **settings, **numbers, "state": "finished", "weights_sha256": "ab"}
+    expected["group"] = None
     assert json.loads(listed(tmp_path, capsys, "--json")) == [expected]
+
+
+def test_runs_that_differ_in_the_seed_alone_are_a_group(tmp_path: Path, capsys: Capsys) -> None:
+    for name, seed, accuracy, rate in (
+        *(("a", 0, 0.98, 0.1), ("b", 1, 0.99, 0.1), ("b-again", 1, 0.99, 0.1)),
+        *(("other", 0, 0.5, 0.2), ("old", 0, 0.6, 0.01)),
+    ):
+        config = {"train": {"seed": seed}, "optimizer": {"learning_rate": rate}}
+        config = {} if name == "old" else config
+        make_run(tmp_path, name, seed=seed, test_accuracy=accuracy, config=config)
+    make_run(tmp_path, "pruned", seed=2, status="pruned", config=config)
+    text = listed(tmp_path, capsys)
+    assert text.count("±") == 1
+    cells = ["mnist", "default", "learning_rate=0.1", "2", "98.50", "±", "0.71", "%"]
+    assert text.splitlines()[-1].split() == [*cells, "12.3", "s"]
+    groups = {run["name"]: run["group"] for run in json.loads(listed(tmp_path, capsys, "--json"))}
+    assert groups["other"] is groups["pruned"] is None
+    assert groups["a"]["n"] == 2
+    assert groups["a"]["seeds"] == [0, 1]
+    assert groups["a"]["test_accuracy_mean"] == pytest.approx(0.985)
 
 
 def test_no_run_is_an_empty_list(tmp_path: Path, capsys: Capsys) -> None:
@@ -66,6 +87,7 @@ def test_no_run_is_an_empty_list(tmp_path: Path, capsys: Capsys) -> None:
         ("stopped", True, "resumable"),
         ("failed", True, "resumable"),
         ("failed", False, "lost"),
+        ("pruned", True, "pruned"),
         ("running", True, "resumable"),  # not locked: it was killed
         ("running", False, "lost"),
     ],

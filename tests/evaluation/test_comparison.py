@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from scipy import stats
 
 from mnist_ce.cli import main
-from mnist_ce.evaluation.comparison import compare, mcnemar_p_value
+from mnist_ce.evaluation.comparison import compare, compare_groups, holm, mcnemar_p_value, p_text
 
 pytestmark = pytest.mark.usefixtures("small_data")
 
@@ -108,3 +109,59 @@ def test_what_cannot_be_compared_is_refused(
 
 def test_runs_of_two_datasets_are_compared_on_a_named_one(runs: Path) -> None:
     assert compare("good", "other", dataset="mnist", output=runs).a.dataset == "mnist"
+
+
+def test_several_are_compared_in_pairs_and_drawn(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plot = tmp_path / "plot.png"
+    names = ["good", "poor", "seed-0"]
+    command = ["compare", *names, "--output", str(runs), "--plot", str(plot)]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    pairs = {(pair["a"], pair["b"]): pair for pair in found["pairs"]}
+    for (a, b), pair in pairs.items():
+        two = compare(names[a], names[b], output=runs)
+        assert pair["only_a_right"] == two.outcomes["only_a_right"]
+        assert pair["mcnemar_p_value"] == two.p_value <= pair["holm_p_value"]
+    assert list(pairs) == [(0, 1), (0, 2), (1, 2)]
+    predictions = [item["predictions"] for item in found["differences"]]
+    assert all(len(set(of_image)) > 1 for of_image in predictions)
+    assert len(predictions) >= len(compare("good", "poor", output=runs).differences)
+    with Image.open(plot) as image:
+        assert image.width > 1_000
+    assert main([*command, "--limit", "3"]) == 0
+    table = capsys.readouterr().out
+    assert f"images with different predictions ({len(predictions)})" in table
+    assert "significant" in table
+
+
+def test_holms_method_and_tiny_p_values() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
+    assert holm([]) == []
+    assert p_text(0.0) == p_text(1e-310) == "p < 1e-300"
+    assert p_text(0.25) == "p = 0.250"
+
+
+def group(generator: torch.Generator, rates: torch.Tensor, num_seeds: int) -> torch.Tensor:
+    """Draw which images networks get right: by image, by seed, and by chance."""
+    shift = 0.02 * torch.randn(num_seeds, 1, generator=generator)
+    return torch.rand(num_seeds, len(rates), generator=generator) < rates + shift
+
+
+def test_groups_are_compared_over_images_and_seeds() -> None:
+    generator = torch.Generator().manual_seed(0)
+    num_rejected = num_found = num_covered = 0
+    for _ in range(200):
+        rates = 0.7 + 0.2 * torch.rand(500, generator=generator)
+        a, equal, better = (group(generator, rates + gain, 3) for gain in (0, 0, 0.08))
+        num_rejected += compare_groups(a, equal).p_value < 0.05
+        found = compare_groups(better, a)
+        num_found += found.p_value < 0.05
+        num_covered += found.interval[0] <= 0.08 <= found.interval[1]
+    assert num_rejected <= 20  # images alone, without the seeds, would reject about half
+    assert num_found >= 80
+    assert num_covered >= 180
+    same = torch.ones(2, 10, dtype=torch.bool)
+    assert compare_groups(same, same).p_value == 1
+    assert compare_groups(same, ~same).p_value == 0

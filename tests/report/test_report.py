@@ -122,6 +122,22 @@ def test_several_runs_are_compared(tmp_path: Path, train_small: Train) -> None:
     assert "train.epochs" not in table[: table.index("slow", 60)]
 
 
+def test_groups_have_means_bands_and_a_verdict(tmp_path: Path, train_small: Train) -> None:
+    names = [f"{kind}-{seed}" for kind in ("slow", "quick") for seed in (0, 1)]
+    for name in names:
+        rate = 0.3 if "quick" in name else 0.01
+        train_small(name, train__seed=int(name[-1]), optimizer__learning_rate=rate)
+    page = Page(report(names, output=tmp_path))
+    text = " ".join(page.text.split())
+    slow, quick = (f"mnist default learning_rate={rate}" for rate in (0.01, 0.3))
+    verdict = r"better than .* percentage points \(95 % interval \d+\.\d+ to \d+\.\d+; p = "
+    assert re.search(f"{quick} is {verdict}", text)
+    assert "It assumes" in text
+    assert text.count("±") == 3
+    assert sum(attrs.get("alt") == "Mean curves of the groups" for _, attrs in page.tags) == 2
+    assert slow in text
+
+
 def test_a_calibrated_run_that_was_stopped(tmp_path: Path, train_small: Train) -> None:
     run = train_small("a").run
     edit_record(run, prediction={"temperature": 1.7}, status="stopped")

@@ -1,0 +1,158 @@
+"""`mnist-ce tune`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer import Option
+
+from mnist_ce.cli import options
+from mnist_ce.cli.printing import logging_to_terminal, note, print_json
+from mnist_ce.cli.runs import print_groups
+from mnist_ce.system.errors import MnistCeError, TrainingError, UsageError
+
+if TYPE_CHECKING:
+    from mnist_ce.training.plan import Plan
+    from mnist_ce.training.tune import TuneResult
+
+
+def tune(
+    config: Annotated[
+        list[str] | None,
+        Option("-c", "--config", help="Recipes or TOML files: fast,99.", metavar="CONFIGS"),
+    ] = None,
+    seeds: Annotated[str, Option(help="Of each setting, as 0-4 or 0,1,7.")] = "0",
+    grid: Annotated[
+        list[str] | None,
+        Option(help="Every value of a key; repeat it for more keys.", metavar="KEY=A,B,C"),
+    ] = None,
+    search: Annotated[
+        str | None, Option(help="A TOML file of ranges and choices to search.", metavar="FILE")
+    ] = None,
+    trials: Annotated[int, Option(min=1, help="Of the search.", metavar="N")] = 20,
+    assignments: Annotated[
+        list[str] | None,
+        Option("--set", help="Any other key, as section.key=value.", metavar="KEY=VALUE"),
+    ] = None,
+    dataset: Annotated[
+        str | None, Option(help="auto, mnist, fashion-mnist, kmnist or synthetic.")
+    ] = None,
+    data_dir: options.DataDir = None,
+    device: Annotated[str | None, Option(help="As for train.", show_default="auto")] = None,
+    threads: Annotated[
+        int, Option(min=0, help="CPU threads of all jobs together.", show_default="all cores")
+    ] = 0,
+    jobs: Annotated[int, Option(min=1, help="Processes on this machine.", metavar="N")] = 1,
+    storage: Annotated[
+        str | None,
+        Option(
+            help="A journal file, or a database URL as Optuna takes it.",
+            show_default="a journal in the folder of the runs",
+            metavar="FILE or URL",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, Option(help="Of the study.", show_default="made from the settings")
+    ] = None,
+    output: options.Output = "checkpoints",
+    json: options.Json = False,
+) -> None:
+    """Train many runs: several recipes and seeds, a grid, or a search by Optuna.
+
+    The same command, started again or elsewhere with the same --output or --storage,
+    shares the work, and goes on with what a killed process left. A search chooses on
+    the validation split; only the chosen setting is tested, once per seed.
+
+    Examples:
+      mnist-ce tune --config fast,99 --seeds 0-4
+      mnist-ce tune -c fast --grid optimizer.learning_rate=0.05,0.1,0.2 --jobs 2
+      mnist-ce tune --search space.toml --trials 50 --set data.validation_size=5000
+    """
+    from mnist_ce.config import parse_assignments
+    from mnist_ce.training import plan as planning
+
+    planning.require_optuna()
+    if jobs > 1:
+        threads = max((threads or os.cpu_count() or 1) // jobs, 1)
+    settings: dict[str, Any] = {
+        "data.dataset": dataset,
+        "data.dir": data_dir,
+        "train.device": device,
+        "train.threads": threads,
+        "run.output": output,
+        **parse_assignments(assignments or []),
+    }
+    configs = [part for text in config or ["default"] for part in text.split(",")]
+    if search and (grid or len(configs) > 1):
+        raise UsageError("--search is for one --config, and not together with --grid")
+    runs = planning.plan_runs(
+        configs, settings, planning.parse_grid(grid or []), planning.parse_seeds(seeds)
+    )
+    space = planning.read_space(search) if search else {}
+    plan = planning.make_plan(runs, space, trials, name, storage)
+
+    if grid and not runs[0].config.data.validation_size:
+        note("to choose among these, measure on a split: --set data.validation_size=5000")
+
+    from mnist_ce.cli.terminal import stop_on_signals
+    from mnist_ce.training.tune import open_study
+    from mnist_ce.training.tune import tune as run_tuning
+
+    with stop_on_signals() as stop:
+        if jobs > 1:
+            open_study(plan.study, plan.storage)  # once, before several processes do
+            _run_workers(plan, jobs)
+        result = run_tuning(plan, stop)  # what is left to do, if anything, and the results
+    if json:
+        print_json(result.to_dict())
+    else:
+        _print(result)
+    if not search and (num_failed := result.count("fail")):
+        raise TrainingError(f"{num_failed} of {len(result.trials)} runs failed; see above")
+
+
+def _run_workers(plan: Plan, jobs: int) -> None:
+    """Train a plan in several processes, and stop them when this one is stopped."""
+    import multiprocessing
+
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_work, args=(plan,)) for _ in range(jobs)]
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    finally:
+        for worker in workers:
+            if worker.is_alive():
+                worker.terminate()  # SIGTERM: it saves its run and stops
+        for worker in workers:
+            if worker.pid is not None:
+                worker.join()
+
+
+def _work(plan: Plan) -> None:
+    from mnist_ce.cli.terminal import stop_on_signals
+    from mnist_ce.training.tune import tune as run_tuning
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starting process gets Ctrl-C, too
+    # The starting process meets the same error when it goes on, and prints it.
+    with logging_to_terminal(), stop_on_signals() as stop, contextlib.suppress(MnistCeError):
+        run_tuning(plan, stop)
+
+
+def _print(result: TuneResult) -> None:
+    if (chosen := result.chosen) is not None:
+        typer.echo(
+            f"{len(result.trials)} trials: {result.count('complete')} complete, "
+            f"{result.count('pruned')} pruned, {result.count('fail')} failed\n"
+            f"chosen on the validation split ({chosen['validation_accuracy']:.2%}): "
+            f"trial {chosen['chosen_trial']}"
+        )
+        for key, value in chosen["settings"].items():
+            typer.echo(f"  {key} = {value}")
+    print_groups(result.groups)

@@ -1,0 +1,96 @@
+"""Groups of runs that differ in the seed alone, with mean and deviation of their results."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mnist_ce.config import Config
+from mnist_ce.runs.records import RunRecord
+
+_IGNORED_KEYS = {
+    *("data.dir", "data.mirror", "data.dataset"),  # the record has the dataset and its digest
+    *("train.seed", "train.device", "train.threads", "train.step", "train.test_every"),
+}
+
+
+@dataclass(frozen=True)
+class RunGroup:
+    """Finished runs with equal settings and different seeds, one per seed."""
+
+    label: str
+    """Dataset and recipe, and the settings in which it differs from groups of the same two."""
+    names: tuple[str, ...]
+    """Of the runs, by seed."""
+    records: tuple[RunRecord, ...]
+
+    def mean(self, key: str) -> float | None:
+        """Return the mean of a number of the records; None where one of them has none."""
+        values = [record[key] for record in self.records]
+        return None if None in values else statistics.fmean(values)
+
+    def deviation(self, key: str) -> float | None:
+        """Return the standard deviation of the sample; None for one run, or as for the mean."""
+        is_defined = len(self.records) > 1 and self.mean(key) is not None
+        return statistics.stdev(record[key] for record in self.records) if is_defined else None
+
+    def accuracy_text(self, split: str = "test") -> str:
+        """Return the accuracy as `mean ± standard deviation` in percent; `-`: not measured."""
+        mean, deviation = (f(f"{split}_accuracy") for f in (self.mean, self.deviation))
+        spread = "" if deviation is None else f" ± {100 * deviation:.2f}"
+        return "-" if mean is None else f"{100 * mean:.2f}{spread} %"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return label, runs, and the mean and deviation of the accuracies as plain values."""
+        content: dict[str, Any] = {"label": self.label, "n": len(self.names)}
+        content |= {"runs": list(self.names), "seeds": [record.seed for record in self.records]}
+        for key in ("test_accuracy", "validation_accuracy"):
+            content |= {f"{key}_mean": self.mean(key), f"{key}_std": self.deviation(key)}
+        return content
+
+
+def recipe_settings(record: RunRecord) -> dict[str, Any]:
+    """Return the settings that make a run's recipe; keys newer than the run have their defaults."""
+    settings = Config().flat() | record.flat_config
+    return {key: value for key, value in settings.items() if is_of_recipe(key)}
+
+
+def is_of_recipe(key: str) -> bool:
+    """Return whether runs with another value of a key, by its dotted name, differ in recipe."""
+    return key not in _IGNORED_KEYS and not key.startswith("run.")
+
+
+def group_runs(runs: Iterable[tuple[str, RunRecord]]) -> list[RunGroup]:
+    """Group runs, given by name and record, that differ in their seed alone, in the order given.
+
+    Unfinished and untested runs are left out. A seed counts once, since a repeated run has the
+    same result: of several runs with one seed, the first is taken.
+    """
+    groups: dict[str, dict[int, tuple[str, RunRecord]]] = {}
+    for name, record in runs:
+        if record.is_finished and record.test_accuracy is not None and record.seed is not None:
+            task = [record.dataset, record.dataset_digest, record.class_names]
+            key = json.dumps([task, recipe_settings(record)], sort_keys=True)
+            groups.setdefault(key, {}).setdefault(record.seed, (name, record))
+    members = [[seeds[seed] for seed in sorted(seeds)] for seeds in groups.values()]
+    labels = _labels([runs[0][1] for runs in members])
+    return [
+        RunGroup(label, tuple(name for name, _ in runs), tuple(record for _, record in runs))
+        for label, runs in zip(labels, members, strict=True)
+    ]
+
+
+def _labels(records: Sequence[RunRecord]) -> list[str]:
+    names = [f"{record.dataset} {record.recipe}" for record in records]
+    settings = [recipe_settings(record) for record in records]
+    labels = []
+    for name, own in zip(names, settings, strict=True):
+        alike = [other for other, its_name in zip(settings, names, strict=True) if its_name == name]
+        differing = [key for key in own if any(other.get(key) != own[key] for other in alike)]
+        labels.append(
+            " ".join([name, *(f"{key.partition('.')[2]}={own[key]}" for key in differing)])
+        )
+    return labels
