@@ -54,6 +54,8 @@ class DataConfig(Section):
     """The folder of the datasets; files are downloaded to it."""
     mirror: str = ""
     """The only address to download from; empty: torchvision's mirrors."""
+    drawn: Count = 0
+    """How many digits in the hands of the world, drawn by the program, training gets beside its own."""
     validation_size: Count = 0
     """How many training images are held out for validation; 0: none."""
     classes: tuple[Count, ...] = Field(default=(), strict=False)
