@@ -55,7 +55,7 @@ class DataConfig(Section):
     mirror: str = ""
     """The only address to download from; empty: torchvision's mirrors."""
     drawn: Count = 0
-    """How many digits in the hands of the world, drawn by the program, training gets beside its own."""
+    """How many digits in the hands of the world are drawn and added to the training images."""
     validation_size: Count = 0
     """How many training images are held out for validation; 0: none."""
     classes: tuple[Count, ...] = Field(default=(), strict=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import tomllib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -44,9 +44,11 @@ def load_styles(name: str = "styles") -> tuple[Style, ...]:
     """Return the styles of a file beside this one, `styles` or `hands`, those of 0 first."""
     content = Path(__file__).with_name(f"{name}.toml").read_text(encoding="utf-8")
     tables = tomllib.loads(content)
-    plain = tables.pop("plain", [])
-    styles = [style for style in (load_styles() if plain else ()) if style.digit in plain]
-    for digit, rows in tables.items():
+    plain = tables.pop("plain", {"digits": []})
+    others = load_styles() if plain["digits"] else ()
+    chosen = [style for style in others if style.digit in plain["digits"]]
+    styles = [replace(style, variation=plain["variation"]) for style in chosen]
+    for digit, rows in tables.pop("hands", tables).items():
         for row in rows:
             # A point of two numbers is a rectangle without extent.
             pieces = tuple(
