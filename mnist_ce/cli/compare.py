@@ -35,7 +35,7 @@ def compare(
     """Compare two networks on the same images, and test whether the difference is significant.
 
     Examples:
-      mnist-ce compare my-run pretrained
+      mnist-ce compare my-run mnist
       mnist-ce compare first-run second-run --limit 5
     """
     from mnist_ce.evaluation.comparison import compare as run_comparison

@@ -27,11 +27,13 @@ from mnist_ce.reader.image_io import ImageSource
 from mnist_ce.reader.pool import PreprocessedImage, PreprocessOptions, PreprocessPool
 from mnist_ce.reader.segmentation import Hypothesis, Stages
 from mnist_ce.runs.load_model import TrainedModel, check_input_scale, load_model
+from mnist_ce.runs.run_dir import shipped_weights
 from mnist_ce.system.device import resolve_device
 from mnist_ce.system.errors import UsageError
 
 SPLIT_MARGIN_NATS = 0.5  # how much more confident several digits must be than one
 TYPICAL_PAIR_ASPECT = 1.25  # width over height of two digits; narrower ones need a larger margin
+DEFAULT_WEIGHTS = "world"  # reads photographs better than a run of the classic recipe
 CONFIDENCE_WEIGHT = 2.0  # of the network's log-confidence beside the segmentation's log-score
 JSON_FIELDS = ("path", "index", "label", "class_name", "probability", "top_k", "status", "reason")
 
@@ -89,8 +91,9 @@ def predict(
     """Return a record for each image, in order, or for each of its digits with `multi`.
 
     An image is a path, the bytes of a file, a Pillow image, or uint8 [height, width] or
-    [height, width, 3 or 4]. For the network see `load_model`; a `TrainedModel` keeps its own input
-    scale unless another is given. The settings are the fields of `PredictionSettings`.
+    [height, width, 3 or 4]. For the network see `load_model`, but None is the shipped `world`; a
+    `TrainedModel` keeps its own input scale unless another is given. The settings are the fields of
+    `PredictionSettings`.
 
     Raises:
         CheckpointError: If the network cannot be loaded.
@@ -100,6 +103,7 @@ def predict(
     sources: Iterable[ImageSource] = [images] if single else images  # type: ignore[list-item,assignment]
     checked = PredictionSettings(**settings)
     if not isinstance(checkpoint, TrainedModel):
+        checkpoint = checkpoint or shipped_weights(DEFAULT_WEIGHTS)
         trained = load_model(checkpoint, output, input_mean=input_mean, input_std=input_std)
     elif (input_mean, input_std) == (0.0, 1.0):
         trained = checkpoint
@@ -223,20 +227,21 @@ class Predictor:
     def to_prediction(self, path: str | None, index: int, chosen: ResolvedHypothesis) -> Prediction:
         """Return the record of one digit."""
         scores, names = chosen.digits[index], self.trained.class_names
-        order = np.argsort(-scores.probabilities, kind="stable")
+        labels, probabilities = self.trained.labels, scores.probabilities
+        order = np.argsort(-probabilities, kind="stable")
         # A network of one output predicts yes above 1/2, as its objective does.
         binary = isinstance(self.trained.objective, Binary)
-        label = int(scores.probabilities[1] > 0.5) if binary else int(order[0])
-        probability = float(scores.probabilities[label])
+        best = int(probabilities[1] > 0.5) if binary else int(order[0])
+        probability = float(probabilities[best])
         reason = self._rejection(scores, probability, chosen)
         top = [
-            {"label": int(k), "class_name": names[k], "probability": float(scores.probabilities[k])}
+            {"label": labels[k], "class_name": names[k], "probability": float(probabilities[k])}
             for k in order[: self.settings.top_k]
         ]
         status = "ok" if reason is None else "rejected"
         pixels, stages = scores.pixels, chosen.hypothesis.stages if index == 0 else {}
         return Prediction(
-            path, index, status, label, names[label], probability, top, reason, pixels, stages
+            path, index, status, labels[best], names[best], probability, top, reason, pixels, stages
         )
 
     def _rejection(

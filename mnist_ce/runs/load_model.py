@@ -48,6 +48,16 @@ class TrainedModel:
         return self.dataset in ("mnist", "synthetic")
 
     @property
+    def labels(self) -> tuple[int, ...]:
+        """The label in its dataset of each class, such as 3 and 8 with `data.classes = [3, 8]`."""
+        every = tuple(range(len(self.class_names)))
+        chosen = self.record.flat_config.get("data.classes") if self.record else None
+        if isinstance(self.objective, Binary) or not isinstance(chosen, list):
+            return every
+        fits = len(chosen) == len(every) and all(isinstance(label, int) for label in chosen)
+        return tuple(chosen) if fits else every
+
+    @property
     def label(self) -> str:
         """The run's name where the checkpoint is a run's, else its path."""
         return (self.record.name if self.record else None) or str(self.path)
@@ -63,8 +73,9 @@ def load_model(
     """Load a network by path, run or name.
 
     Args:
-        checkpoint: A file, a run's directory or name, or `pretrained`; None: the newest finished
-            multi-class run in `output`, or else the shipped weights.
+        checkpoint: A file, a run's directory or name, shipped weights (`world`, or `mnist` alias
+            `pretrained`), or `latest`: the newest finished multi-class run of at least ten classes
+            in `output`; None: that run, or else `mnist`.
         output: The directory of the runs.
         input_mean: For a network trained on normalised pixels: (pixel/255 - mean) / std.
         input_std: See `input_mean`.

@@ -40,7 +40,8 @@ def _write(style: Style, num_images: int, generator: torch.Generator) -> tuple[T
     # A stroke's free ends vary most: it starts early or late, runs on or stops short.
     looseness = torch.tensor([1.5 if point in style.free_ends else 1.0 for point in style.points])
     sloppiness = lognormal(0.04, 0.5).clamp(max=0.09)[:, :, None] * looseness[:, None]
-    low, high = torch.tensor(style.points).split(2, dim=1)  # [points, 2] each
+    corners = torch.tensor(style.points)
+    low, high = corners[:, :2], corners[:, 2:]  # [points, 2] each
     points = low + v * sloppiness * normal(num_points, 2)  # [n, points, 2]
     if not torch.equal(low, high):
         points = points + (high - low) * torch.rand(points.shape, generator=generator)
