@@ -30,7 +30,8 @@ def line(x: float, y: float, x2: float, y2: float, bow: float = 0.0) -> Stroke:
     """A line that bows out to its left, as seen along it, by a share of its length."""
     t = np.linspace(0, 1, 24)[:, None]
     start, way = np.array([x, y]), np.array([x2 - x, y2 - y])
-    return start + t * way + 4 * bow * t * (1 - t) * np.array([way[1], -way[0]])
+    points: Stroke = start + t * way + 4 * bow * t * (1 - t) * np.array([way[1], -way[0]])
+    return points
 
 
 def arc(x: float, y: float, rx: float, ry: float, start: float, end: float) -> Stroke:
@@ -209,6 +210,7 @@ STYLES: dict[str, Callable[[Rng], Strokes]] = {
     "1 slanted": one_slanted,
     "1 short upstroke": lambda rng: [upstroke(rng, (0.15, 0.28), (30, 65)), stem(rng)],
     "1 upstroke": lambda rng: [upstroke(rng, (0.28, 0.5), (35, 65)), stem(rng)],
+    "1 flat upstroke": lambda rng: [upstroke(rng, (0.25, 0.45), (25, 40)), stem(rng)],
     "1 long upstroke": lambda rng: [upstroke(rng, (0.5, 0.8), (45, 70)), stem(rng)],
     "1 caret": lambda rng: [upstroke(rng, (0.8, 1.05), (55, 72)), stem(rng)],
     "1 foot": lambda rng: [stem(rng), foot(rng)],
@@ -245,7 +247,7 @@ def draw(style: str, pen: str, rng: Rng) -> Image.Image:
     side = u(rng, 120, 260) if pen != "mouse" else u(rng, 60, 200)
     shares = {"pen": u(rng, 0.04, 0.11), "brush": u(rng, 0.13, 0.2), "mouse": 0.0}
     width = max(1, round(side * shares[pen]))
-    aspect, slant = u(rng, 0.55, 0.85), u(rng, -0.12, 0.4)
+    aspect, slant = u(rng, 0.55, 0.95), u(rng, -0.12, 0.4)
     turn = math.radians(u(rng, -7, 7))
     phases, waves = rng.uniform(0, 2 * np.pi, 2), rng.uniform(-0.02, 0.02, 2)
     ink, paper = round(u(rng, 0, 90)), round(u(rng, 190, 255))

@@ -122,7 +122,7 @@ def evaluate(
     """
     trained = checkpoint if isinstance(checkpoint, TrainedModel) else load_model(checkpoint, output)
     torch_device = resolve_device(device)
-    splits = load_splits_of(trained, dataset=dataset, data_dir=data_dir)
+    splits = load_splits_of(trained, dataset=dataset, data_dir=data_dir, only_test=split == "test")
     return evaluate_split(trained, splits, split, torch_device)
 
 
@@ -138,9 +138,15 @@ def evaluate_split(
 
 
 def load_splits_of(
-    trained: TrainedModel, *, dataset: str | None = None, data_dir: str | Path | None = None
+    trained: TrainedModel,
+    *,
+    dataset: str | None = None,
+    data_dir: str | Path | None = None,
+    only_test: bool = False,
 ) -> DataSplits:
     """Load the data that a network was trained on, split as in training.
+
+    With `only_test` no digits are drawn, which takes a while, for the other splits.
 
     Raises:
         DataError: If the data is missing or damaged; no other dataset takes its place.
@@ -150,7 +156,9 @@ def load_splits_of(
     has_config = trained.record is not None and path.is_file()
     config = resolve_config(path, environment={}) if has_config else Config()
     folder = str(data_dir) if data_dir is not None else resolve_config().data.dir
-    update = {"dataset": dataset or trained.dataset or "mnist", "dir": folder}
+    update: dict[str, Any] = {"dataset": dataset or trained.dataset or "mnist", "dir": folder}
+    if only_test or dataset:
+        update["drawn"] = 0
     data = config.data.model_copy(update=update)
     kind = "binary" if isinstance(trained.objective, Binary) else "multiclass"
     objective = config.objective.model_copy(update={"kind": kind})
