@@ -128,7 +128,8 @@ def predict(
 def _which_network(trained: TrainedModel, output: str | None) -> str:
     """Return which network predicts, and the newest run in `output` that could, in a line."""
     if output is None:
-        return f"predicting with {trained.path}"
+        name, path = sanitize(trained.label), sanitize(str(trained.path))
+        return f"predicting with {name}" + (f" ({path})" if name != path else "")
     from mnist_ce.runs.run_dir import newest_run
 
     line = f"predicting with the shipped weights {trained.path.parent.name}"
