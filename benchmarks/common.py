@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from functools import cache
 from importlib import metadata
@@ -54,7 +56,21 @@ def timing_parser(description: str | None) -> argparse.ArgumentParser:
     parser = argument_parser(description)
     parser.add_argument("--repeats", type=int, default=7, help="rounds; medians are reported")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch")
+    parser.add_argument("--busy", type=int, default=0, help="endless loops beside it, a core each")
     return parser
+
+
+@contextlib.contextmanager
+def busy_loops(count: int) -> Iterator[None]:
+    """Keep so many cores busy with other processes, which end on leaving."""
+    command = [sys.executable, "-c", "while True: pass"]
+    processes = [subprocess.Popen(command) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def interleaved(

@@ -2,8 +2,9 @@
 
     MNIST_CE_DATA_DIR=… python -m benchmarks.peers
 
-scikit-learn's `MLPClassifier` and a JAX epoch (`jit` over `lax.scan`) beside the fast step: 60,000
-images, batch 64, SGD at rate 0.01 with momentum 0.5, float32. Compilation is not counted.
+scikit-learn's `MLPClassifier` and a JAX epoch (`jit` over `lax.scan`) beside the tutorial loop and
+the own steps: 60,000 images, batch 64, SGD at rate 0.01 with momentum 0.5, float32. Compilation is
+not counted. `--busy 1` runs an endless loop beside it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import interleaved, median_range, mnist, print_table, ratios, timing_parser
-from benchmarks.step import CONDITIONS, LEARNING_RATE, MOMENTUM, own_epoch
+from benchmarks.common import (
+    busy_loops,
+    interleaved,
+    median_range,
+    mnist,
+    print_table,
+    ratios,
+    timing_parser,
+)
+from benchmarks.step import (
+    CONDITIONS,
+    LEARNING_RATE,
+    MOMENTUM,
+    TUTORIAL,
+    fast_steps,
+    own_epoch,
+    tutorial_loop,
+)
 from mnist_ce.network import HIDDEN
 
 BATCH_SIZE = 64
@@ -102,7 +119,11 @@ def main() -> None:
     train = mnist().train
     images = train.images.flatten(1).numpy().astype(np.float32) / 255
     labels = train.labels.numpy()
-    tasks = {"mnist-ce, fast step": own_epoch("fast", train, HIDDEN, BATCH_SIZE)}
+    tasks = {
+        TUTORIAL: tutorial_loop(train, HIDDEN, BATCH_SIZE),
+        "plain step": own_epoch("plain", train, HIDDEN, BATCH_SIZE),
+        **fast_steps(train),
+    }
     for name, module, make in (
         ("scikit-learn MLPClassifier", "sklearn", scikit_learn),
         ("JAX, jit and scan", "jax", jax_epoch),
@@ -111,12 +132,13 @@ def main() -> None:
             print(f"skipped: {name} ({module} is not installed)", file=sys.stderr)
         else:
             tasks[name] = make(images, labels)
-    times = interleaved(tasks, options.repeats)
+    with busy_loops(options.busy):
+        times = interleaved(tasks, options.repeats)
     print_table(
         f"One epoch of 60,000 images, batch 64, {CONDITIONS.format(**vars(options))}",
-        {"": str, "seconds": median_range(2), "× mnist-ce": median_range(2)},
+        {"": str, "seconds": median_range(2), "× the fast step, 2 workers": median_range(2)},
         [
-            (name, values, ratios(values, times["mnist-ce, fast step"]))
+            (name, values, ratios(values, times["fast step, 2 workers"]))
             for name, values in times.items()
         ],
         as_json=options.json,

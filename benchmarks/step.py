@@ -3,20 +3,29 @@
     MNIST_CE_DATA_DIR=… python -m benchmarks.step --repeats 15
 
 All run in turn in one process. The tutorial loop is a `DataLoader` over torchvision's MNIST.
-`--growth` shows how the cost grows with batch size and width, `--augment best` what the distortions
-of a recipe add.
+`--busy 1` runs an endless loop beside it, `--growth` shows how the cost grows with batch size and
+width, `--augment best` what the distortions of a recipe add.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import interleaved, median_range, mnist, print_table, ratios, timing_parser
+from benchmarks.common import (
+    busy_loops,
+    interleaved,
+    median_range,
+    mnist,
+    print_table,
+    ratios,
+    timing_parser,
+)
 from mnist_ce.config import AugmentConfig, OptimizerConfig, resolve_config
 from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.data.splits import Split
@@ -24,11 +33,14 @@ from mnist_ce.evaluation.inference import evaluate
 from mnist_ce.network import HIDDEN
 from mnist_ce.network.model import MLP
 from mnist_ce.network.objective import Multiclass
+from mnist_ce.system.device import use_threads
 from mnist_ce.training.steps import make_step
 
 LEARNING_RATE, MOMENTUM = 0.01, 0.5
 PRODUCTS, TUTORIAL = "14 products by torch.mm", "tutorial loop"
-CONDITIONS = "{threads} threads, median (min to max) of {repeats} interleaved rounds"
+CONDITIONS = (
+    "{threads} threads, {busy} busy loops, median (min to max) of {repeats} interleaved rounds"
+)
 
 
 def matrix_products(hidden: Sequence[int], batch_size: int, num_steps: int) -> Callable[[], float]:
@@ -93,14 +105,16 @@ def own_epoch(
     hidden: Sequence[int],
     batch_size: int,
     augment: AugmentConfig | None = None,
+    threads: int = 0,
 ) -> Callable[[], float]:
-    """Return a task that times an epoch of one of this package's steps."""
+    """Return a task that times an epoch of one of this package's steps (0: torch's threads)."""
     torch.manual_seed(0)
     batches = DeviceLoader(
         train.images, train.labels, batch_size=batch_size, seed=0, augment=augment
     )
     optimizer = OptimizerConfig(momentum=MOMENTUM)
-    step = make_step(kind, MLP(hidden), batches, Multiclass(), optimizer)
+    with use_threads(threads):  # the fast step's number of workers
+        step = make_step(kind, MLP(hidden), batches, Multiclass(), optimizer)
     epochs = itertools.count(1)
 
     def run() -> float:
@@ -112,6 +126,14 @@ def own_epoch(
         return time.perf_counter() - start
 
     return run
+
+
+def fast_steps(train: Split) -> dict[str, Callable[[], float]]:
+    """Return tasks that time an epoch of the fast step with one worker and with two."""
+    return {
+        f"fast step, {name}": own_epoch("fast", train, HIDDEN, 64, threads=threads)
+        for threads, name in ((1, "1 worker"), (2, "2 workers"))
+    }
 
 
 def evaluation(train: Split) -> Callable[[], float]:
@@ -126,17 +148,17 @@ def evaluation(train: Split) -> Callable[[], float]:
     return run
 
 
-def compare_steps(train: Split, repeats: int, *, as_json: bool) -> None:
+def compare_steps(train: Split, options: Namespace) -> None:
     """Print the time of an epoch of each step beside the products and the tutorial loop."""
     tasks = {
         PRODUCTS: matrix_products(HIDDEN, 64, -(-len(train) // 64)),
         TUTORIAL: tutorial_loop(train, HIDDEN, 64),
         "plain step": own_epoch("plain", train, HIDDEN, 64),
-        "fast step": own_epoch("fast", train, HIDDEN, 64),
+        **fast_steps(train),
         "evaluation of as many images": evaluation(train),
     }
-    times = interleaved(tasks, repeats)
-    conditions = CONDITIONS.format(threads=torch.get_num_threads(), repeats=repeats)
+    times = interleaved(tasks, options.repeats)
+    conditions = CONDITIONS.format(**vars(options))
     print_table(
         f"One epoch of 60,000 images, batch 64, {conditions}",
         {
@@ -149,11 +171,11 @@ def compare_steps(train: Split, repeats: int, *, as_json: bool) -> None:
             (name, values, ratios(values, times[PRODUCTS]), ratios(times[TUTORIAL], values))
             for name, values in times.items()
         ],
-        as_json=as_json,
+        as_json=options.json,
     )
 
 
-def compare_sizes(train: Split, repeats: int, *, as_json: bool) -> None:
+def compare_sizes(train: Split, options: Namespace) -> None:
     """Print the time of an epoch for several batch sizes and widths, beside its products."""
     rows = []
     for batch_size, factor in ((16, 1), (64, 1), (256, 1), (1024, 1), (64, 2), (64, 4)):
@@ -163,11 +185,11 @@ def compare_sizes(train: Split, repeats: int, *, as_json: bool) -> None:
             "products": matrix_products(hidden, batch_size, -(-len(part) // batch_size)),
             "fast": own_epoch("fast", part, hidden, batch_size),
         }
-        times = interleaved(tasks, repeats)
+        times = interleaved(tasks, options.repeats)
         scale = len(train) / len(part)
         seconds = [[scale * value for value in values] for values in times.values()]
         rows.append((batch_size, factor, *seconds, ratios(times["fast"], times["products"])))
-    conditions = CONDITIONS.format(threads=torch.get_num_threads(), repeats=repeats)
+    conditions = CONDITIONS.format(**vars(options))
     print_table(
         f"Seconds per epoch of 60,000 images as work grows, {conditions} (wider networks timed on "
         "a part of the images and scaled)",
@@ -179,7 +201,7 @@ def compare_sizes(train: Split, repeats: int, *, as_json: bool) -> None:
             "× the products": median_range(2),
         },
         rows,
-        as_json=as_json,
+        as_json=options.json,
     )
 
 
@@ -188,16 +210,16 @@ def _part(tensor: Tensor, factor: int) -> Tensor:
     return tensor[: len(tensor) // factor**2 // 64 * 64] if factor > 1 else tensor
 
 
-def compare_augmentation(train: Split, config: str, repeats: int, *, as_json: bool) -> None:
+def compare_augmentation(train: Split, options: Namespace) -> None:
     """Print what the distortions of a recipe add to the plain and the fast step."""
-    augment = resolve_config(config).augment
+    augment = resolve_config(options.augment).augment
     batch_size, part = 128, Split(train.images[:6_400], train.labels[:6_400])
     tasks = {
         (kind, distorted): own_epoch(kind, part, HIDDEN, batch_size, augment if distorted else None)
         for kind in ("plain", "fast")
         for distorted in (False, True)
     }
-    times = interleaved(tasks, repeats)
+    times = interleaved(tasks, options.repeats)
     to_milliseconds = 1000 / (len(part) // batch_size)  # per step
     rows = []
     for kind in ("plain", "fast"):
@@ -205,9 +227,9 @@ def compare_augmentation(train: Split, config: str, repeats: int, *, as_json: bo
         columns = [[to_milliseconds * t for t in values] for values in (undistorted, distorted)]
         added = [100 * (ratio - 1) for ratio in ratios(distorted, undistorted)]
         rows.append((f"{kind} step", *columns, added))
-    conditions = CONDITIONS.format(threads=torch.get_num_threads(), repeats=repeats)
+    conditions = CONDITIONS.format(**vars(options))
     print_table(
-        f"Milliseconds per step of {batch_size} images with the distortions of {config}, "
+        f"Milliseconds per step of {batch_size} images with the distortions of {options.augment}, "
         f"{conditions}",
         {
             "": str,
@@ -216,7 +238,7 @@ def compare_augmentation(train: Split, config: str, repeats: int, *, as_json: bo
             "added, %": median_range(0),
         },
         rows,
-        as_json=as_json,
+        as_json=options.json,
     )
 
 
@@ -227,13 +249,9 @@ def main() -> None:
     parser.add_argument("--augment", metavar="CONFIG", help="the cost of a recipe's distortions")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    train, repeats, as_json = mnist().train, options.repeats, options.json
-    if options.growth:
-        compare_sizes(train, repeats, as_json=as_json)
-    elif options.augment:
-        compare_augmentation(train, options.augment, repeats, as_json=as_json)
-    else:
-        compare_steps(train, repeats, as_json=as_json)
+    compare = compare_augmentation if options.augment else compare_steps
+    with busy_loops(options.busy):
+        (compare_sizes if options.growth else compare)(mnist().train, options)
 
 
 if __name__ == "__main__":

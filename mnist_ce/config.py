@@ -94,7 +94,9 @@ class TrainConfig(Section):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`; only `auto` chooses."""
     threads: Count = 0
-    """CPU threads; 0: torch's default."""
+    """CPU threads; 0: torch's default. The `fast` step gives the same bytes with any number."""
+    shares: Annotated[int, Field(ge=1, le=256)] = 2
+    """Parts of a batch that the `fast` step computes apart: the most threads that it can use."""
     step: Literal["auto", "plain", "fast", "cuda-graph"] = "auto"
     """How one optimisation step is computed; the result is the same."""
     test_every: Count = 1

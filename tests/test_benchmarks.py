@@ -7,6 +7,7 @@ import itertools
 import json
 import runpy
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,8 @@ def test_each_explains_itself(
 
 def test_cost_of_distortions(capsys: pytest.CaptureFixture[str]) -> None:
     images = torch.randint(0, 256, (256, 28, 28), dtype=torch.uint8)
-    compare_augmentation(Split(images, torch.randint(0, 10, (256,))), "best", 1, as_json=False)
+    options = Namespace(augment="best", repeats=1, threads=1, busy=0, json=False)
+    compare_augmentation(Split(images, torch.randint(0, 10, (256,))), options)
     printed = capsys.readouterr().out
     assert "| plain step |" in printed
     assert "| fast step |" in printed

@@ -17,6 +17,8 @@ from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.distributed import is_main
 from mnist_ce.training.callbacks import BatchInfo, Callback, RunInfo, StopFlag, TrainResult
 
+WINDOW_BATCHES, WINDOW_SECONDS = 50, 0.5  # the least over which the speed is measured
+
 
 class TerminalCallback(Callback):
     """Prints the progress of training to stderr: a line per epoch, and a bar on a terminal.
@@ -30,18 +32,23 @@ class TerminalCallback(Callback):
         self.verbose = verbose
         self.bar: tqdm[Any] | None = None
         self.next_refresh = 0.0
+        self.first_rate: float | None = None  # images per second in the first window; 0: warned
+        self.window = (0, 0.0)  # batches since it began, and when it began
 
     def on_start(self, info: RunInfo) -> None:
         """Print a line on the data, the batch size, the step and the device."""
         self.info = info
         if not self.quiet:
+            threads = f", {info.num_workers} thread{'s' * (info.num_workers > 1)}"
             note(
                 f"{info.dataset}: {info.num_images:,} images, batches of "
                 f"{info.config.train.batch_size}, {info.step} step on {info.device}"
+                f"{threads if info.device == 'cpu' else ''}"
             )
 
     def on_batch(self, info: BatchInfo) -> None:
         """Advance the bar, or print a line every `log_interval` batches."""
+        self._check_speed()
         is_due = info.batch % self.info.config.run.log_interval == 0
         if self.verbose:
             is_due = is_due or info.batch == self.info.num_batches
@@ -69,9 +76,30 @@ class TerminalCallback(Callback):
         self.bar.n = info.batch
         self.bar.set_postfix_str(f"{loss}, {rate}")
 
+    def _check_speed(self) -> None:
+        """Warn once when training on a CPU has become less than half as fast as at its start."""
+        batches, began = self.window
+        seconds = time.monotonic() - began
+        if not began:
+            self.window = (0, time.monotonic())
+        elif batches + 1 < WINDOW_BATCHES or seconds < WINDOW_SECONDS:
+            self.window = (batches + 1, began)
+        else:
+            rate = (batches + 1) * self.info.config.train.batch_size / seconds
+            self.window = (0, time.monotonic())
+            if self.first_rate is None:
+                self.first_rate = rate
+            elif rate < self.first_rate / 2 and self.info.device == "cpu":
+                warn(
+                    f"training has slowed down from {self.first_rate:,.0f} to {rate:,.0f} "
+                    "images/s: another program is using the CPU"
+                )
+                self.first_rate = 0.0
+
     def on_epoch(self, metrics: EpochMetrics) -> None:
         """Print a line of the epoch's metrics."""
         self.close()
+        self.window = (0, 0.0)  # the test, and what else happens between epochs, is not training
         if not self.quiet:
             note(epoch_line(metrics, self.info.num_epochs))
 

@@ -49,21 +49,37 @@ def distort(
 ) -> Tensor:
     """Distort each image of a batch, float32 [batch, 784] or [batch, 28, 28], in its own way.
 
-    Rotation, scale, shear and shift are drawn uniformly from ± their strength; a positive angle is
-    counterclockwise. The displacements of the elastic control points are normal, and interpolated
-    bicubically. The run's `seed` and the optimisation `step` decide all that is random here.
-
-    The result, in [0, 1] as the images are, is written to `out` if given: contiguous and of the
-    images' shape, or the images themselves. Where nothing is distorted and no `out` is given, the
-    images themselves are returned.
+    For `seed` and `step` see `draw_coefficients`; for the result, `apply_distortion`. Where nothing
+    is distorted and no `out` is given, the images themselves are returned.
     """
     if not strengths.distorts:
         return images if out is None else out.copy_(images)
+    coefficients = draw_coefficients(strengths, len(images), seed=seed, step=step)
+    return apply_distortion(images, coefficients.to(images.device), strengths.elastic_grid, out)
+
+
+def draw_coefficients(strengths: AugmentConfig, num_images: int, *, seed: int, step: int) -> Tensor:
+    """Draw the distortions of a batch, float32 [batch, 2, 3 + n²], on the CPU.
+
+    Rotation, scale, shear and shift are drawn uniformly from ± their strength; a positive angle is
+    counterclockwise. The displacements of the elastic control points are normal, and interpolated
+    bicubically. The run's `seed` and the optimisation `step` decide all that is random here.
+    """
     generator = torch.Generator().manual_seed(generator_seed(seed, step))
     # In [-1, 1), drawn whichever strengths are on: switching one leaves the others as they were.
-    uniform = torch.rand(6, len(images), generator=generator).mul_(2).sub_(1)
-    coefficients = compose_coefficients(strengths, uniform, generator).to(images.device)
-    distorted = resample(images.view(-1, 1, _SIDE, _SIDE), coefficients, strengths.elastic_grid)
+    uniform = torch.rand(6, num_images, generator=generator).mul_(2).sub_(1)
+    return compose_coefficients(strengths, uniform, generator)
+
+
+def apply_distortion(
+    images: Tensor, coefficients: Tensor, elastic_grid: int, out: Tensor | None = None
+) -> Tensor:
+    """Distort images, float32 [n, 784] or [n, 28, 28], by their rows of coefficients.
+
+    The result, in [0, 1] as the images are, is written to `out` if given: of the images' shape, or
+    the images themselves.
+    """
+    distorted = resample(images.view(-1, 1, _SIDE, _SIDE), coefficients, elastic_grid)
     # Rounding can carry an interpolated value a hair past 1.
     return torch.clamp(distorted.view(images.shape), 0.0, 1.0, out=out)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mnist_ce.config import AugmentConfig
-from mnist_ce.data.augment import distort
+from mnist_ce.data.augment import apply_distortion, distort, draw_coefficients
 from mnist_ce.system.device import derived_generator
 
 
@@ -78,3 +78,28 @@ class DeviceLoader:
         """Return the inputs and labels of one batch without distortion."""
         inputs = scale_pixels(self.images.index_select(0, indices), out=out)
         return inputs, self.labels.index_select(0, indices)
+
+    def draw_distortion(self, num_images: int, step: int) -> Tensor | None:
+        """Draw the distortions of the batch of a step, for `gather`; None: it has none."""
+        if self.augment is None or not self.is_augmented(step):
+            return None
+        return draw_coefficients(self.augment, num_images, seed=self.seed, step=step)
+
+    def gather(
+        self,
+        indices: Tensor,
+        distortion: Tensor | None,
+        pixels: Tensor,
+        *,
+        inputs: Tensor,
+        labels: Tensor,
+    ) -> None:
+        """Write a part of a batch to `inputs`, float32 [n, 784], and `labels`, int64 [n].
+
+        `distortion` holds its rows of `draw_distortion`; `pixels`, uint8 [n, 784], is overwritten.
+        """
+        torch.index_select(self.labels, 0, indices, out=labels)
+        torch.index_select(self.images, 0, indices, out=pixels)
+        torch.div(pixels, 255.0, out=inputs)
+        if distortion is not None and self.augment is not None:
+            apply_distortion(inputs, distortion, self.augment.elastic_grid, out=inputs)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from mnist_ce.data.loader import scale_pixels
-from mnist_ce.network.linear_ops import linear
 from mnist_ce.network.model import MLP
 from mnist_ce.network.objective import Objective
+from mnist_ce.system.workers import shared_workers
 
-BATCH_SIZE = 2_000
+BATCH_SIZE = 500
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,23 @@ def predict_logits(
     `model` is any module that maps (pixel/255 - mean) / std, float32 [batch, 784], to [batch,
     outputs]; it is called in evaluation mode. `images` are uint8 [n, 28, 28], on its device.
     """
-    by_products = images.device.type == "cpu" and _is_plain(model)
-    forward = _forward_by_products if by_products else nn.Module.__call__
-    logits = []
+    batches = torch.split(images, BATCH_SIZE)
+    logits: list[Tensor] = [images] * len(batches)  # each is replaced
+
+    def predict_batch(number: int) -> None:
+        inputs = scale_pixels(batches[number])  # → [batch, 784]
+        if (mean, std) != (0.0, 1.0):
+            inputs = (inputs - mean) / std
+        logits[number] = model(inputs)  # → [batch, outputs]
+
     with _evaluation_mode(model):
-        for batch in torch.split(images, BATCH_SIZE):
-            inputs = scale_pixels(batch)  # → [batch, 784]
-            if (mean, std) != (0.0, 1.0):
-                inputs = (inputs - mean) / std
-            logits.append(forward(model, inputs))  # → [batch, outputs]
+        if images.device.type == "cpu" and _is_plain(model):
+            # A batch per worker; the number of threads changes no bit.
+            workers = shared_workers(min(torch.get_num_threads(), len(batches)))
+            workers.map(predict_batch, len(batches))
+        else:
+            for number in range(len(batches)):
+                predict_batch(number)
     return torch.cat(logits).cpu()
 
 
@@ -71,16 +79,6 @@ def _is_plain(model: nn.Module) -> bool:
         and not any(hooks for name, hooks in vars(module).items() if name.endswith("_hooks"))
         for module in model.modules()
     )
-
-
-def _forward_by_products(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Do what `MLP.forward` does, up to rounding, with the faster products of the fast step."""
-    assert isinstance(model, MLP)
-    *hidden, last = model.layers
-    for layer in hidden:
-        inputs = linear(inputs, layer.weight, layer.bias).relu_()
-    logits: Tensor = last(inputs)
-    return logits
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 from collections.abc import Iterator
 from importlib import metadata
 
@@ -105,9 +106,13 @@ def device_name(device: torch.device) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Return the versions that the bytes of a run depend on."""
+    """Return the versions, CPU kernels and BLAS that the bytes of a run depend on."""
     system = f"{platform.system()}-{platform.machine()}"
     versions = {"python": platform.python_version(), "platform": system}
+    versions["kernels"] = torch.backends.cpu.get_cpu_capability()  # such as AVX512
+    build = torch.__config__.show()
+    blas = re.search(r"Math Kernel Library Version (\S+)", build)
+    versions["blas"] = f"MKL {blas[1]}" if blas else "".join(re.findall(r"BLAS_INFO=(\w+)", build))
     for package in ("mnist-ce", "torch", "torchvision", "numpy"):
         with contextlib.suppress(metadata.PackageNotFoundError):  # a checkout, not installed
             versions[package] = metadata.version(package)

@@ -25,6 +25,7 @@ class RunInfo:
         num_epochs: Epochs in all.
         epoch: The epoch to be trained next, from 1; above 1 in a resumed run.
         step: The kind of step: `plain`, `fast`, `cuda-graph` or `distributed`.
+        num_workers: The CPU threads that compute a step.
         device: Where it runs.
     """
 
@@ -36,6 +37,7 @@ class RunInfo:
     num_epochs: int
     epoch: int
     step: str
+    num_workers: int
     device: str
 
 

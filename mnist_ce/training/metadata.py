@@ -21,7 +21,7 @@ from mnist_ce.system.distributed import num_processes
 from mnist_ce.system.files import repository_root
 
 # What the bytes of the weights depend on beside the config.
-_ENVIRONMENT = ("device", "threads", "processes", "step", "versions")
+_ENVIRONMENT = ("device", "processes", "step", "versions")
 _FINAL_METRICS = (
     *("train_loss", "train_accuracy", "validation_loss", "validation_accuracy"),
     *("test_loss", "test_accuracy", "test_correct", "test_total"),
@@ -72,7 +72,7 @@ def environment_diff(before: RunRecord, now: RunRecord) -> list[str]:
     """Return what has changed since the run began, of all that its bytes depend on."""
     return [
         f"{key} {_change(before[key], now[key])}"
-        for key in _ENVIRONMENT
+        for key in (*_ENVIRONMENT, *(() if now.step == "fast" else ("threads",)))
         if key in before.model_fields_set and before[key] != now[key]
     ]
 

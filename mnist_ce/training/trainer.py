@@ -164,8 +164,15 @@ class Trainer:
         self.learning_rate = learning_rates(
             config.schedule, rate, self.num_epochs, self.num_batches
         )
-        optimizer, decay = config.optimizer, config.average.decay
-        self.step = make_step(step_kind, model, self.loader, splits.objective, optimizer, decay)
+        self.step = make_step(
+            step_kind,
+            model,
+            self.loader,
+            splits.objective,
+            config.optimizer,
+            config.average.decay,
+            config.train.shares,
+        )
         self.record = run_metadata(config, recipe, splits, model, self.device, step_kind)
         self.state = TrainState()
         self.test_result: Evaluation | None = None
@@ -255,6 +262,7 @@ class Trainer:
             num_epochs=self.num_epochs,
             epoch=self.state.epoch,
             step=str(self.record.step),
+            num_workers=self.step.num_workers,
             device=str(self.device),
         )
         self.stop.is_checked = True

@@ -36,9 +36,13 @@ TOLERANCE = {"simple": 1e-6, "everything": 5e-5}
 DIGESTS = {
     ("2.14.1", "x86_64 GenuineIntel 6 167 AVX512"): {
         ("simple", "plain"): "ed6f2382410a357b9fb0055528ed5c0e6c614e86856789d7b1154361d9b7959b",
-        ("simple", "fast"): "6e92091830e48016c7a20a4c5fb084c3041b79ad805001811bf353b6ba7b2ddc",
         ("everything", "plain"): "6e62d12a8d31f85c1a588a8cdb4630fc08966c635edd8eb891c78c4661c5eb4d",
-        ("everything", "fast"): "3549845ae804e66d99a1b05eefc24420d5a0aab808b98331a1a4ed1523f66419",
+    },
+    ("2.14.1", "x86_64 AuthenticAMD 25 17 AVX512"): {
+        ("simple", "plain"): "bf39bf34f6ada105caf7a3b9565e53d944e1ef84f2a3ff4c574df1afb8d63eac",
+        ("simple", "fast"): "384ce7838d5a75d8232588d4d898aaccbf8c53cbb8389a7492804be562b34d81",
+        ("everything", "plain"): "67f66b027100ef5eeee8ef803d355419a3d71cd5c03b7bc55b57514dacc7056b",
+        ("everything", "fast"): "dcf5deb8fd8f3b94ecb2916acda529b09195a1440053128190a3cba76fd3fd34",
     },
 }
 

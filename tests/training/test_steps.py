@@ -13,14 +13,14 @@ from torch import Tensor
 
 from mnist_ce.config import AugmentConfig, OptimizerConfig
 from mnist_ce.data.loader import DeviceLoader
-from mnist_ce.network import linear_ops
 from mnist_ce.network.model import MLP
 from mnist_ce.network.objective import Binary, Multiclass, Objective
 from mnist_ce.runs.train_state import MetricSums
+from mnist_ce.system.device import use_threads
 from mnist_ce.system.errors import UsageError
 from mnist_ce.training.steps import NonFiniteLossError, Step, choose_step, make_step
 from mnist_ce.training.steps.cuda_graph import CudaGraphStep, Replay
-from mnist_ce.training.steps.fast import FastStep, fused_sgd
+from mnist_ce.training.steps.fast import FastStep, fused_sgd, linear_relu, relu_gradient
 from mnist_ce.training.steps.plain import PlainStep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -272,13 +272,46 @@ def test_metrics_can_be_read_at_any_time_and_leave_the_sums_given_alone() -> Non
         assert other.loss_sum == pytest.approx(found["plain"].loss_sum, rel=1e-5)
 
 
+@pytest.mark.parametrize("num_shares", [1, 2, 3])
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_the_number_of_threads_changes_no_bit(settings: Settings, num_shares: int) -> None:
+    """The number of shares may; batches of 43 leave a last one of 5, and shares of unequal size."""
+    states, metrics = [], []
+    for num_threads in (1, 2, 4):
+        with use_threads(num_threads):
+            augment = AugmentConfig(rotation_degrees=10, elastic_pixels=0.5)
+            loader = make_loader(num_images=220, batch_size=43, augment=augment)
+            torch.manual_seed(0)
+            step = FastStep(MLP((30, 20, 5)), loader, Multiclass(0.1), *settings, num_shares)
+            assert step.num_workers == min(num_threads, num_shares)
+            for indices in itertools.chain(loader.epoch(1), loader.epoch(2)):
+                step(indices, 0.1)
+        states.append(step.state())
+        metrics.append(step.metrics())
+    assert metrics[0] == metrics[1] == metrics[2]
+    for part in ("weights", "momentum", "average"):
+        for name, expected in states[0][part].items():
+            assert all(torch.equal(state[part][name], expected) for state in states[1:])
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_a_share_may_have_no_image_and_no_output(num_threads: int) -> None:
+    """Batches of one, and one logit, in two shares."""
+    loader = make_loader(num_images=5, batch_size=1)
+    loader.labels = (loader.labels > 4).long()
+    with use_threads(num_threads):
+        fast = run("fast", ALL, 20, loader, Binary(), num_outputs=1, hidden=(3,))
+    plain = run("plain", ALL, 20, loader, Binary(), num_outputs=1, hidden=(3,))
+    assert difference(fast.eval_weights(), plain.eval_weights()) <= 1e-5
+
+
 @pytest.fixture
 def _only_public_operators(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A torch that has none of its private operators."""
-    choices = (linear_ops.onednn_product, linear_ops.relu_gradient, fused_sgd)
+    choices = (linear_relu, relu_gradient, fused_sgd)
     monkeypatch.delattr(torch, "_fused_sgd_")
     monkeypatch.setattr(torch.ops.aten, "threshold_backward", None)
-    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    monkeypatch.setattr(torch.ops.aten, "_addmm_activation", None)
     for choice in choices:
         choice.cache_clear()
     yield
@@ -289,7 +322,6 @@ def _only_public_operators(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("_only_public_operators")
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_fast_step_works_without_private_operators(settings: Settings) -> None:
-    assert linear_ops.onednn_product() is None
     plain = run("plain", settings, 60, make_loader(), hidden=(12, 10))
     without = run("fast", settings, 60, make_loader(), hidden=(12, 10))
     assert difference(without.eval_weights(), plain.eval_weights()) <= 1e-5

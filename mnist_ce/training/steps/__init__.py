@@ -46,6 +46,7 @@ def make_step(
     objective: Objective,
     optimizer: OptimizerConfig,
     average_decay: float = 0.0,
+    num_shares: int = 2,
 ) -> Step:
     """Build the step of a kind that `choose_step` returned; for the arguments see `Step`."""
     kinds: dict[str, type[Step]] = {
@@ -54,4 +55,4 @@ def make_step(
         "cuda-graph": CudaGraphStep,
         "distributed": DistributedStep,
     }
-    return kinds[kind](model, loader, objective, optimizer, average_decay)
+    return kinds[kind](model, loader, objective, optimizer, average_decay, num_shares)

@@ -37,6 +37,7 @@ class Step(ABC):
         objective: What is minimised.
         optimizer: Momentum and weight decay; each step gets its own learning rate.
         average_decay: The decay of the moving average of the weights; 0: no average.
+        num_shares: In how many parts the fast step computes a batch; the others have no parts.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class Step(ABC):
         objective: Objective,
         optimizer: OptimizerConfig,
         average_decay: float = 0.0,
+        num_shares: int = 2,
     ) -> None:
         self.model = model
         self.loader = loader
         self.objective = objective
         self.config = optimizer
         self.average_decay = average_decay
+        self.num_shares = num_shares
         self.num_steps = 0  # since the run began
         self.sums = MetricSums()
         self.parameters: Tensors = {n: p.detach() for n, p in model.named_parameters()}
@@ -72,6 +75,11 @@ class Step(ABC):
             NonFiniteLossError: If the loss is not finite; the weights are as before the step. The
                 CUDA-graph step raises it later, in `metrics` and `state`.
         """
+
+    @property
+    def num_workers(self) -> int:
+        """How many threads compute the step."""
+        return torch.get_num_threads() if self.loader.device.type == "cpu" else 1
 
     @property
     def average_weight(self) -> float:

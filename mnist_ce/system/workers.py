@@ -1,0 +1,157 @@
+"""Threads that do one task together, each with single-threaded torch operations.
+
+torch splits each operation among its own threads and joins them again, which costs more than it
+gains for small matrices, and waits, spinning, for a core that another program uses. Here a task
+joins only where it has to. torch releases the interpreter's lock in every operation, so that Python
+threads run in parallel. A thread that waits sleeps.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from queue import SimpleQueue
+
+import torch
+
+from mnist_ce.system.device import use_threads
+
+Task = Callable[[int], None]
+
+# Held while a task runs: torch's number of threads is MKL's too, and that is the whole process's.
+_running = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _running
+    _running = threading.Lock()  # another thread of the parent may have held it
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+class _AbortedError(Exception):
+    """Another worker has failed."""
+
+
+class Workers:
+    """Run tasks on `num_workers` threads, of which the calling thread is number 0.
+
+    The threads start with the first task that needs them, sleep between tasks, and end with this
+    object or with the process. After a fork the child starts its own. A process runs one task at a
+    time.
+    """
+
+    def __init__(self, num_workers: int) -> None:
+        self.num_workers = max(1, num_workers)
+        self._process: int | None = None  # that the threads belong to
+
+    def run(self, task: Task) -> None:
+        """Call `task(worker)` on each worker, 0, 1, …, in inference mode; return when all are done.
+
+        The first exception of a worker is raised, after every worker has stopped.
+        """
+        with _running, use_threads(1), torch.inference_mode():
+            if self.num_workers == 1:
+                task(0)
+                return
+            if self._process != os.getpid():
+                self._start()
+            errors: list[BaseException] = []
+            for inbox in self._inboxes:
+                inbox.put(task)
+            self._call(task, 0, errors)
+            num_running = len(self._inboxes)
+            while num_running:
+                try:
+                    error = self._done.get()
+                except BaseException as interrupt:  # of a signal handler: still wait for the others
+                    errors.append(interrupt)
+                    self._abort()
+                else:
+                    num_running -= 1
+                    errors += [error] if error is not None else []
+            if errors:
+                self._new_meetings()
+                raise next((e for e in errors if not isinstance(e, _AbortedError)), errors[0])
+
+    def map(self, task: Task, num_items: int) -> None:
+        """Call `task(item)` for items 0, 1, …, divided among the workers."""
+
+        def take_turns(worker: int) -> None:
+            for item in range(worker, num_items, self.num_workers):
+                task(item)
+
+        self.run(take_turns)
+
+    def meet(self, worker: int) -> None:
+        """Wait until every worker of the running task has called this."""
+        if self.num_workers == 1:
+            return
+        # A worker can be one meeting ahead of another, never two: two sets of queues are enough.
+        queues = self._meetings[self._parity[worker]]
+        self._parity[worker] ^= 1
+        for other, queue in enumerate(queues):
+            if other != worker:
+                queue.put(False)
+        for _ in range(self.num_workers - 1):
+            if queues[worker].get():
+                raise _AbortedError
+
+    def _call(self, task: Task, worker: int, errors: list[BaseException]) -> None:
+        try:
+            task(worker)
+        except BaseException as error:  # raised by `run`
+            errors.append(error)
+            self._abort()
+
+    def _abort(self) -> None:
+        for queues in self._meetings:
+            for queue in queues:
+                queue.put(True)
+
+    def _new_meetings(self) -> None:
+        workers = range(self.num_workers)
+        self._meetings = [[SimpleQueue[bool]() for _ in workers] for _ in range(2)]
+        self._parity = [0 for _ in workers]
+
+    def _start(self) -> None:
+        self._new_meetings()
+        self._inboxes = [SimpleQueue[Task | None]() for _ in range(1, self.num_workers)]
+        self._done = SimpleQueue[BaseException | None]()
+        for worker, inbox in enumerate(self._inboxes, start=1):
+            # The thread holds no strong reference to this object, which would keep it alive.
+            arguments = (weakref.ref(self), worker, inbox, self._done)
+            threading.Thread(target=_work, args=arguments, daemon=True).start()
+        weakref.finalize(self, _end, self._inboxes)
+        self._process = os.getpid()
+
+
+def _work(
+    owner: weakref.ref[Workers],
+    worker: int,
+    inbox: SimpleQueue[Task | None],
+    done: SimpleQueue[BaseException | None],
+) -> None:
+    torch.set_num_threads(1)  # the number belongs to the calling thread
+    with torch.inference_mode():
+        while (task := inbox.get()) is not None:
+            errors: list[BaseException] = []
+            if (workers := owner()) is not None:
+                workers._call(task, worker, errors)
+            del workers, task
+            done.put(errors[0] if errors else None)
+
+
+def _end(inboxes: list[SimpleQueue[Task | None]]) -> None:
+    for inbox in inboxes:
+        inbox.put(None)
+
+
+@functools.lru_cache(maxsize=4)
+def shared_workers(num_workers: int) -> Workers:
+    """Return the workers for calls that need none of their own."""
+    return Workers(num_workers)
