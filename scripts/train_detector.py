@@ -25,10 +25,10 @@ from mnist_ce.reader.detector import DigitDetector
 NUM_HIDDEN = 256
 REJECTED_DIGITS = 0.006  # of the held-out digits, where 1 % is allowed
 SHARES = {  # how many of each kind to fit on, in units of --count
-    "letter": 4.0, "plain": 2.0, "printed": 0.75, "scribble": 7.0, "clothing": 2.0,
-    "noise": 1.5, "noise28": 1.5, "clutter": 1.5, "blank": 0.5,
+    "letter": 4.0, "plain": 2.0, "printed": 0.75, "scribble": 2.25, "clothing": 1.0,
+    "noise": 0.75, "noise28": 0.75, "clutter": 0.75, "blank": 0.25,
 }  # fmt: skip
-HARD_SHARE = 0.1
+HARD_SHARE = 0.02
 DRAWN_SHARE = 10.0
 
 
