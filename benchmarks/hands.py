@@ -22,7 +22,7 @@ from benchmarks.common import Format, argument_parser, percent, print_table
 from generators import hands
 from mnist_ce.data.mnist_format import fit_glyph
 from mnist_ce.evaluation.calibration import expected_calibration_error
-from mnist_ce.evaluation.inference import predict_logits
+from mnist_ce.network.inference import predict_logits
 from mnist_ce.reader.predict import predict
 from mnist_ce.runs.load_model import TrainedModel, load_model
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from mnist_ce.runs.load_model import load_model
     from mnist_ce.training.trainer import train
 
+    __version__: str
+
 __all__ = ["MLP", "evaluate", "load_model", "predict", "train"]
 
 _HOMES = {
@@ -28,6 +30,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    if name == "__version__":
+        return importlib.import_module(f"{__name__}.system.files").version()
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

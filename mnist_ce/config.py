@@ -7,9 +7,11 @@ flags < `--set section.key=value`. An unknown key, a wrong type or a value out o
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher, get_close_matches
@@ -20,7 +22,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mnist_ce.network import HIDDEN, INPUT_SIZE
-from mnist_ce.system.errors import UsageError, sanitize
+from mnist_ce.system.errors import (
+    UsageError,
+    did_you_mean,
+    percent_hint,
+    plain_reason,
+    sanitize,
+)
 from mnist_ce.system.files import one_line, shipped_dir
 
 logger = logging.getLogger(__name__)
@@ -34,6 +42,8 @@ MAX_CONFIG_BYTES = 1 << 20
 MAX_SHOWN = 100  # characters of a wrong value
 MAX_HIDDEN = 63  # as many as a checkpoint may have
 MAX_PARAMETERS = 100_000_000  # 400 MB of weights, and as much momentum; MNIST needs a hundredth
+OWN_DATASET = r"(mnist\+)?(csv|npz|folder):(.+)"
+DATASETS = rf"^(auto|mnist|fashion-mnist|kmnist|synthetic|{OWN_DATASET})$"
 RENAMED_KEYS = {"augment.flagged_ones": "augment.upstroke_ones"}  # the old names stay valid
 
 
@@ -48,8 +58,10 @@ class Section(BaseModel):
 class DataConfig(Section):
     """The images that the network is trained and tested on."""
 
-    dataset: Literal["auto", "mnist", "fashion-mnist", "kmnist", "synthetic"] = "auto"
-    """`auto` is MNIST where it is found or can be downloaded, else the synthetic digits."""
+    dataset: str = Field(default="auto", pattern=DATASETS)
+    """`auto` is MNIST where it is found or can be downloaded, else the synthetic digits; or
+    `mnist`, `fashion-mnist`, `kmnist`, `synthetic`, `csv:FILE`, `npz:FILE`, `folder:DIR`, and
+    `mnist+folder:DIR` for both. See docs/own-data.md."""
     dir: str = Field(default="data", min_length=1)
     """The folder of the datasets; files are downloaded to it."""
     mirror: str = ""
@@ -89,7 +101,7 @@ class TrainConfig(Section):
     """How many times each training image is seen."""
     batch_size: Annotated[int, Field(ge=1)] = 64
     """Images per step; the last batch of an epoch holds the rest."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # torch's CPU generator uses 32 bits
     """Fixes the initial weights, the order, the distortions and the validation split."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`; only `auto` chooses."""
@@ -103,19 +115,23 @@ class TrainConfig(Section):
     """Test after every so many epochs; 0: at the end only."""
     patience: Count = 0
     """Stop after so many epochs without a better validation result; 0: never."""
+    init: str = ""
+    """The run, checkpoint or shipped weights to start from; empty: random weights."""
 
 
 class OptimizerConfig(Section):
-    """Stochastic gradient descent, as in `torch.optim.SGD`."""
+    """The optimizer, as in `torch.optim`; what has no key here has torch's default."""
 
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    """`adam` and `adamw` take the plain step, and a lower rate, such as 0.001."""
     learning_rate: Positive = 0.01
     """The rate; with a schedule, the highest one."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """The share of the last update that is kept."""
+    """`sgd`: the share of the last update that is kept."""
     nesterov: bool = False
-    """Nesterov's momentum."""
+    """`sgd`: Nesterov's momentum."""
     weight_decay: NotNegative = 0.0
-    """The L2 penalty's factor, on all parameters."""
+    """The factor of the L2 penalty, for `adamw` of the decay, on all parameters."""
 
 
 class ScheduleConfig(Section):
@@ -305,16 +321,34 @@ def rename_old_keys(tables: dict[str, Any]) -> None:
 def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
     """Read `section.key=value` texts; a value is read as TOML, else as a string."""
     values: dict[str, Any] = {}
+    defaults = Config().flat()
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or key.count(".") != 1:
-            shown = sanitize(text)
-            raise UsageError(f"--set {shown}: write section.key=value, for example train.epochs=3")
-        try:
-            values[key.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except (ValueError, RecursionError):
-            values[key.strip()] = value.strip()
+            near = [full for full in defaults if full.rpartition(".")[2] == key.strip()]
+            example = f"{near[0]}={sanitize(value)}" if near and value else "train.epochs=3"
+            raise UsageError(f"--set {sanitize(text)}: write section.key=value, as in {example}")
+        values[key.strip()] = _parse_value(value.strip(), defaults.get(key.strip()))
     return values
+
+
+def _parse_value(text: str, default: object) -> Any:  # noqa: ANN401 - whatever TOML can hold
+    """Read a value as TOML, or as it is written by hand for a key with this default."""
+    if isinstance(default, list):  # 100,50 and [100, 50] and (100 50)
+        text = "[" + ", ".join(re.split(r"[,;\s]+", text.strip("[](), "))) + "]"
+    elif isinstance(default, bool):
+        words = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+        text = words.get(text.lower(), text.lower())
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        value = text
+    if isinstance(default, str) and not isinstance(value, str):
+        return text  # a run can be called 2024
+    if isinstance(default, float) and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)  # .01 and 1.
+    return value
 
 
 def _read_file(config: str | Path) -> tuple[str, dict[str, Any]]:
@@ -352,10 +386,26 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
         return f"unknown key {key}{where}{_nearest(key, valid)}"
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
-    message = detail["msg"].replace("Input should be", "must be").replace("String should", "must")
-    if detail["type"] == "string_pattern_mismatch" and key == "train.device":
-        message = "must be auto, cpu, mps, cuda or cuda:N"
+    message = plain_reason(detail["msg"])
+    if detail["type"] == "literal_error":
+        names = re.findall(r"'([^']+)'", str(detail["ctx"]["expected"]))
+        message = f"must be {', '.join(names[:-1])} or {names[-1]}"
+        message += did_you_mean(str(detail["input"]), names)
+    if detail.get("ctx", {}).keys() & {"le", "lt"} and 1 in detail["ctx"].values():
+        message += percent_hint(detail["input"])
+    if detail["type"] == "string_pattern_mismatch":
+        message = f"must be {_FORMS[key]}"
+        message += did_you_mean(str(detail["input"]), re.findall(r"[\w-]+", _FORMS[key]))
     return f"{key} = {_shown(detail['input'])}{where}: {message}"
+
+
+_FORMS = {  # of values that a pattern describes
+    "train.device": "auto, cpu, mps, cuda or cuda:N",
+    "data.dataset": (
+        "auto, mnist, fashion-mnist, kmnist, synthetic, csv:FILE, npz:FILE, folder:DIR or "
+        "mnist+folder:DIR"
+    ),
+}
 
 
 def _shown(value: object) -> str:

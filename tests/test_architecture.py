@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import mnist_ce
+from mnist_ce.system.files import version
 
 HEAVY = {"torch", "numpy", "torchvision", "matplotlib", "scipy", "PIL", "tqdm"}
 MAIN = "from mnist_ce.cli import main; main"
@@ -55,3 +56,4 @@ def test_what_a_statement_imports(name: str, tmp_path: Path) -> None:
 
 def test_the_public_names() -> None:
     assert set(dir(mnist_ce)) == {"MLP", "evaluate", "load_model", "predict", "train"}
+    assert mnist_ce.__version__ == version()

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from mnist_ce.config import Config, resolve_config
+from mnist_ce.config import Config, parse_assignments, resolve_config
 from mnist_ce.evaluation.verification import verify
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.training.trainer import train
@@ -51,3 +51,23 @@ def test_a_run_of_an_older_version_can_be_resumed_and_verified(
     assert record["config"]["augment"]["upstroke_ones"] == 0.5
     assert "flagged_ones" not in record["config"]["augment"]
     assert mismatches() == []
+
+
+def test_values_are_read_as_a_person_writes_them() -> None:
+    texts = {
+        "model.hidden=100,50": [100, 50],
+        "model.hidden=(100 50)": [100, 50],
+        "model.hidden=100": [100],
+        "data.classes=[3, 8]": [3, 8],
+        "data.classes=": [],
+        "optimizer.nesterov=True": True,
+        "run.plots=off": False,
+        "optimizer.learning_rate=.01": 0.01,
+        "optimizer.learning_rate=1": 1,
+        "run.name=2024": "2024",
+        'run.name="a b"': "a b",
+    }
+    for text, value in texts.items():
+        parsed = parse_assignments([text])
+        assert parsed == {text.partition("=")[0]: value}
+        resolve_config(flags=parsed, environment={})

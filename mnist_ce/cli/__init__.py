@@ -5,6 +5,7 @@ Neither this module nor those it imports need torch or NumPy.
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback as python_traceback
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ from typer import Option
 
 from mnist_ce.cli import calibrate, compare, evaluate, explain, export, predict, report, runs, train
 from mnist_ce.cli.options import GroupedCommand
-from mnist_ce.cli.printing import error, logging_to_terminal
+from mnist_ce.cli.printing import error, logging_to_terminal, note
+from mnist_ce.cli.usage import ClickError, usage_message
 from mnist_ce.system.errors import MainProcessFailedError, MnistCeError
 from mnist_ce.system.files import one_line, version
 
@@ -39,8 +41,8 @@ for command in (
     report.report,
     export.export,
 ):
-    # A blank line before each example, or click would join them to one paragraph.
-    help_text = (command.__doc__ or "").replace("\n      mnist-ce", "\n\n      mnist-ce")
+    # \b keeps click from joining the examples to one paragraph.
+    help_text = re.sub(r"\n( *)(Examples|For example):", r"\n\1\b\n\1\2:", command.__doc__ or "")
     app.command(command.__name__, help=help_text, cls=GroupedCommand)(command)
 
 
@@ -90,11 +92,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         with logging_to_terminal():
-            app(arguments, prog_name="mnist-ce", obj=settings)
+            code = app(arguments, prog_name="mnist-ce", obj=settings, standalone_mode=False)
+            return code if isinstance(code, int) else 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
         return fail("stopped", 130)
+    except ClickError as failure:
+        if "Usage: " in str(failure):  # without a command: the program's help
+            note(str(failure))
+            return 2
+        return fail(usage_message(failure), 2)
+    except typer.Abort:
+        return fail("stopped", 1)
     except MainProcessFailedError as failure:
         return failure.exit_code  # the main process prints the reason
     except MnistCeError as failure:
@@ -104,4 +114,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         place = f"{failure.filename}: " if failure.filename else ""
         return fail(f"{place}{one_line(failure)}", 1)
-    return 0

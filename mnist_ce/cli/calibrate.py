@@ -34,9 +34,10 @@ def calibrate(
     threads: options.Threads = 0,
     json: options.Json = False,
 ) -> None:
-    """Fit a temperature, so that 90 % of predictions with a probability of 90 % are right.
+    """Fit a temperature, so that probabilities are accuracies.
 
-    predict divides the run's logits by it; no prediction changes. It is fitted to
+    90 % of predictions with a probability of 90 % are then right: predict divides
+    the run's logits by it; no prediction changes. It is fitted to
     held-out images: those of the run itself or, for a run that was trained on all
     images, those of other runs of the same recipe.
 

@@ -21,7 +21,7 @@ def compare(
     b: Annotated[str, Argument(metavar="B", help="Another one.", show_default=False)],
     split: Annotated[str, Option(help="train, validation or test.")] = "test",
     dataset: Annotated[
-        str | None, Option(help="Another dataset.", show_default="the runs' own")
+        str | None, Option(help="Another dataset, as in train.", show_default="the runs' own")
     ] = None,
     limit: Annotated[
         int, Option(min=0, help="Images to list; --json lists all.", metavar="N")
@@ -32,7 +32,7 @@ def compare(
     threads: options.Threads = 0,
     json: options.Json = False,
 ) -> None:
-    """Compare two networks on the same images, and test whether the difference is significant.
+    """Compare two networks: is the difference significant?
 
     Examples:
       mnist-ce compare my-run mnist

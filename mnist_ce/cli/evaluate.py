@@ -24,7 +24,7 @@ def evaluate(
     ] = None,
     split: Annotated[str, Option(help="train, validation or test.")] = "test",
     dataset: Annotated[
-        str | None, Option(help="Another dataset.", show_default="the run's own")
+        str | None, Option(help="Another dataset, as in train.", show_default="the run's own")
     ] = None,
     plot: Annotated[
         Path | None, Option(help="Draw a reliability diagram.", metavar="FILE.png")

@@ -52,7 +52,7 @@ def explain(
     output: options.Output = "checkpoints",
     json: options.Json = False,
 ) -> None:
-    """Show how the loss is computed, for given numbers or for an image.
+    """Show how the loss is computed, for numbers or an image.
 
     For example:
       mnist-ce explain --logits 2.0,1.0,0.1 --target 0

@@ -36,8 +36,26 @@ InputMean = Annotated[
 InputStd = Annotated[float, Option(help="See --input-mean.")]
 Json = Annotated[bool, Option("--json", help="Print one JSON document.")]
 
+CONFIG_KEYS = {
+    "epochs": "train.epochs",
+    "batch-size": "train.batch_size",
+    "lr": "optimizer.learning_rate",
+    "momentum": "optimizer.momentum",
+    "init": "train.init",
+    "seed": "train.seed",
+    "dataset": "data.dataset",
+    "data-dir": "data.dir",
+    "mirror": "data.mirror",
+    "device": "train.device",
+    "threads": "train.threads",
+    "step": "train.step",
+    "output": "run.output",
+    "name": "run.name",
+}
+"""The keys of the config that options of `train` set."""
+
 _HEADINGS = {
-    "Recipe": ("config", "epochs", "batch_size", "lr", "momentum", "seed", "assignments"),
+    "Recipe": ("config", "epochs", "batch_size", "lr", "momentum", "init", "seed", "assignments"),
     "Data and device": ("dataset", "data_dir", "mirror", "device", "threads", "step"),
     "Run": ("output", "name", "resume", "dry_run", "tensorboard"),
 }
@@ -56,6 +74,8 @@ class GroupedCommand(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
         """Write arguments and options, each group under its heading, other options last."""
+        if ctx.info_name == "train":
+            _show_config_defaults(self.params)
         headings = ("Arguments", *_HEADINGS, "Options")
         groups: dict[str, list[tuple[str, str]]] = {heading: [] for heading in headings}
         for parameter in self.get_params(ctx):
@@ -66,3 +86,16 @@ class GroupedCommand(TyperCommand):
             if records:
                 with formatter.section(heading):
                     formatter.write_dl(records)
+
+
+def _show_config_defaults(parameters: list[Any]) -> None:
+    """Let the help of `train` show the config's defaults and the recipes' names."""
+    from mnist_ce.config import resolve_config, shipped_configs
+
+    defaults = resolve_config().flat()
+    for parameter in parameters:
+        if parameter.name == "config":
+            parameter.help = f"A TOML file or a recipe: {', '.join(shipped_configs())}."
+        default = defaults.get(CONFIG_KEYS.get(parameter.name.replace("_", "-"), ""), "")
+        if default != "":
+            parameter.default, parameter.show_default = default, True

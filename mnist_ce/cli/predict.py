@@ -104,8 +104,8 @@ def predict(
             from mnist_ce.runs.run_dir import shipped_weights
             from mnist_ce.system.device import use_threads
 
-            scale = {"input_mean": input_mean, "input_std": input_std}
-            trained = load_model(checkpoint or shipped_weights(DEFAULT_WEIGHTS), output, **scale)
+            chosen = checkpoint or shipped_weights(DEFAULT_WEIGHTS)
+            trained = load_model(chosen, output, input_mean=input_mean, input_std=input_std)
             note(_which_network(trained, output if checkpoint is None else None))
             settings = PredictionSettings(
                 top_k=top_k,
@@ -128,8 +128,11 @@ def predict(
 def _which_network(trained: TrainedModel, output: str | None) -> str:
     """Return which network predicts, and the newest run in `output` that could, in a line."""
     if output is None:
-        name, path = sanitize(trained.label), sanitize(str(trained.path))
-        return f"predicting with {name}" + (f" ({path})" if name != path else "")
+        name, path, classes = trained.label, str(trained.path), trained.class_names
+        place = f" ({path})" if name != path else ""
+        is_part = trained.reads_digits and len(classes) < 10
+        only = f", which knows only {', '.join(classes)}" if is_part else ""
+        return sanitize(f"predicting with {name}{place}{only}")
     from mnist_ce.runs.run_dir import newest_run
 
     line = f"predicting with the shipped weights {trained.path.parent.name}"
@@ -259,7 +262,7 @@ def _line(record: Prediction) -> str:
         return f"{'error':>8}           {path}"
     if record.label is None:
         return f"{'-':>8}           {path}  ({record.reason})"
-    others = ", ".join(f"{k['class_name']} {k['probability']:.1%}" for k in record.top_k[1:])
+    others = ", ".join(f"{k.class_name} {k.probability:.1%}" for k in record.top_k[1:])
     name = record.class_name if record.status == "ok" else f"({record.class_name}?)"
     more = record.reason or others
     return f"{name:>8}  {record.probability:7.1%}  {path}" + (f"  ({more})" if more else "")

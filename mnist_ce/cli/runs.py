@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer import Option
 
 from mnist_ce.cli import options
 from mnist_ce.cli.printing import note, print_json, print_table
-from mnist_ce.system.errors import RunError, sanitize, truncate_middle
+from mnist_ce.system.errors import RunError, UsageError, sanitize, truncate_middle
 
 if TYPE_CHECKING:
     from mnist_ce.runs.records import RunRecord
@@ -22,8 +26,15 @@ HEAD = ("name", "dataset", "recipe", "epochs", "test", "time", "state")
 SHORTENED = (("recipe", 5), ("dataset", 5), ("name", 12))
 
 
-def runs(output: options.Output = "checkpoints", json: options.Json = False) -> None:
-    """List the runs, newest first.
+def runs(
+    output: options.Output = "checkpoints",
+    delete: Annotated[
+        str | None, Option(help="Delete this run, with all its files.", metavar="NAME")
+    ] = None,
+    yes: Annotated[bool, Option("--yes", help="Delete without asking.")] = False,
+    json: options.Json = False,
+) -> None:
+    """List the runs, newest first, or delete one.
 
     A run that is resumable goes on with: mnist-ce train --resume NAME. A wider
     terminal, or --json, shows long names whole.
@@ -31,9 +42,13 @@ def runs(output: options.Output = "checkpoints", json: options.Json = False) -> 
     Examples:
       mnist-ce runs
       mnist-ce runs --json
+      mnist-ce runs --delete my-run
     """
     from mnist_ce.runs.run_dir import list_runs
 
+    if delete is not None:
+        _delete(delete, Path(output), is_confirmed=yes, json=json)
+        return
     found = [_summary(run, record) for run, record in list_runs(Path(output))]
     if json:
         print_json(found)
@@ -43,6 +58,25 @@ def runs(output: options.Output = "checkpoints", json: options.Json = False) -> 
         return
     rows = [HEAD, *map(_cells, found)]
     print_table(_shorten(rows, shutil.get_terminal_size((80, 24)).columns), "<<<>>><")
+
+
+def _delete(name: str, output: Path, *, is_confirmed: bool, json: bool) -> None:
+    from mnist_ce.runs.run_dir import SHIPPED_WEIGHTS, delete_run, find_run, is_shipped
+
+    missing = name in SHIPPED_WEIGHTS and not (output / name).is_dir()
+    if name == "latest" or missing or is_shipped(run := find_run(name, output)):
+        raise UsageError(f"--delete {name}: give the name of a run that 'mnist-ce runs' lists")
+    if not is_confirmed:
+        if not sys.stdin.isatty():
+            raise UsageError(f"--delete {name} asks on a terminal only; add --yes")
+        typer.confirm(
+            f"Delete run {sanitize(str(run.path))} with all its files?", abort=True, err=True
+        )
+    delete_run(run)
+    if json:
+        print_json({"deleted": str(run.path)})
+    else:
+        typer.echo(f"deleted {sanitize(str(run.path))}")
 
 
 def _summary(run: RunDir, record: RunRecord) -> dict[str, Any]:

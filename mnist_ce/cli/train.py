@@ -23,31 +23,40 @@ def train(
     batch_size: Annotated[int | None, Option("-b", "--batch-size", help="Images per step.")] = None,
     lr: Annotated[float | None, Option(help="Learning rate.")] = None,
     momentum: Annotated[float | None, Option(help="Momentum.")] = None,
+    init: Annotated[
+        str | None,
+        Option(
+            help="Start from a run's or file's weights, or mnist or world.", metavar="CHECKPOINT"
+        ),
+    ] = None,
     seed: Annotated[int | None, Option(help="Fixes everything random.")] = None,
     assignments: Annotated[
         list[str] | None,
         Option("--set", help="Any other key, as section.key=value.", metavar="KEY=VALUE"),
     ] = None,
     dataset: Annotated[
-        str | None, Option(help="auto, mnist, fashion-mnist, kmnist or synthetic.")
+        str | None,
+        Option(
+            help="auto, mnist, fashion-mnist, kmnist, synthetic, csv:FILE, npz:FILE, folder:DIR or "
+            "mnist+folder:DIR.",
+            show_default="auto",
+            metavar="DATASET",
+        ),
     ] = None,
     data_dir: options.DataDir = None,
     mirror: Annotated[
         str | None, Option(help="The only address to download from.", metavar="URL")
     ] = None,
     device: Annotated[
-        str | None, Option(help="auto, cpu, cuda, cuda:N or mps.", show_default="auto")
+        str | None, Option(help="auto, cpu, cuda, cuda:N or mps.", metavar="NAME")
     ] = None,
     threads: Annotated[
         int | None, Option(help="CPU threads; 0: as torch chooses.", metavar="N")
     ] = None,
     step: Annotated[
-        str | None, Option(help="auto, plain, fast or cuda-graph.", show_default="auto")
+        str | None, Option(help="auto, plain, fast or cuda-graph.", metavar="KIND")
     ] = None,
-    output: Annotated[
-        str | None,
-        Option(help="Folder that holds the runs.", show_default="checkpoints", metavar="DIR"),
-    ] = None,
+    output: Annotated[str | None, Option(help="Folder that holds the runs.", metavar="DIR")] = None,
     name: Annotated[str | None, Option(help="The run's name.")] = None,
     resume: Annotated[
         str | None, Option(help="Continue a run; 'latest': the newest unfinished.", metavar="RUN")
@@ -79,24 +88,13 @@ def train(
       mnist-ce train --epochs 1 --lr 0.05 --set optimizer.nesterov=true
       mnist-ce train --resume latest
     """
+    given = locals()
     from mnist_ce.config import parse_assignments, recipe_name, resolve_config
 
     settings: dict[str, Any] = {
-        "train.epochs": epochs,
-        "train.batch_size": batch_size,
-        "optimizer.learning_rate": lr,
-        "optimizer.momentum": momentum,
-        "train.seed": seed,
-        "data.dataset": dataset,
-        "data.dir": data_dir,
-        "data.mirror": mirror,
-        "train.device": device,
-        "train.threads": threads,
-        "train.step": step,
-        "run.output": output,
-        "run.name": name,
-        **parse_assignments(assignments or []),
+        key: given[flag.replace("-", "_")] for flag, key in options.CONFIG_KEYS.items()
     }
+    settings |= parse_assignments(assignments or [])
     if resume is not None and config is not None:
         raise typer.BadParameter("--resume takes the run's own config; leave --config out")
     if resume is not None and show_config:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from mnist_ce.config import DataConfig, ObjectiveConfig
+from mnist_ce.config import OWN_DATASET, DataConfig, ObjectiveConfig
 from mnist_ce.data.download import DownloadError
 from mnist_ce.data.files import DatasetFiles
 from mnist_ce.data.idx import idx_parts
-from mnist_ce.data.splits import Split, split_validation
+from mnist_ce.data.splits import Split, split_test, split_validation
 from mnist_ce.data.synthetic.generate import generate, load_synthetic
+from mnist_ce.data.tables import read_csv, read_npz
 from mnist_ce.network.objective import Binary, Multiclass, Objective
-from mnist_ce.system.errors import UsageError
+from mnist_ce.system.errors import DataError, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -34,21 +38,27 @@ CLASS_NAMES: dict[str, tuple[str, ...]] = {
     "synthetic": _DIGITS,
 }
 """The datasets, and the meaning of label 0, 1, … of each, as in torchvision."""
+OWN_SHARE = 0.25  # of the training images of `mnist+…` are one's own; docs/own-data.md compares
+
+ReadFolder: TypeAlias = Callable[[Path], tuple[Split, Split | None, tuple[str, ...]]]
+"""Reads a folder of images: for training, for testing if they are apart, and the class names."""
 
 
 @dataclass(frozen=True)
 class Dataset:
     """A training and a test split with the meaning of label 0, 1, ….
 
-    `digest` is the SHA-256 (hex) of the four unpacked IDX files, training images, training labels,
-    test images and test labels, of all classes.
+    `digest` is the SHA-256 (hex) of the unpacked IDX files, training images, training labels,
+    test images, test labels and what `rehearsal` has, of all classes.
     """
 
-    name: str  # never `auto`
+    name: str  # never `auto`; a path in it is absolute
     train: Split
     test: Split  # for reporting, never for choosing anything
     class_names: tuple[str, ...]
     digest: str
+    rehearsal: Split | None = None  # other images to train on, never for validation
+    split_note: str | None = None  # how the test images were chosen, if not by the dataset
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,7 @@ class DataSplits:
     train: Split
     validation: Split | None  # the images to choose by; None where none are held out
     test: Split  # the images to report on
+    split_note: str | None = None  # as in `Dataset`
 
     @property
     def num_outputs(self) -> int:
@@ -78,12 +89,21 @@ class DataSplits:
         return chosen
 
 
-def load_splits(data: DataConfig, objective: ObjectiveConfig, seed: int) -> DataSplits:
-    """Load the dataset of a config; `seed` chooses the validation images.
+def load_splits(
+    data: DataConfig,
+    objective: ObjectiveConfig,
+    seed: int,
+    given: Dataset | None = None,
+    read_folder: ReadFolder | None = None,
+) -> DataSplits:
+    """Load the dataset of a config, or take the one given; `seed` chooses the validation images.
 
-    A `UsageError` if a class, the validation size or `objective.positive` does not fit it.
+    `read_folder` reads the images of `folder:DIR`. A `UsageError` if a class, the validation size
+    or `objective.positive` does not fit the dataset.
     """
-    dataset = load_dataset(data.dataset, Path(data.dir), mirror=data.mirror or None)
+    dataset = given or load_dataset(
+        data.dataset, Path(data.dir), mirror=data.mirror or None, read_folder=read_folder
+    )
     if data.drawn:
         dataset = _with_drawn(dataset, data.drawn)
     kept = data.classes or tuple(range(len(dataset.class_names)))
@@ -102,6 +122,8 @@ def load_splits(data: DataConfig, objective: ObjectiveConfig, seed: int) -> Data
         is_yes = torch.arange(len(dataset.class_names)) == positive
         dataset = _relabel(dataset, is_yes.long(), (f"not {name}", name))
     train, validation = split_validation(dataset.train, data.validation_size, seed)
+    if dataset.rehearsal is not None:
+        train = _mix(train, dataset.rehearsal)
     return DataSplits(
         dataset=dataset.name,
         digest=dataset.digest,
@@ -110,6 +132,7 @@ def load_splits(data: DataConfig, objective: ObjectiveConfig, seed: int) -> Data
         train=train,
         validation=validation if data.validation_size else None,
         test=dataset.test,
+        split_note=dataset.split_note,
     )
 
 
@@ -124,23 +147,53 @@ def _with_drawn(dataset: Dataset, num_images: int) -> Dataset:
     return replace(dataset, train=Split(images, labels))
 
 
-def load_dataset(name: str, data_dir: Path, *, mirror: str | None = None) -> Dataset:
+def _mix(own: Split, others: Split) -> Split:
+    """Return all images, one's own repeated until they are `OWN_SHARE` of them."""
+    repeats = max(1, round(OWN_SHARE / (1 - OWN_SHARE) * len(others) / max(1, len(own))))
+    images = torch.cat([others.images, own.images.repeat(repeats, 1, 1)])
+    return Split(images, torch.cat([others.labels, own.labels.repeat(repeats)]))
+
+
+def short_name(dataset: str) -> str:
+    """Return a dataset's name for the name of a run: of a path, only the last part."""
+    kind, colon, path = dataset.partition(":")
+    plus = "mnist+" if kind.startswith("mnist+") else ""
+    stem = re.sub(r"[^\w-]+", "-", Path(path).stem)[:40].strip("-") if colon else kind
+    return plus + (stem or "own")
+
+
+def load_dataset(
+    name: str,
+    data_dir: Path,
+    *,
+    mirror: str | None = None,
+    read_folder: ReadFolder | None = None,
+) -> Dataset:
     """Load a dataset, downloading or drawing it first where necessary.
 
     The name `auto` is MNIST where it is found or can be downloaded, else, with a warning, the
     synthetic digits; any other name never becomes another dataset. Files are kept in `data_dir` or,
     where it cannot be written, in the user's cache. `mirror` replaces the dataset's own addresses.
 
+    One's own images are `csv:FILE` (see `read_csv`), `npz:FILE` (`read_npz`) or `folder:DIR`, which
+    `read_folder` reads; with `mnist+` before it, MNIST's training images become the rehearsal.
+
     A `DataError` if the data is missing or damaged and cannot be downloaded or kept.
     """
+    if own := re.fullmatch(OWN_DATASET, name):
+        rehearsal = load_dataset("mnist", data_dir, mirror=mirror).train if own[1] else None
+        return _load_own(own, rehearsal, read_folder)
     if name not in (*CLASS_NAMES, "auto"):
         choices = ", ".join(CLASS_NAMES)
-        raise UsageError(f"there is no dataset {name!r}; choose from {choices}, or auto")
+        raise UsageError(
+            f"there is no dataset {name!r}; choose from {choices}, auto, csv:FILE, npz:FILE and "
+            "folder:DIR"
+        )
     if name != "synthetic":
         wanted = "mnist" if name == "auto" else name
         try:
             tensors = DatasetFiles(wanted, data_dir, mirror, fail_fast=name == "auto").load()
-            return _dataset(wanted, Split(*tensors[:2]), Split(*tensors[2:]))
+            return _dataset(wanted, Split(*tensors[:2]), Split(*tensors[2:]), CLASS_NAMES[wanted])
         except DownloadError as error:
             if name != "auto":
                 raise
@@ -149,15 +202,48 @@ def load_dataset(name: str, data_dir: Path, *, mirror: str | None = None) -> Dat
                 f"those. {error} (--dataset mnist makes this an error, --dataset synthetic ends "
                 "this warning)"
             )
-    return _dataset("synthetic", *load_synthetic(data_dir))
+    return _dataset("synthetic", *load_synthetic(data_dir), CLASS_NAMES["synthetic"])
 
 
-def _dataset(name: str, train: Split, test: Split) -> Dataset:
+def _load_own(
+    name: re.Match[str], rehearsal: Split | None, read_folder: ReadFolder | None
+) -> Dataset:
+    kind = name[2]
+    path = Path(os.path.abspath(Path(name[3]).expanduser()))  # noqa: PTH100 - also without ".."
+    class_names, split_note = _DIGITS, None
+    if kind == "folder":
+        assert read_folder is not None
+        train, test, class_names = read_folder(path)
+    else:
+        train, test = (read_csv if kind == "csv" else read_npz)(path)
+    if test is None:
+        num_images = len(train)
+        train, test = split_test(train)
+        split_note = (
+            f"{len(test):,} of {num_images:,} images, a fifth of each class, are for testing"
+        )
+        logger.info(f"{path}: {split_note}")
+    if not len(train) or not len(test):
+        raise DataError(f"{path} has too few images: give at least three of a class")
+    if rehearsal is not None and class_names != _DIGITS:
+        raise UsageError(f"mnist+ goes with digits, but {path} has {', '.join(class_names)}")
+    full_name = f"{name[1] or ''}{kind}:{path}"
+    dataset = _dataset(full_name, train, test, class_names, rehearsal)
+    return replace(dataset, split_note=split_note)
+
+
+def _dataset(
+    name: str,
+    train: Split,
+    test: Split,
+    class_names: tuple[str, ...],
+    rehearsal: Split | None = None,
+) -> Dataset:
     digest = hashlib.sha256()
-    for tensor in (train.images, train.labels, test.images, test.labels):
-        for part in idx_parts(tensor):
+    for split in (train, test) if rehearsal is None else (train, test, rehearsal):
+        for part in (*idx_parts(split.images), *idx_parts(split.labels)):
             digest.update(part)
-    return Dataset(name, train, test, CLASS_NAMES[name], digest.hexdigest())
+    return Dataset(name, train, test, class_names, digest.hexdigest(), rehearsal)
 
 
 def select_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
@@ -189,5 +275,6 @@ def _relabel(dataset: Dataset, new_labels: Tensor, class_names: tuple[str, ...])
         labels = new_labels[split.labels]  # [n]
         return Split(split.images, labels)[labels >= 0]
 
+    others = None if dataset.rehearsal is None else relabel(dataset.rehearsal)
     train, test = relabel(dataset.train), relabel(dataset.test)
-    return replace(dataset, train=train, test=test, class_names=class_names)
+    return replace(dataset, train=train, test=test, class_names=class_names, rehearsal=others)

@@ -10,6 +10,7 @@ an unpacked file without any is checked by size, header and range of labels, wit
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 from collections import deque
@@ -27,15 +28,18 @@ logger = logging.getLogger(__name__)
 
 STALL_TIMEOUT_S = 20.0
 FALLBACK_TIMEOUT_S = 8.0  # all mirrors together, where another dataset can take the place
+MAX_ENTRIES = 10_000  # of a folder that is searched for files of other names
+MAX_LISTED = 8  # of them, in a message
 
 
 class DatasetFiles:
     """The four files of `mnist`, `fashion-mnist` or `kmnist`, wherever they are.
 
     Each is looked for, unpacked or as `.gz`, in `<data_dir>/<class>/raw`, `<data_dir>/<dataset>`,
-    `data_dir` itself and the user's cache, and then downloaded, from `mirror` alone if given. A
-    damaged file is named in a warning and not used; one that lies where the good one goes is kept
-    as `NAME.damaged`. With `fail_fast`, silent mirrors are given up within seconds.
+    `data_dir` itself and the user's cache; then, under any name, by its size and MD5, in these
+    folders and one level below; and then downloaded, from `mirror` alone if given. A damaged file
+    is named in a warning and not used; one that lies where the good one goes is kept as
+    `NAME.damaged`. With `fail_fast`, silent mirrors are given up within seconds.
     """
 
     def __init__(
@@ -113,10 +117,8 @@ class DatasetFiles:
             write_atomically(Path(f"{path}.md5"), f"{md5_of(content)}  {path.name}\n")
 
     def _find(self, file: DataFile) -> bytes:
-        for attempt in (self._verified, self._unpacked, self._unverifiable):
-            for folder in self.folders:
-                if (content := attempt(folder, file)) is not None:
-                    return content
+        if (content := self._find_locally(file)) is not None:
+            return content
         name, limit = f"{file.name}.gz", file.max_packed_bytes
         try:
             packed = download_file(
@@ -125,11 +127,34 @@ class DatasetFiles:
         except DownloadError as error:
             damaged = "".join(f"{path} {problem}. " for path, problem in self.problems.items())
             raise DownloadError(
-                f"{damaged}There is no good {file.name}(.gz) of {self.dataset} in {self.data_dir}, "
-                f"and it could not be downloaded ({error}). Put the four files there, or name "
-                "another mirror."
+                f"{damaged}{self._inventory()}, and {name} could not be downloaded ({error}). Put "
+                "the four files there, or name another mirror."
             ) from error
         return file.unpack(packed, self.mirrors[0] + name)
+
+    def _find_locally(self, file: DataFile) -> bytes | None:
+        for attempt in (self._verified, self._renamed, self._unpacked, self._unverifiable):
+            for folder in self.folders:
+                if (content := attempt(folder, file)) is not None:
+                    return content
+        return None
+
+    def _inventory(self) -> str:
+        """Return which of the four files are missing, which are there, and what else is."""
+        here = {file.name: self._find_locally(file) is not None for file in self.files}
+        lists = {
+            "missing": [name for name, is_here in here.items() if not is_here],
+            "found": [name for name, is_here in here.items() if is_here],
+            "other files there": [
+                path.name for path in _entries(self.data_dir) if path.name not in here
+            ],
+        }
+        shown = (
+            f"{key}: {', '.join(names[:MAX_LISTED])}{', …' if len(names) > MAX_LISTED else ''}"
+            for key, names in lists.items()
+            if names
+        )
+        return f"{self.data_dir} does not hold all of {self.dataset} ({'; '.join(shown)})"
 
     def _verified(self, folder: Path, file: DataFile) -> bytes | None:
         md5 = self._expected_md5(folder, file)
@@ -142,11 +167,33 @@ class DatasetFiles:
         logger.info(f"unpacking {path}")
         return file.unpack(packed, str(path))
 
+    def _renamed(self, folder: Path, file: DataFile) -> bytes | None:
+        # As 7-Zip and Kaggle unpack it: `train-images.idx3-ubyte`, or a folder of the file's name.
+        paths = (path for entry in _entries(folder) for path in (entry, *_entries(entry)))
+        for path in itertools.islice(paths, MAX_ENTRIES):
+            if _unpacked_size(path) != file.num_bytes:
+                continue
+            if (content := self._content(path, file.max_packed_bytes)) is None:
+                continue
+            if (md5 := md5_of(content)) != file.unpacked_md5:
+                try:
+                    content = file.unpack(content, str(path))
+                except DataError:
+                    continue
+                # Other software may have packed it again.
+                if md5 != file.packed_md5 and md5_of(content) != file.unpacked_md5:
+                    continue
+            if path.name != file.name:
+                logger.info(f"reading {path} as {file.name}")
+            return content
+        return None
+
     def _unverifiable(self, folder: Path, file: DataFile) -> bytes | None:
         # What lies in `data_dir` itself may be of another dataset; with an MD5 it was verified.
         if folder == self.data_dir or self._expected_md5(folder, file):
             return None
-        path = folder / file.name
+        spelled = (p for p in _entries(folder) if p.name.lower().replace(".", "-") == file.name)
+        path = next(spelled, folder / file.name)
         if (content := self._content(path, file.num_bytes)) is None:
             return None
         if problem := file.problem_in(content):
@@ -191,6 +238,28 @@ class DatasetFiles:
     def _report(self, path: Path, problem: str) -> None:
         self.problems[path] = problem
         logger.warning(f"{path} {problem} and is not used")
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what lies in a folder, sorted by name; nothing where it is not a folder."""
+    try:
+        return sorted(itertools.islice(folder.iterdir(), MAX_ENTRIES))
+    except OSError:
+        return []
+
+
+def _unpacked_size(path: Path) -> int | None:
+    """Return the size of a file, of a `.gz` as its last four bytes give it; None: no file."""
+    try:
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            if file.read(2) != b"\x1f\x8b":
+                return path.stat().st_size
+            file.seek(-4, os.SEEK_END)
+            return int.from_bytes(file.read(4), "little")
+    except OSError:
+        return None
 
 
 def _fits(path: Path, file: DataFile) -> bool:

@@ -9,12 +9,8 @@ from torch import Tensor
 
 from mnist_ce.config import AugmentConfig
 from mnist_ce.data.augment import apply_distortion, distort, draw_coefficients
+from mnist_ce.network.inference import scale_pixels
 from mnist_ce.system.device import derived_generator
-
-
-def scale_pixels(images: Tensor, out: Tensor | None = None) -> Tensor:
-    """Return pixel/255 as the network's input: uint8 [n, …] → float32 [n, 784] in [0, 1]."""
-    return torch.div(images.flatten(start_dim=1), 255.0, out=out)
 
 
 class DeviceLoader:
@@ -23,7 +19,8 @@ class DeviceLoader:
     The images, uint8 [n, 28, 28] (47 MB for MNIST), and labels, int64 [n], stay on the device; a
     batch is gathered by index and scaled, so that no image passes through Python by itself. The
     last batch of an epoch holds the rest. `seed` makes the order and the distortions; epochs after
-    `last_augmented_epoch` are served without distortion.
+    `last_augmented_epoch` are served without distortion. The fast step computes a batch in
+    `num_shares` parts.
     """
 
     def __init__(
@@ -35,6 +32,7 @@ class DeviceLoader:
         seed: int,
         augment: AugmentConfig | None = None,
         last_augmented_epoch: int | None = None,
+        num_shares: int = 2,
     ) -> None:
         self.images = images.flatten(start_dim=1)  # [n, 784]
         self.labels = labels
@@ -42,6 +40,7 @@ class DeviceLoader:
         self.seed = seed
         self.augment = augment if augment is not None and augment.distorts else None
         self.last_augmented_epoch = last_augmented_epoch
+        self.num_shares = num_shares
         self.device = images.device
 
     def __len__(self) -> int:

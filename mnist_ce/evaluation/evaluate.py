@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mnist_ce.config import Config, resolve_config
+from mnist_ce.data.custom import CUSTOM, custom_dataset, is_pair_of_sets
 from mnist_ce.data.dataset import DataSplits, load_splits
 from mnist_ce.evaluation import inference, metrics
 from mnist_ce.evaluation.calibration import NUM_BINS, CalibrationReport, calibration_report
+from mnist_ce.network.model import kept_in_place
 from mnist_ce.network.objective import Binary
+from mnist_ce.reader.folder import read_folder
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.system.device import resolve_device
 from mnist_ce.system.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,7 @@ class EvaluationReport:
             "dataset": self.dataset,
             "split": self.split,
             "checkpoint": str(self.trained.path),
+            "conversion": self.trained.conversion,
             "weights_sha256": self.trained.weights_sha256,
         }
         if (binary := self.binary) is not None:
@@ -96,10 +103,11 @@ class EvaluationReport:
 
 
 def evaluate(
-    checkpoint: str | Path | TrainedModel | None = None,
+    checkpoint: str | Path | TrainedModel | nn.Module | None = None,
     *,
     split: str = "test",
     dataset: str | None = None,
+    data: object = None,
     data_dir: str | Path | None = None,
     output: str | Path = "checkpoints",
     device: str = "auto",
@@ -107,10 +115,13 @@ def evaluate(
     """Evaluate a network on the dataset it was trained on.
 
     Args:
-        checkpoint: A network, or what `load_model` takes. A network trained on normalised pixels
-            needs its input scale: `load_model(path, input_mean=0.1307, input_std=0.3081)`.
+        checkpoint: A network, any module (see `load_model`), or what `load_model` takes. A network
+            trained on normalised pixels needs its input scale: `load_model(path,
+            input_mean=0.1307, input_std=0.3081)`.
         split: `train`, `validation` or `test`.
         dataset: Another dataset than the run's own; without a record, MNIST is the default.
+        data: Images and labels in place of a dataset: see `custom_dataset`. One set alone is the
+            test split, whole.
         data_dir: The folder of the datasets; None: `MNIST_CE_DATA_DIR`, or the run's own.
         output: The folder of the runs.
         device: See `resolve_device`.
@@ -120,10 +131,18 @@ def evaluate(
         DataError: If the data is missing or damaged.
         UsageError: If the device is missing, or the split or dataset does not fit the network.
     """
-    trained = checkpoint if isinstance(checkpoint, TrainedModel) else load_model(checkpoint, output)
+    if isinstance(checkpoint, TrainedModel):
+        trained = checkpoint
+    elif isinstance(checkpoint, nn.Module):
+        trained = load_model(model=checkpoint)
+    else:
+        trained = load_model(checkpoint, output)
     torch_device = resolve_device(device)
-    splits = load_splits_of(trained, dataset=dataset, data_dir=data_dir, only_test=split == "test")
-    return evaluate_split(trained, splits, split, torch_device)
+    splits = load_splits_of(
+        trained, dataset=dataset, data=data, data_dir=data_dir, only_test=split == "test"
+    )
+    with kept_in_place(trained.model):
+        return evaluate_split(trained, splits, split, torch_device)
 
 
 def evaluate_split(
@@ -141,6 +160,7 @@ def load_splits_of(
     trained: TrainedModel,
     *,
     dataset: str | None = None,
+    data: object = None,
     data_dir: str | Path | None = None,
     only_test: bool = False,
 ) -> DataSplits:
@@ -157,15 +177,32 @@ def load_splits_of(
     config = resolve_config(path, environment={}) if has_config else Config()
     folder = str(data_dir) if data_dir is not None else resolve_config().data.dir
     update: dict[str, Any] = {"dataset": dataset or trained.dataset or "mnist", "dir": folder}
-    if only_test or dataset:
+    if only_test or data is not None:
         update["drawn"] = 0
-    data = config.data.model_copy(update=update)
+    if dataset not in (None, trained.dataset):
+        update |= {"validation_size": 0, "drawn": 0}  # of its own dataset
     kind = "binary" if isinstance(trained.objective, Binary) else "multiclass"
     objective = config.objective.model_copy(update={"kind": kind})
-    task = load_splits(data, objective, config.train.seed)
+    given = None
+    if data is not None:
+        sets = data if is_pair_of_sets(data) else (data, data)
+        is_whole = kind == "multiclass" and not config.data.classes
+        names = trained.class_names if is_whole else ()
+        given = custom_dataset(sets, config.train.seed, names)
+    elif update["dataset"] == CUSTOM:
+        raise UsageError(f"{trained.label} was trained on data given from Python; give it: data=…")
+    settings = config.data.model_copy(update=update)
+    task = load_splits(settings, objective, config.train.seed, given, read_folder)
     if len(task.class_names) != len(trained.class_names):
         raise UsageError(
             f"{trained.path} has {len(trained.class_names)} classes, but {task.dataset} has "
             f"{len(task.class_names)}"
+        )
+    digest = trained.record.dataset_digest if trained.record else None
+    is_own = ":" in task.dataset and task.dataset == trained.dataset
+    if is_own and digest not in (None, task.digest):
+        logger.warning(
+            f"{task.dataset} is not what {trained.path} was trained on (another digest): its test "
+            "images may be among those that the network was trained on"
         )
     return replace(task, objective=trained.objective)

@@ -100,7 +100,7 @@ def _config(run: RunDir, record: RunRecord) -> str:
 
 
 def _weights(trained: TrainedModel, record: RunRecord) -> str:
-    sizes = trained.model.sizes
+    sizes = trained.mlp.sizes
     num_outputs = {"binary": 1, "multiclass": len(record.class_names or ())}
     num_parameters = sum(p.numel() for p in trained.model.parameters())
     hidden = record.flat_config.get("model.hidden")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from mnist_ce.network import HIDDEN, INPUT_SIZE
+from mnist_ce.system.errors import UsageError
+from mnist_ce.system.files import one_line
+
+# What a module may take, the usual form first.
+_INPUT_SHAPES = ((1, 28, 28), (INPUT_SIZE,), (28, 28))
 
 
 class MLP(nn.Module):
@@ -42,3 +48,65 @@ class MLP(nn.Module):
             activations = torch.relu(layer(activations))  # → [batch, width of the layer]
         logits: Tensor = last(activations)  # → [batch, num_outputs]
         return logits
+
+
+class ImageInput(nn.Module):
+    """A module of another input shape, called as the MLP is, with float32 [batch, 784]."""
+
+    def __init__(self, module: nn.Module, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.module, self.shape = module, shape
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the module's logits, float32 [batch, outputs]."""
+        logits: Tensor = self.module(images.view(-1, *self.shape))
+        return logits
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module itself, whose parameters have their own names."""
+    return model.module if isinstance(model, ImageInput) else model
+
+
+@contextlib.contextmanager
+def kept_in_place(module: nn.Module) -> Iterator[None]:
+    """Move a module back to its device on leaving."""
+    device = next((parameter.device for parameter in module.parameters()), None)
+    try:
+        yield
+    finally:
+        if device is not None:
+            module.to(device)
+
+
+def as_network(module: nn.Module) -> tuple[nn.Module, int]:
+    """Return any module as one that takes [batch, 784], and how many logits it returns.
+
+    The module gets two black images in evaluation mode, as [2, 1, 28, 28], else [2, 784], else
+    [2, 28, 28]. A UsageError if it takes none of them, or does not return [2, outputs].
+    """
+    if isinstance(module, MLP):
+        return module, module.sizes[-1]
+    device = next((parameter.device for parameter in module.parameters()), None)
+    training = [part for part in module.modules() if part.training]
+    reasons = []
+    module.eval()
+    try:
+        for network in (ImageInput(module, shape) for shape in _INPUT_SHAPES):
+            try:
+                with torch.no_grad():
+                    logits: object = network(torch.zeros(2, INPUT_SIZE, device=device))
+            except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+                reasons.append(one_line(error))
+                continue
+            if isinstance(logits, Tensor) and logits.dim() == 2 and len(logits) == 2:
+                return network, logits.shape[1]
+            found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            reasons.append(f"it returns {found}")
+    finally:
+        for part in training:
+            part.training = True
+    raise UsageError(
+        f"{type(module).__name__} must map float32 [batch, 1, 28, 28] or [batch, 784] to logits "
+        f"[batch, outputs]; given [2, 1, 28, 28]: {reasons[0]}"
+    )

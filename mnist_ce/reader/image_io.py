@@ -8,9 +8,9 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from mnist_ce.system.errors import ImageError
 from mnist_ce.system.files import one_line
 
-ImageSource: TypeAlias = Path | str | bytes | Image.Image | NDArray[np.uint8]
+ImageSource: TypeAlias = Path | str | bytes | Image.Image | NDArray[np.generic]
 FloatImage: TypeAlias = NDArray[np.float32]
 
 MAX_PIXELS = 120_000_000  # above every phone of 2025 (108 megapixels) and 360 MB decoded
@@ -56,11 +56,50 @@ def find_images(patterns: Sequence[str]) -> Iterator[Path | None]:
         yield from found or [path]
 
 
+def each_image(images: object) -> Iterator[ImageSource]:
+    """Yield one image, or each of an array [n, 28, 28] or [n, …, …, …] or of any iterable.
+
+    Raises:
+        TypeError: If it is none of the types that `predict` names.
+    """
+    shape = tuple(getattr(images, "shape", ()))  # of an array or tensor
+    is_batch = len(shape) == 4 or (len(shape) == 3 and shape[1:] == (28, 28))
+    one = (str, bytes, bytearray, memoryview, Mapping, Image.Image)
+    is_one = isinstance(images, one) or hasattr(images, "read") or hasattr(images, "shape")
+    if is_batch or (isinstance(images, Iterable) and not is_one):
+        yield from map(_as_source, images)  # type: ignore[call-overload]
+    else:
+        yield _as_source(images)
+
+
+def _as_source(image: Any) -> ImageSource:  # noqa: ANN401
+    if isinstance(image, (str, Path, bytes, Image.Image)):
+        return image
+    if isinstance(image, (bytearray, memoryview)):
+        return bytes(image)
+    if hasattr(image, "read"):
+        content = image.read()
+        if isinstance(content, bytes):
+            return content
+        raise TypeError(f"a file must be open in binary mode: {type(image).__name__} reads text")
+    if hasattr(image, "detach"):  # a tensor; the processes of a pool do not import torch
+        image = image.detach().cpu()
+        image = (image.float() if image.is_floating_point() else image).numpy()
+    if not isinstance(image, np.ndarray):
+        raise TypeError(
+            "an image must be a path, bytes, a binary file, a Pillow image, an array or a tensor, "
+            f"not {type(image).__name__}"
+        )
+    is_planar = image.ndim == 3 and image.shape[0] in (1, 3, 4) and image.shape[2] not in (1, 3, 4)
+    return np.moveaxis(image, 0, 2) if is_planar else image
+
+
 def open_image(source: ImageSource) -> Image.Image:
     """Decode an image and turn it upright by its EXIF data.
 
-    The source is a path, the bytes of a file, a Pillow image, or uint8 [height, width] or
-    [height, width, 3 or 4]. Larger images than `MAX_SIDE_PX` are reduced by a whole factor.
+    The source is a path, the bytes of a file, a Pillow image, or pixels [height, width] or
+    [height, width, 1, 3 or 4]: 0 to 255, or bool or floats in [0, 1]. Larger images than
+    `MAX_SIDE_PX` are reduced by a whole factor.
 
     Raises:
         ImageError: If it is no file, damaged, of an unknown format, or far too large.
@@ -142,15 +181,30 @@ def _decode(image: Image.Image, name: str, *, can_draft: bool = True) -> Image.I
         raise ImageError(f"{name} is damaged: {one_line(error)}") from None
 
 
-def _from_array(array: NDArray[np.uint8]) -> Image.Image:
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or 0 in array.shape:
+def _from_array(array: NDArray[np.generic]) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if 0 in array.shape or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
         raise ImageError(
-            f"an array must be uint8 [height, width] or [height, width, 3 or 4], "
-            f"not {array.dtype} {list(array.shape)}"
+            "an array must be [height, width] or [height, width, 1, 3 or 4], "
+            f"not {list(array.shape)}"
         )
-    if array.ndim == 3 and array.shape[2] not in (3, 4):
-        raise ImageError(f"an array must have 3 or 4 channels, not {array.shape[2]}")
+    if array.dtype != np.uint8:
+        array = _to_uint8(array)
     return _decode(Image.fromarray(array), "the array")
+
+
+def _to_uint8(array: NDArray[np.generic]) -> NDArray[np.uint8]:
+    if array.dtype.kind not in "buif":
+        raise ImageError(f"an array must hold pixels, not {array.dtype}")
+    pixels = array.astype(np.float64)
+    low, high = pixels.min(), pixels.max()
+    if not 0 <= low <= high <= 255:  # NaN too
+        raise ImageError(
+            f"an array must hold pixels from 0 to 255 or from 0 to 1, not from {low:g} to {high:g}"
+        )
+    is_fraction = array.dtype.kind == "b" or (array.dtype.kind == "f" and high <= 1)
+    return (pixels * (255 if is_fraction else 1)).round().astype(np.uint8)
 
 
 def to_float_image(image: Image.Image) -> FloatImage:

@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from torch import nn
 
-from mnist_ce.evaluation.inference import predict_logits
+from mnist_ce.network.inference import predict_logits
+from mnist_ce.network.model import kept_in_place
 from mnist_ce.network.objective import Binary
 from mnist_ce.reader.detector import adjusted_threshold, load_detector
-from mnist_ce.reader.image_io import ImageSource
+from mnist_ce.reader.image_io import ImageSource, each_image
 from mnist_ce.reader.pool import PreprocessedImage, PreprocessOptions, PreprocessPool
 from mnist_ce.reader.segmentation import Hypothesis, Stages
 from mnist_ce.runs.load_model import TrainedModel, check_input_scale, load_model
@@ -35,6 +36,7 @@ SPLIT_MARGIN_NATS = 0.5  # how much more confident several digits must be than o
 TYPICAL_PAIR_ASPECT = 1.25  # width over height of two digits; narrower ones need a larger margin
 DEFAULT_WEIGHTS = "world"  # reads photographs better than a run of the classic recipe
 CONFIDENCE_WEIGHT = 2.0  # of the network's log-confidence beside the segmentation's log-score
+ImageLike: TypeAlias = ImageSource | BinaryIO | torch.Tensor
 JSON_FIELDS = ("path", "index", "label", "class_name", "probability", "top_k", "status", "reason")
 
 
@@ -57,6 +59,15 @@ class PredictionSettings:
 
 
 @dataclass(frozen=True)
+class ClassProbability:
+    """A class and how probable it is."""
+
+    label: int
+    class_name: str
+    probability: float
+
+
+@dataclass(frozen=True)
 class Prediction:
     """The prediction for one digit, or the record of an image without one.
 
@@ -69,48 +80,72 @@ class Prediction:
     label: int | None = None
     class_name: str | None = None
     probability: float | None = None  # of the label, as a fraction
-    top_k: list[dict[str, Any]] = field(default_factory=list)  # label, class_name, probability
+    top_k: tuple[ClassProbability, ...] = ()  # the most probable classes, in order
     reason: str | None = None  # why it was rejected or failed
     pixels: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)  # [28, 28]
     stages: Stages = field(default_factory=dict, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record in JSON: plain values, fractions."""
-        return {name: getattr(self, name) for name in JSON_FIELDS}
+        row = {name: getattr(self, name) for name in JSON_FIELDS}
+        return row | {"top_k": [asdict(item) for item in self.top_k]}
 
 
 def predict(
-    images: ImageSource | Iterable[ImageSource],
+    images: ImageLike | Iterable[ImageLike],
     *,
     checkpoint: str | Path | TrainedModel | None = None,
+    model: nn.Module | None = None,
     output: str | Path = "checkpoints",
     input_mean: float = 0.0,
     input_std: float = 1.0,
-    **settings: Any,  # noqa: ANN401 - the fields of PredictionSettings
+    top_k: int = 3,
+    multi: bool = False,
+    min_confidence: float | None = None,
+    device: str = "cpu",
+    batch_size: int = 256,
+    keep_stages: bool = False,
 ) -> list[Prediction]:
     """Return a record for each image, in order, or for each of its digits with `multi`.
 
-    An image is a path, the bytes of a file, a Pillow image, or uint8 [height, width] or
-    [height, width, 3 or 4]. For the network see `load_model`, but None is the shipped `world`; a
-    `TrainedModel` keeps its own input scale unless another is given. The settings are the fields of
-    `PredictionSettings`.
+    Args:
+        images: An image or an iterable of images: a path, the bytes of a file, a binary file
+            object, a Pillow image, or an array or tensor [height, width] or [height, width, 1, 3
+            or 4] of pixels 0 to 255, or of bool or floats in [0, 1]. An array [n, 28, 28] is n
+            images.
+        checkpoint: See `load_model`, but None is the shipped `world`; a `TrainedModel` keeps its
+            own input scale unless another is given.
+        model: A module of your own, with the weights of `checkpoint` or its own: see `load_model`.
+        output: The folder of the runs.
+        input_mean: See `load_model`.
+        input_std: See `load_model`.
+        top_k: How many of the most probable classes each record lists.
+        multi: Read every digit of a row, from left to right.
+        min_confidence: Rejects by probability instead of by likeness to a digit.
+        device: See `resolve_device`.
+        batch_size: How many images are classified at a time.
+        keep_stages: Keep the image after each stage of preprocessing in the records.
 
     Raises:
         CheckpointError: If the network cannot be loaded.
+        TypeError: If an image is of another type. One that cannot be read gets a record.
         UsageError: If a setting makes no sense.
     """
-    single = isinstance(images, (str, Path, bytes, Image.Image, np.ndarray))
-    sources: Iterable[ImageSource] = [images] if single else images  # type: ignore[list-item,assignment]
-    checked = PredictionSettings(**settings)
+    settings = PredictionSettings(top_k, multi, min_confidence, device, batch_size, keep_stages)
     if not isinstance(checkpoint, TrainedModel):
-        checkpoint = checkpoint or shipped_weights(DEFAULT_WEIGHTS)
-        trained = load_model(checkpoint, output, input_mean=input_mean, input_std=input_std)
+        if checkpoint is None and model is None:
+            checkpoint = shipped_weights(DEFAULT_WEIGHTS)
+        scale = {"input_mean": input_mean, "input_std": input_std}
+        trained = load_model(checkpoint, output, model=model, **scale)
+    elif model is not None:
+        raise UsageError("a TrainedModel has its network; leave model out")
     elif (input_mean, input_std) == (0.0, 1.0):
         trained = checkpoint
     else:
         check_input_scale(input_mean, input_std)
         trained = replace(checkpoint, input_mean=input_mean, input_std=input_std)
-    return list(predict_each(sources, trained, checked))
+    with kept_in_place(trained.model):
+        return list(predict_each(each_image(images), trained, settings))
 
 
 def predict_each(
@@ -234,10 +269,10 @@ class Predictor:
         best = int(probabilities[1] > 0.5) if binary else int(order[0])
         probability = float(probabilities[best])
         reason = self._rejection(scores, probability, chosen)
-        top = [
-            {"label": labels[k], "class_name": names[k], "probability": float(probabilities[k])}
+        top = tuple(
+            ClassProbability(labels[k], names[k], float(probabilities[k]))
             for k in order[: self.settings.top_k]
-        ]
+        )
         status = "ok" if reason is None else "rejected"
         pixels, stages = scores.pixels, chosen.hypothesis.stages if index == 0 else {}
         return Prediction(

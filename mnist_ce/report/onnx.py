@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mnist_ce.data.loader import scale_pixels
 from mnist_ce.evaluation.evaluate import load_splits_of
+from mnist_ce.network.inference import scale_pixels
 from mnist_ce.network.objective import Binary
 from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.runs.run_dir import RunDir
@@ -97,12 +97,12 @@ def onnx_model(trained: TrainedModel) -> onnx.ModelProto:
     nodes = [helper.make_node("Flatten", ["images"], ["pixels"], axis=1)]  # → [batch, 784]
     initializers = []
     value = "pixels"
-    for number, layer in enumerate(trained.model.layers, start=1):
+    for number, layer in enumerate(trained.mlp.layers, start=1):
         inputs = [value]
         for name, tensor in (("weight", layer.weight), ("bias", layer.bias)):
             inputs.append(f"l{number}.{name}")
             initializers.append(numpy_helper.from_array(tensor.detach().cpu().numpy(), inputs[-1]))
-        is_last = number == len(trained.model.layers)
+        is_last = number == len(trained.mlp.layers)
         result = "logits" if is_last else f"h{number}"
         # value · weightᵀ + bias → [batch, width of the layer]
         nodes.append(helper.make_node("Gemm", inputs, [result], transB=1))
@@ -111,7 +111,7 @@ def onnx_model(trained: TrainedModel) -> onnx.ModelProto:
             nodes.append(helper.make_node("Relu", [result], [value]))
     images, logits = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
-        for name, shape in (("images", (1, 28, 28)), ("logits", trained.model.sizes[-1:]))
+        for name, shape in (("images", (1, 28, 28)), ("logits", trained.mlp.sizes[-1:]))
     )
     graph = helper.make_graph(nodes, "mlp", [images], [logits], initializers)
     model = helper.make_model(

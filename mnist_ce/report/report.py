@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mnist_ce.evaluation.evaluate import EvaluationReport, evaluate
+from mnist_ce.network.model import MLP
 from mnist_ce.report import plots
 from mnist_ce.report.page import PLOTS, ReportedRun, report_page
 from mnist_ce.report.plots import Heading
@@ -98,11 +99,11 @@ def _training_plots(
         figures.append(f"{record.train_seconds:.1f} s of training")
     curves = Heading(f"{name}: learning curves", " · ".join(figures))
     weights = Heading(f"{name}: weights of the first layer", f"trained on {record.dataset}")
-    weight = trained.model.layers[0].weight.detach().numpy()
-    return {
-        "curves": plots.draw_curves(curves, rows),
-        "weights": plots.draw_weights(weights, weight),
-    }
+    drawn = {"curves": plots.draw_curves(curves, rows)}
+    if isinstance(trained.model, MLP):
+        weight = trained.model.layers[0].weight.detach().numpy()
+        drawn["weights"] = plots.draw_weights(weights, weight)
+    return drawn
 
 
 def _test_plots(name: str, report: EvaluationReport) -> dict[str, bytes]:

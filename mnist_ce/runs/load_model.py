@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
+from torch import nn
 
-from mnist_ce.network.model import MLP
+from mnist_ce.network.model import MLP, as_network, unwrapped
 from mnist_ce.network.objective import Binary, Multiclass, Objective
-from mnist_ce.runs.checkpoint import load_state_dict, model_from, weights_sha256
+from mnist_ce.runs.checkpoint import load_tensors, model_from, read_weights, weights_sha256
 from mnist_ce.runs.records import PredictionSettings, RunRecord
 from mnist_ce.runs.run_dir import RunDir, find_checkpoint
 from mnist_ce.system.errors import CheckpointError, RunError, UsageError
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained network, in evaluation mode, and the meaning of its outputs."""
+    """A trained network and the meaning of its outputs."""
 
-    model: MLP
+    model: nn.Module
+    """Maps float32 [batch, 784] to logits [batch, outputs]."""
     path: Path
     class_names: tuple[str, ...]
     """What each class means; (no, yes) for a network with one output."""
@@ -28,12 +33,21 @@ class TrainedModel:
     record: RunRecord | None = field(repr=False)
     """The `run.json` beside the checkpoint."""
     weights_sha256: str
+    conversion: str | None = None
+    """What was taken of a file that another program wrote; None for a plain `state_dict`."""
     temperature: float = 1.0
     """See `PredictionSettings`, as for `rejection_threshold`."""
     rejection_threshold: float | None = None
     input_mean: float = 0.0
     """The network's input is (pixel/255 - input_mean) / input_std."""
     input_std: float = 1.0
+
+    @property
+    def mlp(self) -> MLP:
+        """The network, where it must be an MLP; a UsageError if it is not."""
+        if not isinstance(self.model, MLP):
+            raise UsageError(f"{self.path} is not of Linear layers with a ReLU between them")
+        return self.model
 
     @property
     def dataset(self) -> str | None:
@@ -43,9 +57,10 @@ class TrainedModel:
     @property
     def reads_digits(self) -> bool:
         """Whether its inputs are digits, whatever its classes are."""
-        if self.dataset is None:
+        if self.dataset in (None, "custom"):
             return len(self.class_names) in (2, 10)
-        return self.dataset in ("mnist", "synthetic")
+        digits = {str(digit) for digit in range(10)}
+        return all(name.removeprefix("not ") in digits for name in self.class_names)
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -67,42 +82,79 @@ def load_model(
     checkpoint: str | Path | None = None,
     output: str | Path = "checkpoints",
     *,
+    model: nn.Module | None = None,
     input_mean: float = 0.0,
     input_std: float = 1.0,
 ) -> TrainedModel:
-    """Load a network by path, run or name.
+    """Load a network by path, run or name, or take a module as it is.
 
     Args:
         checkpoint: A file, a run's directory or name, shipped weights (`world`, or `mnist` alias
             `pretrained`), or `latest`: the newest finished multi-class run of at least ten classes
             in `output`; None: that run, or else `mnist`.
         output: The directory of the runs.
+        model: A module of your own, which gets the weights of `checkpoint`; without one it keeps
+            its own. It maps float32 [batch, 1, 28, 28] or [batch, 784] to [batch, outputs].
         input_mean: For a network trained on normalised pixels: (pixel/255 - mean) / std.
         input_std: See `input_mean`.
 
     Raises:
-        CheckpointError: If there is no such checkpoint or it does not hold such a network.
+        CheckpointError: If there is no such checkpoint, it does not hold such a network, or it
+            holds the weights of a module that is not given.
         RunError: If the record beside it is damaged.
-        UsageError: If the input scale is not finite, or `input_std` is not above 0.
+        UsageError: If the input scale is not finite, `input_std` is not above 0, or the module is
+            not such a network.
     """
     check_input_scale(input_mean, input_std)
-    path = find_checkpoint(checkpoint, Path(output))
-    state, record = load_state_dict(path), _record_beside(path)
-    model = model_from(state)
-    num_outputs = model.sizes[-1]
+    conversion = None
+    if model is not None and checkpoint is None:
+        path, record = Path(type(model).__name__), None
+    else:
+        path = find_checkpoint(checkpoint, Path(output))
+        record = _record_beside(path)
+    if model is None:
+        _check_not_custom(path, record)
+        weights, conversion = read_weights(path)
+        if conversion is not None:
+            logger.info(f"checkpoint {path}: {conversion}")
+        network: nn.Module = model_from(weights)
+    else:
+        if checkpoint is not None:
+            _load_into(model, path)
+        network = model
+    network, num_outputs = as_network(network)
+    state = unwrapped(network).state_dict()
     settings = _prediction_settings(path, record)
     return TrainedModel(
-        model=model,
+        model=network,
         path=path,
         class_names=_class_names(path, num_outputs, record),
         objective=Binary() if num_outputs == 1 else Multiclass(),
         record=record,
         weights_sha256=weights_sha256(state),
+        conversion=conversion,
         temperature=settings.temperature,
         rejection_threshold=settings.rejection_threshold,
         input_mean=input_mean,
         input_std=input_std,
     )
+
+
+def _check_not_custom(path: Path, record: RunRecord | None) -> None:
+    if record is not None and record.custom and (name := record.custom.get("model")):
+        raise CheckpointError(
+            f"{path} has the weights of {name}, a module of your own; give it again, in Python: "
+            f"load_model({str(path)!r}, model={name.rpartition('.')[2]}())"
+        )
+
+
+def _load_into(module: nn.Module, path: Path) -> None:
+    state = load_tensors(path)
+    try:
+        module.eval().load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} does not fit {type(module).__name__}: {reason}") from None
 
 
 def check_input_scale(mean: float, std: float) -> None:

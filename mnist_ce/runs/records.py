@@ -45,6 +45,8 @@ class RunRecord(BaseModel, extra="allow", strict=True):
     dataset: str | None = None
     dataset_digest: str | None = None
     """SHA-256 of the dataset's arrays."""
+    dataset_split: str | None = None
+    """How the test images were chosen, where the dataset does not say so."""
     class_names: list[str] | None = None
     objective: str | None = None
     versions: dict[str, str] | None = None
@@ -55,6 +57,10 @@ class RunRecord(BaseModel, extra="allow", strict=True):
     seed: int | None = None
     command: list[str] | None = None
     git_commit: str | None = None
+    init: dict[str, str] | None = None
+    """`checkpoint` and `weights_sha256` of the weights that training started from."""
+    custom: dict[str, str] | None = None
+    """The names of `model`, `optimizer` and `data` where they were given from Python."""
     epochs: int | None = None
     num_parameters: int | None = None
     config: dict[str, dict[str, Any]] | None = None

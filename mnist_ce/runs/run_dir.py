@@ -19,8 +19,9 @@ import tomli_w
 from filelock import FileLock, Timeout
 
 from mnist_ce.config import rename_old_keys
+from mnist_ce.runs.foreign_formats import describe_folder
 from mnist_ce.runs.records import FORMAT_VERSION, RunRecord
-from mnist_ce.system.errors import CheckpointError, RunError, UsageError
+from mnist_ce.system.errors import CheckpointError, RunError, UsageError, did_you_mean
 from mnist_ce.system.files import (
     check_writable,
     flush_folder,
@@ -275,11 +276,9 @@ def list_runs(output: Path) -> list[tuple[RunDir, RunRecord]]:
 
 def newest_run(output: Path) -> tuple[RunDir, RunRecord] | None:
     """Return the newest finished multi-class run of ten classes or more, the user's own only."""
-    shipped = {shipped_weights(name).parent for name in SHIPPED_WEIGHTS}
     for run, record in list_runs(output):
         is_whole = record.objective == "multiclass" and len(record.class_names or ()) >= NUM_DIGITS
-        is_own = run.path.resolve() not in shipped  # those lie among the runs in a checkout
-        if is_own and record.is_finished and is_whole and run.model_path.is_file():
+        if not is_shipped(run) and record.is_finished and is_whole and run.model_path.is_file():
             return run, record
     return None
 
@@ -287,6 +286,11 @@ def newest_run(output: Path) -> tuple[RunDir, RunRecord] | None:
 def shipped_weights(name: str) -> Path:
     """Return the file of one of the `SHIPPED_WEIGHTS`."""
     return shipped_dir(SHIPPED_WEIGHTS[name]) / "model.pt"
+
+
+def is_shipped(run: RunDir) -> bool:
+    """Whether a run holds shipped weights, which lie among the runs in a checkout."""
+    return run.path.resolve() in {shipped_weights(name).parent for name in SHIPPED_WEIGHTS}
 
 
 def find_checkpoint(checkpoint: str | Path | None, output: Path) -> Path:
@@ -309,8 +313,13 @@ def find_checkpoint(checkpoint: str | Path | None, output: Path) -> Path:
     if str(checkpoint) in SHIPPED_WEIGHTS:
         return shipped_weights(str(checkpoint))
     if path.is_dir() or (output / path).is_dir():
-        raise CheckpointError(f"run {checkpoint} has no model.pt yet: let it finish an epoch first")
-    raise CheckpointError(f"checkpoint {checkpoint} is neither a file nor a run in {output}")
+        folder = path if path.is_dir() else output / path
+        description = describe_folder(folder) or "has no model.pt yet: let it finish an epoch first"
+        raise CheckpointError(f"run {checkpoint} {description}")
+    near = did_you_mean(
+        str(path), [*SHIPPED_WEIGHTS, *_names(output), *_names(path.parent, path.parent)]
+    )
+    raise CheckpointError(f"checkpoint {checkpoint} is neither a file nor a run in {output}{near}")
 
 
 def find_run(name: str, output: Path) -> RunDir:
@@ -328,4 +337,27 @@ def find_run(name: str, output: Path) -> RunDir:
         run = RunDir(folder)
         if run.config_path.is_file():
             return run
-    raise RunError(f"there is no run {name} in {output}")
+    raise RunError(f"there is no run {name} in {output}{did_you_mean(name, _names(output))}")
+
+
+def _names(folder: Path, base: Path | None = None) -> list[str]:
+    """Return the names of a folder's entries, or with `base` their paths from there on."""
+    with contextlib.suppress(OSError):
+        return [str((base or Path()) / p.name) for p in folder.iterdir() if p.name[0] != "."]
+    return []
+
+
+def delete_run(run: RunDir) -> None:
+    """Delete the directory of a run.
+
+    Raises:
+        RunError: If another process has locked the run, or it cannot be deleted.
+    """
+    with run.lock():
+        pass  # Windows renames no directory with an open file
+    hidden = run.path.with_name(f".new-{secrets.token_hex(4)}.tmp")
+    try:
+        run.path.rename(hidden)  # at once: `create_run` removes what a killed process leaves
+        shutil.rmtree(hidden)
+    except OSError as error:
+        raise RunError(f"run {run.path} cannot be deleted: {one_line(error)}") from None

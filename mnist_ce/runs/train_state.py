@@ -109,10 +109,12 @@ class Snapshot:
         save_tensors(run.resume_path, content)
 
 
-def load_snapshot(run: RunDir, weights: dict[str, Tensor]) -> tuple[dict[str, Any], TrainState]:
+def load_snapshot(
+    run: RunDir, weights: dict[str, Tensor], buffers: dict[str, Tensor] | None = None
+) -> tuple[dict[str, Any], TrainState]:
     """Read `resume.pt`: the argument of `Step.load_state`, and the train state.
 
-    The saved tensors must have the names and shapes of `weights`.
+    The saved tensors must have the names and shapes of `weights` and `buffers`.
 
     Raises:
         CheckpointError: If the file is damaged.
@@ -129,6 +131,8 @@ def load_snapshot(run: RunDir, weights: dict[str, Tensor]) -> tuple[dict[str, An
             raise ValueError("num_steps is not a number")
         for part in ("weights", "momentum", "average"):
             _check_tensors(part, step[part], weights)
+        _check_tensors("buffers", step.get("buffers", {}), buffers or {})
+        _check_held(step.get("optimizer"))
         return step, TrainState.model_validate(content["progress"])
     except ValidationError as error:
         first = error.errors()[0]
@@ -143,13 +147,23 @@ def _check_tensors(part: str, found: Any, expected: dict[str, Tensor]) -> None: 
     """Check names and shapes before anything is copied: a file may claim any size."""
     if not isinstance(found, dict):
         raise TypeError(f"its {part} are not a table")
-    if not found and part != "weights":
+    if not found and part not in ("weights", "buffers"):
         return
     if set(found) != set(expected):
         raise ValueError(f"its {part} are of another network")
     for name, tensor in expected.items():
-        value, plain = found[name], (torch.float32, torch.strided)
+        value, plain = found[name], (tensor.dtype, torch.strided)
         if not isinstance(value, Tensor) or (value.dtype, value.layout) != plain:
-            raise ValueError(f"{name} in its {part} is not a plain tensor of float32")
+            raise ValueError(f"{name} in its {part} is not a plain tensor of {tensor.dtype}")
         if value.shape != tensor.shape or not value.is_contiguous():
             raise ValueError(f"{name} in its {part} has another shape")
+
+
+def _check_held(content: Any) -> None:  # noqa: ANN401
+    """Check that the file holds all elements of the tensors in an optimizer's state."""
+    if isinstance(content, Tensor):
+        if content.numel() * content.element_size() > content.untyped_storage().nbytes():
+            raise ValueError("a tensor of its optimizer has more elements than the file holds")
+    elif isinstance(content, dict | list | tuple):
+        for value in content.values() if isinstance(content, dict) else content:
+            _check_held(value)

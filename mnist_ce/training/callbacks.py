@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from torch import nn
+
 from mnist_ce.config import Config
-from mnist_ce.network.model import MLP
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.runs.train_state import EpochMetrics, MetricSums
@@ -66,13 +67,13 @@ class TrainResult:
         run: Its directory (removed after a dry run).
         record: The content of `run.json`.
         rows: The rows of `metrics.csv`.
-        model: The trained network, on the CPU.
+        model: The trained network, on the CPU: the module given to `train`, if one was.
     """
 
     run: RunDir
     record: RunRecord
     rows: list[EpochMetrics]
-    model: MLP
+    model: nn.Module
 
 
 class Callback:

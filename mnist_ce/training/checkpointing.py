@@ -6,10 +6,12 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Self
 
+from mnist_ce.config import Config
 from mnist_ce.runs.run_dir import RunDir
-from mnist_ce.runs.train_state import Snapshot
-from mnist_ce.system.errors import RunError
+from mnist_ce.runs.train_state import Snapshot, TrainState, load_snapshot
+from mnist_ce.system.errors import RunError, UsageError
 from mnist_ce.system.files import one_line
+from mnist_ce.training.steps import Step
 
 
 class AsyncCheckpointer:
@@ -83,3 +85,29 @@ class AsyncCheckpointer:
                 f"run folder {path} cannot be written: {one_line(error)}; what was saved "
                 "before is intact: make room, then continue with --resume"
             ) from None
+
+
+def load_progress(
+    run: RunDir, step: Step, config: Config, num_batches: int
+) -> tuple[dict[str, Any], TrainState] | None:
+    """Read `resume.pt` and check that it fits the config; None for a run that has none yet."""
+    if not run.resume_path.exists():
+        if (record := run.read_record()) is not None and record.init:
+            raise RunError(
+                f"run {run.path} cannot be continued: it has no resume.pt; train a new one"
+            )
+        return None
+    weights, buffers = step.average or step.parameters, step.buffers
+    step_state, state = load_snapshot(run, weights, buffers)
+    num_steps = (state.epoch - 1) * num_batches + state.batch
+    is_averaged = bool(config.average.decay)
+    if step_state["num_steps"] != num_steps or bool(step_state["average"]) != is_averaged:
+        raise RunError(
+            f"{run.resume_path} does not fit {run.config_path}: one of them was changed since the "
+            "run was interrupted"
+        )
+    if num_steps > config.train.epochs * num_batches:
+        raise UsageError(
+            f"run {run.path} is past epoch {config.train.epochs} already; give more --epochs"
+        )
+    return step_state, state

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import torch
+from torch import nn
 
 from mnist_ce.config import Config
 from mnist_ce.data.dataset import DataSplits
-from mnist_ce.network.model import MLP
 from mnist_ce.runs.records import FORMAT_VERSION, RESULTS, RunRecord
 from mnist_ce.runs.train_state import TrainState
 from mnist_ce.system.device import device_name, environment
@@ -29,7 +29,12 @@ _FINAL_METRICS = (
 
 
 def run_metadata(
-    config: Config, recipe: str, splits: DataSplits, model: MLP, device: torch.device, step: str
+    config: Config,
+    recipe: str,
+    splits: DataSplits,
+    model: nn.Module,
+    device: torch.device,
+    step: str,
 ) -> RunRecord:
     """Return the record of a run that begins now."""
     return RunRecord(
@@ -39,6 +44,7 @@ def run_metadata(
         status="running",
         dataset=splits.dataset,
         dataset_digest=splits.digest,
+        dataset_split=splits.split_note,
         class_names=list(splits.class_names),
         objective=config.objective.kind,
         versions=environment(),

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from mnist_ce.config import Config, resolve_config
+from mnist_ce.data.custom import custom_dataset
 from mnist_ce.data.dataset import DataSplits, load_splits
 from mnist_ce.data.splits import Split
 from mnist_ce.data.upstrokes import add_upstrokes
+from mnist_ce.network.model import MLP
+from mnist_ce.reader.folder import read_folder
+from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, find_run
-from mnist_ce.system.errors import RunError, UsageError
+from mnist_ce.system.distributed import num_processes
+from mnist_ce.system.errors import CheckpointError, RunError, UsageError
+from mnist_ce.training.steps import OptimizerFactory
 
 # The keys that may differ in a resumed run; messages name the first five.
 RESUMABLE_KEYS = (
@@ -23,8 +31,43 @@ RESUMABLE_KEYS = (
 )
 
 
+@dataclass(frozen=True)
+class Custom:
+    """What `train` is given from Python in place of a part of the config."""
+
+    model: nn.Module | None = None
+    optimizer: OptimizerFactory | None = None
+    data: object = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, nn.Module | None):
+            found = getattr(self.model, "__name__", type(self.model).__name__)
+            raise TypeError(f"model must be a torch.nn.Module, not {found}")
+        if not callable(self.optimizer) and self.optimizer is not None:
+            raise TypeError("optimizer must be a function of the parameters, such as a class")
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Raise a UsageError for a setting that what is given makes useless."""
+        useless = {"model": "model.", "optimizer": "optimizer.", "data": "data.dataset"}
+        for name in self.names:
+            for key in settings:
+                if key.startswith(useless[name]):
+                    raise UsageError(f"{key} has no effect beside {name}=…; leave one of them out")
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What is given, by argument, as `run.json` has it."""
+        given = {"model": self.model, "optimizer": self.optimizer, "data": self.data}
+        kinds = {
+            key: value if hasattr(value, "__qualname__") else type(value)
+            for key, value in given.items()
+            if value is not None
+        }
+        return {key: f"{kind.__module__}.{kind.__qualname__}" for key, kind in kinds.items()}
+
+
 def open_run(
-    stack: contextlib.ExitStack, name: str, settings: Mapping[str, Any]
+    stack: contextlib.ExitStack, name: str, settings: Mapping[str, Any], custom: Custom
 ) -> tuple[RunDir, RunRecord, Config]:
     """Lock a run that is to be resumed, and read its record and config."""
     run = find_run(name, Path(settings.get("run.output", Config().run.output)))
@@ -32,12 +75,21 @@ def open_run(
     record = run.read_record()
     if record is None:
         raise RunError(f"run {run.path} cannot be continued: it has no {run.record_path.name}")
+    for key in ("model", "optimizer", "data"):
+        kept, given = ((names or {}).get(key) for names in (record.custom, custom.names))
+        if kept and not given:
+            raise UsageError(
+                f"run {run.path} was trained with {key}={kept}, given from Python; give it again: "
+                f"train(resume={name!r}, {key}=…)"
+            )
+        if given and not kept:
+            raise UsageError(f"run {run.path} was trained without {key}={given}; leave it out")
     config = resolve_config(run.config_path, flags=settings)
     for key in settings:
         if key not in RESUMABLE_KEYS:
             raise UsageError(
                 f"{key} cannot change when a run is continued; only "
-                f"{', '.join(RESUMABLE_KEYS[:5])} can"
+                f"{', '.join(RESUMABLE_KEYS[:5])} can; start a new run for another value"
             )
     before = resolve_config(run.config_path, environment={}).train.epochs
     fixed = _depends_on_epochs(config)
@@ -56,26 +108,70 @@ def _depends_on_epochs(config: Config) -> str | None:
     return None
 
 
-def load_data(config: Config, record: RunRecord | None) -> DataSplits:
+def load_data(config: Config, record: RunRecord | None, custom: Custom) -> DataSplits:
     """Load the data of a run.
 
     Args:
         config: The resolved config.
         record: The record of a resumed run, whose dataset is loaded again; None: a new run.
+        custom: With the data, if it is given.
     """
-    data = config.data
+    data, seed = config.data, config.train.seed
+    given = custom_dataset(custom.data, seed) if custom.data is not None else None
     if record is not None:
         data = data.model_copy(update={"dataset": str(record.dataset)})
-    splits = load_splits(data, config.objective, config.train.seed)
+    splits = load_splits(data, config.objective, seed, given, read_folder)
     if record is not None and record.dataset_digest != splits.digest:
         raise RunError(f"run {record.name} was trained on other data than this {splits.dataset}")
     if share := config.augment.upstroke_ones:
         if "1" not in splits.class_names or splits.num_outputs == 1:
             raise UsageError(f"augment.upstroke_ones = {share}, but no class is called 1")
         label = splits.class_names.index("1")
-        train = add_upstrokes(splits.train, label, share, config.train.seed)
+        train = add_upstrokes(splits.train, label, share, seed)
         splits = replace(splits, train=train)
     return splits
+
+
+def load_initial(config: Config, custom: Custom, *, is_resumed: bool) -> TrainedModel | None:
+    """Load the weights that `train.init` names, into the module given; None: random weights."""
+    name = "" if is_resumed else config.train.init
+    if custom.model is not None and num_processes() > 1:
+        raise UsageError("a module of your own is trained by one process: leave torchrun out")
+    if not name and custom.model is None:
+        return None
+    try:
+        return load_model(name or None, config.run.output, model=custom.model)
+    except CheckpointError as error:
+        raise CheckpointError(f"train.init: {error}") from None
+
+
+def build_network(
+    config: Config, custom: Custom, num_outputs: int, initial: TrainedModel | None
+) -> nn.Module:
+    """Build the network of a run, with random weights or those of `initial`.
+
+    Raises:
+        UsageError: If `initial` has another shape.
+    """
+    if initial is not None and custom.model is not None:
+        if (found := len(initial.class_names)) != max(num_outputs, 2):
+            raise UsageError(
+                f"{initial.path} has logits for {found} classes, but the data needs {num_outputs}"
+            )
+        initial.model.train()
+        return initial.model
+    model = MLP(config.model.hidden, num_outputs)
+    if initial is not None:
+        given = initial.mlp.sizes
+        if given != model.sizes:
+            wrong, right = ("→".join(map(str, sizes)) for sizes in (given, model.sizes))
+            advice = f"set model.hidden = {list(given[1:-1])}"
+            raise UsageError(
+                f"train.init = '{config.train.init}' is a network {wrong}, but this run's is "
+                f"{right}: {advice if given[-1] == num_outputs else 'their outputs differ'}"
+            )
+        model.load_state_dict(initial.model.state_dict())
+    return model
 
 
 def truncate_to_one_batch(splits: DataSplits, batch_size: int) -> DataSplits:

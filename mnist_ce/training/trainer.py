@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
+import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mnist_ce.config import Config, recipe_name, resolve_config
-from mnist_ce.data.dataset import DataSplits
+from mnist_ce.data.dataset import DataSplits, short_name
 from mnist_ce.data.loader import DeviceLoader
-from mnist_ce.evaluation.evaluate import EvaluationReport
 from mnist_ce.evaluation.inference import Evaluation, evaluate
-from mnist_ce.network.model import MLP
-from mnist_ce.report.report import draw_plots
-from mnist_ce.runs.checkpoint import load_state_dict, save_tensors, weights_sha256
-from mnist_ce.runs.load_model import TrainedModel
+from mnist_ce.network.model import unwrapped
+from mnist_ce.runs.checkpoint import load_state_dict, load_tensors, save_tensors, weights_sha256
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, check_new_run, create_run
-from mnist_ce.runs.train_state import (
-    EpochMetrics,
-    MetricSums,
-    Snapshot,
-    TrainState,
-    load_snapshot,
-)
+from mnist_ce.runs.train_state import EpochMetrics, MetricSums, Snapshot, TrainState
 from mnist_ce.system.device import reproducible, resolve_device, synchronize
 from mnist_ce.system.distributed import (
     all_reduce_max,
@@ -44,11 +37,19 @@ from mnist_ce.system.distributed import (
 from mnist_ce.system.errors import RunError, StoppedError, TrainingError, UsageError
 from mnist_ce.system.files import one_line
 from mnist_ce.training.callbacks import BatchInfo, Callback, RunInfo, StopFlag, TrainResult
-from mnist_ce.training.checkpointing import AsyncCheckpointer
+from mnist_ce.training.checkpointing import AsyncCheckpointer, load_progress
+from mnist_ce.training.final_plots import draw_final_plots
 from mnist_ce.training.metadata import environment_diff, final_metrics, merge_resumed, run_metadata
 from mnist_ce.training.schedule import learning_rates
-from mnist_ce.training.setup import load_data, open_run, truncate_to_one_batch
-from mnist_ce.training.steps import NonFiniteLossError, choose_step, make_step
+from mnist_ce.training.setup import (
+    Custom,
+    build_network,
+    load_data,
+    load_initial,
+    open_run,
+    truncate_to_one_batch,
+)
+from mnist_ce.training.steps import NonFiniteLossError, OptimizerFactory, choose_step, make_step
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,9 @@ def train(
     config: Config | str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     *,
+    model: nn.Module | None = None,
+    optimizer: OptimizerFactory | None = None,
+    data: object = None,
     resume: str | None = None,
     dry_run: bool = False,
     recipe: str | None = None,
@@ -71,6 +75,11 @@ def train(
     Args:
         config: A config, a TOML file, or the name of a shipped one; None: the defaults.
         settings: Values by dotted key, such as `{"train.epochs": 1}`, laid over `config`.
+        model: A module of your own in place of the MLP, trained in place. It maps pixel/255,
+            float32 [batch, 1, 28, 28] or [batch, 784], to logits [batch, classes].
+        optimizer: A function of the parameters that returns a `torch.optim.Optimizer`, in place of
+            the config's section. The schedule begins from the optimizer's own learning rate.
+        data: Images and labels in place of the config's dataset: see `custom_dataset`.
         resume: The name or directory of a run to continue, or `latest`.
         dry_run: Train and test on one batch in a temporary directory, and keep nothing.
         recipe: The config's name in the run's name and record.
@@ -79,6 +88,7 @@ def train(
 
     Raises:
         UsageError: If the config, or a setting together with the data or the device, is wrong.
+        TypeError: If `model`, `optimizer` or `data` is of another type.
         DataError: If the data cannot be loaded.
         RunError: If the run's directory cannot be created or written, or is locked.
         TrainingError: If the loss is not finite, or another of several processes is lost.
@@ -86,10 +96,14 @@ def train(
     """
     started_at = time.perf_counter()
     settings = {key: value for key, value in (settings or {}).items() if value is not None}
+    custom = Custom(copy.deepcopy(model) if dry_run else model, optimizer, data)
+    custom.check_settings(settings)
     with process_group(), contextlib.ExitStack() as stack:
         record: RunRecord | None = None
         if resume is not None:
-            run, record, config = broadcast_from_main(lambda: open_run(stack, resume, settings))
+            run, record, config = broadcast_from_main(
+                lambda: open_run(stack, resume, settings, custom)
+            )
             recipe = record.recipe
         elif not isinstance(config, Config):
             recipe = recipe or recipe_name(config)
@@ -98,23 +112,38 @@ def train(
             raise UsageError("give settings with a config's name or file, not with a Config")
         if dry_run:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mnist-ce-"))
+            stack.enter_context(_dry_run_errors(folder))
             place = config.run.model_copy(update={"output": folder, "name": "dry-run"})
             config = config.model_copy(update={"run": place})
         elif record is None:
             check_new_run(Path(config.run.output), config.run.name)
 
         device = resolve_device(local_device(config.train.device))
-        kind = choose_step(config.train.step, device.type)
+        is_mlp_with_sgd = model is optimizer is None and config.optimizer.name == "sgd"
+        kind = choose_step(config.train.step, device.type, needs_autograd=not is_mlp_with_sgd)
         resolved = config
-        splits = main_first(lambda: load_data(resolved, record), lambda splits: splits.digest)
+        initial = main_first(
+            lambda: load_initial(resolved, custom, is_resumed=record is not None),
+            lambda found: found and found.weights_sha256,
+        )
+        splits = main_first(
+            lambda: load_data(resolved, record, custom), lambda splits: splits.digest
+        )
         if dry_run:
             splits = truncate_to_one_batch(splits, config.train.batch_size)
             only_one = config.train.model_copy(update={"epochs": 1})
             config = config.model_copy(update={"train": only_one})
         stack.enter_context(reproducible(config.train.seed, config.train.threads))
-        trainer = Trainer(config, recipe or "custom", splits, device, kind)
+        if model is not None:  # its kernels may have no deterministic form
+            torch.set_deterministic_debug_mode("warn")
+        network = build_network(config, custom, splits.num_outputs, initial).to(device)
+        trainer = Trainer(config, recipe or "custom", splits, network, kind, custom)
         trainer.started_at = started_at
         if record is None:
+            if initial is not None:
+                source = config.train.init or str(initial.path)
+                init = {"checkpoint": source, "weights_sha256": initial.weights_sha256}
+                trainer.record = trainer.record.updated(init=init)
             run = broadcast_from_main(lambda: stack.enter_context(trainer.create_run().lock()))
         trainer.run = run
         trainer.checkpointer = stack.enter_context(AsyncCheckpointer(run if is_main() else None))
@@ -122,7 +151,8 @@ def train(
             trainer.resume(record)
         result = trainer.fit(callbacks, stop or StopFlag())
         if is_main() and config.run.plots and not dry_run:
-            _draw_plots(result, trainer)
+            test = trainer.test_result or trainer.evaluate("test")
+            draw_final_plots(result, splits, test, trainer.stop)
         for callback in callbacks:
             callback.on_end(result)
         return result
@@ -135,8 +165,9 @@ class Trainer:
         config: The resolved config.
         recipe: The config's name.
         splits: The data.
-        device: Where to train.
+        model: The network, on the device to train on.
         step_kind: The kind of step, of those that `choose_step` returns.
+        custom: What is given from Python.
     """
 
     run: RunDir
@@ -144,13 +175,21 @@ class Trainer:
     started_at: float
 
     def __init__(
-        self, config: Config, recipe: str, splits: DataSplits, device: torch.device, step_kind: str
+        self,
+        config: Config,
+        recipe: str,
+        splits: DataSplits,
+        model: nn.Module,
+        step_kind: str,
+        custom: Custom,
     ) -> None:
-        self.config, self.splits, self.device = config, splits, device
+        self.config, self.splits, self.custom = config, splits, custom
+        self.device = next(model.parameters()).device
         self.num_epochs = config.train.epochs
         self.callbacks: Sequence[Callback] = ()
         self.stop = StopFlag()
-        model = MLP(config.model.hidden, splits.num_outputs).to(self.device)
+        # Evaluated by the main process alone, with the averaged weights where averaging is on.
+        self._eval_model = copy.deepcopy(model)
         self.loader = DeviceLoader(
             splits.train.images.to(self.device),
             splits.train.labels.to(self.device),
@@ -158,29 +197,22 @@ class Trainer:
             seed=config.train.seed,
             augment=config.augment,
             last_augmented_epoch=self.num_epochs - config.augment.final_epochs,
+            num_shares=config.train.shares,
         )
         self.num_batches = len(self.loader)
-        rate = config.optimizer.learning_rate  # the highest
+        settings = (config.optimizer, config.average.decay, custom.optimizer)
+        self.step = make_step(step_kind, model, self.loader, splits.objective, *settings)
         self.learning_rate = learning_rates(
-            config.schedule, rate, self.num_epochs, self.num_batches
-        )
-        self.step = make_step(
-            step_kind,
-            model,
-            self.loader,
-            splits.objective,
-            config.optimizer,
-            config.average.decay,
-            config.train.shares,
+            config.schedule, self.step.highest_rate, self.num_epochs, self.num_batches
         )
         self.record = run_metadata(config, recipe, splits, model, self.device, step_kind)
+        if custom.names:
+            self.record = self.record.updated(custom=custom.names)
         self.state = TrainState()
         self.test_result: Evaluation | None = None
         self._pending_best: dict[str, Tensor] | None = None
         self._num_saved_rows = 0
         self._last_save = time.monotonic()
-        # Evaluated by the main process alone, with the averaged weights where averaging is on.
-        self._eval_model = MLP(config.model.hidden, splits.num_outputs).to(self.device)
         self._eval_images = {
             split: images.images.to(self.device)
             for split, images in (("validation", splits.validation), ("test", splits.test))
@@ -194,15 +226,20 @@ class Trainer:
             self.record = self.record.updated(name=name)
             run.write_config(self._config_tables())
             run.write_record(self.record)
+            if self.record.init:  # resuming does not read that checkpoint again
+                Snapshot(self.step.state(), self.state.model_dump()).write(run)
 
-        stem = f"{self.record.dataset}-{self.record.recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+        dataset = short_name(self.splits.dataset)
+        stem = f"{dataset}-{self.record.recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
         return create_run(Path(self.config.run.output), self.config.run.name, stem, write_files)
 
     def resume(self, before: RunRecord) -> None:
         """Continue from the last snapshot of a run; from its beginning, if it has none."""
         changed = environment_diff(before, self.record)
         self.record = merge_resumed(before, self.record).updated(status="running")
-        found = broadcast_from_main(self._load_snapshot)
+        found = broadcast_from_main(
+            lambda: load_progress(self.run, self.step, self.config, self.num_batches)
+        )
         if found is not None:
             step_state, self.state = found
             self.step.load_state(step_state)
@@ -219,23 +256,6 @@ class Trainer:
         self._write_record("running")
         if self.state.rows:
             self.checkpointer.write(self.run.write_metrics, self.state.rows)
-
-    def _load_snapshot(self) -> tuple[dict[str, Any], TrainState] | None:
-        if not self.run.resume_path.exists():
-            return None
-        step_state, state = load_snapshot(self.run, self.step.eval_weights())
-        num_steps = (state.epoch - 1) * self.num_batches + state.batch
-        is_averaged = bool(self.config.average.decay)
-        if step_state["num_steps"] != num_steps or bool(step_state["average"]) != is_averaged:
-            raise RunError(
-                f"{self.run.resume_path} does not fit {self.run.config_path}: one of them was "
-                "changed since the run was interrupted"
-            )
-        if num_steps > self.num_epochs * self.num_batches:
-            raise UsageError(
-                f"run {self.run.path} is past epoch {self.num_epochs} already; give more --epochs"
-            )
-        return step_state, state
 
     def _config_tables(self) -> dict[str, Any]:
         """The config without the run's name, so that feeding it back makes a new run."""
@@ -273,10 +293,11 @@ class Trainer:
                 self._train_epoch()
         except NonFiniteLossError as error:
             self._write_record("failed")
+            rate = self.config.optimizer.learning_rate
             raise TrainingError(
                 f"the loss is {error.loss} in epoch {self.state.epoch}, batch "
-                f"{error.step % self.num_batches + 1} of {self.num_batches}; the update was "
-                f"not made, and {self.run.path} keeps what was saved before. Try a lower --lr"
+                f"{error.step % self.num_batches + 1} of {self.num_batches}. Start a new run "
+                f"with a lower rate, such as --lr {rate / 10:g}: resuming would fail again"
             ) from None
         result = broadcast_from_main(self._finish)
         self.stop.is_checked = False
@@ -333,10 +354,10 @@ class Trainer:
         """Evaluate on the validation split, where there is one, and the test split where due."""
         row: EpochMetrics = {}
         if self.splits.validation is not None:
-            result = self._evaluate("validation")
+            result = self.evaluate("validation")
             row |= {"validation_loss": result.loss, "validation_accuracy": result.accuracy}
         if test:
-            self.test_result = result = self._evaluate("test")
+            self.test_result = result = self.evaluate("test")
             row |= {
                 "test_loss": result.loss,
                 "test_accuracy": result.accuracy,
@@ -345,10 +366,14 @@ class Trainer:
             }
         return row
 
-    def _evaluate(self, split: str) -> Evaluation:
-        self._eval_model.load_state_dict(self.step.eval_weights())
+    def evaluate(self, split: str) -> Evaluation:
+        """Evaluate the current weights on a split of the data."""
+        unwrapped(self._eval_model).load_state_dict(self.step.eval_weights())
         labels, images = self.splits.split(split).labels, self._eval_images[split]
-        return evaluate(self._eval_model, images, labels, self.splits.objective)
+        result = evaluate(self._eval_model, images, labels, self.splits.objective)
+        if not math.isfinite(result.loss):  # the epoch's last update was too large
+            raise NonFiniteLossError(self.step.num_steps - 1, result.loss)
+        return result
 
     def _eval_weights(self) -> dict[str, Tensor]:
         return {
@@ -405,39 +430,30 @@ class Trainer:
         self.checkpointer.write(save_tensors, self.run.model_path, weights)
         self.checkpointer.write(self.run.write_metrics, rows)
         self._write_record("finished")
-        kept = load_state_dict(self.run.model_path)
+        model = self.custom.model
+        kept = (load_state_dict if model is None else load_tensors)(self.run.model_path)
         if weights_sha256(kept) != self.record.weights_sha256:
             raise RunError(f"{self.run.model_path} does not hold what was written to it")
-        model = MLP(self.config.model.hidden, self.splits.num_outputs)
+        model = (copy.deepcopy(self._eval_model) if model is None else model).cpu().eval()
         model.load_state_dict(kept)
-        return TrainResult(self.run, self.record, rows, model.eval())
+        return TrainResult(self.run, self.record, rows, model)
 
-    def test_report(self, result: TrainResult) -> EvaluationReport:
-        """Return the last test result; it is computed only where a resumed run was complete."""
-        test = self.test_result or self._evaluate("test")
-        splits, names = self.splits, self.splits.class_names
-        trained = TrainedModel(
-            model=result.model,
-            path=self.run.model_path,
-            class_names=names,
-            objective=splits.objective,
-            record=result.record,
-            weights_sha256=str(result.record.weights_sha256),
-        )
-        return EvaluationReport(trained, splits.dataset, "test", names, test, splits.test.images)
+
+@contextlib.contextmanager
+def _dry_run_errors(folder: str) -> Iterator[None]:
+    """Leave out the advice on runs, which a dry run does not keep."""
+    try:
+        yield
+    except StoppedError as error:
+        raise StoppedError("stopped; a dry run keeps nothing", error.signal_number) from None
+    except RunError as error:
+        reason = one_line(error.__context__ or error)
+        raise RunError(
+            f"the temporary folder {folder} cannot be written: {reason}; make room there, or set "
+            "TMPDIR to another folder"
+        ) from None
 
 
 def _rank(row: EpochMetrics) -> tuple[float, float]:
     """Order validation results: by accuracy, then by loss."""
     return row["validation_accuracy"], -row["validation_loss"]
-
-
-def _draw_plots(result: TrainResult, trainer: Trainer) -> None:
-    hint = f"draw them with: mnist-ce report {result.run.path}"
-    if trainer.stop.signal_number is not None:
-        number = trainer.stop.signal_number
-        raise StoppedError(f"the run is complete, but its plots are not: {hint}", number)
-    try:
-        draw_plots(result.run, trainer.test_report(result), result.rows)
-    except Exception as error:  # whatever it is: the run itself is complete
-        logger.warning(f"the run is complete, but its plots are not: {one_line(error)}; {hint}")

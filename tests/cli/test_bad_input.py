@@ -6,11 +6,14 @@ import gzip
 import io
 import pickle
 import zipfile
+from argparse import Namespace
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 
@@ -36,17 +39,24 @@ class Harmful:
         return (Path.touch, (Path("harm-done"),))
 
 
-def saved(content: object) -> bytes:
+def saved(content: object, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    torch.save(content, buffer)
+    torch.save(content, buffer, **options)
     return buffer.getvalue()
 
 
-def zipped(data_pickle: bytes, compression: int = zipfile.ZIP_STORED) -> bytes:
+def pickled_module(**options: Any) -> bytes:
+    return saved(torch.nn.Sequential(torch.nn.Linear(784, 10)), **options)
+
+
+def zipped(
+    data_pickle: bytes, compression: int = zipfile.ZIP_STORED, inner: str = "data.pkl"
+) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as archive:
-        archive.writestr("archive/data.pkl", data_pickle)
-        archive.writestr("archive/version", "3\n")
+        archive.writestr(f"archive/{inner}", data_pickle)
+        if inner == "data.pkl":
+            archive.writestr("archive/version", "3\n")
     return buffer.getvalue()
 
 
@@ -65,6 +75,10 @@ WEIGHTS = dict(MLP([8], 10).state_dict())
 GOOD = saved(WEIGHTS)
 NO_BIAS = {name: tensor for name, tensor in WEIGHTS.items() if name != "l2.bias"}
 ZERO = torch.zeros(1)  # 2^40 elements in a small file
+GOOD_SAFETENSORS = safetensors.torch.save(WEIGHTS)
+LAYER = {"weight": torch.zeros(784, 784), "bias": torch.zeros(784)}
+SIDE_BY_SIDE = {f"{name}.{part}": t.clone() for name in "ab" for part, t in LAYER.items()}
+SQUARE = {**LAYER, "out.weight": torch.zeros(784, 10), "out.bias": torch.zeros(10)}
 HUGE = {**WEIGHTS, "l1.weight": ZERO.expand(2**30, 784), "l1.bias": ZERO.expand(2**30)}
 
 # Four IDX files that are not MNIST's.
@@ -82,9 +96,9 @@ RESUME = "train --resume {}/a"
 
 # The command line alone: exit code 2.
 WRONG_COMMANDS = {
-    "trian": "No such command",
+    "trian": "did you mean train?",
     "train --epoch 3": "No such option",
-    "train --epochs many": "valid integer",
+    "train --epochs many": "--epochs = many: must be a whole number",
     "train --epochs 0": "train.epochs = 0",
     "train --epochs 1000000000000": "train.epochs",
     "train -b 0": "train.batch_size = 0",
@@ -93,6 +107,20 @@ WRONG_COMMANDS = {
     "train --momentum 1": "optimizer.momentum = 1",
     "train --momentum 0 --set optimizer.nesterov=true": "momentum above 0",
     "train --seed -1": "train.seed = -1",
+    "train --seed 4294967296": "must be below 4294967296",  # torch's generator takes 32 bits
+    "train --learning-rate 0.1": "did you mean --lr?",
+    "train --weight-decay 0.1": "write --set optimizer.weight_decay",
+    "train epochs=1": "did you mean --epochs 1?",
+    "train train.epochs=1": "did you mean --set train.epochs=1?",
+    "train fast": "did you mean --config fast?",
+    "train -c fsat": "did you mean fast?",
+    "train --set epochs=1": "as in train.epochs=1",
+    "train --set average.decay=99": "must be below 1; did you mean 0.99?",
+    "train --set model.hidden=a,b": "must be a list, such as 100,50",
+    "train --dataset minst": "did you mean mnist?",
+    "predict x.png --min-confidence 90": "must be at most 1; did you mean 0.9?",
+    "predict x.png --min-confidence 90%": "must be a number; did you mean 0.9?",
+    "runs --delete latest": "give the name of a run",
     "train --dataset cifar": "data.dataset = 'cifar'",
     "train --device tpu": "must be auto, cpu, mps, cuda or cuda:N",
     "train --step quick": "train.step = 'quick'",
@@ -102,6 +130,7 @@ WRONG_COMMANDS = {
     "train --set train.epochs=ten": "train.epochs = 'ten'",
     "train --set model.hidden=[0]": "model.hidden",
     "train --set model.hidden=[65536,65536]": "model.hidden makes",
+    "train --set optimizer.name=lion": "optimizer.name = 'lion'",
     "train --set train.patience=2": "data.validation_size",
     "train --set train.patience=2 --set data.validation_size=100 --set schedule.kind=one-cycle": (
         "whose length is fixed"
@@ -125,14 +154,39 @@ WRONG_CONFIGS: list[tuple[bytes, str]] = [
 ]
 WRONG_CHECKPOINTS: list[tuple[bytes, str]] = [
     (b"hello", "not a file that torch.save wrote"),
-    (b"", "not a file that torch.save wrote"),
+    (b"", "is empty"),
+    (bytes(1000), "full of zeros"),
+    (b"\x05\xe1 of no known kind", "damaged, or of a format not known"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\n", "git lfs pull"),
+    (b" <!DOCTYPE html><html></html>", "HTML"),
+    (b"\x89HDF\r\n\x1a\n", "keras.models.load_model"),
+    (b"\x93NUMPY\x01\0", "allow_pickle=True"),
+    (b"\x08\x01\x12\x07", "tf.saved_model.load"),
+    (b"\x08\x08\x12\x07pytorch", "onnx.load"),
+    (b"\x1f\x8b\x08\0", "gzip"),
+    (zipped(b"", inner="code/constants.pkl"), "TorchScript"),
+    (zipped(b"", inner="l1.weight.npy"), "numpy.load"),
+    (zipped(b"", inner="x.pt"), "zip archive of x.pt: unpack it"),
+    (pickle.dumps({"a": 1}), "a pickle that torch.save did not write"),
+    (GOOD_SAFETENSORS[:1000], "damaged safetensors"),
+    (saved(WEIGHTS, _use_new_zipfile_serialization=False)[:2000], "is damaged"),
+    (pickled_module(), "whole pickled module"),
+    (pickled_module(_use_new_zipfile_serialization=False), "whole pickled module"),
+    (saved({"net": WEIGHTS, "args": Namespace(lr=1)}), "weights_only=False)['net']"),
+    (
+        saved({"model": WEIGHTS, "ema": dict(MLP([8], 10).state_dict())}),
+        "several networks (model, ema)",
+    ),
+    (saved({"a": {"l1.weight": torch.zeros(0)}}), "holds no weights"),
+    (saved({**WEIGHTS, "conv.weight": torch.zeros(2, 1, 3, 3)}), "unexpected: conv.weight"),
+    (saved(SQUARE), "is square"),
+    (safetensors.torch.save(SIDE_BY_SIDE), "does not tell the order"),
     (GOOD[: len(GOOD) // 2], "damaged"),
     (zipped(bytes(1_000_000), zipfile.ZIP_DEFLATED), "compressed"),
     (zipped(pickle.dumps(Harmful(), protocol=2)), "code is never run"),
     (saved([1, 2]), "a plain state_dict"),
-    (saved({"model": WEIGHTS}), "plain state_dict"),
-    (saved({"fc1.weight": WEIGHTS["l1.weight"]}), "l1, l2"),
-    (saved(NO_BIAS), "l2.bias"),
+    (saved({"fc1.weight": WEIGHTS["l1.weight"]}), "missing: fc1.bias"),
+    (saved(NO_BIAS), "missing: l2.bias"),
     (saved({**WEIGHTS, "l2.weight": torch.zeros(10, 9)}), "has shape"),
     (saved({**WEIGHTS, "l1.bias": torch.full((8,), torch.nan)}), "NaN"),
     (saved({**WEIGHTS, "l1.bias": torch.zeros(8, dtype=torch.long)}), "floats"),
@@ -162,10 +216,16 @@ CASES = [
     Case(TRAIN, 1, "127.0.0.1:9"),
     Case(TRAIN, 1, "train-images-idx3-ubyte.gz", TINY_MNIST),
     Case(TRAIN, 1, "train-images-idx3-ubyte.gz", CUT_MNIST),
+    Case("train --dataset csv:{}/x.csv", 1, "x.csv has 2 columns", {"x.csv": b"1,2\n"}),
+    Case("train --dataset npz:{}/x.npz", 1, "cannot be read as .npz", {"x.npz": b"PK"}),
+    Case("train --dataset folder:{}/x", 1, "has no labelled image", {"x/one.txt": b"1"}),
+    Case("train --dataset folder:", 2, "data.dataset = 'folder:'"),
     # Runs
     Case(f"{TRAIN} --name old --dry-run", 1, "127.0.0.1:9", OLD_RUN),
     Case(f"{TRAIN} --name old", 2, "is never overwritten", OLD_RUN),
     Case("train --output {}/file/runs", 1, "is not a folder", {"file": b""}),
+    Case("train --init gone --output {}", 1, "train.init: checkpoint gone is neither a file nor"),
+    Case("train --step fast --set optimizer.name=adam --output {}", 2, "is for the MLP and SGD"),
     Case("train --resume nothing --output {}", 1, "there is no run nothing"),
     Case("train --resume latest --output {}", 1, "there is no interrupted run"),
     Case("train --resume {}/runs/old", 1, "no run", OLD_RUN),
@@ -177,6 +237,11 @@ CASES = [
     Case("evaluate {}/a --verify", 1, "is not finished", UNFINISHED),
     # Evaluation
     Case("evaluate {}/x.pt", 1, "neither a file nor a run"),
+    Case("evaluate y --output {}", 1, "did you mean y2?", {"y2/notes": b""}),
+    Case("evaluate {}/yy.pt", 1, "/xy.pt?", {"xy.pt": GOOD}),
+    Case("evaluate {}", 1, "name one of its files", {"x.safetensors": GOOD_SAFETENSORS}),
+    Case("evaluate {}", 1, "tf.saved_model.load", {"saved_model.pb": b""}),
+    Case("train --resume olt --output {}/runs", 1, "did you mean old?", OLD_RUN),
     Case("evaluate {}", 1, "has no model.pt"),
     Case(f"{CHECK} --input-std 0", 2, "--input-std", {"x.pt": GOOD}),
     Case(f"{CHECK} --input-mean nan", 2, "--input-mean", {"x.pt": GOOD}),

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from mnist_ce.cli import main
 from mnist_ce.runs.run_dir import RunDir
 
 Capsys = pytest.CaptureFixture[str]
+Refused = Callable[..., tuple[int, str]]
 METRICS = "epoch,train_loss,train_accuracy,learning_rate\n1,0.5,0.9,0.01\n2,0.4,0.91,0.01\n"
 
 
@@ -105,3 +108,30 @@ def test_foreign_records_neither_crash_nor_control_the_terminal(
     assert not set("\x1b\x07") & set(text)
     assert "damaged" in text
     assert "no-json" not in text
+
+
+def test_a_run_is_deleted_by_name(tmp_path: Path, refused: Refused, capsys: Capsys) -> None:
+    run = make_run(tmp_path, "a-run")
+    run.config_path.touch()
+    delete = ["runs", "--output", str(tmp_path), "--delete"]
+    assert refused(*delete, "a-run")[1].endswith("asks on a terminal only; add --yes")
+    assert refused(*delete, "a-rum", "--yes")[1].endswith("did you mean a-run?")
+    with run.lock():
+        assert "is being trained" in refused(*delete, "a-run", "--yes")[1]
+    assert run.record_path.is_file()
+    assert main([*delete, "a-run", "--yes"]) == 0
+    assert capsys.readouterr().out == f"deleted {run.path}\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("answer", "exit_code"), [("y\n", 0), ("n\n", 1), ("", 1)])
+def test_deleting_a_run_asks_on_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, exit_code: int
+) -> None:
+    run = make_run(tmp_path, "a")
+    run.config_path.touch()
+    terminal = io.StringIO(answer)
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", terminal)
+    assert main(["runs", "--output", str(tmp_path), "--delete", "a"]) == exit_code
+    assert run.path.exists() == bool(exit_code)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import json
 import tomllib
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -69,3 +71,30 @@ def test_show_config_refuses_what_training_would(capsys: Capsys) -> None:
     assert main(["train", "--show-config", "--set", "train.epoch=3"]) == 2
     assert "did you mean train.epochs?" in capsys.readouterr().err
     assert main(["train", "--show-config", "--resume", "latest"]) == 2
+
+
+def test_a_diverging_run_says_how_to_go_on(tmp_path: Path, capsys: Capsys) -> None:
+    words = ["train", "--output", str(tmp_path), "--set", "model.hidden=8", "--lr", "1e30"]
+    for more in ([], ["--dry-run"]):  # of one batch, so that only the test loss is not finite
+        assert main([*words, *more]) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert "Start a new run with a lower rate, such as --lr 1e+29" in error
+
+
+def test_a_dry_run_never_advises_to_resume(
+    tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    monkeypatch.setattr("mnist_ce.runs.train_state.save_tensors", fail)
+    monkeypatch.setattr("mnist_ce.training.trainer.save_tensors", fail)
+    assert main(["train", "--dry-run", "--output", str(tmp_path), "--set", "model.hidden=8"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "No space left on device; make room there, or set TMPDIR" in error
+    assert "resume" not in error
+
+
+def test_the_help_shows_the_defaults_and_the_recipes(capsys: Capsys) -> None:
+    assert main(["train", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for shown in ("[default: 9]", "[default: 0.01]", f"{', '.join(shipped_configs())}."):
+        assert shown in text

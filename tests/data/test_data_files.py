@@ -118,6 +118,40 @@ def test_packed_files_are_found_and_unpacked(world: World, name: str, place: str
     world.check_load(name)  # the unpacked files are all that is needed from now on
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "{dotted}",  # as 7-Zip unpacks them
+        "{upper}.GZ",
+        "{name}/{name}",  # as Kaggle serves them
+        "archive/{dotted}",
+        "archive/{dotted}.gz",
+        "MNIST/raw/{dotted}/{dotted}",
+        "images and labels, part {number}",
+    ],
+)
+def test_mnist_is_recognised_by_its_content(world: World, place: str) -> None:
+    for number, (name, content) in enumerate(world.raw["mnist"].items()):
+        dotted = name.replace("-idx", ".idx")
+        found = place.format(name=name, dotted=dotted, upper=name.upper(), number=number)
+        path = world.data_dir / found
+        repacked = gzip.compress(content, 1, mtime=1)  # not the MD5 that torchvision knows
+        world.put(path.parent, {path.name: repacked if found.lower().endswith("gz") else content})
+    world.check_load()
+    world.check_load()
+
+
+def test_a_file_of_the_right_size_and_other_content_is_not_taken(world: World) -> None:
+    raw = {name.replace("-idx", ".idx"): content for name, content in world.raw["mnist"].items()}
+    images = IMAGES.replace("-idx", ".idx")
+    world.put(world.data_dir, {**raw, images: raw[images][:-1] + b"?", ".hidden": b""})
+    world.put(world.data_dir, {f"{name}.zip": b"" for name in "abcdef"})
+    message = world.error()
+    assert f"missing: {IMAGES}; found: {', '.join(NAMES[1:])}; other files there: " in message
+    assert "a.zip, b.zip, " in message
+    assert ", …), and" in message
+
+
 @pytest.mark.parametrize("name", ["fashion-mnist", "kmnist"])
 def test_unpacked_relatives_are_watched_from_their_first_use(world: World, name: str) -> None:
     path = world.folder(name) / IMAGES
@@ -160,7 +194,8 @@ def test_the_packed_file_beside_decides_about_an_unpacked_one(world: World) -> N
 
 def test_datasets_of_the_same_file_names_are_told_apart(world: World) -> None:
     world.put_packed(world.data_dir, "fashion-mnist")
-    assert "no good train-images-idx3-ubyte(.gz) of mnist" in world.error()
+    others = ", ".join(sorted(f"{name}.gz" for name in NAMES))
+    assert f"(missing: {', '.join(NAMES)}; other files there: {others}), and" in world.error()
     assert world.warnings == []  # nothing is damaged: it is another dataset
     world.check_load("fashion-mnist")
     world.put(world.data_dir, world.raw["mnist"])

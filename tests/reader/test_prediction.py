@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import io
 import itertools
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from mnist_ce import load_model, predict
@@ -82,21 +87,84 @@ def test_inverted_and_enlarged_images_are_read(trained: TrainedModel, digits: Sp
 def test_every_kind_of_input_gets_the_same_prediction(
     trained: TrainedModel, digits: Split, tmp_path: Path
 ) -> None:
-    image = digits.images.numpy()[0]
+    tensor, image = digits.images[0], digits.images.numpy()[0]
     path = tmp_path / "a digit\nü.png"
     Image.fromarray(image).save(path)
-    inputs = [path, str(path), path.read_bytes(), Image.open(path), image]
+    content, fractions = path.read_bytes(), tensor.float() / 255
+    inputs: list[Any] = [
+        path,
+        str(path),
+        content,
+        bytearray(content),
+        io.BytesIO(content),
+        Image.open(path),
+    ]
+    inputs += [image, image[..., None], np.stack([image] * 3, axis=-1), image.astype(np.int64)]
+    inputs += [image / 255, image.astype(np.float32), tensor, tensor[None], fractions]
+    inputs += [fractions.requires_grad_(), np.stack([image / 255] * 3, axis=-1)]
     records = predict(inputs, checkpoint=trained)
+    assert {r.reason for r in records} == {records[0].reason}
     assert len({(r.label, round(r.probability or 0, 6)) for r in records}) == 1
-    assert [r.path for r in records] == [str(path), str(path), None, None, None]
-    (alone,) = predict(path, checkpoint=trained)
-    assert alone.label == records[0].label
-    np.testing.assert_array_equal(alone.pixels, image)
+    assert [r.path for r in records] == [str(path), str(path), *[None] * (len(inputs) - 2)]
+    np.testing.assert_array_equal(records[0].pixels, image)
+    for alone in inputs:
+        if hasattr(alone, "seek"):
+            alone.seek(0)
+        assert [r.label for r in predict(alone, checkpoint=trained)] == [records[0].label]
+
+
+def test_an_array_of_images_and_any_iterable_are_many_images(
+    trained: TrainedModel, digits: Split
+) -> None:
+    tensor = digits.images[:5]
+    expected = predict(list(tensor.numpy()), checkpoint=trained)
+    for images in (tensor, tensor.numpy(), tensor[:, None], tensor.numpy() / 255, iter(tensor)):
+        assert predict(images, checkpoint=trained) == expected
+    assert predict(tensor[:0], checkpoint=trained) == []
+    bold = tensor.numpy() > 127
+    assert predict(bold, checkpoint=trained) == predict(bold * 255, checkpoint=trained)
+
+
+@pytest.mark.parametrize("images", [3, None, {"a": 1}, ["x.png", 3.5], [("x.png", 1)]])
+def test_another_type_is_named(trained: TrainedModel, images: Any) -> None:
+    with pytest.raises(TypeError, match=r"not (int|NoneType|dict|float|tuple)$"):
+        predict(images, checkpoint=trained)
+    with pytest.raises(TypeError, match="open in binary mode: StringIO"):
+        predict(io.StringIO("x"), checkpoint=trained)
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.zeros((5, 40, 40)), r"or \[height, width, 1, 3 or 4\], not \[5, 40, 40\]"),
+        (np.full((28, 28), -0.4), "from 0 to 255 or from 0 to 1, not from -0.4 to -0.4"),
+        (np.full((28, 28), np.nan), "not from nan to nan"),
+        (np.full((28, 28), 256), "not from 256 to 256"),
+        (np.array([["a"]]), "must hold pixels, not <U1"),
+    ],
+)
+def test_a_bad_array_is_a_record_with_a_reason(
+    trained: TrainedModel, array: NDArray[Any], reason: str
+) -> None:
+    (record,) = predict([array], checkpoint=trained)
+    assert record.status == "error"
+    assert re.search(reason, record.reason or "")
+
+
+def test_the_keywords_can_be_seen() -> None:
+    keywords = set(inspect.signature(predict).parameters)
+    settings = {field.name for field in dataclasses.fields(PredictionSettings)}
+    assert settings | {"images", "checkpoint", "model", "input_mean"} <= keywords
 
 
 def test_records_hold_plain_values_that_add_up(trained: TrainedModel, digits: Split) -> None:
     (record,) = predict(digits.images.numpy()[3], checkpoint=trained, top_k=10)
     row = record.to_dict()
+    assert list(row["top_k"][0]) == ["label", "class_name", "probability"]
+    best = record.top_k[0]
+    assert (best.label, best.class_name, best.probability) == tuple(row["top_k"][0].values())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        best.label = 3  # type: ignore[misc]
     assert sum(item["probability"] for item in row["top_k"]) == pytest.approx(1)
     assert row["top_k"][0]["label"] == row["label"]
     assert row["probability"] == row["top_k"][0]["probability"]
@@ -159,12 +227,13 @@ def test_images_are_read_only_a_little_ahead(trained: TrainedModel, digits: Spli
 
 
 def test_other_data_sets_are_not_cropped(trained: TrainedModel) -> None:
-    clothes = replace(trained, record=RunRecord(dataset="fashion-mnist"))
+    record, names = RunRecord(dataset="fashion-mnist"), ("shirt", *trained.class_names[1:])
+    clothes = replace(trained, record=record, class_names=names)
     block = np.zeros((28, 28), np.uint8)
     block[:, 4:10] = 200
-    (record,) = predict(block, checkpoint=clothes)
-    assert record.status == "ok"
-    np.testing.assert_array_equal(record.pixels, block)
+    (found,) = predict(block, checkpoint=clothes)
+    assert found.status == "ok"
+    np.testing.assert_array_equal(found.pixels, block)
 
 
 @pytest.mark.parametrize("threshold", ["high", True, [1]])

@@ -85,6 +85,6 @@ def test_a_label_is_the_digit_not_its_place_among_the_classes(
     image[4:24, 12:16] = 255
     (record,) = predict(image, checkpoint=trained, min_confidence=0.0)
     assert str(record.label) == record.class_name
-    assert [str(k["label"]) for k in record.top_k] == [k["class_name"] for k in record.top_k]
+    assert [str(k.label) for k in record.top_k] == [k.class_name for k in record.top_k]
     train_small("yes-no", train__epochs=1, objective__kind="binary", data__classes=[3, 7])
     assert load_model("yes-no", tmp_path).labels == (0, 1)

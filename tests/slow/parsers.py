@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import pickle
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from PIL import Image
 
@@ -25,6 +28,7 @@ from mnist_ce.runs.load_model import load_model
 from mnist_ce.runs.records import FORMAT_VERSION
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.runs.train_state import MetricSums, TrainState, load_snapshot
+from mnist_ce.system.errors import CheckpointError
 
 EDITS = ("replace", "insert", "delete", "repeat", "truncate")
 INTERESTING = (
@@ -47,9 +51,9 @@ def _weights() -> dict[str, torch.Tensor]:
     return MLP([4], 10).state_dict()
 
 
-def _saved(content: object) -> bytes:
+def _saved(content: object, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    torch.save(content, buffer)
+    torch.save(content, buffer, **options)
     return buffer.getvalue()
 
 
@@ -77,6 +81,12 @@ def _with_pickle(content: bytes, pickled: bytes) -> bytes:
 
 def _parse_checkpoint(path: Path) -> object:
     return model_from(load_state_dict(path))
+
+
+def _parse_foreign(path: Path) -> object:
+    with contextlib.suppress(CheckpointError):  # the valid ones are refused, too
+        return _parse_checkpoint(path)
+    return None
 
 
 def _parse_resume(path: Path) -> object:
@@ -123,6 +133,17 @@ def _record() -> bytes:
     return json.dumps(record).encode()
 
 
+def _training() -> dict[str, object]:
+    """A checkpoint as training scripts save it, whose one state_dict has NumPy's arrays beside."""
+    weights = {f"model.{key}": tensor.numpy() for key, tensor in _weights().items()}
+    return {"epoch": np.int64(3), "loss": np.float32(0.5), "state_dict": weights}
+
+
+_LEGACY = [_saved(c, _use_new_zipfile_serialization=False) for c in (_weights(), _training())]
+_FOREIGN = [
+    *(b"version https://git-lfs.github.com/spec/v1\n", b"<html>", b"\x08\x08\x12\x07pytorch"),
+    *(b"\x93NUMPY\x01\0", b"\x89HDF\r\n\x1a\n", pickle.dumps(_training()), bytes(300)),
+]
 _CHECKPOINT, _RESUME = _saved(_weights()), _saved(_resume())
 _CONFIG = config_text(resolve_config(environment={})).encode()
 _COLUMNS = b"epoch,train_loss,train_accuracy,test_loss,test_accuracy,learning_rate,seconds\n"
@@ -130,6 +151,12 @@ _METRICS = _COLUMNS + b"1,2.3,0.1,2.3,0.1,0.01,1.5\n"
 PARSERS = [
     Parser("x.pt", [_CHECKPOINT], _parse_checkpoint),
     Parser("x.pickle", [_pickle_of(_CHECKPOINT)], _in_archive(_weights(), _parse_checkpoint)),
+    Parser(
+        "y.pickle", [_pickle_of(_saved(_training()))], _in_archive(_training(), _parse_checkpoint)
+    ),
+    Parser("x.pth", _LEGACY, _parse_checkpoint),
+    Parser("x.safetensors", [safetensors.torch.save(_weights())], _parse_checkpoint),
+    Parser("x.bin", _FOREIGN, _parse_foreign),
     Parser("resume.pt", [_RESUME], _parse_resume),
     Parser("resume.pickle", [_pickle_of(_RESUME)], _in_archive(_resume(), _parse_resume)),
     Parser("x.toml", [_CONFIG, b"[train]\nepochs = 3\n"], partial(resolve_config, environment={})),

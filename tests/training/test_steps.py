@@ -280,9 +280,9 @@ def test_the_number_of_threads_changes_no_bit(settings: Settings, num_shares: in
     for num_threads in (1, 2, 4):
         with use_threads(num_threads):
             augment = AugmentConfig(rotation_degrees=10, elastic_pixels=0.5)
-            loader = make_loader(num_images=220, batch_size=43, augment=augment)
+            loader = make_loader(220, 43, augment=augment, num_shares=num_shares)
             torch.manual_seed(0)
-            step = FastStep(MLP((30, 20, 5)), loader, Multiclass(0.1), *settings, num_shares)
+            step = FastStep(MLP((30, 20, 5)), loader, Multiclass(0.1), *settings)
             assert step.num_workers == min(num_threads, num_shares)
             for indices in itertools.chain(loader.epoch(1), loader.epoch(2)):
                 step(indices, 0.1)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-Point = tuple[float, float, float, float]
-"""A rectangle (x, y, x2, y2) in which a point of a style lies; mostly both corners are one."""
+Point = tuple[float, ...]
+"""(x, y), or the rectangle (x, y, x2, y2) in which a point lies; a `Style` has rectangles only."""
 Piece = tuple[Point, ...]
 
 _SAMPLES_PER_HEIGHT = 36  # dense enough that the drawn discs blend at any pen's width
@@ -25,6 +25,10 @@ class Style:
     share: float
     pieces: tuple[Piece, ...]
     variation: float = 1.0
+
+    def __post_init__(self) -> None:
+        pieces = tuple(tuple((*point, *point)[:4] for point in piece) for piece in self.pieces)
+        object.__setattr__(self, "pieces", pieces)
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -50,10 +54,7 @@ def load_styles(name: str = "styles") -> tuple[Style, ...]:
     styles = [replace(style, variation=plain["variation"]) for style in chosen]
     for digit, rows in tables.pop("hands", tables).items():
         for row in rows:
-            # A point of two numbers is a rectangle without extent.
-            pieces = tuple(
-                tuple((*point, *point)[:4] for point in piece) for piece in row["pieces"]
-            )
+            pieces = tuple(tuple(map(tuple, piece)) for piece in row["pieces"])
             styles.append(Style(int(digit), row["share"], pieces, row.get("variation", 1.0)))
     return tuple(sorted(styles, key=lambda style: style.digit))
 

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from mnist_ce.config import OptimizerConfig
 from mnist_ce.data.loader import DeviceLoader
-from mnist_ce.network.model import MLP
 from mnist_ce.network.objective import Objective
 from mnist_ce.system.distributed import num_processes
 from mnist_ce.system.errors import UsageError
-from mnist_ce.training.steps.base import NonFiniteLossError, Step
+from mnist_ce.training.steps.base import NonFiniteLossError, OptimizerFactory, Step
 from mnist_ce.training.steps.cuda_graph import CudaGraphStep
 from mnist_ce.training.steps.distributed import DistributedStep
 from mnist_ce.training.steps.fast import FastStep
 from mnist_ce.training.steps.plain import PlainStep
 
-__all__ = ["NonFiniteLossError", "Step", "choose_step", "make_step"]
+__all__ = ["NonFiniteLossError", "OptimizerFactory", "Step", "choose_step", "make_step"]
 
 
-def choose_step(kind: str, device_type: str) -> str:
+def choose_step(kind: str, device_type: str, *, needs_autograd: bool = False) -> str:
     """Return the kind of step to use; `auto` is the fastest for the device.
 
-    Several processes always use the distributed step.
+    Several processes always use the distributed step. What `needs_autograd`, anything but the MLP
+    and SGD, has no faster step than the plain one.
 
     Raises:
         UsageError: If a named step does not run on the device or in several processes.
@@ -32,6 +34,10 @@ def choose_step(kind: str, device_type: str) -> str:
             )
         return "distributed"
     fastest = {"cpu": "fast", "cuda": "cuda-graph"}.get(device_type, "plain")
+    if needs_autograd:
+        fastest = "plain"
+        if kind not in ("auto", "plain"):
+            raise UsageError(f"train.step = '{kind}' is for the MLP and SGD; use 'auto' or 'plain'")
     if kind not in ("auto", "plain", fastest):
         raise UsageError(
             f"train.step = '{kind}' does not run on {device_type}; use 'auto' or 'plain'"
@@ -41,12 +47,12 @@ def choose_step(kind: str, device_type: str) -> str:
 
 def make_step(
     kind: str,
-    model: MLP,
+    model: nn.Module,
     loader: DeviceLoader,
     objective: Objective,
     optimizer: OptimizerConfig,
     average_decay: float = 0.0,
-    num_shares: int = 2,
+    make_optimizer: OptimizerFactory | None = None,
 ) -> Step:
     """Build the step of a kind that `choose_step` returned; for the arguments see `Step`."""
     kinds: dict[str, type[Step]] = {
@@ -55,4 +61,4 @@ def make_step(
         "cuda-graph": CudaGraphStep,
         "distributed": DistributedStep,
     }
-    return kinds[kind](model, loader, objective, optimizer, average_decay, num_shares)
+    return kinds[kind](model, loader, objective, optimizer, average_decay, make_optimizer)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mnist_ce.config import OptimizerConfig
 from mnist_ce.data.loader import DeviceLoader
-from mnist_ce.network.model import MLP
+from mnist_ce.network.model import MLP, unwrapped
 from mnist_ce.network.objective import Objective
 from mnist_ce.runs.train_state import MetricSums
 from mnist_ce.system.errors import TrainingError
 
 Tensors = dict[str, Tensor]  # by the parameters' names
+OptimizerFactory: TypeAlias = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
 class NonFiniteLossError(TrainingError):
@@ -37,28 +39,32 @@ class Step(ABC):
         objective: What is minimised.
         optimizer: Momentum and weight decay; each step gets its own learning rate.
         average_decay: The decay of the moving average of the weights; 0: no average.
-        num_shares: In how many parts the fast step computes a batch; the others have no parts.
+        make_optimizer: Makes the optimizer of the plain step; None: that of the config.
     """
 
     def __init__(
         self,
-        model: MLP,
+        model: nn.Module,
         loader: DeviceLoader,
         objective: Objective,
         optimizer: OptimizerConfig,
         average_decay: float = 0.0,
-        num_shares: int = 2,
+        make_optimizer: OptimizerFactory | None = None,
     ) -> None:
-        self.model = model
+        self.network = model
         self.loader = loader
         self.objective = objective
         self.config = optimizer
+        self.highest_rate = optimizer.learning_rate
         self.average_decay = average_decay
-        self.num_shares = num_shares
         self.num_steps = 0  # since the run began
         self.sums = MetricSums()
-        self.parameters: Tensors = {n: p.detach() for n, p in model.named_parameters()}
-        self.momentum: Tensors = {n: torch.zeros_like(p) for n, p in self.parameters.items()}
+        self.make_optimizer = make_optimizer
+        named = unwrapped(model).named_parameters(remove_duplicate=False)  # as in its state_dict
+        self.parameters: Tensors = {name: parameter.detach() for name, parameter in named}
+        self.momentum: Tensors = {}
+        if optimizer.name == "sgd" and make_optimizer is None:
+            self.momentum = {n: torch.zeros_like(p) for n, p in self.parameters.items()}
         self.average: Tensors = {}
         if average_decay:
             self.average = {n: p.clone() for n, p in self.parameters.items()}
@@ -82,6 +88,18 @@ class Step(ABC):
         return torch.get_num_threads() if self.loader.device.type == "cpu" else 1
 
     @property
+    def model(self) -> MLP:
+        """The network of a step that is for the MLP only."""
+        assert isinstance(self.network, MLP)
+        return self.network
+
+    @property
+    def buffers(self) -> Tensors:
+        """What belongs to the network beside its parameters: running means, for example."""
+        state = unwrapped(self.network).state_dict()
+        return {name: tensor for name, tensor in state.items() if name not in self.parameters}
+
+    @property
     def average_weight(self) -> float:
         """The weight of the new parameters in the moving average, at the current step.
 
@@ -92,7 +110,7 @@ class Step(ABC):
 
     def eval_weights(self) -> Tensors:
         """Return the weights to evaluate, not copied: the averaged ones if there are any."""
-        return self.average or self.parameters
+        return {**(self.average or self.parameters), **self.buffers}
 
     def metrics(self) -> MetricSums:
         """Return the sums since `reset_metrics`; waits for the device."""
@@ -104,12 +122,13 @@ class Step(ABC):
 
     def state(self) -> dict[str, Any]:
         """Return all that exact continuation needs, as tensors on the CPU and plain values."""
-        return {
+        state: dict[str, Any] = {
             "num_steps": self.num_steps,
             "weights": _copied(self.parameters),
             "momentum": _copied(self.momentum if self.num_steps else {}),
             "average": _copied(self.average),
         }
+        return state | ({"buffers": _copied(self.buffers)} if self.buffers else {})
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned, of any kind of step."""
@@ -118,6 +137,7 @@ class Step(ABC):
         if state["momentum"]:
             _copy_into(self.momentum, state["momentum"])
         _copy_into(self.average, state["average"])
+        _copy_into(self.buffers, state.get("buffers", {}))
 
     def _count(self, loss_sum: float, num_correct: int, num_examples: int) -> None:
         self.sums.loss_sum += loss_sum

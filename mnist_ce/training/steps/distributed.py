@@ -20,7 +20,7 @@ class DistributedStep(PlainStep):
         super()._setup()
         device = self.loader.device
         self.parallel = DistributedDataParallel(
-            self.model, device_ids=[device.index] if device.type == "cuda" else None
+            self.network, device_ids=[device.index] if device.type == "cuda" else None
         )
 
     def __call__(self, indices: Tensor, learning_rate: float) -> None:

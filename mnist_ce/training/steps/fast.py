@@ -71,6 +71,7 @@ class FastStep(Step):
     """See the module's text. The model's parameters become views of the padded matrices."""
 
     def _setup(self) -> None:
+        self.num_shares = self.loader.num_shares
         self.workers = Workers(min(torch.get_num_threads(), self.num_shares))
         self.matrices, self.parameters = _with_bias_columns(self.parameters)
         momentum, self.momentum = _with_bias_columns(self.momentum)

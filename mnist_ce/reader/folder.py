@@ -1,0 +1,134 @@
+"""A folder of labelled images as a dataset."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mnist_ce.data.splits import Split
+from mnist_ce.reader.detector import load_detector
+from mnist_ce.reader.image_io import SUFFIXES
+from mnist_ce.system.errors import DataError
+
+if TYPE_CHECKING:
+    from mnist_ce.reader.pool import PreprocessedImage
+
+logger = logging.getLogger(__name__)
+
+DIGITS = tuple("0123456789")
+MAX_NAMED = 3  # images that were left out, in the warning
+TRAIN_NAMES, TEST_NAMES = {"train", "training", "trainingset"}, {"test", "testing", "testset"}
+
+
+def read_folder(folder: Path) -> tuple[Split, Split | None, tuple[str, ...]]:
+    """Read labelled images as `predict` reads them, and return them with the class names.
+
+    An image's label is the name of the folder it lies in or, where that is `folder` itself, the
+    digit that its name begins with (`7_1.png`). Folders called 0 to 9 give all ten classes;
+    otherwise each name is a class, and whole images are resized as they are for other things than
+    digits. Where a folder `train` and a folder `test` hold such folders, that is the split; else
+    the second part is None. Equal images count once, and order and names of files do not matter.
+
+    Hidden files and folders are skipped. Images without a label, without one clear digit and those
+    that cannot be read are left out, with a warning. A `DataError` where nothing is left.
+    """
+    # Here, because most runs need neither a folder nor SciPy.
+    from mnist_ce.reader.pool import PreprocessOptions, preprocess
+
+    paths = _images(folder)
+    labels = {path: _class_name(path.relative_to(folder)) for path in paths}
+    names = {name for name in labels.values() if name is not None}
+    class_names = DIGITS if names <= set(DIGITS) else tuple(sorted(names))
+    options = PreprocessOptions(crop=class_names == DIGITS)
+    images: dict[str, dict[bytes, tuple[NDArray[np.uint8], int]]] = {"train": {}, "test": {}}
+    problems: list[str] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow and SciPy release the GIL
+        results = pool.map(lambda path: preprocess(path, options), paths)
+        for path, result in zip(paths, results, strict=True):
+            name, pixels = labels[path], _only_digit(result)
+            if name is None or isinstance(pixels, str):
+                reason = "no label" if name is None else pixels
+                problems.append(f"{path.relative_to(folder)} ({reason})")
+                continue
+            label = class_names.index(name)
+            key = hashlib.sha256(name.encode() + pixels.tobytes()).digest()
+            images[_part(path.relative_to(folder)) or "train"][key] = pixels, label
+    if problems:
+        shown = "; ".join(problems[:MAX_NAMED])
+        more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
+        logger.warning(
+            f"{folder}: {len(problems)} of {len(paths)} images are left out: {shown}{more}"
+        )
+    if not images["train"]:
+        problem = "has no labelled image" if folder.is_dir() else "is not a folder"
+        raise DataError(
+            f"{folder} {problem}: put images into folders named by class, 0 to 9, or begin their "
+            "names with the digit, as in 7_1.png"
+        )
+    test = _split(images["test"]) if images["test"] else None
+    return _split(images["train"]), test, class_names
+
+
+def _images(folder: Path) -> list[Path]:
+    """Return the image files in a folder and below, without hidden ones."""
+    paths = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        shown = (Path(parent, name) for name in files if not name.startswith("."))
+        paths += [path for path in shown if path.suffix.lower() in SUFFIXES]
+    return sorted(paths)
+
+
+def _part(path: Path) -> str | None:
+    """Return `train` or `test` where a folder of the path is called so."""
+    names = {name.lower() for name in path.parts[:-1]}
+    return "train" if names & TRAIN_NAMES else "test" if names & TEST_NAMES else None
+
+
+def _class_name(path: Path) -> str | None:
+    """Return the class that a folder or the file's own name gives an image, if any."""
+    folder = path.parent
+    if folder.name and not _part(Path(folder.name, "image")):
+        return folder.name
+    digit = re.match(r"\d(?!\d)", path.name)
+    return digit[0] if digit else None
+
+
+def _only_digit(image: PreprocessedImage) -> NDArray[np.uint8] | str:
+    """Return the image's digit, uint8 [28, 28], or why there is none.
+
+    As in `predict` several hypotheses compete, but without the network, which has yet to be
+    trained: the detector alone says how much each looks like a digit.
+    """
+    if image.error is not None:
+        return image.error.removeprefix(f"{image.path} ")
+    if not image.hypotheses:
+        return "no ink found"
+    best = image.hypotheses[0]
+    if len(image.hypotheses) > 1:
+        pixels = np.stack([hypothesis.digits[0].pixels for hypothesis in image.hypotheses])
+        log_odds = load_detector().scores(pixels)
+        scores = [
+            math.log(hypothesis.segmentation_score) - 2 * float(np.logaddexp(0, -odds))
+            for hypothesis, odds in zip(image.hypotheses, log_odds, strict=True)
+        ]
+        best = image.hypotheses[int(np.argmax(scores))]
+    return f"{best.num_found} digits found" if best.num_found > 1 else best.digits[0].pixels
+
+
+def _split(images: dict[bytes, tuple[NDArray[np.uint8], int]]) -> Split:
+    """Return images in the order of their keys, which no file system decides."""
+    ordered: Sequence[tuple[NDArray[np.uint8], int]] = [images[key] for key in sorted(images)]
+    pixels = torch.from_numpy(np.stack([image for image, _ in ordered]))
+    return Split(pixels, torch.tensor([label for _, label in ordered]))

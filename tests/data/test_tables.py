@@ -1,0 +1,162 @@
+"""Labelled images in one file: CSV and `.npz`."""
+
+from __future__ import annotations
+
+import io
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mnist_ce.data.dataset import load_dataset
+from mnist_ce.data.splits import Split, split_test
+from mnist_ce.data.tables import read_csv, read_npz
+from mnist_ce.system.errors import DataError
+
+N = 30
+IMAGES = np.random.default_rng(0).integers(0, 256, (N, 28, 28), "u1")
+LABELS = np.arange(N, dtype="u1") % 10
+ROWS = [
+    f"{label},{','.join(map(str, image.ravel()))}"
+    for image, label in zip(IMAGES, LABELS, strict=True)
+]
+PIXELS = ",".join(f"pixel{i}" for i in range(784))
+
+
+def check(split: Split | None, images: Any = IMAGES, labels: Any = LABELS) -> None:
+    assert split is not None
+    assert (split.images.dtype, split.labels.dtype) == (torch.uint8, torch.int64)
+    assert np.array_equal(split.images.numpy(), images)
+    assert np.array_equal(split.labels.numpy(), labels)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [f"label,{PIXELS}", *ROWS],  # Kaggle's digit recogniser
+        ROWS,
+        ["label," + ",".join(f"{y}x{x}" for y in range(1, 29) for x in range(1, 29)), *ROWS],
+        [",".join(map(str, range(785))), *ROWS],  # pandas
+        [f"{PIXELS},class", *(row[2:] + "," + row[0] for row in ROWS)],  # OpenML
+        [f'"label",{PIXELS}', *(row.replace(",", ", ") + "\r" for row in ROWS), ""],
+    ],
+)
+def test_csv_with_any_usual_header(tmp_path: Path, lines: list[str]) -> None:
+    path = tmp_path / "digits.csv"
+    path.write_text("\n".join(lines))
+    train, test = read_csv(path)
+    check(train)
+    assert test is None
+
+
+def test_the_test_images_lie_beside_or_are_split_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mnist_ce.data.tables.BLOCK_BYTES", 5_000)  # several blocks
+    monkeypatch.chdir(tmp_path)
+    Path("Train.csv").write_text("\n".join([f"label,{PIXELS}", *ROWS]))
+    Path("Test.csv").write_text("\n".join([PIXELS, *(row[2:] for row in ROWS)]))  # Kaggle's
+    split = load_dataset("csv:Train.csv", tmp_path)
+    assert split.name == f"csv:{tmp_path / 'Train.csv'}"
+    assert (len(split.train), len(split.test)) == (20, 10)
+    assert split.split_note == "10 of 30 images, a fifth of each class, are for testing"
+    Path("Test.csv").write_text("\n".join(ROWS[:7]))
+    given = load_dataset("csv:Train.csv", tmp_path)
+    check(given.train)
+    check(given.test, IMAGES[:7], LABELS[:7])
+    assert (given.split_note, given.digest != split.digest) == (None, True)
+
+
+def test_the_split_follows_from_the_pixels_alone() -> None:
+    images = torch.arange(100, dtype=torch.uint8)[:, None, None].expand(-1, 28, 28).contiguous()
+    split = Split(images, torch.arange(100) % 2)
+    train, test = split_test(split)
+    assert test.labels.bincount().tolist() == [10, 10]
+    values = set(test.images[:, 0, 0].tolist())
+    assert values.isdisjoint(train.images[:, 0, 0].tolist())
+    order = torch.tensor(random.Random(1).sample(range(100), 100))
+    assert set(split_test(split[order])[1].images[:, 0, 0].tolist()) == values
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (ROWS[0] + "\n" + ROWS[1][:-9], "line 2: 78"),
+        (ROWS[0] + "\n\n" + ROWS[1], "line 2: 1 columns, expected 785"),
+        (ROWS[0] + "\n5,256" + ",0" * 783, "line 2, column 2: '256' is not a whole number"),
+        (ROWS[0] + "\n5,0.5" + ",0" * 783, "line 2, column 2: '0.5' is not"),
+        (ROWS[0] + "\n5,nan" + ",0" * 783, "column 2: 'nan' is not"),
+        (ROWS[0] + "\n5," + ",0" * 783, "column 2: '' is not"),
+        (ROWS[0] + "\n5,-1" + ",0" * 783, "column 2: '-1' is not"),
+        (ROWS[0] + "\n5,\x1b[31m" + ",0" * 783, r"column 2: '\?\[31m' is not"),
+        ("10" + ",0" * 784, "a label is not from 0 to 9"),
+        ("", "1 columns; 785 are expected"),
+        (f"label,{PIXELS}\n", "there is no image"),
+        ("\0" * 100_000, "1 columns; 785"),
+        (PIXELS + "\n" + "0," * 783 + "0", "pixels without labels"),
+    ],
+)
+def test_csv_that_cannot_be_read(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "digits.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message) as caught:
+        read_csv(path)
+    assert str(path) in str(caught.value)
+
+
+def npz(**arrays: Any) -> bytes:
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (IMAGES, LABELS),
+        (IMAGES.reshape(N, 784).astype("i8"), LABELS.astype("i4")),
+        (np.asfortranarray(IMAGES[..., None]), LABELS[:, None].astype("f4")),
+        ((IMAGES / 255).astype("f4"), LABELS),  # scaled for a network
+    ],
+)
+def test_npz_as_keras_has_it(tmp_path: Path, images: Any, labels: Any) -> None:
+    path = tmp_path / "mnist.npz"
+    path.write_bytes(npz(x_train=images, y_train=labels, x_test=images[:5], y_test=labels[:5]))
+    train, test = read_npz(path)
+    check(train)
+    check(test, IMAGES[:5], LABELS[:5])
+    path.write_bytes(npz(x_train=images, y_train=labels))
+    assert read_npz(path)[1] is None
+
+
+HOLES = np.where(IMAGES == 0, np.nan, IMAGES)
+GOOD = npz(x_train=IMAGES, y_train=LABELS)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (npz(a=IMAGES, b=LABELS), r"has no x_train and y_train \(it holds a, b\)"),
+        (npz(x_train=IMAGES[:, :27], y_train=LABELS), r"images of shape \[30, 27, 28\]"),
+        (npz(x_train=IMAGES, y_train=LABELS[1:]), r"labels of shape \[29\], expected \[30\]"),
+        (npz(x_train=HOLES, y_train=LABELS), "a pixel is not from 0 to 255"),
+        (npz(x_train=IMAGES.astype("i8") - 300, y_train=LABELS), "a pixel is not"),
+        (npz(x_train=IMAGES, y_train=LABELS + 1), "a label is not from 0 to 9"),
+        (npz(x_train=IMAGES, y_train=LABELS / 2), "a label is not a whole number"),
+        (npz(x_train=IMAGES[:0], y_train=LABELS[:0]), "no image"),
+        (npz(x_train=IMAGES.astype(object), y_train=LABELS), "Object arrays cannot be loaded"),
+        (npz(x_train=IMAGES.astype(str), y_train=LABELS), "not numbers"),
+        (b"", "not a zip"),
+        (GOOD[: len(GOOD) // 2], "cannot be read as .npz"),
+        (GOOD[:5000] + b"??" + GOOD[5002:], "cannot be read"),
+    ],
+)
+def test_npz_that_cannot_be_read(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "mnist.npz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_npz(path)
+    assert str(path) in str(caught.value)

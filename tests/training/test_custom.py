@@ -1,0 +1,230 @@
+"""Modules, optimizers and data given from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from mnist_ce import evaluate, load_model, predict, train
+from mnist_ce.data.custom import custom_dataset
+from mnist_ce.data.synthetic.generate import generate
+from mnist_ce.runs.checkpoint import load_tensors, save_tensors, weights_sha256
+from mnist_ce.system.errors import CheckpointError, RunError, StoppedError, UsageError
+from mnist_ce.training.callbacks import BatchInfo, Callback, StopFlag, TrainResult
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+Set = tuple[Tensor, Tensor]
+
+
+class CNN(nn.Sequential):
+    """A small network with buffers and random numbers of its own."""
+
+    def __init__(self, seed: int = 0, outputs: int = 10) -> None:
+        torch.manual_seed(seed)
+        convolution = [nn.Conv2d(1, 4, 5), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(4)]
+        super().__init__(*convolution, nn.Flatten(), nn.Dropout(0.3), nn.Linear(144, outputs))
+
+
+def amsgrad(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=0.01, amsgrad=True)
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[Set, Set]:
+    one, other = generate(120, seed=1), generate(60, seed=2)
+    return (one.images, one.labels), (other.images, other.labels)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, Any]:
+    batches = {"train.epochs": 2, "train.batch_size": 30, "run.plots": False}
+    return {"run.output": str(tmp_path), **batches}
+
+
+def stop_after(num_batches: int) -> dict[str, Any]:
+    stop, batches = StopFlag(), count(1)
+
+    class Stopper(Callback):
+        def on_batch(self, info: BatchInfo) -> None:
+            if next(batches) == num_batches:
+                stop.signal_number = 15
+
+    return {"callbacks": [Stopper()], "stop": stop}
+
+
+CASES: dict[str, tuple[dict[str, Any], Callable[[], dict[str, Any]]]] = {
+    "module": ({}, lambda: {"model": CNN()}),
+    "module and optimizer": ({}, lambda: {"model": CNN(), "optimizer": amsgrad}),
+    "everything": (
+        {
+            "average.decay": 0.9,
+            "schedule.kind": "one-cycle",
+            "augment.rotation_degrees": 9.0,
+            "data.validation_size": 20,
+        },
+        lambda: {"model": CNN(), "optimizer": torch.optim.RMSprop},
+    ),
+    "adam": ({"optimizer.name": "adam", "model.hidden": [8]}, dict),
+    "adamw": ({"optimizer.name": "adamw", "optimizer.weight_decay": 0.1}, lambda: {"model": CNN()}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_in_pieces_equals_one_in_one_go(
+    name: str, settings: dict[str, Any], data: tuple[Set, Set], tmp_path: Path
+) -> None:
+    more, custom = CASES[name]
+    whole = train(None, settings | more, data=data, **custom())
+    with pytest.raises(StoppedError):
+        train(None, settings | more | {"run.name": "a"}, data=data, **custom(), **stop_after(2))
+    output = {"run.output": str(tmp_path)}
+    with pytest.raises(StoppedError):
+        train(None, output, resume="a", data=data, **custom(), **stop_after(3))
+    torch.rand(5)  # other random numbers in between
+    given = custom()
+    if "model" in given:
+        given["model"] = CNN(seed=9)  # its own initial weights do not matter
+    pieces = train(None, output, resume="a", data=data, **given)
+    assert pieces.record.weights_sha256 == whole.record.weights_sha256
+    for ours, theirs in zip(pieces.rows, whole.rows, strict=True):
+        assert ours["train_loss"] == theirs["train_loss"]
+        assert ours["test_loss"] == theirs["test_loss"]
+
+
+@pytest.fixture
+def run(settings: dict[str, Any], data: tuple[Set, Set]) -> TrainResult:
+    return train(None, settings | {"run.name": "own"}, model=CNN(), optimizer=amsgrad, data=data)
+
+
+def test_the_module_is_trained_evaluated_loaded_and_used(
+    run: TrainResult, data: tuple[Set, Set]
+) -> None:
+    assert isinstance(run.model, CNN)
+    assert run.record.custom is not None
+    assert run.record.custom["model"].endswith("test_custom.CNN")
+    assert run.record.weights_sha256 == weights_sha256(run.model.state_dict())
+    assert run.rows[0]["learning_rate"] == 0.01
+    run.model.train()
+    found = evaluate(run.model, data=data[1]).result
+    assert found.num_correct == run.record.test_correct
+    assert run.model.training  # as it was
+    loaded = load_model(run.run.path, model=CNN(seed=4))
+    assert loaded.weights_sha256 == run.record.weights_sha256
+    assert evaluate(loaded, data=data).result.num_correct == run.record.test_correct
+    images = data[1][0]
+    for given in ({"model": run.model}, {"model": CNN(), "checkpoint": run.run.path}):
+        labels = [p.label for p in predict(images, min_confidence=0.0, **given)]
+        assert labels == found.predictions.tolist()
+
+
+def test_what_was_given_must_be_given_again(
+    run: TrainResult, data: tuple[Set, Set], tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=r"weights of .*CNN, .*load_model\(.*model=CNN\(\)\)"):
+        evaluate(run.run.path)
+    with pytest.raises(CheckpointError, match=r"does not fit Linear: .*Missing key"):
+        load_model(run.run.path, model=nn.Linear(784, 10))
+    with pytest.raises(UsageError, match=r"own was trained on data given from Python"):
+        evaluate(load_model(run.run.path, model=CNN()))
+    output: dict[str, Any] = {"run.output": str(tmp_path), "train.epochs": 3}
+    with pytest.raises(UsageError, match=r"with optimizer=.*amsgrad, given from Python; give"):
+        train(None, output, resume="own", model=CNN(), data=data)
+    given: dict[str, Any] = {"model": CNN(), "optimizer": amsgrad}
+    with pytest.raises(RunError, match="was trained on other data"):
+        train(None, output, resume="own", data=data[0], **given)
+    assert train(None, output, resume="own", data=data, **given).record.epochs_done == 3
+
+
+def test_a_foreign_state_of_the_optimizer_is_refused(
+    run: TrainResult, data: tuple[Set, Set], tmp_path: Path
+) -> None:
+    good = load_tensors(run.run.resume_path)
+    huge = {"state": {0: {"exp_avg": torch.zeros(1).expand(2**40)}}, "param_groups": []}
+    for optimizer in ({}, {"state": {}, "param_groups": [{"params": [0]}]}, huge, 3):
+        save_tensors(run.run.resume_path, good | {"step": good["step"] | {"optimizer": optimizer}})
+        with pytest.raises(RunError, match="does not belong to this run"):
+            train(
+                None,
+                {"run.output": str(tmp_path), "train.epochs": 3},
+                resume="own",
+                model=CNN(),
+                optimizer=amsgrad,
+                data=data,
+            )
+
+
+def test_a_dry_run_leaves_the_module_alone(settings: dict[str, Any], data: object) -> None:
+    model = CNN()
+    before = weights_sha256(model.state_dict())
+    train(None, settings, model=model, data=data, dry_run=True)
+    assert weights_sha256(model.state_dict()) == before
+
+
+@pytest.mark.parametrize(
+    ("settings_", "arguments", "error", "message"),
+    [
+        ({}, {"model": CNN}, TypeError, "model must be a torch.nn.Module, not CNN"),
+        ({}, {"model": CNN(outputs=7)}, UsageError, "CNN has logits for 7 classes, .* needs 10"),
+        ({}, {"model": nn.Conv2d(1, 2, 3)}, UsageError, r"must map .*it returns \[2, 2, 26, 26\]"),
+        ({}, {"optimizer": "adam"}, TypeError, "optimizer must be a function of the parameters"),
+        ({}, {"optimizer": lambda _: 3}, TypeError, "must return a torch.optim.Optimizer, not a"),
+        ({"train.step": "fast"}, {"model": CNN()}, UsageError, "'fast' is for the MLP and SGD"),
+        ({"train.step": "fast", "optimizer.name": "adam"}, {}, UsageError, "for the MLP and SGD"),
+        ({"model.hidden": [9]}, {"model": CNN()}, UsageError, "no effect beside model="),
+        ({"optimizer.momentum": 0.9}, {"optimizer": amsgrad}, UsageError, "beside optimizer="),
+        ({}, {"data": 3}, TypeError, "data must be .images, labels.*, not int"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    settings: dict[str, Any],
+    data: object,
+    settings_: dict[str, Any],
+    arguments: dict[str, Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    with pytest.raises(error, match=message):
+        train(None, settings | settings_, **{"data": data, **arguments})
+    assert not list(Path(settings["run.output"]).iterdir())
+
+
+def test_images_of_every_usual_type_make_the_same_dataset(data: tuple[Set, Set]) -> None:
+    images, labels = data[0]
+    expected = custom_dataset((data[0], data[1]), seed=0)
+    assert (len(expected.train), len(expected.test)) == (120, 60)
+    assert expected.class_names == tuple("0123456789")
+    scaled = images.float() / 255
+    for given in (
+        (images.numpy(), labels.numpy()),
+        (scaled[:, None], labels.int()),
+        (scaled.flatten(1).double().numpy(), labels.tolist()),
+        (images.float(), labels),
+        TensorDataset(scaled[:, None], labels),
+    ):
+        assert custom_dataset((given, data[1]), seed=0).digest == expected.digest
+    alone = custom_dataset(data[0], seed=0)
+    assert (len(alone.train), len(alone.test)) == (102, 18)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((3, 32, 32)), [0, 1, 2], r"images must be \[n, 28, 28\] .* not \[3, 32, 32\]"),
+        (np.zeros((3, 28, 28)) - 0.4, [0, 1, 2], r"not normalised .* from -0.4 to -0.4"),
+        (np.zeros((3, 28, 28)), [0, 1], r"labels must be .*one per image, \[3\], not .* \[2\]"),
+        (np.zeros((3, 28, 28)), [0.5, 1, 2], "labels must be whole numbers"),
+        (np.zeros((3, 28, 28)), [0, -1, 2], "labels must be whole numbers from 0"),
+        (np.zeros((0, 28, 28)), [], "images must be"),
+    ],
+)
+def test_other_images_and_labels_are_refused(images: object, labels: object, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        custom_dataset((images, labels), seed=0)
