@@ -197,7 +197,7 @@ class RunConfig(Section):
     name: str = ""
     """The run's name; empty: made from dataset, recipe and time."""
     log_interval: Annotated[int, Field(ge=1)] = 10
-    """Batches between two lines of `--verbose`."""
+    """Batches between two rows of `steps.csv` and two lines of `--verbose`."""
     save_every_seconds: Positive = 30.0
     """The longest training time that a crash can lose."""
     plots: bool = True

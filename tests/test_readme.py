@@ -1,4 +1,4 @@
-"""Every command and every piece of Python in the README runs."""
+"""Every command and every piece of Python in the README runs, and every command of the lessons."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mnist_ce.training.callbacks import StopFlag
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+LESSONS = (ROOT / "docs" / "lessons.md").read_text()
 INSTALLATION = ("pip", "python -m pip", "python -m venv", "python -m pytest")
 
 
@@ -55,6 +56,26 @@ def test_all_other_commands_install_or_test() -> None:
         for part in line.split("&&"):
             words = part.strip()
             assert words.startswith(("mnist-ce", ". ", *INSTALLATION)), words
+
+
+@pytest.mark.usefixtures("small_data")
+def test_the_lessons_show_what_their_commands_print(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / "seven.png", "7")
+    blocks = "\n".join(re.findall(r"^```console\n(.*?)^```", LESSONS, re.MULTILINE | re.DOTALL))
+    shown = [block.partition("\n") for block in re.split(r"^\$ ", blocks, flags=re.MULTILINE)[1:]]
+    inline = re.findall(r"`(mnist-ce train --set [^`]*)`", LESSONS)
+    assert len(shown) > 6
+    assert len(inline) == 2
+    for command, _, output in [*shown, *((line, "", "…") for line in inline)]:
+        assert main(shlex.split(command)[1:]) == 0, command
+        pattern = ".*".join(re.escape(part.strip("\n")) for part in output.split("…"))
+        printed = capsys.readouterr().out.strip("\n")
+        assert re.fullmatch(rf"\n*{pattern}\n*", printed, re.DOTALL), command
+    assert (tmp_path / "why.png").is_file()
+    assert (tmp_path / "lessons.html").is_file()
 
 
 @pytest.mark.usefixtures("small_data")

@@ -17,6 +17,9 @@ from mnist_ce.system.errors import MnistCeError, UsageError
 
 if TYPE_CHECKING:
     from mnist_ce.explain.image import ImageExplanation
+    from mnist_ce.explain.loss_table import LossTable
+
+WHAT_IS_PLOTTED = "-ln p of the right class; p of each class; the gradient by each logit, p - y"
 
 
 def explain(
@@ -45,8 +48,13 @@ def explain(
     ] = False,
     checkpoint: options.Checkpoint = None,
     plot: Annotated[
-        Path | None, Option(help="Plot each pixel's attribution.", metavar="FILE.png")
+        Path | None,
+        Option(help="Plot the loss; for an image each pixel's attribution.", metavar="FILE.png"),
     ] = None,
+    precise: Annotated[bool, Option("--precise", help="Eight decimals.")] = False,
+    about_logits: Annotated[
+        bool, Option("--why-raw-logits", help="Why the network ends without a softmax.")
+    ] = False,
     input_mean: options.InputMean = 0.0,
     input_std: options.InputStd = 1.0,
     output: options.Output = "checkpoints",
@@ -62,12 +70,13 @@ def explain(
     """
     if [image, logits, probabilities].count(None) != 2:
         raise UsageError("give one of --logits, --probabilities and IMAGE")
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise UsageError(f"--plot {plot}: the plot is a PNG; end its name in .png")
     if image is None:
         if target is None:
             raise UsageError("--target is missing: the right class of each row, as in 0 or 2,0,1")
-        for name, value in (("--checkpoint", checkpoint), ("--plot", plot)):
-            if value is not None:
-                raise UsageError(f"{name} goes with IMAGE, not with numbers")
+        if checkpoint is not None:
+            raise UsageError("--checkpoint goes with IMAGE, not with numbers")
         if binary and logits is None:
             raise UsageError("--binary goes with --logits")
         from mnist_ce.explain.loss_table import loss_table
@@ -76,17 +85,17 @@ def explain(
         name = "--probabilities" if logits is None else "--logits"
         rows = _parse_rows(logits or probabilities or "", name)
         table = loss_table(kind, rows, _parse_targets(target), reduction=reduction or "mean")
+        if plot is not None:
+            _plot_loss(table, plot)
         if json:
             print_json(table.to_dict())
         else:
-            print_loss_table(table, table.notes)
+            print_loss_table(table, table.notes, precise=precise, about_logits=about_logits)
         return
     if reduction is not None:
         raise UsageError("--reduction goes with numbers: an image is one row")
     if binary:
         raise UsageError("--binary goes with --logits; for an image the checkpoint determines it")
-    if plot is not None and plot.suffix.lower() != ".png":
-        raise UsageError(f"--plot {plot}: the plot is a PNG; end its name in .png")
     from mnist_ce.explain.image import explain_image
 
     explained = explain_image(
@@ -99,11 +108,11 @@ def explain(
     )
     note(f"checkpoint {explained.trained.path}")
     if plot is not None:
-        _plot(explained, plot)
+        _plot_image(explained, plot)
     if json:
         print_json(explained.to_dict())
     else:
-        _print_image(explained)
+        _print_image(explained, precise=precise, about_logits=about_logits)
 
 
 def _parse_rows(text: str, name: str) -> list[list[float]]:
@@ -128,21 +137,31 @@ def _parse_targets(text: str) -> list[int]:
         raise UsageError(f"--target '{text}': {advice}") from None
 
 
-def _print_image(explained: ImageExplanation) -> None:
+def _print_image(explained: ImageExplanation, *, precise: bool, about_logits: bool) -> None:
     from mnist_ce.cli.ascii_art import image_lines
 
     has_colours = "NO_COLOR" not in os.environ and os.environ.get("TERM") not in (None, "dumb")
     colour, encoding = sys.stdout.isatty() and has_colours, sys.stdout.encoding or "ascii"
     for line in image_lines(explained.pixels, colour=colour, encoding=encoding):
         sys.stdout.write(f"{line}\n")
-    print_loss_table(explained.table, [*explained.notes, *explained.table.notes])
-    loss = number_text(explained.training_loss)
+    notes = [*explained.notes, *explained.table.notes]
+    print_loss_table(explained.table, notes, precise=precise, about_logits=about_logits)
+    loss = number_text(explained.training_loss, 8 if precise else 4)
     typer.echo(f"\nthe loss as training computes it, in float32: {loss}")
 
 
-def _plot(explained: ImageExplanation, path: Path) -> None:
+def _plot_loss(table: LossTable, path: Path) -> None:
+    from mnist_ce.report.plots import Heading, draw_loss
+
+    if len(table.targets) > 1:
+        raise UsageError("--plot goes with one row of numbers")
+    loss, target = float(table.training_losses[0]), int(table.targets[0])
+    heading = Heading(f"The loss of class {table.class_names[target]}: {loss:.4f}", WHAT_IS_PLOTTED)
+    _write(path, draw_loss(heading, table.class_names, table.probabilities[0], target))
+
+
+def _plot_image(explained: ImageExplanation, path: Path) -> None:
     from mnist_ce.report.plots import Heading, draw_attributions
-    from mnist_ce.system.files import one_line, write_atomically
 
     names, prediction = explained.trained.class_names, explained.prediction
     heading = Heading(
@@ -154,8 +173,14 @@ def _plot(explained: ImageExplanation, path: Path) -> None:
         f"for {names[label]} ({'prediction' if label == prediction else 'target'})": values
         for label, values in explained.attributions.items()
     }
+    _write(path, draw_attributions(heading, explained.pixels, panels))
+
+
+def _write(path: Path, png: bytes) -> None:
+    from mnist_ce.system.files import one_line, write_atomically
+
     try:
-        write_atomically(path, draw_attributions(heading, explained.pixels, panels))
+        write_atomically(path, png)
     except OSError as error:
         raise MnistCeError(f"--plot {path} cannot be written: {one_line(error)}") from None
     note(f"drawn in {path}")

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import signal
+import textwrap
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import typer
 from tqdm import tqdm
 
-from mnist_ce.cli.printing import is_terminal, note, print_table, warn
+from mnist_ce.cli.printing import is_terminal, note, warn
+from mnist_ce.evaluation.metrics import wilson_interval
 from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.distributed import is_main
 from mnist_ce.training.callbacks import BatchInfo, Callback, RunInfo, StopFlag, TrainResult
 
 WINDOW_BATCHES, WINDOW_SECONDS = 50, 0.5  # the least over which the speed is measured
+ABOUT_DEFAULT = (
+    "The default recipe is that of the lessons: 57 % after its first epoch. In the\n"
+    "time of its nine epochs, mnist-ce train --config fast reaches 98.9 %."
+)
 
 
 class TerminalCallback(Callback):
@@ -56,25 +64,23 @@ class TerminalCallback(Callback):
             is_due = is_due and is_terminal() and time.monotonic() >= self.next_refresh
         if self.quiet or not is_due:
             return
-        sums = info.metrics()
+        sums, num_epochs = info.metrics(), self.info.num_epochs
+        epoch = f"epoch {info.epoch:>{len(str(num_epochs))}}/{num_epochs}"
         loss = f"loss {sums.loss:.4f}"
-        rate = f"{sums.num_examples / max(info.seconds, 1e-9):,.0f} images/s"
-        epoch = f"epoch {info.epoch}/{self.info.num_epochs}"
         if self.verbose:
+            rate = f"{sums.num_examples / max(info.seconds, 1e-9):,.0f} images/s"
             note(f"{epoch} batch {info.batch}/{self.info.num_batches}  {loss}  {rate}")
             return
         self.next_refresh = time.monotonic() + 0.1
-        if self.bar is None:
-            self.bar = tqdm(
-                total=self.info.num_batches,
-                initial=info.batch,
-                desc=epoch,
-                leave=False,
-                dynamic_ncols=True,
-                bar_format="{desc} {percentage:3.0f}% |{bar}| {postfix} [{elapsed}<{remaining}]",
-            )
-        self.bar.n = info.batch
-        self.bar.set_postfix_str(f"{loss}, {rate}")
+        num_steps = (info.epoch - 1) * self.info.num_batches + info.batch
+        # tqdm's own postfix begins with a comma.
+        text = f"{epoch} |{{bar}}| {loss}  accuracy {sums.accuracy:7.2%}  {{remaining}} left"
+        if self.bar is None:  # one of the whole run, for the time left
+            total = num_epochs * self.info.num_batches
+            start: dict[str, Any] = {"total": total, "initial": num_steps, "bar_format": text}
+            self.bar = tqdm(**start, leave=False, dynamic_ncols=True)
+        self.bar.n, self.bar.bar_format = num_steps, text
+        self.bar.refresh()
 
     def _check_speed(self) -> None:
         """Warn once when training on a CPU has become less than half as fast as at its start."""
@@ -97,9 +103,10 @@ class TerminalCallback(Callback):
                 self.first_rate = 0.0
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
-        """Print a line of the epoch's metrics."""
-        self.close()
+        """Print a line of the epoch's metrics, where the bar was."""
         self.window = (0, 0.0)  # the test, and what else happens between epochs, is not training
+        if self.bar is not None:
+            self.bar.clear()
         if not self.quiet:
             note(epoch_line(metrics, self.info.num_epochs))
 
@@ -146,26 +153,41 @@ def epoch_line(row: EpochMetrics, num_epochs: int) -> str:
     if row.get("validation_accuracy") is not None:
         parts.append(f"validation {row['validation_accuracy']:.2%}")
     if row.get("test_accuracy") is not None:
-        parts.append(f"test loss {row['test_loss']:.4f} {_test_accuracy(row)}")
+        parts.append(f"test loss {row['test_loss']:.4f} accuracy {row['test_accuracy']:.2%}")
     return "  ".join([*parts, f"{row['seconds']:.1f} s"])
 
 
-def _test_accuracy(row: EpochMetrics) -> str:
-    return f"{row['test_correct']}/{row['test_total']} ({row['test_accuracy']:.2%})"
-
-
 def print_training_result(result: TrainResult) -> None:
-    """Print the metrics of each epoch as a table, then a summary of the run."""
-    rows = [("epoch", "train loss", "test loss", "test accuracy")]
-    for row in result.rows:
-        tested = ("-", "-")
-        if row.get("test_accuracy") is not None:
-            tested = (f"{row['test_loss']:.4f}", _test_accuracy(row))
-        rows.append((str(row["epoch"]), f"{row['train_loss']:.4f}", *tested))
-    print_table(rows, ">>><")
+    """Print what a run reached."""
     record = result.record
+    reached = "not tested"
+    if record.test_accuracy is not None:
+        low, high = wilson_interval(record.test_correct or 0, record.test_total or 1)
+        reached = (
+            f"{record.test_accuracy:.2%} of {record.test_total:,} test images correct "
+            f"(95 % interval {low:.2%} to {high:.2%})"
+        )
+    typer.echo(reached)
+    if record.best_epoch is not None:
+        best = f"{record['best_validation_accuracy']:.2%} of the validation split"
+        typer.echo(f"best epoch {record.best_epoch}: {best} ({result.run.best_path.name})")
     typer.echo(
-        f"{record['dataset']}, {record['recipe']}: {record['test_accuracy']:.2%} after "
-        f"{record['epochs_done']} epochs in {record['train_seconds']:.1f} s\n"
-        f"weights_sha256 {record['weights_sha256']}"
+        f"{record.dataset}, recipe {record.recipe}, {record.epochs_done} epochs in "
+        f"{record.train_seconds or 0:.1f} s"
+    )
+
+
+def print_next_steps(result: TrainResult) -> None:
+    """Print to stderr where the images of a run are, what its recipe is, and three commands."""
+    run, images = result.run, ", ".join(sorted(path.name for path in result.run.path.glob("*.png")))
+    if images:
+        note(textwrap.fill(f"images in {run.path}: {images}", 79, break_on_hyphens=False))
+    if result.record.recipe == "default" and result.record.dataset == "mnist":
+        note(ABOUT_DEFAULT)
+    name = shlex.quote(run.name if run.path.parent == Path("checkpoints") else str(run.path))
+    note(
+        "next, for curves and mistakes on one page, errors by class, and your own image:\n"
+        f"  mnist-ce report {name}\n"
+        f"  mnist-ce evaluate {name}\n"
+        f"  mnist-ce predict photo.jpg --checkpoint {name}"
     )

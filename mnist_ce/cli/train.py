@@ -108,16 +108,16 @@ def train(
             typer.echo(config_text(resolved), nl=False)
             return
 
-    from mnist_ce.cli.terminal import TerminalCallback, print_training_result, stop_on_signals
+    from mnist_ce.cli import terminal as on_terminal
     from mnist_ce.training.callbacks import Callback
     from mnist_ce.training.trainer import train as run_training
 
     if quiet:
         logging.getLogger("mnist_ce").setLevel(logging.WARNING)
-    terminal = TerminalCallback(quiet=quiet, verbose=verbose)
+    terminal = on_terminal.TerminalCallback(quiet=quiet, verbose=verbose)
     callbacks: list[Callback] = [terminal]
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(stop_on_signals())
+        stop = stack.enter_context(on_terminal.stop_on_signals())
         stack.callback(terminal.close)
         if tensorboard:
             from mnist_ce.training.tensorboard import TensorBoardCallback
@@ -139,6 +139,8 @@ def train(
     elif dry_run:
         typer.echo("dry run: one batch trained, tested, saved and loaded again; nothing is kept")
     else:
-        print_training_result(result)
+        on_terminal.print_training_result(result)
     if not dry_run:
         note(f"kept in {result.run.path}")
+        if not quiet and not json:
+            on_terminal.print_next_steps(result)

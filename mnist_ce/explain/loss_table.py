@@ -79,6 +79,13 @@ class LossTable:
             return np.asarray(0.0 - np.log(self.probabilities))
 
     @property
+    def gradients(self) -> Array | None:
+        """The gradient of each row's loss by its class logits, p - y, float64 [rows, classes]."""
+        if self.class_logits is None:
+            return None
+        return self.probabilities - formulas.one_hot(self.targets, len(self.class_names))
+
+    @property
     def predictions(self) -> Indices:
         """The index of each row's largest logit (or probability), int64 [rows]."""
         scores = self.probabilities if self.class_logits is None else self.class_logits
@@ -141,6 +148,7 @@ class LossTable:
         losses = {method: to_json(loss) for method, loss in self.losses.items()}
         with np.errstate(over="ignore"):
             exp_logits = None if self.logits is None else np.exp(self.logits)
+        gradients = self.gradients
         return {
             "kind": self.kind,
             "reduction": self.reduction,
@@ -157,6 +165,7 @@ class LossTable:
                     "exp_logits": None if exp_logits is None else to_json(exp_logits[row]),
                     "probabilities": to_json(self.probabilities[row]),
                     "negative_log_probabilities": to_json(self.negative_logs[row]),
+                    "gradient": None if gradients is None else to_json(gradients[row]),
                     "loss": to_json(self.training_losses[row]),
                     "loss_applied_twice": to_json(self.double_softmax_losses[row]),
                 }

@@ -7,15 +7,18 @@ resources, so a run directory from an unknown source is safe to look at.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mnist_ce.config import Config
 from mnist_ce.evaluation.metrics import wilson_interval
+from mnist_ce.report.plots.curves import RunCurves
 from mnist_ce.runs.records import RunRecord
 
-PLOTS = ("curves", "confusion_matrix", "mistakes", "weights", "calibration")
+PLOTS = ("confusion_matrix", "mistakes", "weights", "calibration")
 SHOWN = (
     *("created", "device", "threads", "step", "seed", "num_parameters", "git_commit"),
     *("dataset_digest", "weights_sha256", "command"),
@@ -27,15 +30,38 @@ MISSING = "–"
 class ReportedRun:
     """A run as read from its directory."""
 
-    name: str
+    path: Path
     record: RunRecord
-    rows: Sequence[Mapping[str, Any]]  # of metrics.csv
+    curves: RunCurves
     config: str  # the text of config.toml
     plots: Mapping[str, bytes]  # PNG files by name, of those in PLOTS
 
+    @property
+    def name(self) -> str:
+        """The name of its directory."""
+        return self.path.name
 
-def report_page(runs: Sequence[ReportedRun], overlay: bytes | None) -> str:
-    """Return a self-contained HTML page; `overlay` is a PNG file of the curves of several runs."""
+    @property
+    def command(self) -> str:
+        """The command that repeats the run under a new name."""
+        return f"mnist-ce train --config {shlex.quote(str(self.path / 'config.toml'))}"
+
+    @property
+    def result(self) -> tuple[int, int] | None:
+        """The numbers of correct predictions and of test images, where both are plausible."""
+        correct, total = self.record.test_correct, self.record.test_total
+        if correct is None or total is None or not 0 <= correct <= total or not total:
+            return None
+        return correct, total
+
+    def accuracy(self) -> float:
+        """The share of correct predictions; 0 without a result."""
+        correct, total = self.result or (0, 1)
+        return correct / total
+
+
+def report_page(runs: Sequence[ReportedRun], curves: Mapping[str, bytes]) -> str:
+    """Return a self-contained HTML page; `curves` are PNG files by what is drawn in them."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("mnist_ce.report", "")
@@ -45,8 +71,10 @@ def report_page(runs: Sequence[ReportedRun], overlay: bytes | None) -> str:
     return jinja.get_template("report.html.j2").render(
         title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
         runs=runs,
+        headline=_headline(runs),
         results=[_results(run) for run in runs],
-        overlay=overlay,
+        best=_best(runs),
+        sections=_sections(runs, curves),
         differences=[row for row in differences if not row[0].startswith("run.")],
         epochs=_epochs,
         changed_settings=_changed_settings,
@@ -54,19 +82,74 @@ def report_page(runs: Sequence[ReportedRun], overlay: bytes | None) -> str:
     )
 
 
+def _headline(runs: Sequence[ReportedRun]) -> str:
+    """Return the result of a run, or the better of the two best ones, in a sentence."""
+    tested = sorted((run for run in runs if run.result), key=ReportedRun.accuracy, reverse=True)
+    if len(runs) == 1 and tested:
+        accuracy, correct, interval = _accuracy(runs[0])
+        return (
+            f"{correct} test images are classified correctly: {accuracy}, 95 % interval "
+            f"{interval}, after {len(runs[0].curves.rows)} epochs."
+        )
+    if len(tested) < 2:
+        return ""
+    if len({run.record.dataset_digest for run in tested}) > 1:
+        return "The runs were tested on different images: their results cannot be compared."
+    first, second = tested[:2]
+    return (
+        f"{first.name} is the most accurate of {len(tested)} runs: {first.accuracy():.2%} of the "
+        f"test images, {second.name} {second.accuracy():.2%}. Whether that is more than chance: "
+        f"mnist-ce compare {shlex.join([str(first.path), str(second.path)])}"
+    )
+
+
+def _best(runs: Sequence[ReportedRun]) -> set[tuple[int, int]]:
+    """Return the cells of the best results of several runs, by row and column of `_results`."""
+    keys: dict[int, Callable[[ReportedRun], float | None]] = {
+        1: lambda run: -run.accuracy() if run.result else None,
+        4: lambda run: run.record.test_loss,
+        6: lambda run: run.record.train_seconds,
+    }
+    cells = set()
+    for column, key in keys.items():
+        values = {row: value for row, run in enumerate(runs) if (value := key(run)) is not None}
+        if len(values) > 1:
+            best = min(values.values())
+            cells |= {(row, column) for row, value in values.items() if value == best}
+    return cells
+
+
+def _sections(
+    runs: Sequence[ReportedRun], curves: Mapping[str, bytes]
+) -> dict[str, list[tuple[str, str, bytes]]]:
+    """Return the figures by heading: name, text and PNG; those of several runs side by side."""
+    is_one = len(runs) == 1
+    by_epoch = [(name, f"{name} by epoch", png) for name, png in curves.items()]
+    sections = {"Plots" if is_one else "Curves": by_epoch}
+    for name in PLOTS:
+        title = "Plots" if is_one else name.replace("_", " ").capitalize()
+        sections.setdefault(title, []).extend(
+            (name, f"{name} of {run.name}", run.plots[name]) for run in runs if name in run.plots
+        )
+    return sections
+
+
+def _accuracy(run: ReportedRun) -> list[str]:
+    if run.result is None:
+        return [MISSING] * 3
+    correct, total = run.result
+    low, high = wilson_interval(correct, total)
+    interval = f"{100 * low:.2f} to {100 * high:.2f} %"
+    return [f"{100 * correct / total:.2f} %", f"{correct:,} of {total:,}", interval]
+
+
 def _results(run: ReportedRun) -> list[object]:
     record = run.record
-    correct, total = record.test_correct, record.test_total
-    accuracy = [MISSING] * 3
-    if correct is not None and total is not None and 0 <= correct <= total > 0:
-        low, high = wilson_interval(correct, total)
-        interval = f"{100 * low:.2f} to {100 * high:.2f} %"
-        accuracy = [f"{100 * correct / total:.2f} %", f"{correct:,} of {total:,}", interval]
     return [
         run.name,
-        *accuracy,
+        *_accuracy(run),
         MISSING if record.test_loss is None else f"{record.test_loss:.4f}",
-        len(run.rows),
+        len(run.curves.rows),
         MISSING if record.train_seconds is None else f"{record.train_seconds:.1f} s",
         record.dataset or MISSING,
         record.recipe or MISSING,

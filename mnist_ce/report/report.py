@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mnist_ce.evaluation.evaluate import EvaluationReport, evaluate
@@ -48,50 +48,56 @@ def report(
     if not runs:
         raise RunError(f"there is no finished run in {output}: train one with 'mnist-ce train'")
     reported = [_redraw(run, data_dir) for run in runs]
-    overlay = None
-    if len(runs) > 1:
-        heading = Heading("Loss, accuracy and learning rate", f"{len(runs)} runs")
-        overlay = plots.draw_overlaid_curves(heading, [(run.name, run.rows) for run in reported])
+    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
+    curves = [run.curves for run in reported]
+    drawn = {name: plots.draw_curve(name, title, curves) for name in plots.QUANTITIES}
     directory = runs[0].path if len(runs) == 1 else output
     path = directory / "report.html" if file is None else Path(file)
-    write_atomically(path, report_page(reported, overlay))
+    write_atomically(path, report_page(reported, drawn))
     return path
 
 
 def draw_plots(run: RunDir, report: EvaluationReport, rows: Sequence[EpochMetrics]) -> None:
     """Draw the plots of a run with weights into its directory, from its metrics and evaluation.
 
-    These are curves, weights, confusion matrix, mistakes and, if it was calibrated, calibration.
+    These are curves, weights, confusion matrix, mistakes and calibration.
     """
-    _write(run, _training_plots(run.name, report.trained, rows) | _test_plots(run.name, report))
+    _draw(run, report.trained, plots.RunCurves(run.name, rows, run.read_steps()), report)
 
 
 def _redraw(run: RunDir, data_dir: str | Path | None) -> ReportedRun:
     logger.info(f"drawing {run.name}")
     if not run.model_path.is_file():
         raise RunError(f"run {run.path} has no model.pt yet: let it finish an epoch first")
-    trained, rows = load_model(run.model_path), run.read_metrics()
+    trained = load_model(run.model_path)
+    curves = plots.RunCurves(run.name, run.read_metrics(), run.read_steps())
+    report = None
     try:
-        draw_plots(run, evaluate(trained, data_dir=data_dir, device="cpu"), rows)
+        report = evaluate(trained, data_dir=data_dir, device="cpu")
     except DataError as error:
         logger.warning(f"{run.name}: plots of test images are not redrawn: {error}")
-        _write(run, _training_plots(run.name, trained, rows))
+    _draw(run, trained, curves, report)
     config = run.config_path.read_text(encoding="utf-8", errors="replace")
     paths = {name: run.path / f"{name}.png" for name in PLOTS}
     drawn = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
-    return ReportedRun(run.name, trained.record or RunRecord(), rows, config, drawn)
+    return ReportedRun(run.path, trained.record or RunRecord(), curves, config, drawn)
 
 
-def _write(run: RunDir, drawn: Mapping[str, bytes]) -> None:
+def _draw(
+    run: RunDir, trained: TrainedModel, curves: plots.RunCurves, report: EvaluationReport | None
+) -> None:
+    drawn = _training_plots(run.name, trained, curves)
+    if report is not None:
+        drawn |= _test_plots(run.name, report)
     for name, png in drawn.items():
         write_atomically(run.path / f"{name}.png", png)
 
 
 def _training_plots(
-    name: str, trained: TrainedModel, rows: Sequence[EpochMetrics]
+    name: str, trained: TrainedModel, run_curves: plots.RunCurves
 ) -> dict[str, bytes]:
     record = trained.record or RunRecord()
-    figures = [f"{record.dataset}, recipe {record.recipe}, {len(rows)} epochs"]
+    figures = [f"{record.dataset}, recipe {record.recipe}, {len(run_curves.rows)} epochs"]
     if record.test_correct is not None and record.test_total:
         correct, total = record.test_correct, record.test_total
         figures.append(f"test: {correct:,} of {total:,} correct ({percent(correct / total, 2)})")
@@ -99,7 +105,7 @@ def _training_plots(
         figures.append(f"{record.train_seconds:.1f} s of training")
     curves = Heading(f"{name}: learning curves", " · ".join(figures))
     weights = Heading(f"{name}: weights of the first layer", f"trained on {record.dataset}")
-    drawn = {"curves": plots.draw_curves(curves, rows)}
+    drawn = {"curves": plots.draw_curves(curves, [run_curves])}
     if isinstance(trained.model, MLP):
         weight = trained.model.layers[0].weight.detach().numpy()
         drawn["weights"] = plots.draw_weights(weights, weight)
@@ -111,10 +117,10 @@ def _test_plots(name: str, report: EvaluationReport) -> dict[str, bytes]:
     matrix = Heading(f"{name}: confusion matrix", plots.result_line(report))
     mistakes = Heading(
         f"{name}: the most confident mistakes",
-        f"{report.dataset}, test split: {result.num_examples - result.num_correct:,} mistakes "
-        f"among {result.num_examples:,} images; #n is the n-th image, from 0",
+        f"{report.dataset}, test split: {result.num_examples - result.num_correct:,} of "
+        f"{result.num_examples:,} images; #n is the n-th image, from 0",
     )
-    drawn = {
+    return {
         "confusion_matrix": plots.draw_confusion_matrix(matrix, report.confusion, class_names),
         "mistakes": plots.draw_mistakes(
             mistakes,
@@ -124,7 +130,5 @@ def _test_plots(name: str, report: EvaluationReport) -> dict[str, bytes]:
             trained.objective.probabilities(result.logits / trained.temperature).numpy(),
             class_names,
         ),
+        "calibration": plots.reliability_diagram(report, name),
     }
-    if trained.record is not None and trained.record.prediction is not None:
-        drawn["calibration"] = plots.reliability_diagram(report, name)
-    return drawn

@@ -44,11 +44,16 @@ _COLUMNS = (
     *("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy"),
     *("validation_loss", "validation_accuracy", "learning_rate", "seconds", "images_per_second"),
 )
+_STEP_COLUMNS = ("step", "epoch", "loss", "accuracy", "learning_rate")
+_STEP_HEADER = ",".join(_STEP_COLUMNS) + "\n"
 
 
 @dataclass
 class RunDir:
-    """The directory of one run, `<output>/<name>/`; each file is written whole or not at all."""
+    """The directory of one run, `<output>/<name>/`; each file is written whole or not at all.
+
+    Only `steps.csv` is appended to.
+    """
 
     path: Path
 
@@ -59,6 +64,7 @@ class RunDir:
         self.resume_path = self.path / "resume.pt"  # all that continuing exactly needs
         self.config_path = self.path / "config.toml"  # the whole resolved config
         self.metrics_path = self.path / "metrics.csv"  # a row per epoch
+        self.steps_path = self.path / "steps.csv"  # a row per `run.log_interval` steps; appended to
         self.record_path = self.path / "run.json"
         self.lock_path = self.path / ".lock"  # locked while a process writes the run; it stays
 
@@ -145,6 +151,42 @@ class RunDir:
             raise RunError(
                 f"{self.metrics_path} is not a table of metrics, a row per epoch"
             ) from None
+
+    def append_steps(self, rows: str) -> None:
+        """Append complete lines to `steps.csv`."""
+        with self.steps_path.open("a", encoding="utf-8") as file:
+            file.write(rows if file.tell() else _STEP_HEADER + rows)
+
+    def truncate_steps(self, num_steps: int) -> None:
+        """Drop the rows of `steps.csv` that are past a step, and all after a damaged line."""
+        if self.steps_path.is_file():
+            kept = []
+            for line in self.steps_path.read_text(errors="replace").splitlines(keepends=True)[1:]:
+                step = line.partition(",")[0]
+                is_whole = line.endswith("\n") and step.isdecimal() and len(step) < 19
+                if not is_whole or int(step) > num_steps:
+                    break
+                kept.append(line)
+            write_atomically(self.steps_path, _STEP_HEADER + "".join(kept))
+
+    def read_steps(self) -> list[dict[str, float]]:
+        """Return the complete rows of `steps.csv`, by column; none without the file.
+
+        `step` and `epoch` count from 1; loss, accuracy and learning rate are means over the steps
+        since the row before, of the same epoch. The file may be read while the run is trained.
+
+        Raises:
+            RunError: If the file is not such a table.
+        """
+        content = _read_small(self.steps_path, "steps") or b""
+        try:
+            header, *lines = content.decode().splitlines(keepends=True) or [_STEP_HEADER]
+            rows = [map(float, line.split(",")) for line in lines if line.endswith("\n")]
+            if header != _STEP_HEADER:
+                raise ValueError(header)
+            return [dict(zip(_STEP_COLUMNS, row, strict=True)) for row in rows]
+        except ValueError:
+            raise RunError(f"{self.steps_path} is not a table of metrics by step") from None
 
     def write_record(self, record: RunRecord) -> None:
         """Write `run.json`."""

@@ -49,6 +49,8 @@ class TrainState(BaseModel, extra="forbid"):
     batch: StrictInt = Field(default=0, ge=0)
     """Batches done in this epoch."""
     totals: MetricSums = Field(default_factory=MetricSums)
+    logged: MetricSums = Field(default_factory=MetricSums)
+    """The totals at this epoch's last row of `steps.csv`."""
     epoch_seconds: StrictFloat = 0.0
     train_seconds: StrictFloat = 0.0
     """Of whole epochs."""

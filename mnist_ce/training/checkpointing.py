@@ -25,6 +25,7 @@ class AsyncCheckpointer:
         self.run = run
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpointer")
         self._pending: Future[None] | None = None
+        self._appended: Future[None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -43,14 +44,27 @@ class AsyncCheckpointer:
         return self._pending is not None
 
     def wait(self) -> None:
-        """Wait until the last snapshot is written.
+        """Wait until all rows and the last snapshot are written.
 
         Raises:
-            RunError: If it could not be written.
+            RunError: If they could not be written.
         """
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            self._guard(pending.result)
+        futures = self._appended, self._pending
+        self._appended = self._pending = None
+        for future in futures:
+            if future is not None:
+                self._guard(future.result)
+
+    def append(self, rows: str) -> None:
+        """Append rows to `steps.csv` in the background, before any later snapshot.
+
+        Raises:
+            RunError: If the rows before could not be appended.
+        """
+        if self._appended is not None and self._appended.done():
+            self._guard(self._appended.result)
+        if self.run is not None:
+            self._appended = self._executor.submit(self.run.append_steps, rows)
 
     def save(self, snapshot: Snapshot) -> None:
         """Write a snapshot in the background, after the one before.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, find_run
 from mnist_ce.system.distributed import num_processes
-from mnist_ce.system.errors import CheckpointError, RunError, UsageError
+from mnist_ce.system.errors import CheckpointError, RunError, StoppedError, UsageError
+from mnist_ce.system.files import one_line
 from mnist_ce.training.steps import OptimizerFactory
 
 # The keys that may differ in a resumed run; messages name the first five.
@@ -184,3 +185,24 @@ def truncate_to_one_batch(splits: DataSplits, batch_size: int) -> DataSplits:
     return replace(
         splits, train=first(splits.train), validation=validation, test=first(splits.test)
     )
+
+
+@contextlib.contextmanager
+def dry_run_errors(folder: str) -> Iterator[None]:
+    """Leave out the advice on runs, which a dry run does not keep."""
+    try:
+        yield
+    except StoppedError as error:
+        raise StoppedError("stopped; a dry run keeps nothing", error.signal_number) from None
+    except RunError as error:
+        reason = one_line(error.__context__ or error)
+        raise RunError(
+            f"the temporary folder {folder} cannot be written: {reason}; make room there, or set "
+            "TMPDIR to another folder"
+        ) from None
+
+
+def describe_initial(config: Config, initial: TrainedModel) -> dict[str, str]:
+    """Return what `run.json` says of the weights that a run began with."""
+    source = config.train.init or str(initial.path)
+    return {"checkpoint": source, "weights_sha256": initial.weights_sha256}

@@ -22,14 +22,14 @@ _SCALARS = {
     for quantity in ("loss", "accuracy")
     for split in ("train", "validation", "test")
 } | {"learning_rate": "learning_rate", "images_per_second": "images_per_second"}
-_METRICS = ("loss/test", "accuracy/test")
 
 
 class TensorBoardCallback(Callback):
     """Writes TensorBoard events into the run's directory; a context manager that closes the file.
 
-    Hyper-parameters are written at the start, scalars after each epoch, and the plot of mistakes,
-    if there is one, at the end.
+    Hyper-parameters are written at the start, with the scalars that are their metrics; scalars
+    after each epoch; the plot of mistakes, if there is one, at the end. A resumed run writes
+    nothing twice.
 
     Raises:
         UsageError: If the tensorboard package is missing.
@@ -44,6 +44,7 @@ class TensorBoardCallback(Callback):
                 "pip install 'mnist-ce[tensorboard]'"
             ) from None
         self.writer: SummaryWriter | None = None
+        self.has_trained = False
 
     def __enter__(self) -> Self:
         return self
@@ -60,19 +61,26 @@ class TensorBoardCallback(Callback):
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 
-        purge_step = info.epoch if info.epoch > 1 else None
-        self.writer = SummaryWriter(str(info.run.path / FOLDER), purge_step=purge_step)
+        folder = info.run.path / FOLDER
+        is_resumed = folder.is_dir()
+        self.writer = SummaryWriter(str(folder), purge_step=info.epoch if is_resumed else None)
+        if is_resumed:
+            return
+        splits = ("validation", "test") if info.config.data.validation_size else ("test",)
+        metrics = [f"{quantity}/{split}" for quantity in ("loss", "accuracy") for split in splits]
         settings = {
             key: value if isinstance(value, bool | int | float) else str(value)
             for key, value in RunRecord(config=info.config.to_dict()).flat_config.items()
             if not key.startswith("run.")
         }
-        # `SummaryWriter.add_hparams` would write a second event file.
-        for summary in hparams(settings, dict.fromkeys(_METRICS, 0.0)):  # type: ignore[no-untyped-call]
+        # `SummaryWriter.add_hparams` would write a second event file. The values of the metrics are
+        # those of the scalars with their tags.
+        for summary in hparams(settings, dict.fromkeys(metrics, 0.0)):  # type: ignore[no-untyped-call]
             self.writer.file_writer.add_summary(summary)  # type: ignore[attr-defined]
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
         """Write the epoch's metrics."""
+        self.has_trained = True
         if self.writer is not None:
             for tag, key in _SCALARS.items():
                 if metrics.get(key) is not None:
@@ -82,7 +90,7 @@ class TensorBoardCallback(Callback):
     def on_end(self, result: TrainResult) -> None:
         """Write the plot of mistakes."""
         path = result.run.path / "mistakes.png"
-        if self.writer is not None and path.is_file():
+        if self.writer is not None and self.has_trained and path.is_file():
             with Image.open(path) as image:
                 pixels = np.asarray(image.convert("RGB"))  # uint8 [height, width, 3]
             self.writer.add_image("mistakes", pixels, len(result.rows), dataformats="HWC")

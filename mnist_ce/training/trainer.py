@@ -8,7 +8,7 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,6 @@ from mnist_ce.system.distributed import (
     process_group,
 )
 from mnist_ce.system.errors import RunError, StoppedError, TrainingError, UsageError
-from mnist_ce.system.files import one_line
 from mnist_ce.training.callbacks import BatchInfo, Callback, RunInfo, StopFlag, TrainResult
 from mnist_ce.training.checkpointing import AsyncCheckpointer, load_progress
 from mnist_ce.training.final_plots import draw_final_plots
@@ -44,11 +43,14 @@ from mnist_ce.training.schedule import learning_rates
 from mnist_ce.training.setup import (
     Custom,
     build_network,
+    describe_initial,
+    dry_run_errors,
     load_data,
     load_initial,
     open_run,
     truncate_to_one_batch,
 )
+from mnist_ce.training.step_metrics import StepMetrics
 from mnist_ce.training.steps import NonFiniteLossError, OptimizerFactory, choose_step, make_step
 
 logger = logging.getLogger(__name__)
@@ -112,7 +114,7 @@ def train(
             raise UsageError("give settings with a config's name or file, not with a Config")
         if dry_run:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mnist-ce-"))
-            stack.enter_context(_dry_run_errors(folder))
+            stack.enter_context(dry_run_errors(folder))
             place = config.run.model_copy(update={"output": folder, "name": "dry-run"})
             config = config.model_copy(update={"run": place})
         elif record is None:
@@ -126,9 +128,7 @@ def train(
             lambda: load_initial(resolved, custom, is_resumed=record is not None),
             lambda found: found and found.weights_sha256,
         )
-        splits = main_first(
-            lambda: load_data(resolved, record, custom), lambda splits: splits.digest
-        )
+        splits = main_first(lambda: load_data(resolved, record, custom), lambda s: s.digest)
         if dry_run:
             splits = truncate_to_one_batch(splits, config.train.batch_size)
             only_one = config.train.model_copy(update={"epochs": 1})
@@ -141,9 +141,7 @@ def train(
         trainer.started_at = started_at
         if record is None:
             if initial is not None:
-                source = config.train.init or str(initial.path)
-                init = {"checkpoint": source, "weights_sha256": initial.weights_sha256}
-                trainer.record = trainer.record.updated(init=init)
+                trainer.record = trainer.record.updated(init=describe_initial(config, initial))
             run = broadcast_from_main(lambda: stack.enter_context(trainer.create_run().lock()))
         trainer.run = run
         trainer.checkpointer = stack.enter_context(AsyncCheckpointer(run if is_main() else None))
@@ -254,6 +252,7 @@ class Trainer:
             )
         self.checkpointer.write(self.run.write_config, self._config_tables())
         self._write_record("running")
+        self.checkpointer.write(self.run.truncate_steps, self.step.num_steps)
         if self.state.rows:
             self.checkpointer.write(self.run.write_metrics, self.state.rows)
 
@@ -273,6 +272,8 @@ class Trainer:
     def fit(self, callbacks: Sequence[Callback], stop: StopFlag) -> TrainResult:
         """Train until the last epoch is done, then write the final files."""
         self.callbacks, self.stop = callbacks, stop
+        interval = self.config.run.log_interval
+        self.step_metrics = StepMetrics(self.step, self.state, self.checkpointer, interval)
         info = RunInfo(
             run=self.run,
             config=self.config,
@@ -292,6 +293,8 @@ class Trainer:
             while not self.is_over:
                 self._train_epoch()
         except NonFiniteLossError as error:
+            with contextlib.suppress(NonFiniteLossError):
+                self.step_metrics.flush()
             self._write_record("failed")
             rate = self.config.optimizer.learning_rate
             raise TrainingError(
@@ -309,8 +312,10 @@ class Trainer:
         epoch_started_at = time.perf_counter() - state.epoch_seconds
         first = state.batch + 1
         for batch, indices in enumerate(self.loader.epoch(state.epoch, state.batch), start=first):
-            self.step(indices, self.learning_rate(self.step.num_steps))
+            rate = self.learning_rate(self.step.num_steps)
+            self.step(indices, rate)
             state.batch = batch
+            self.step_metrics.on_step(rate, is_last=batch == self.num_batches)
             state.epoch_seconds = time.perf_counter() - epoch_started_at
             info = BatchInfo(state.epoch, batch, state.epoch_seconds, self.step.metrics)
             for callback in self.callbacks:
@@ -342,7 +347,8 @@ class Trainer:
         state.rows.append(row)
         state.train_seconds += seconds
         state.epoch += 1
-        state.batch, state.totals, state.epoch_seconds = 0, MetricSums(), 0.0
+        state.batch, state.epoch_seconds = 0, 0.0
+        state.totals, state.logged = MetricSums(), MetricSums()
         if self.is_over or not self.checkpointer.is_busy():  # a slow disk delays no training
             self._save(epoch_is_done=True)
         for callback in self.callbacks:
@@ -389,6 +395,7 @@ class Trainer:
         state = self.state
         if state.batch:
             state.totals = self.step.metrics()
+            self.step_metrics.flush()
         state.wall_seconds = time.perf_counter() - self.started_at
         self._last_save = time.monotonic()
         if not is_main():
@@ -437,21 +444,6 @@ class Trainer:
         model = (copy.deepcopy(self._eval_model) if model is None else model).cpu().eval()
         model.load_state_dict(kept)
         return TrainResult(self.run, self.record, rows, model)
-
-
-@contextlib.contextmanager
-def _dry_run_errors(folder: str) -> Iterator[None]:
-    """Leave out the advice on runs, which a dry run does not keep."""
-    try:
-        yield
-    except StoppedError as error:
-        raise StoppedError("stopped; a dry run keeps nothing", error.signal_number) from None
-    except RunError as error:
-        reason = one_line(error.__context__ or error)
-        raise RunError(
-            f"the temporary folder {folder} cannot be written: {reason}; make room there, or set "
-            "TMPDIR to another folder"
-        ) from None
 
 
 def _rank(row: EpochMetrics) -> tuple[float, float]:

@@ -63,10 +63,20 @@ def network(networks: dict[int, Path]) -> Path:
 
 
 def test_logits_are_explained_four_ways(capsys: Capsys) -> None:
-    code, out, _ = run(capsys, "--logits", "2.0,1.0,0.1", "--target", "0")
+    arguments = ("--logits", "2.0,1.0,0.1", "--target", "0")
+    code, short, _ = run(capsys, *arguments)
+    assert code == 0
+    question, loss, guessing = short.splitlines()[:3]
+    assert question == "which of 3 classes? target 0, prediction 0 (65.9 %), right"
+    assert loss == "loss 0.4170: the target has a probability of 65.9 %"
+    assert guessing.endswith("ln 3 = 1.0986")
+    assert "CrossEntropyLoss takes raw logits" not in short
+    code, out, _ = run(capsys, *arguments, "--precise", "--why-raw-logits")
     assert code == 0
     for number in ("0.65900114", "0.24243297", "0.09856589", "7.38905610", "2.31703002"):
         assert number in out
+        assert number not in short
+    assert "CrossEntropyLoss takes raw logits" in out
     lines = out.splitlines()
     assert sum(line.endswith(("NumPy  0.41703002", "torch  0.41703002")) for line in lines) == 4
     assert [line[:2] for line in lines if line.endswith("<- target")] == ["0 "]
@@ -99,6 +109,34 @@ def test_probabilities_are_explained_in_the_one_hot_form(capsys: Capsys) -> None
     # CrossEntropyLoss takes logits: given probabilities, it applies softmax to them
     twice = torch.nn.CrossEntropyLoss()(torch.tensor([[0.7, 0.2, 0.1]]), torch.tensor([0]))
     assert document["loss_applied_twice"] == pytest.approx(twice.item())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--logits", "2,1,0.1", "--target", "0"),
+        ("--logits", "0,-inf,900", "--target", "1"),
+        ("--probabilities", ",".join(["0.1"] * 10), "--target", "3"),
+        ("--binary", "--logits", "1.2", "--target", "1"),
+    ],
+)
+def test_numbers_are_plotted(capsys: Capsys, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    code, _, err = run(capsys, *arguments, "--plot", str(tmp_path / "loss.png"))
+    assert (code, err) == (0, f"drawn in {tmp_path / 'loss.png'}\n")
+    with Image.open(tmp_path / "loss.png") as image:
+        assert image.width > image.height > 300
+
+
+def test_the_gradient_is_that_of_torch(capsys: Capsys) -> None:
+    document = run_json(
+        capsys, "--logits", "2,1,0.1; 0,3,1", "--target", "0,2", "--reduction", "sum"
+    )
+    logits = torch.tensor([[2.0, 1.0, 0.1], [0.0, 3.0, 1.0]], requires_grad=True)
+    torch.nn.CrossEntropyLoss(reduction="sum")(logits, torch.tensor([0, 2])).backward()
+    found = torch.tensor([row["gradient"] for row in document["rows"]])
+    torch.testing.assert_close(found, logits.grad)
+    document = run_json(capsys, "--probabilities", "0.7,0.2,0.1", "--target", "0")
+    assert document["rows"][0]["gradient"] is None
 
 
 def test_binary_logits_are_explained(capsys: Capsys) -> None:
@@ -166,7 +204,8 @@ WRONG_USAGE = [
     (["x.png", "--binary"], "for an image the checkpoint determines it"),
     (["x.png", "--reduction", "sum"], "--reduction goes with numbers"),
     (["x.png", "--plot", "why.jpg"], "--plot why.jpg: the plot is a PNG"),
-    (["--logits", "1,2", "--target", "0", "--plot", "a.png"], "--plot goes with IMAGE"),
+    (["--logits", "1,2;2,1", "--target", "0,0", "--plot", "a.png"], "--plot goes with one row"),
+    (["--logits", "1,2", "--target", "0", "--plot", "a.svg"], "--plot a.svg: the plot is a PNG"),
 ]
 
 
@@ -186,7 +225,7 @@ def test_an_image_is_explained(
     code, out, err = run(capsys, *arguments, "--plot", str(plot))
     assert code == 0
     lines = out.splitlines()
-    assert lines[14].startswith("target 7, prediction ")
+    assert lines[14].startswith("which of 10 classes? target 7, prediction ")
     assert all(len(line) == 28 for line in lines[:14])
     assert "\x1b" not in out
     assert max(map(len, lines)) <= 80

@@ -10,12 +10,14 @@ import pytest
 from PIL import Image
 
 from mnist_ce.report.plots import (
+    QUANTITIES,
     Heading,
+    RunCurves,
     draw_calibration,
     draw_confusion_matrix,
+    draw_curve,
     draw_curves,
     draw_mistakes,
-    draw_overlaid_curves,
     draw_weights,
 )
 from mnist_ce.report.plots.canvas import Canvas, percent
@@ -55,36 +57,86 @@ def row(epoch: int, measured: bool = True) -> dict[str, Any]:
     return {"epoch": epoch, **values, "test_loss": tested[0], "test_accuracy": tested[1]}
 
 
-@pytest.mark.parametrize("num_epochs", [0, 1, 3, 120])
-def test_curves_of_any_length_are_drawn(axes_of: AxesOf, num_epochs: int) -> None:
-    drawn = draw_curves(HEADING, [row(epoch) for epoch in range(1, num_epochs + 1)])
-    for axes in axes_of(drawn):
-        assert all(len(line.get_xdata()) == num_epochs for line in axes.lines)
+def steps(num_epochs: int, loss: float = 0.5) -> list[dict[str, float]]:
+    """Rows of `steps.csv`, four per epoch of 30 steps."""
+    places = [(epoch, step) for epoch in range(num_epochs) for step in (10, 20, 29, 30)]
+    values = {"loss": loss, "accuracy": 0.75, "learning_rate": 0.1}
+    return [{"step": 30 * e + step, "epoch": e + 1, **values} for e, step in places]
+
+
+@pytest.mark.parametrize(("num_epochs", "has_steps"), [(0, 0), (1, 0), (1, 1), (3, 1), (400, 1)])
+def test_curves_of_any_length_are_drawn(axes_of: AxesOf, num_epochs: int, has_steps: int) -> None:
+    rows = [row(epoch) for epoch in range(1, num_epochs + 1)]
+    run = RunCurves("a", rows, steps(num_epochs * has_steps))
+    loss, error, rate = axes_of(draw_curves(HEADING, [run]))
+    for axes in (loss, error, rate):
         assert bool(axes.lines) == (num_epochs > 0)
+        assert all(len(line.get_xdata()) <= 1000 for line in axes.lines)
+        assert axes.get_xlim() == (0, num_epochs or 1)
+    if num_epochs:
+        assert (loss.get_yscale(), error.get_yscale(), rate.get_yscale()) == (
+            "log",
+            "log",
+            "linear",
+        )
+        assert loss.lines[-1].get_xdata().tolist() == list(range(1, num_epochs + 1))
+        # Without steps, the mean over an epoch stands at its middle.
+        assert loss.lines[0].get_xdata()[0] == (pytest.approx(1 / 3, abs=0.4) if has_steps else 0.5)
+        trained = "train 25 %" if has_steps else "train 10 %"
+        assert texts(error) == sorted(["test 20 %", trained], key=lambda text: text[-4:])
 
 
-def test_what_was_not_measured_is_not_drawn(axes_of: AxesOf) -> None:
-    loss, accuracy, _ = axes_of(draw_curves(HEADING, [row(1, False), row(2, False)]))
-    assert len(loss.lines) == len(accuracy.lines) == 1
-    loss, accuracy, _ = axes_of(draw_curves(HEADING, [row(1, False), row(2)]))
+def test_the_line_is_smoothed_and_the_rows_are_faint(axes_of: AxesOf) -> None:
+    noisy = [{**r, "loss": 2.0 + (-1) ** n} for n, r in enumerate(steps(100))]
+    loss = axes_of(
+        draw_curve("loss", "a", [RunCurves("a", [row(e) for e in range(1, 101)], noisy)])
+    )
+    faint, line, _ = loss[0].lines
+    assert faint.get_alpha() < 1
+    assert np.ptp(faint.get_ydata()) == pytest.approx(2)
+    assert np.ptp(line.get_ydata()[20:-20]) < 0.3
+
+
+def test_what_was_not_measured_or_has_no_logarithm(axes_of: AxesOf) -> None:
+    untested = [row(1, False), row(2)]
+    loss, error, _ = axes_of(draw_curves(HEADING, [RunCurves("a", untested)]))
     assert loss.lines[1].get_xydata().tolist() == [[2, 0.6]]
-    assert accuracy.lines[1].get_xydata().tolist() == [[2, 80]]
+    assert error.lines[1].get_xydata() == pytest.approx(np.array([[2, 20]]))
+    perfect = [{**row(1), "test_accuracy": 1.0, "test_loss": float("nan")}]
+    loss, error, _ = axes_of(draw_curves(HEADING, [RunCurves("a", perfect)]))
+    assert len(loss.lines) == 1
+    assert error.lines[1].get_ydata()[0] == error.get_ylim()[0] > 0
+    assert "test 0 %" in texts(error)
 
 
 def test_each_overlaid_run_has_a_look_of_its_own(axes_of: AxesOf) -> None:
-    runs = [(f"run {number}", [row(1), row(2)]) for number in range(20)]
-    *_, rate = axes_of(draw_overlaid_curves(HEADING, runs))
-    assert len({(line.get_color(), line.get_marker()) for line in rate.lines}) == len(runs)
-    assert [line.get_label() for line in rate.lines] == [name for name, _ in runs]
+    runs = [RunCurves(f"run {number}", [row(1), row(2)], steps(2)) for number in range(20)]
+    loss, _, rate = axes_of(draw_curves(HEADING, runs))
+    points = loss.lines[1::2]
+    assert len({(line.get_color(), line.get_marker()) for line in points}) == len(runs)
+    assert [line.get_color() for line in rate.lines] == [line.get_color() for line in points]
+    legend = [text.get_text() for text in loss.figure.legends[0].get_texts()]
+    assert legend == [run.name for run in runs]
+    assert texts(loss) == []  # too many to be legible
+    ends = axes_of(draw_curves(HEADING, [*runs[:2]]))[0].texts
+    assert [text.get_text() for text in ends] == ["0.6", "0.6"]
+    assert ends[0].xyann != ends[1].xyann  # beside each other, not on top
+
+
+@pytest.mark.parametrize("quantity", QUANTITIES)
+def test_a_curve_alone_is_as_wide_as_a_narrow_column(quantity: str) -> None:
+    drawn = draw_curve(quantity, "a", [RunCurves("a", [row(1)], steps(1))])
+    with Image.open(io.BytesIO(drawn)) as image:
+        assert image.width < 700
 
 
 @pytest.mark.parametrize(
     "name", ["a$b$", "$", r"\frac{", "two\nlines \x1b[31m", "名前", "long " * 100], ids=range(6)
 )
 def test_a_run_may_have_any_name(name: str) -> None:
-    drawn = draw_overlaid_curves(Heading(name, name), [(name, [row(1)])])
+    drawn = draw_curves(Heading(name, name), [RunCurves(name, [row(1)])] * 2)
     with Image.open(io.BytesIO(drawn)) as image:
-        assert image.width == 1200
+        assert image.width > 1000
 
 
 def test_the_most_frequent_error_is_the_darkest_and_the_diagonal_grey(axes_of: AxesOf) -> None:
@@ -124,7 +176,7 @@ def test_the_most_confident_mistake_comes_first(axes_of: AxesOf) -> None:
     (axes,) = axes_of(drawn)
     found = [" ".join(caption.split()) for caption in texts(axes) if "%" in caption]
     assert found == ["90.0 % #1", "80.0 % #2", "60.0 % #0"]
-    darkest = [tile.min() for tile in np.split(colours(axes), 6, axis=1)[:3]]
+    darkest = [tile.min() for tile in np.split(colours(axes), 4, axis=1)[:3]]
     assert darkest[0] == 0 < darkest[1] < darkest[2]
 
 
@@ -142,9 +194,26 @@ def test_weights_are_white_at_zero_and_coloured_by_their_sign(axes_of: AxesOf) -
 
 def test_calibration_is_drawn_before_and_after(axes_of: AxesOf) -> None:
     rng = np.random.default_rng(0)
-    sure = rng.uniform(0.5, 1, 500)
+    sure = rng.uniform(0.5, 1, 500) ** 0.1
     series = dict.fromkeys(("as trained", "temperature 2"), (sure, rng.uniform(size=500) < sure))
-    assert len(axes_of(draw_calibration(HEADING, series))[0].containers) == 2
+    diagram, _ = axes_of(draw_calibration(HEADING, series))
+    assert len(diagram.containers) == 2
+    dots = diagram.collections[-1]
+    assert dots.get_sizes().argmax() == len(dots.get_sizes()) - 1  # most are near 100 %
+    assert dots.get_sizes().max() > 10 * dots.get_sizes().min()
+
+
+def test_the_accuracy_of_what_is_kept_rises_to_certainty(axes_of: AxesOf) -> None:
+    sure = np.linspace(0.5, 1, 100)
+    correct = np.arange(100) >= 10  # the ten least probable ones are wrong
+    _, kept = axes_of(draw_calibration(HEADING, {"a": (sure, correct)}))
+    accuracy = dict(zip(*np.round(kept.lines[0].get_data(), 6), strict=True))
+    assert accuracy[0.0] == 0.9
+    assert accuracy[0.05] == pytest.approx(90 / 95, abs=1e-6)
+    assert accuracy[0.1] == 1
+    assert texts(kept) == ["90.00 %", "94.74 %"]
+    every = axes_of(draw_calibration(HEADING, {"a": (sure, correct | True)}))[1]
+    assert set(every.lines[0].get_ydata()) == {1.0}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,9 @@ from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import DataError
 from mnist_ce.training.callbacks import TrainResult
 
-PLOTS = {"curves.png", "confusion_matrix.png", "mistakes.png", "weights.png"}
+OF_TEST_IMAGES = {"confusion_matrix.png", "mistakes.png", "calibration.png"}
+PLOTS = {"curves.png", "weights.png"} | OF_TEST_IMAGES
+CURVES = 3  # of a page: loss, error, learning rate
 NASTY = '<script>alert(1)</script>&"x$y'
 
 MonkeyPatch = pytest.MonkeyPatch
@@ -88,7 +90,8 @@ def test_the_report_of_one_run_stands_alone(
     page = Page(file)
     assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base"}
     addresses = page.addresses()
-    assert len(addresses) == len(PLOTS) == len(plots(result.run))
+    assert plots(result.run) == PLOTS
+    assert len(addresses) == CURVES + len(PLOTS) - 1
     assert all(str(address).startswith("data:image/png;base64,") for address in addresses)
     assert "url(" not in file.read_text()
     assert result.run.name in page.text
@@ -96,7 +99,9 @@ def test_the_report_of_one_run_stands_alone(
     numbers = (f"{100 * record['test_accuracy']:.2f} %", f"{record['test_loss']:.4f}")
     origin = (record["weights_sha256"], record["versions"]["torch"])
     settings = ("data.validation_size", "validation accuracy", "hidden = [")
-    for expected in (*numbers, *origin, *settings):
+    headline = f"{record['test_correct']:,} of 1,000 test images are classified correctly"
+    repeats = f"mnist-ce train --config '{result.run.path}/config.toml'"
+    for expected in (*numbers, *origin, *settings, headline, repeats):
         assert expected in page.text
 
 
@@ -106,7 +111,12 @@ def test_several_runs_are_compared(tmp_path: Path, train_small: Train) -> None:
     file = report(["slow", "quick"], output=tmp_path)
     assert file == tmp_path / "report.html"
     page = Page(file)
-    assert len(page.addresses()) == 1 + 2 * len(PLOTS)
+    assert len(page.addresses()) == CURVES + 2 * (len(PLOTS) - 1)
+    assert "is the most accurate of 2 runs" in page.text
+    assert "mnist-ce compare " in page.text
+    assert len([tag for tag, _ in page.tags if tag == "strong"]) == 3  # accuracy, loss, time
+    names = [attrs["alt"] for tag, attrs in page.tags if tag == "img"][CURVES:]
+    assert names[:2] == ["confusion matrix of slow", "confusion matrix of quick"]
     table = page.text[page.text.index("Settings in which the runs differ") :]
     assert re.search(r"optimizer\.learning_rate\s*0\.01\s*0\.1\b", table)
     assert "train.epochs" not in table[: table.index("slow", 60)]
@@ -117,9 +127,8 @@ def test_a_calibrated_run_that_was_stopped(tmp_path: Path, train_small: Train) -
     edit_record(run, prediction={"temperature": 1.7}, status="stopped")
     file = report(["a"], output=tmp_path, file=tmp_path / "elsewhere.html")
     assert file == tmp_path / "elsewhere.html"
-    assert len(Page(file).addresses()) == 5
     assert "This run is not finished (status: stopped)." in Page(file).text
-    assert plots(run) == PLOTS | {"calibration.png"}
+    assert plots(run) == PLOTS
 
 
 def test_without_the_data_what_can_be_drawn_is_drawn(
@@ -151,7 +160,8 @@ def test_a_record_from_a_stranger_is_escaped(tmp_path: Path, train_small: Train)
         ("", "there is no finished run in"),
         ("nothing", "there is no run nothing in"),
         ("young", "has no model.pt yet"),
-        ("bad", "is not a table of metrics"),
+        ("bad", "is not a table of metrics, a row per epoch"),
+        ("odd", "steps.csv is not a table of metrics by step"),
         ("good --file /dev/null/report.html", "Not a directory"),
     ],
 )
@@ -160,9 +170,10 @@ def test_what_cannot_be_reported_is_one_error_line(
 ) -> None:
     if arguments:
         good = train_small("good", train__epochs=1).run
-        for name in ("bad", "young"):
+        for name in ("bad", "odd", "young"):
             copytree(good.path, tmp_path / name)
         (tmp_path / "bad" / "metrics.csv").write_text("loss\n1\n")
+        (tmp_path / "odd" / "steps.csv").write_text("loss\n1\n")
         (tmp_path / "young" / "model.pt").unlink()
     code, error = refused("report", *arguments.split(), "--output", str(tmp_path))
     assert code == 1
@@ -184,29 +195,40 @@ def test_the_report_looks_right_in_a_browser(tmp_path: Path, train_small: Train)
     chromium = which("chromium") or which("chromium-browser") or which("google-chrome")
     if chromium is None:
         pytest.skip("needs Chromium, which is not installed")
-    train_small("a")
-    file = report(["a"], output=tmp_path)
+    for name in ("a", "b"):
+        train_small(name)
+    file = report(["a", "b"], output=tmp_path)
     # The report's policy lets no script run, so what is measured is a copy without it.
     policy = re.compile(r"<meta\s+http-equiv.*?>", re.DOTALL)
     measure = (
         "<script>onload = () => { const page = document.documentElement;"
-        "document.title = JSON.stringify({page: page.scrollWidth, window: innerWidth,"
-        "images: [...document.images].map(image => [image.naturalWidth, image.width])}) }"
+        "parent.postMessage(JSON.stringify({page: page.scrollWidth, window: innerWidth,"
+        "images: [...document.images].map(image => [image.naturalWidth, image.width]),"
+        "columns: new Set([...document.images].map(image => image.x)).size}), '*') }"
         "</script>"
     )
     copy = tmp_path / "copy.html"
     copy.write_text(policy.sub(measure, file.read_text(), count=1))
-    for width in (1280, 500):  # Chromium's windows are not narrower than 500
-        page = browse(chromium, tmp_path / "profile", width, "--dump-dom", copy.as_uri())
+    for width, columns in ((1280, 2), (390, 1)):
+        frame = tmp_path / "frame.html"  # Chromium's windows are not narrower than 500
+        frame.write_text(
+            "<title></title><script>onmessage = event => document.title = event.data</script>"
+            f'<iframe src="copy.html" style="width: {width}px; border: 0"></iframe>'
+        )
+        shown = ("--virtual-time-budget=5000", "--dump-dom", frame.as_uri())
+        page = browse(chromium, tmp_path / "profile", 1400, *shown)
         (title,) = re.findall(r"<title>(.*?)</title>", page)
         seen = json.loads(title.replace("&quot;", '"'))
         assert seen["page"] <= seen["window"] == width
-        assert len(seen["images"]) == len(PLOTS)
-        assert all(natural >= shown > 400 for natural, shown in seen["images"])
+        assert len(seen["images"]) == CURVES + 2 * (len(PLOTS) - 1)
+        assert seen["columns"] == columns
+        assert all(natural >= shown > 340 for natural, shown in seen["images"])
 
-    shot = tmp_path / "shot.png"
-    browse(chromium, tmp_path / "profile", 1280, f"--screenshot={shot}", file.as_uri())
-    with Image.open(shot) as image:
-        colours = np.asarray(image.convert("RGB")).reshape(-1, 3)
-    assert (colours == 255).all(axis=1).mean() > 0.5  # dark text and curves on white
-    assert (colours == (0xD5, 0x5E, 0x00)).all(axis=1).any()  # the curve of the test loss
+    for scheme, paper in (((), 255), (("--force-dark-mode",), 20)):
+        shot = (f"--screenshot={tmp_path / 'shot.png'}", *scheme, file.as_uri())
+        browse(chromium, tmp_path / "profile", 1280, *shot)
+        with Image.open(tmp_path / "shot.png") as image:
+            grey = np.asarray(image.convert("L"))
+        assert (
+            abs(grey.astype(int) - paper) <= 2
+        ).mean() > 0.7  # the plots' background is the same

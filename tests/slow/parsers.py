@@ -148,6 +148,7 @@ _CHECKPOINT, _RESUME = _saved(_weights()), _saved(_resume())
 _CONFIG = config_text(resolve_config(environment={})).encode()
 _COLUMNS = b"epoch,train_loss,train_accuracy,test_loss,test_accuracy,learning_rate,seconds\n"
 _METRICS = _COLUMNS + b"1,2.3,0.1,2.3,0.1,0.01,1.5\n"
+_STEPS = b"step,epoch,loss,accuracy,learning_rate\n10,1,2.3,0.1,0.01\n20,1,2.2,0.2,0.01\n"
 PARSERS = [
     Parser("x.pt", [_CHECKPOINT], _parse_checkpoint),
     Parser("x.pickle", [_pickle_of(_CHECKPOINT)], _in_archive(_weights(), _parse_checkpoint)),
@@ -163,6 +164,7 @@ PARSERS = [
     Parser("--set", [b"train.epochs=3", b"model.hidden=[3, 4]"], _parse_assignment),
     Parser("run.json", [_record()], _parse_run_json),
     Parser("metrics.csv", [_METRICS], lambda path: RunDir(path.parent).read_metrics()),
+    Parser("steps.csv", [_STEPS], lambda path: RunDir(path.parent).read_steps()),
     Parser("x-idx", [idx_header((3, 28, 28)) + bytes(3 * 784)], read_idx),
     Parser("x.png", _images(), lambda path: to_float_image(open_image(path))),
 ]

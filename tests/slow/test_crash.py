@@ -43,7 +43,7 @@ def start() -> Start:
 @pytest.fixture
 def settings(small_settings: dict[str, Any]) -> dict[str, Any]:
     own = {"run.name": "a", "data.validation_size": 20, "average.decay": 0.9}
-    return {**small_settings, **own, "run.save_every_seconds": 1e-9}
+    return {**small_settings, **own, "run.save_every_seconds": 1e-9, "run.log_interval": 3}
 
 
 def options(settings: dict[str, Any]) -> list[str]:
@@ -99,19 +99,23 @@ def record_of(run: RunDir) -> RunRecord:
     return record
 
 
-def expected_of(settings: dict[str, Any]) -> tuple[str, bytes]:
+def files_of(run: RunDir) -> tuple[bytes, bytes]:
+    return run.best_path.read_bytes(), run.steps_path.read_bytes()
+
+
+def expected_of(settings: dict[str, Any]) -> tuple[str, bytes, bytes]:
     torch.set_num_threads(1)
     result = train(None, settings | {"run.name": "whole"})
-    return result.record["weights_sha256"], result.run.best_path.read_bytes()
+    return result.record["weights_sha256"], *files_of(result.run)
 
 
-def found_in(settings: dict[str, Any]) -> tuple[str, bytes]:
+def found_in(settings: dict[str, Any]) -> tuple[str, bytes, bytes]:
     run = RunDir(Path(settings["run.output"], "a"))
     record = record_of(run)
     assert record["status"] == "finished"
     assert [row["epoch"] for row in run.read_metrics()] == [1, 2]
     assert not list(run.path.glob(".*.tmp"))
-    return record["weights_sha256"], run.best_path.read_bytes()
+    return record["weights_sha256"], *files_of(run)
 
 
 def test_killed_between_any_two_writes(settings: dict[str, Any], start: Start) -> None:

@@ -70,7 +70,7 @@ def resume(base: dict[str, Any], name: str = "a", **settings: Any) -> TrainResul
 @pytest.fixture
 def base(small_settings: dict[str, Any]) -> dict[str, Any]:
     """Three epochs of ten batches."""
-    return {**small_settings, "train.epochs": 3}
+    return {**small_settings, "train.epochs": 3, "run.log_interval": 4}
 
 
 @pytest.fixture
@@ -99,6 +99,8 @@ def check_equal(found: TrainResult, expected: TrainResult) -> None:
     assert without_times(found.rows) == without_times(expected.rows)
     read = [without_times(result.run.read_metrics()) for result in (found, expected)]
     assert read[0] == read[1]
+    steps = [result.run.steps_path.read_bytes() for result in (found, expected)]
+    assert steps[0] == steps[1]
     paths = [result.run.best_path for result in (found, expected)]
     best = [weights_sha256(load_state_dict(path)) if path.exists() else None for path in paths]
     assert best[0] == best[1]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mnist_ce.training.tensorboard import FOLDER, TensorBoardCallback
 
 pytest.importorskip("tensorboard")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 pytestmark = pytest.mark.usefixtures("small_data", "one_thread")
@@ -52,9 +54,27 @@ def test_the_events_hold_the_settings_and_what_was_measured(tmp_path: Path) -> N
     assert values["optimizer.nesterov"].bool_value is False
     assert values["data.dataset"].string_value == "auto"
     assert "run.name" not in values
+    content = found.PluginTagToContent("hparams")["_hparams_/experiment"]
+    metrics = HParamsPluginData.FromString(content).experiment.metric_infos
+    tags = {metric.name.tag for metric in metrics}
+    assert tags == {f"{k}/{s}" for k in ("loss", "accuracy") for s in ("validation", "test")}
 
 
-def test_a_continued_run_goes_on_in_its_events(small_settings: dict[str, Any]) -> None:
+def written(run: Path) -> Counter[tuple[str, int]]:
+    """Count the events of all files by tag and step, without those that a resumed run purges."""
+    events: list[tuple[str, int]] = []
+    for path in sorted((run / FOLDER).iterdir()):
+        for event in EventFileLoader(str(path)).Load():
+            if event.session_log.status == event.session_log.START and event.step:
+                events = [(tag, step) for tag, step in events if step < event.step]
+            events += [(value.tag, event.step) for value in event.summary.value]
+    return Counter(events)
+
+
+@pytest.mark.parametrize("has_snapshot", [True, False])
+def test_a_continued_run_goes_on_in_its_events(
+    small_settings: dict[str, Any], has_snapshot: bool
+) -> None:
     class Stopper(Callback):
         def on_batch(self, info: BatchInfo) -> None:
             if info.epoch == 2 and info.batch == 3:
@@ -64,8 +84,15 @@ def test_a_continued_run_goes_on_in_its_events(small_settings: dict[str, Any]) -
     with pytest.raises(StoppedError), TensorBoardCallback() as writer:
         train(None, small_settings, callbacks=[writer, Stopper()], stop=stop)
     output = {"run.output": small_settings["run.output"]}
-    with TensorBoardCallback() as writer:
-        result = train(None, output, resume="latest", callbacks=[writer])
+    (run,) = Path(small_settings["run.output"]).iterdir()
+    if not has_snapshot:  # as of a run killed before its first one: it begins anew
+        (run / "resume.pt").unlink()
+    for name in ("latest", run.name):  # the second time there is nothing left to train
+        with TensorBoardCallback() as writer:
+            plots = {"run.plots": name == run.name}
+            result = train(None, output | plots, resume=name, callbacks=[writer])
+    assert set(written(run).values()) == {1}
+    assert ("_hparams_/session_start_info", 0) in written(run)
     events = read_events(result.run.path).Scalars("loss/train")
     assert [(event.step, event.value) for event in events] == [
         (row["epoch"], pytest.approx(row["train_loss"])) for row in result.rows

@@ -44,17 +44,16 @@ def draw_confusion_matrix(
     highest = max(float(np.nanmax(errors)), 1e-9)
     longest = max(map(len, names))
     left = 0.95 + 0.075 * longest
-    cell = 0.62 if num_classes > 4 else 1.1
+    cell = 0.5 if num_classes > 4 else 1.1
     side = cell * num_classes
     is_slanted = longest * 0.11 > cell
     below = 0.75 + (0.065 * longest if is_slanted else 0)
     from matplotlib import colormaps
-    from matplotlib.ticker import FuncFormatter
 
-    with drawing(heading, max(left + side + 2.3, 6.2), side + 0.3 + below) as canvas:
+    with drawing(heading, max(left + side + 1.1, 6.2), side + 0.3 + below) as canvas:
         axes = canvas.axes(left, 0.3, side, side)
         colours = colormaps["Oranges"].with_extremes(bad="#E8ECEF")  # the diagonal
-        image = axes.imshow(errors, cmap=colours, vmin=0, vmax=highest)
+        axes.imshow(errors, cmap=colours, vmin=0, vmax=highest)
         for (row, column), count in np.ndenumerate(counts):
             is_dark = errors[row, column] > 0.6 * highest  # False on the diagonal, which is NaN
             colour = GREY if row == column else "white" if is_dark else "black"
@@ -76,11 +75,6 @@ def draw_confusion_matrix(
         axes.grid(visible=True, which="minor", color="white", linewidth=1.5)
         axes.tick_params(which="both", length=0)
         axes.spines[:].set_visible(False)
-        scale = canvas.axes(left + side + 1.15, 0.3 + 0.1 * side, 0.16, 0.8 * side)
-        as_percent = FuncFormatter(lambda share, _: f"{100 * share:.3g} %")
-        bar = canvas.figure.colorbar(image, cax=scale, format=as_percent)
-        bar.outline.set_visible(False)
-        bar.set_label("errors, share of the true class")
         return canvas.png()
 
 
@@ -108,33 +102,30 @@ def result_line(report: EvaluationReport) -> str:
 
 
 def draw_calibration(heading: Heading, series: Mapping[str, tuple[Floats, Bools]]) -> bytes:
-    """Draw reliability diagrams over each other, with the number of predictions per bin below.
+    """Draw reliability diagrams over each other, and below them the accuracy under rejection.
 
     `series` has at most two by name: the probability of each prediction, float [n], and whether it
-    is correct, bool [n]. The bins have equal width; most of the bins of equal mass, by which the
-    expected calibration error is computed, would lie on top of each other at 100 %.
+    is correct, bool [n]. The bins have equal width, and a dot's area is its bin's share of the
+    predictions; most of the bins of equal mass, by which the expected calibration error is
+    computed, would lie on top of each other at 100 %.
     """
-    with drawing(heading, 7.2, 7.6) as canvas:
-        axes = canvas.axes(0.95, 0.8, 5.9, 4.3)
-        counts = canvas.axes(0.95, 5.7, 5.9, 1.2)
+    with drawing(heading, 6.2, 7.9) as canvas:
+        axes = canvas.axes(0.95, 0.8, 4.9, 3.7)
+        kept = canvas.axes(0.95, 5.3, 4.9, 1.9)
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="perfectly calibrated")
-        edges = np.linspace(0, 1, _NUM_BINS + 1).tolist()
         for look, (name, (confidence, correct)) in zip(_SERIES, series.items(), strict=False):
             error = expected_calibration_error(confidence, correct)
             label = f"{sanitize(name)}: expected calibration error {percent(error, 2)}"
             _draw_bins(axes, confidence, correct, label=label, **look)
-            counts.hist(confidence, edges, histtype="step", color=look["color"], linewidth=1.6)
         ticks = np.linspace(0, 1, 6)
         labels = [percent(tick, 0) for tick in ticks]
-        for panel in (axes, counts):
-            panel.set(xlim=(-0.01, 1.01), axisbelow=True)
-            panel.set_xticks(ticks, labels)
-            panel.grid(visible=True)
-        axes.set(ylim=(-0.01, 1.01), ylabel="accuracy (bars: 95 % interval)")
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), ylabel="accuracy (bars: 95 % interval)")
+        axes.set(xlabel="probability of the predicted class", axisbelow=True)
+        axes.set_xticks(ticks, labels)
         axes.set_yticks(ticks, labels)
+        axes.grid(visible=True)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
-        counts.set(yscale="log", ylabel="predictions", xlabel="probability of the predicted class")
-        counts.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        _draw_kept(kept, confidence, correct, look["color"])
         return canvas.png()
 
 
@@ -145,4 +136,29 @@ def _draw_bins(axes: Axes, confidence: Floats, correct: Bools, **look: Any) -> N
     y = np.array([correct[group].mean() for group in groups])
     spans = [wilson_interval(int(correct[group].sum()), int(group.sum())) for group in groups]
     errors = np.abs(np.array(spans).T - y)  # [2, bins]
-    axes.errorbar(x, y, yerr=errors, capsize=2.5, linewidth=1.4, markersize=5, **look)
+    areas = 8 + 400 * np.array([group.mean() for group in groups])  # in points²
+    marker = look.pop("marker")
+    axes.errorbar(x, y, yerr=errors, linewidth=1, **look)
+    axes.scatter(x, y, areas, color=look["color"], marker=marker, alpha=0.7, linewidths=0, zorder=3)
+
+
+def _draw_kept(axes: Axes, confidence: Floats, correct: Bools, colour: str) -> None:
+    """Draw the accuracy of the predictions kept when the least probable ones are rejected."""
+    order = np.argsort(confidence, kind="stable")
+    num_kept = np.arange(len(order), 0, -1)  # when 0, 1, … are rejected
+    accuracy = correct[order][::-1].cumsum()[::-1] / num_kept
+    # To twice the share at which the last error is rejected; to half of all at the most.
+    last_error = np.flatnonzero(~correct[order])[-1:].sum() / len(order)
+    limit = min(max(2 * float(last_error), 0.02), 0.5)
+    axes.plot(1 - num_kept / len(order), accuracy, color=colour, linewidth=1.6)
+    shares = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+    for share in (0, *(share for share in shares if limit / 8 <= share <= limit / 2)):
+        y = float(accuracy[int(share * len(order))])
+        axes.plot(share, y, "o", color=colour, markersize=4, clip_on=False)
+        axes.annotate(percent(y, 2), (share, y), (5, -11), textcoords="offset points", fontsize=9)
+    axes.set(xlim=(0, limit), ylabel="accuracy of the rest", axisbelow=True)
+    axes.set(xlabel="share of predictions rejected, the least probable first")
+    axes.margins(y=0.2)
+    axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.4g} %")
+    axes.grid(visible=True)

@@ -10,12 +10,12 @@ import numpy.typing as npt
 from mnist_ce.report.plots.canvas import COLOURS, DPI, GREY, Heading, drawing, percent, short_names
 from mnist_ce.system.errors import sanitize, truncate_middle
 
-_MISTAKES = (4, 6)  # rows, columns
+_MISTAKES = (6, 4)  # rows, columns
 _MISTAKE_PITCH = (228, 192)  # pixels from one image to the next, down and across
 _MISTAKE_SCALE = 5  # pixels of the plot per pixel of an image
 _MISTAKE_SIDE = 28 * _MISTAKE_SCALE + 2  # with a frame
 
-_UNITS = (6, 12)  # rows, columns
+_UNITS = (9, 8)  # rows, columns
 _UNIT_PITCH = 30  # weights from one unit to the next
 _UNIT_SCALE = 3  # pixels of the plot per weight, so that no weight is blurred into the next
 
@@ -93,10 +93,12 @@ def draw_weights(heading: Heading, weight: npt.NDArray[np.float32]) -> bytes:
             mosaic, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest", aspect="auto"
         )
         axes.set_axis_off()
-        canvas.diverging_scale(image, 0.35, height + 0.3, 3.0, extend="both")
-        legend = "units, largest first. Ink on red adds, ink on blue subtracts."
-        x, y = 3.85 / canvas.width, 0.36 / canvas.height
-        canvas.figure.text(x, y, f"{len(shown)} of {len(weight)} {legend}", color=GREY)
+        canvas.diverging_scale(image, 0.35, height + 0.3, 2.4, extend="both")
+        legend = f"{len(shown)} of {len(weight)} units, largest first.\n"
+        legend += "Ink on red adds, on blue subtracts."
+        canvas.figure.text(
+            3.15 / canvas.width, 0.33 / canvas.height, legend, color=GREY, fontsize=9
+        )
         return canvas.png()
 
 

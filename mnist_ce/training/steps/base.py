@@ -116,6 +116,11 @@ class Step(ABC):
         """Return the sums since `reset_metrics`; waits for the device."""
         return dataclasses.replace(self.sums)
 
+    def deferred_metrics(self) -> Callable[[], MetricSums]:
+        """Return a function that returns the sums of this moment; only that function waits."""
+        sums = self.metrics()
+        return lambda: sums
+
     def reset_metrics(self, sums: MetricSums | None = None) -> None:
         """Begin the sums of an epoch anew, or from those of an interrupted one."""
         self.sums = dataclasses.replace(sums or MetricSums())

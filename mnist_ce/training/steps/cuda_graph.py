@@ -138,6 +138,20 @@ class CudaGraphStep(Step):
         self._check()
         return MetricSums(float(self.loss_sum), int(self.num_correct), self.num_examples)
 
+    def deferred_metrics(self) -> Callable[[], MetricSums]:
+        """Copy the sums on the device; the function raises NonFiniteLossError as `metrics` does."""
+        counters = [self.loss_sum, self.num_correct, self.first_nonfinite_step]
+        copied = torch.stack([counter.double() for counter in counters])
+        num_examples = self.num_examples
+
+        def read() -> MetricSums:
+            loss_sum, num_correct, first_nonfinite_step = copied.tolist()
+            if first_nonfinite_step >= 0:
+                raise NonFiniteLossError(int(first_nonfinite_step))
+            return MetricSums(loss_sum, int(num_correct), num_examples)
+
+        return read
+
     def reset_metrics(self, sums: MetricSums | None = None) -> None:
         """Begin the sums of an epoch."""
         sums = sums or MetricSums()

@@ -103,8 +103,7 @@ class FastStep(Step):
         """Train on one batch."""
         size = len(indices)
         if self.num_pending + size > len(self.labels):
-            self.sums = self.metrics()
-            self.num_pending = 0
+            self.metrics()
         batch = self.batches.get(size) or self._allocate(size)
         results = self.results.get((self.num_pending, size)) or self._result_rows(size)
         distortion = self.loader.draw_distortion(size, self.num_steps)
@@ -207,12 +206,12 @@ class FastStep(Step):
         return slice(length * share // self.num_shares, length * (share + 1) // self.num_shares)
 
     def metrics(self) -> MetricSums:
-        """Return the sums, with the predictions that are not yet counted."""
-        sums = super().metrics()
+        """Return the sums, after counting the predictions of the batches since the last call."""
         if self.num_pending:
             predictions = self.objective.predictions(self.logits[: self.num_pending])
-            sums.num_correct += int((predictions == self.labels[: self.num_pending]).sum())
-        return sums
+            self.sums.num_correct += int((predictions == self.labels[: self.num_pending]).sum())
+            self.num_pending = 0
+        return super().metrics()
 
     def reset_metrics(self, sums: MetricSums | None = None) -> None:
         """Begin the sums of an epoch; the model must still use the buffer of this step."""
