@@ -62,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "blank.png"
         Image.new("L", (100, 100), 255).save(image)
-        predict = ("-m", "mnist_ce", "predict", "--checkpoint", "pretrained", str(image))
+        predict = ("-m", "mnist_ce", "predict", "--checkpoint", "mnist", str(image))
         commands = {
             "python -c pass": ("-c", "pass"),
             "import typer": ("-c", "import typer"),

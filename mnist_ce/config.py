@@ -66,6 +66,8 @@ class DataConfig(Section):
     """The folder of the datasets; files are downloaded to it."""
     mirror: str = ""
     """The only address to download from; empty: torchvision's mirrors."""
+    drawn: Count = 0
+    """How many digits in the hands of the world are drawn and added to the training images."""
     validation_size: Count = 0
     """How many training images are held out for validation; 0: none."""
     classes: tuple[Count, ...] = Field(default=(), strict=False)

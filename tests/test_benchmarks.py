@@ -1,19 +1,22 @@
-"""The benchmarks and scripts start; the frozen generator is unchanged."""
+"""The benchmarks and scripts start; the frozen generators are unchanged."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import runpy
 import sys
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.common import Format, mean_deviation, median_range, print_table
 from benchmarks.step import compare_augmentation
+from generators import hands
 from mnist_ce.data.splits import Split
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +26,10 @@ PROGRAMS = [
     for path in sorted((ROOT / folder).glob("*.py"))
     if "__main__" in path.read_text("utf-8")
 ]
-FROZEN_SHA256 = "6cc2fe41a2850b8e4d998bca8c2bc4a4609664b4372748fff177df55d9bb0be3"
+FROZEN_SHA256 = {
+    "hard_images_b": "6cc2fe41a2850b8e4d998bca8c2bc4a4609664b4372748fff177df55d9bb0be3",
+    "hands": "6e0d7bd26e40e40a4596ccebc49b4f9473d818f522c774695c41b67aeb6f37cf",
+}
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -62,6 +68,16 @@ def test_a_table_is_markdown_or_json(capsys: pytest.CaptureFixture[str]) -> None
     assert "torch" in content["environment"]
 
 
-def test_the_measuring_generator_is_frozen() -> None:
-    source = (ROOT / "generators" / "hard_images_b.py").read_bytes()
-    assert hashlib.sha256(source).hexdigest() == FROZEN_SHA256
+@pytest.mark.parametrize("name", FROZEN_SHA256)
+def test_a_measuring_generator_is_frozen(name: str) -> None:
+    source = (ROOT / "generators" / f"{name}.py").read_bytes()
+    assert hashlib.sha256(source).hexdigest() == FROZEN_SHA256[name]
+
+
+def test_every_style_can_be_drawn_by_every_pen() -> None:
+    for number, (style, pen) in enumerate(itertools.product(hands.STYLES, hands.PENS)):
+        image = hands.draw(style, pen, np.random.default_rng(number))
+        assert (image.mode, style[0] in "0123456789") == ("L", True)
+        assert 50 < image.height < 600
+        low, high = np.percentile(np.asarray(image), [0, 90])
+        assert high - low > 90

@@ -16,7 +16,7 @@ def calibrate(
         str,
         Argument(
             metavar="RUN",
-            help="The run that gets a temperature: its name or folder, or 'pretrained'.",
+            help="The run that gets a temperature: its name or folder.",
             show_default=False,
         ),
     ],

@@ -41,7 +41,7 @@ def compare(
     """Compare networks on the same images, and test whether differences are significant.
 
     Examples:
-      mnist-ce compare my-run pretrained
+      mnist-ce compare my-run mnist
       mnist-ce compare first-run second-run third-run --plot differences.png
     """
     if not 2 <= len(networks) <= 26:

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from typer import Argument, Option
 from typer.core import TyperCommand
 
-CHECKPOINT_HELP = "A run's name or folder, a state_dict file, or 'pretrained'."
-NO_CHECKPOINT = "the newest finished multi-class run, else the shipped weights"
+CHECKPOINT_HELP = "A run's name or folder, latest, a state_dict file, or weights: world, mnist."
+NO_CHECKPOINT = "the newest finished multi-class run, else mnist"
 
 Checkpoint = Annotated[
     str | None, Option(help=CHECKPOINT_HELP, metavar="FILE", show_default=NO_CHECKPOINT)

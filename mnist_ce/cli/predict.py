@@ -23,6 +23,7 @@ from mnist_ce.system.files import one_line
 
 if TYPE_CHECKING:
     from mnist_ce.reader.predict import Prediction
+    from mnist_ce.runs.load_model import TrainedModel
 
 MANY = 200  # images from which processes and a progress bar are worth their start
 
@@ -36,7 +37,9 @@ def predict(
             show_default=False,
         ),
     ],
-    checkpoint: options.Checkpoint = None,
+    checkpoint: Annotated[
+        str | None, Option(help=options.CHECKPOINT_HELP, metavar="FILE", show_default="world")
+    ] = None,
     multi: Annotated[
         bool, Option("--multi", help="Read every digit of a row, from left to right.")
     ] = False,
@@ -96,18 +99,14 @@ def predict(
         sources = list(find_images(images))
         many = len(sources) >= MANY
         with PreprocessPool((threads or os.cpu_count() or 1) if many else 1) as pool:
-            from mnist_ce.reader.predict import PredictionSettings, predict_each
+            from mnist_ce.reader.predict import DEFAULT_WEIGHTS, PredictionSettings, predict_each
             from mnist_ce.runs.load_model import load_model
+            from mnist_ce.runs.run_dir import shipped_weights
             from mnist_ce.system.device import use_threads
 
-            trained = load_model(checkpoint, output, input_mean=input_mean, input_std=input_std)
-            names = trained.class_names
-            only = (
-                f", which knows only {', '.join(names)}"
-                if trained.reads_digits and len(names) < 10
-                else ""
-            )
-            note(sanitize(f"checkpoint {trained.path}{only}"))
+            chosen = checkpoint or shipped_weights(DEFAULT_WEIGHTS)
+            trained = load_model(chosen, output, input_mean=input_mean, input_std=input_std)
+            note(_which_network(trained, output if checkpoint is None else None))
             settings = PredictionSettings(
                 top_k=top_k,
                 multi=multi,
@@ -124,6 +123,26 @@ def predict(
                 num_errors = _print(records, json=json, jsonl=jsonl, as_csv=as_csv)
     if num_errors:
         raise typer.Exit(1)
+
+
+def _which_network(trained: TrainedModel, output: str | None) -> str:
+    """Return which network predicts, and the newest run in `output` that could, in a line."""
+    if output is None:
+        name, path, classes = trained.label, str(trained.path), trained.class_names
+        place = f" ({path})" if name != path else ""
+        is_part = trained.reads_digits and len(classes) < 10
+        only = f", which knows only {', '.join(classes)}" if is_part else ""
+        return sanitize(f"predicting with {name}{place}{only}")
+    from mnist_ce.runs.run_dir import newest_run
+
+    line = f"predicting with the shipped weights {trained.path.parent.name}"
+    if (newest := newest_run(Path(output))) is None:
+        return line
+    run, record = newest
+    accuracy = (
+        "" if record.test_accuracy is None else f", {record.test_accuracy:.2%} on its test set"
+    )
+    return f"{line}; the newest run is {sanitize(run.name)}{accuracy}: --checkpoint latest uses it"
 
 
 @contextlib.contextmanager

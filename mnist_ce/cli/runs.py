@@ -80,11 +80,11 @@ def print_groups(groups: Sequence[RunGroup]) -> None:
 
 
 def _delete(name: str, output: Path, *, is_confirmed: bool, json: bool) -> None:
-    from mnist_ce.runs.run_dir import PRETRAINED, delete_run, find_run
+    from mnist_ce.runs.run_dir import SHIPPED_WEIGHTS, delete_run, find_run, is_shipped
 
-    if name in ("latest", PRETRAINED):
+    missing = name in SHIPPED_WEIGHTS and not (output / name).is_dir()
+    if name == "latest" or missing or is_shipped(run := find_run(name, output)):
         raise UsageError(f"--delete {name}: give the name of a run that 'mnist-ce runs' lists")
-    run = find_run(name, output)
     if not is_confirmed:
         if not sys.stdin.isatty():
             raise UsageError(f"--delete {name} asks on a terminal only; add --yes")

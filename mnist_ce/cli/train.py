@@ -25,7 +25,9 @@ def train(
     momentum: Annotated[float | None, Option(help="Momentum.")] = None,
     init: Annotated[
         str | None,
-        Option(help="Start from a run's or file's weights, or 'pretrained'.", metavar="CHECKPOINT"),
+        Option(
+            help="Start from a run's or file's weights, or mnist or world.", metavar="CHECKPOINT"
+        ),
     ] = None,
     seed: Annotated[int | None, Option(help="Fixes everything random.")] = None,
     assignments: Annotated[

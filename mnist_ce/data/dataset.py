@@ -19,7 +19,7 @@ from mnist_ce.data.download import DownloadError
 from mnist_ce.data.files import DatasetFiles
 from mnist_ce.data.idx import idx_parts
 from mnist_ce.data.splits import Split, split_test, split_validation
-from mnist_ce.data.synthetic.generate import load_synthetic
+from mnist_ce.data.synthetic.generate import generate, load_synthetic
 from mnist_ce.data.tables import read_csv, read_npz
 from mnist_ce.network.objective import Binary, Multiclass, Objective
 from mnist_ce.system.errors import DataError, UsageError
@@ -27,6 +27,7 @@ from mnist_ce.system.errors import DataError, UsageError
 logger = logging.getLogger(__name__)
 
 _DIGITS = tuple("0123456789")
+_DRAWN_SEED = 3  # another than those of the synthetic set
 CLASS_NAMES: dict[str, tuple[str, ...]] = {
     "mnist": _DIGITS,
     "fashion-mnist": (
@@ -103,6 +104,8 @@ def load_splits(
     dataset = given or load_dataset(
         data.dataset, Path(data.dir), mirror=data.mirror or None, read_folder=read_folder
     )
+    if data.drawn:
+        dataset = _with_drawn(dataset, data.drawn)
     kept = data.classes or tuple(range(len(dataset.class_names)))
     is_binary = objective.kind == "binary"
     if is_binary and objective.positive not in kept:
@@ -131,6 +134,17 @@ def load_splits(
         test=dataset.test,
         split_note=dataset.split_note,
     )
+
+
+def _with_drawn(dataset: Dataset, num_images: int) -> Dataset:
+    """Add digits in the hands of the world to the training images; the digest stays."""
+    if dataset.class_names != _DIGITS:
+        raise UsageError(
+            f"data.drawn = {num_images}, but the images of {dataset.name} are no digits"
+        )
+    own, drawn = dataset.train, generate(num_images, _DRAWN_SEED, "hands")
+    images, labels = torch.cat([own.images, drawn.images]), torch.cat([own.labels, drawn.labels])
+    return replace(dataset, train=Split(images, labels))
 
 
 def _mix(own: Split, others: Split) -> Split:

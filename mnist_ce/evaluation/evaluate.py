@@ -138,7 +138,9 @@ def evaluate(
     else:
         trained = load_model(checkpoint, output)
     torch_device = resolve_device(device)
-    splits = load_splits_of(trained, dataset=dataset, data=data, data_dir=data_dir)
+    splits = load_splits_of(
+        trained, dataset=dataset, data=data, data_dir=data_dir, only_test=split == "test"
+    )
     with kept_in_place(trained.model):
         return evaluate_split(trained, splits, split, torch_device)
 
@@ -160,8 +162,11 @@ def load_splits_of(
     dataset: str | None = None,
     data: object = None,
     data_dir: str | Path | None = None,
+    only_test: bool = False,
 ) -> DataSplits:
     """Load the data that a network was trained on, split as in training.
+
+    With `only_test` no digits are drawn, which takes a while, for the other splits.
 
     Raises:
         DataError: If the data is missing or damaged; no other dataset takes its place.
@@ -172,8 +177,10 @@ def load_splits_of(
     config = resolve_config(path, environment={}) if has_config else Config()
     folder = str(data_dir) if data_dir is not None else resolve_config().data.dir
     update: dict[str, Any] = {"dataset": dataset or trained.dataset or "mnist", "dir": folder}
+    if only_test or data is not None:
+        update["drawn"] = 0
     if dataset not in (None, trained.dataset):
-        update["validation_size"] = 0  # of its own dataset
+        update |= {"validation_size": 0, "drawn": 0}  # of its own dataset
     kind = "binary" if isinstance(trained.objective, Binary) else "multiclass"
     objective = config.objective.model_copy(update={"kind": kind})
     given = None

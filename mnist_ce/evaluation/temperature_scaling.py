@@ -48,7 +48,7 @@ def calibrate(
     loosely, several runs with different seeds, whose predictions are pooled, better.
 
     Args:
-        run: The run's folder or name, or `pretrained`.
+        run: The run's folder or name.
         held_out: The runs whose weights and validation images are used; none: the run itself.
         data_dir: The folder of the datasets; None: `MNIST_CE_DATA_DIR`, or the run's own.
         output: The folder of the runs.

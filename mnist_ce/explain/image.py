@@ -46,7 +46,7 @@ class ImageExplanation:
         return {
             "path": self.path,
             "checkpoint": str(self.trained.path),
-            "label": self.prediction,
+            "label": self.trained.labels[self.prediction],
             "class_name": names[self.prediction],
             "probability": float(self.table.probabilities[0, self.prediction]),
             "training_loss": self.training_loss,

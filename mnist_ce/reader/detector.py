@@ -1,10 +1,10 @@
 """Out-of-distribution detector: a 784-256-1 MLP trained to tell digits from other marks.
 
 The confidence of a network trained on digits alone says little about letters, most of which it
-takes for some digit. This one was trained on MNIST's training digits against letters of several
-fonts, scribbles, garments, noise and clutter (`python -m scripts.train_detector` trains it
-again). It is independent of the weights that classify, so new weights need no new threshold.
-docs/log.md compares widths and thresholds.
+takes for some digit. This one was trained on MNIST's training digits and drawn ones in the hands of
+the world against letters of several fonts, scribbles, garments, noise and clutter (`python -m
+scripts.train_detector` trains it again). It is independent of the weights that classify, so new
+weights need no new threshold. docs/log.md compares widths and thresholds.
 """
 
 from __future__ import annotations

@@ -28,11 +28,13 @@ from mnist_ce.reader.image_io import ImageSource, each_image
 from mnist_ce.reader.pool import PreprocessedImage, PreprocessOptions, PreprocessPool
 from mnist_ce.reader.segmentation import Hypothesis, Stages
 from mnist_ce.runs.load_model import TrainedModel, check_input_scale, load_model
+from mnist_ce.runs.run_dir import shipped_weights
 from mnist_ce.system.device import resolve_device
 from mnist_ce.system.errors import UsageError
 
 SPLIT_MARGIN_NATS = 0.5  # how much more confident several digits must be than one
 TYPICAL_PAIR_ASPECT = 1.25  # width over height of two digits; narrower ones need a larger margin
+DEFAULT_WEIGHTS = "world"  # reads photographs better than a run of the classic recipe
 CONFIDENCE_WEIGHT = 2.0  # of the network's log-confidence beside the segmentation's log-score
 ImageLike: TypeAlias = ImageSource | BinaryIO | torch.Tensor
 JSON_FIELDS = ("path", "index", "label", "class_name", "probability", "top_k", "status", "reason")
@@ -111,8 +113,8 @@ def predict(
             object, a Pillow image, or an array or tensor [height, width] or [height, width, 1, 3
             or 4] of pixels 0 to 255, or of bool or floats in [0, 1]. An array [n, 28, 28] is n
             images.
-        checkpoint: See `load_model`; a `TrainedModel` keeps its own input scale unless another is
-            given.
+        checkpoint: See `load_model`, but None is the shipped `world`; a `TrainedModel` keeps its
+            own input scale unless another is given.
         model: A module of your own, with the weights of `checkpoint` or its own: see `load_model`.
         output: The folder of the runs.
         input_mean: See `load_model`.
@@ -131,6 +133,8 @@ def predict(
     """
     settings = PredictionSettings(top_k, multi, min_confidence, device, batch_size, keep_stages)
     if not isinstance(checkpoint, TrainedModel):
+        if checkpoint is None and model is None:
+            checkpoint = shipped_weights(DEFAULT_WEIGHTS)
         scale = {"input_mean": input_mean, "input_std": input_std}
         trained = load_model(checkpoint, output, model=model, **scale)
     elif model is not None:
@@ -258,20 +262,21 @@ class Predictor:
     def to_prediction(self, path: str | None, index: int, chosen: ResolvedHypothesis) -> Prediction:
         """Return the record of one digit."""
         scores, names = chosen.digits[index], self.trained.class_names
-        order = np.argsort(-scores.probabilities, kind="stable")
+        labels, probabilities = self.trained.labels, scores.probabilities
+        order = np.argsort(-probabilities, kind="stable")
         # A network of one output predicts yes above 1/2, as its objective does.
         binary = isinstance(self.trained.objective, Binary)
-        label = int(scores.probabilities[1] > 0.5) if binary else int(order[0])
-        probability = float(scores.probabilities[label])
+        best = int(probabilities[1] > 0.5) if binary else int(order[0])
+        probability = float(probabilities[best])
         reason = self._rejection(scores, probability, chosen)
         top = tuple(
-            ClassProbability(int(k), names[k], float(scores.probabilities[k]))
+            ClassProbability(labels[k], names[k], float(probabilities[k]))
             for k in order[: self.settings.top_k]
         )
         status = "ok" if reason is None else "rejected"
         pixels, stages = scores.pixels, chosen.hypothesis.stages if index == 0 else {}
         return Prediction(
-            path, index, status, label, names[label], probability, top, reason, pixels, stages
+            path, index, status, labels[best], names[best], probability, top, reason, pixels, stages
         )
 
     def _rejection(

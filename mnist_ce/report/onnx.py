@@ -77,7 +77,7 @@ def export(
         file = f"{source.parent.name if is_run else source.stem}.onnx"
     path = Path(file)
     content = onnx_model(trained).SerializeToString(deterministic=True)
-    test = load_splits_of(trained, dataset=dataset, data_dir=data_dir).test
+    test = load_splits_of(trained, dataset=dataset, data_dir=data_dir, only_test=True).test
     images = test.images[:NUM_CHECKED]
     max_difference = _compare(trained, content, images)
     write_atomically(path, content)

@@ -63,6 +63,16 @@ class TrainedModel:
         return all(name.removeprefix("not ") in digits for name in self.class_names)
 
     @property
+    def labels(self) -> tuple[int, ...]:
+        """The label in its dataset of each class, such as 3 and 8 with `data.classes = [3, 8]`."""
+        every = tuple(range(len(self.class_names)))
+        chosen = self.record.flat_config.get("data.classes") if self.record else None
+        if isinstance(self.objective, Binary) or not isinstance(chosen, list):
+            return every
+        fits = len(chosen) == len(every) and all(isinstance(label, int) for label in chosen)
+        return tuple(chosen) if fits else every
+
+    @property
     def label(self) -> str:
         """The run's name where the checkpoint is a run's, else its path."""
         return (self.record.name if self.record else None) or str(self.path)
@@ -79,8 +89,9 @@ def load_model(
     """Load a network by path, run or name, or take a module as it is.
 
     Args:
-        checkpoint: A file, a run's directory or name, or `pretrained`; None: the newest finished
-            multi-class run in `output`, or else the shipped weights.
+        checkpoint: A file, a run's directory or name, shipped weights (`world`, or `mnist` alias
+            `pretrained`), or `latest`: the newest finished multi-class run of at least ten classes
+            in `output`; None: that run, or else `mnist`.
         output: The directory of the runs.
         model: A module of your own, which gets the weights of `checkpoint`; without one it keeps
             its own. It maps float32 [batch, 1, 28, 28] or [batch, 784] to [batch, outputs].

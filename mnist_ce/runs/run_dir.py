@@ -36,7 +36,9 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-PRETRAINED = "pretrained"
+SHIPPED_WEIGHTS = {"world": "world", "mnist": "mnist", "pretrained": "mnist"}
+"""The folder of each shipped network by its names; `pretrained` is the old name of `mnist`."""
+NUM_DIGITS = 10  # a run with fewer classes is never a default
 MAX_RECORD_BYTES = 1 << 24
 _COLUMNS = (
     *("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy"),
@@ -314,18 +316,35 @@ def list_runs(output: Path) -> list[tuple[RunDir, RunRecord]]:
     return sorted(runs, key=lambda item: (item[1].created or "", item[0].name), reverse=True)
 
 
+def newest_run(output: Path) -> tuple[RunDir, RunRecord] | None:
+    """Return the newest finished multi-class run of ten classes or more, the user's own only."""
+    for run, record in list_runs(output):
+        is_whole = record.objective == "multiclass" and len(record.class_names or ()) >= NUM_DIGITS
+        if not is_shipped(run) and record.is_finished and is_whole and run.model_path.is_file():
+            return run, record
+    return None
+
+
+def shipped_weights(name: str) -> Path:
+    """Return the file of one of the `SHIPPED_WEIGHTS`."""
+    return shipped_dir(SHIPPED_WEIGHTS[name]) / "model.pt"
+
+
+def is_shipped(run: RunDir) -> bool:
+    """Whether a run holds shipped weights, which lie among the runs in a checkout."""
+    return run.path.resolve() in {shipped_weights(name).parent for name in SHIPPED_WEIGHTS}
+
+
 def find_checkpoint(checkpoint: str | Path | None, output: Path) -> Path:
     """Return the file of a checkpoint; for arguments and errors see `load_model`."""
-    if checkpoint is None:
-        for run, record in list_runs(output):
-            if record.is_finished and record.objective == "multiclass" and run.model_path.is_file():
-                return run.model_path
-        shipped = shipped_dir(PRETRAINED) / "model.pt"
-        if shipped.is_file():
-            return shipped
+    if checkpoint is None or str(checkpoint) == "latest":
+        if newest := newest_run(output):
+            return newest[0].model_path
+        if checkpoint is None:
+            return shipped_weights("mnist")
         raise CheckpointError(
-            f"there is no finished run in {output}: train one with 'mnist-ce train', "
-            "or name a file with --checkpoint"
+            f"there is no finished run of {NUM_DIGITS} classes in {output}: train one with "
+            "'mnist-ce train'"
         )
     path = Path(checkpoint)
     if path.exists() and not path.is_dir():
@@ -333,13 +352,15 @@ def find_checkpoint(checkpoint: str | Path | None, output: Path) -> Path:
     for folder in (path, output / path):
         if (folder / "model.pt").is_file():
             return folder / "model.pt"
-    if str(checkpoint) == PRETRAINED:
-        return shipped_dir(PRETRAINED) / "model.pt"
+    if str(checkpoint) in SHIPPED_WEIGHTS:
+        return shipped_weights(str(checkpoint))
     if path.is_dir() or (output / path).is_dir():
         folder = path if path.is_dir() else output / path
         description = describe_folder(folder) or "has no model.pt yet: let it finish an epoch first"
         raise CheckpointError(f"run {checkpoint} {description}")
-    near = did_you_mean(str(path), [PRETRAINED, *_names(output), *_names(path.parent, path.parent)])
+    near = did_you_mean(
+        str(path), [*SHIPPED_WEIGHTS, *_names(output), *_names(path.parent, path.parent)]
+    )
     raise CheckpointError(f"checkpoint {checkpoint} is neither a file nor a run in {output}{near}")
 
 

@@ -87,9 +87,9 @@ def repository_root() -> Path:
 
 
 def shipped_dir(name: str) -> Path:
-    """Return the folder of the shipped `configs` or `pretrained` weights."""
+    """Return the folder of the shipped `configs`, or of the weights `mnist` or `world`."""
     installed = repository_root() / "mnist_ce/shipped" / name
-    checkout = repository_root() / ("checkpoints/pretrained" if name == "pretrained" else name)
+    checkout = repository_root() / (name if name == "configs" else f"checkpoints/{name}")
     return installed if installed.is_dir() else checkout
 
 

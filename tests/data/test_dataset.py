@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
-from mnist_ce.data.dataset import Dataset, select_classes
+from mnist_ce.config import DataConfig, ObjectiveConfig
+from mnist_ce.data.dataset import Dataset, load_splits, select_classes
 from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.data.splits import Split, split_validation
 from mnist_ce.system.errors import UsageError
@@ -84,3 +87,26 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     assert order(1, 1) == order(1, 1)
     assert sorted(order(1, 1)) == list(range(100))
     assert len({tuple(order(seed, epoch)) for seed in (1, 2) for epoch in (1, 2)}) == 4
+
+
+def test_drawn_digits_join_the_training_images_alone(small_settings: dict[str, Any]) -> None:
+    data = {"dataset": "synthetic", "dir": small_settings["data.dir"]}
+    plain = load_splits(DataConfig(**data), ObjectiveConfig(), seed=0)
+    mixed = load_splits(DataConfig(**data, drawn=200), ObjectiveConfig(), seed=0)
+    assert (len(plain.train), len(mixed.train)) == (300, 500)
+    assert torch.equal(mixed.train.images[:300], plain.train.images)
+    assert mixed.train.labels[300:].bincount().tolist() == [20] * 10
+    assert torch.equal(mixed.test.images, plain.test.images)
+    assert mixed.digest == plain.digest
+    chosen = DataConfig(**data, drawn=200, classes=(7, 1), validation_size=50)
+    some = load_splits(chosen, ObjectiveConfig(), seed=0)
+    assert len(some.train) + len(some.validation or ()) == 60 + 40
+    assert set(some.train.labels.tolist()) == {0, 1}
+
+
+def test_digits_are_not_drawn_for_other_classes(letters: Dataset, monkeypatch: Any) -> None:
+    monkeypatch.setattr("mnist_ce.data.dataset.load_dataset", lambda *_, **__: letters)
+    with pytest.raises(
+        UsageError, match=r"data.drawn = 10, but the images of kmnist are no digits"
+    ):
+        load_splits(DataConfig(dataset="kmnist", drawn=10), ObjectiveConfig(), seed=0)

@@ -11,6 +11,8 @@ import torch
 from mnist_ce.data.splits import Split
 from mnist_ce.data.synthetic import generate as synthetic
 from mnist_ce.data.synthetic.generate import generate, load_synthetic
+from mnist_ce.data.synthetic.render import draw
+from mnist_ce.data.synthetic.templates import load_styles
 
 
 @pytest.fixture
@@ -60,6 +62,28 @@ def test_digits_look_like_those_of_mnist() -> None:
     assert 0.08 < float(images.float().mean()) / 255 < 0.18
     assert int(images.flatten(1).amax(dim=1).median()) == 255
     assert 0.2 < float((ink & (images < 255)).sum() / ink.sum()) < 0.8
+
+
+def test_the_hands_of_the_world_write_each_digit_in_several_ways() -> None:
+    styles = load_styles("hands")
+    assert all(sum(style.digit == digit for style in styles) >= 4 for digit in range(10))
+    digits = generate(400, seed=5, styles="hands")
+    assert digits.labels.bincount().tolist() == [40] * 10
+    assert same(digits, generate(400, seed=5, styles="hands"))
+    assert not torch.equal(digits.images, generate(400, seed=5).images)
+
+
+@pytest.mark.parametrize("digit", [1, 7])
+def test_the_stroke_left_of_the_corner_falls_in_a_1_and_not_in_a_7(digit: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    with_stroke = [s for s in load_styles("hands") if s.digit == digit and len(s.pieces) >= 2]
+    for style in with_stroke:
+        end, corner = style.pieces[0][0], style.pieces[0][-1]
+        if len(style.pieces[0]) == 2 and corner[0] - end[2] > 0.05:  # no hook, no stem
+            depths = end[1] - corner[1], end[3] - corner[3]
+            assert (min(depths) >= 0.12) if digit == 1 else (max(depths) <= 0.12)
+        images = draw(style, 20, generator)
+        assert images.shape == (20, 28, 28)
 
 
 def test_a_seed_decides_everything_and_threads_nothing(one_thread: None) -> None:

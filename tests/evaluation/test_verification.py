@@ -10,6 +10,7 @@ import pytest
 from mnist_ce.cli import main
 from mnist_ce.evaluation.verification import verify
 from mnist_ce.runs.checkpoint import load_state_dict, save_tensors
+from mnist_ce.runs.load_model import load_model
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.training.callbacks import TrainResult
 
@@ -89,3 +90,11 @@ def test_a_mismatch_fails_the_command(run: RunDir, capsys: pytest.CaptureFixture
     assert "a is not as recorded: test" in err
     assert main(["evaluate", "--verify"]) == 2
     assert main(["evaluate", str(run.path / "none"), "--verify"]) == 1
+
+
+# The digits that world was also trained on are drawn first.
+@pytest.mark.parametrize("name", ["mnist", pytest.param("world", marks=pytest.mark.slow)])
+def test_the_shipped_weights_are_as_recorded(mnist_dir: Path, name: str) -> None:
+    run, checks = verify(str(load_model(name).path.parent), data_dir=mnist_dir)
+    failed = [check.detail for check in checks if not check.ok]
+    assert (run.name, failed) == (name, [])

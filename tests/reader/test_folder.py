@@ -116,16 +116,12 @@ def test_a_network_is_adapted_to_a_hand(
         return float(json.loads(out)["accuracy"])
 
     own, mnist = ("--dataset", "folder:hand"), ("--dataset", "mnist")
-    before, kept = accuracy("pretrained", *own), accuracy("pretrained", *mnist)
-    command = (
-        "train -c adapt --init pretrained --dataset mnist+folder:hand --name after --epochs 12"
-    )
+    before, kept = accuracy("mnist", *own), accuracy("mnist", *mnist)
+    command = "train -c adapt --init mnist --dataset mnist+folder:hand --name after --epochs 12"
     assert main([*command.split(), "--threads", "1", "--set", "run.plots=false"]) == 0
     assert accuracy("after") >= max(0.75, before + 0.3)  # on the hand's test images
     assert accuracy("after", *mnist) > kept - 0.05
-    assert (
-        main(["compare", "pretrained", "after", "--dataset", "folder:hand", "--threads", "1"]) == 0
-    )
+    assert main(["compare", "mnist", "after", "--dataset", "folder:hand", "--threads", "1"]) == 0
     assert main(["evaluate", "after", "--verify", "--threads", "1"]) == 0
     record = json.loads(Path("checkpoints/after/run.json").read_text())
     assert record["dataset"] == f"mnist+folder:{tmp_path / 'hand'}"

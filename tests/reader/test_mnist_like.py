@@ -60,5 +60,5 @@ def test_at_most_one_percent_of_the_test_digits_of_mnist_are_rejected(mnist_dir:
 
 
 def test_the_shipped_weights_get_9954_of_10000_test_images_right(mnist_dir: Path) -> None:
-    report = evaluate("pretrained", data_dir=mnist_dir)
+    report = evaluate("mnist", data_dir=mnist_dir)
     assert (report.result.num_correct, report.result.num_examples) == (9_954, 10_000)

@@ -239,7 +239,7 @@ def test_other_data_sets_are_not_cropped(trained: TrainedModel) -> None:
 @pytest.mark.parametrize("threshold", ["high", True, [1]])
 def test_a_threshold_that_is_no_number_is_named(tmp_path: Path, threshold: object) -> None:
     run = tmp_path / "run"
-    shutil.copytree(load_model("pretrained").path.parent, run)
+    shutil.copytree(load_model("mnist").path.parent, run)
     record = json.loads((run / "run.json").read_text())
     record["prediction"]["rejection_threshold"] = threshold
     (run / "run.json").write_text(json.dumps(record))

@@ -17,7 +17,7 @@ from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.runs.run_dir import find_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
-PRETRAINED = ROOT / "checkpoints" / "pretrained"
+WEIGHTS = [ROOT / "checkpoints" / name for name in ("mnist", "world")]
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +50,9 @@ def run(*arguments: str, cwd: Path | None = None, site: Path | None = None) -> s
 def test_the_wheel_holds_recipes_weights_and_type_marker(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}
-    for source, place in ((ROOT / "configs", "configs"), (PRETRAINED, "pretrained")):
-        files = {f"mnist_ce/shipped/{place}/{path.name}": path for path in source.iterdir()}
-        assert files.keys() == {name for name in contents if f"/shipped/{place}/" in name}
+    for source in (ROOT / "configs", *WEIGHTS):
+        files = {f"mnist_ce/shipped/{source.name}/{path.name}": path for path in source.iterdir()}
+        assert files.keys() == {name for name in contents if f"/shipped/{source.name}/" in name}
         assert all(contents[name] == path.read_bytes() for name, path in files.items())
     assert "mnist_ce/py.typed" in contents
     outside = ("tests/", "benchmarks/", "scripts/", "generators/", "docs/")
@@ -76,4 +76,5 @@ def test_predict_works_elsewhere_with_the_shipped_weights(site: Path, tmp_path: 
     arguments = ("-m", "mnist_ce", "predict", "seven.png", "--json")
     (prediction,) = json.loads(run(*arguments, cwd=tmp_path, site=site))
     assert prediction["label"] == 7
-    assert find_checkpoint("pretrained", tmp_path).samefile(PRETRAINED / "model.pt")
+    for folder in WEIGHTS:
+        assert find_checkpoint(folder.name, tmp_path).samefile(folder / "model.pt")

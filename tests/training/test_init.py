@@ -60,7 +60,7 @@ def test_a_run_or_shipped_weights_can_be_named(train_small: Callable[..., TrainR
     }
     assert second.rows[0]["train_loss"] < first.rows[0]["train_loss"]
     hidden = [520, 320, 240, 120]
-    shipped = train_small("shipped", train__init="pretrained", model__hidden=hidden)
+    shipped = train_small("shipped", train__init="mnist", model__hidden=hidden)
     assert shipped.rows[0]["train_loss"] < second.rows[0]["train_loss"]
 
 

@@ -25,9 +25,10 @@ SPLITS = {"train": (60_000, 1), "t10k": (10_000, 2)}  # images, seed
 _RECORD = "synthetic.json"
 
 
-def generate(num_images: int, seed: int) -> Split:
+def generate(num_images: int, seed: int, styles: str = "styles") -> Split:
     """Draw digits, as many of each as can be, in random order.
 
+    The styles are those of MNIST's writers, or `hands`, those of the world; see `load_styles`.
     Equal arguments give equal images on one kind of processor and one version of torch; elsewhere
     a grey level may differ by one here and there.
     """
@@ -35,12 +36,12 @@ def generate(num_images: int, seed: int) -> Split:
     images, labels = [], []
     with use_threads(1):  # more would mostly wait for each other, as the steps are many and small
         for digit in range(_NUM_CLASSES):
-            styles = [style for style in load_styles() if style.digit == digit]
+            ways = [style for style in load_styles(styles) if style.digit == digit]
             num_wanted = len(range(digit, num_images, _NUM_CLASSES))
-            shares = torch.tensor([style.share for style in styles], dtype=torch.float32)
+            shares = torch.tensor([style.share for style in ways], dtype=torch.float32)
             drawn = torch.rand(num_wanted, generator=generator) * shares.sum()
             chosen = torch.searchsorted(shares.cumsum(0), drawn)
-            for index, style in enumerate(styles):
+            for index, style in enumerate(ways):
                 images.append(draw(style, int((chosen == index).sum()), generator))
             labels.append(torch.full((num_wanted,), digit))
         order = torch.randperm(num_images, generator=generator)

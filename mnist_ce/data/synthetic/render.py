@@ -34,12 +34,17 @@ def _write(style: Style, num_images: int, generator: torch.Generator) -> tuple[T
     def lognormal(median: float, spread: float) -> Tensor:
         return median * torch.exp(spread * normal(1))
 
+    v = style.variation
     matrix = spline_matrix(style)  # [samples, points]
     num_points = matrix.shape[1]
     # A stroke's free ends vary most: it starts early or late, runs on or stops short.
     looseness = torch.tensor([1.5 if point in style.free_ends else 1.0 for point in style.points])
     sloppiness = lognormal(0.04, 0.5).clamp(max=0.09)[:, :, None] * looseness[:, None]
-    points = torch.tensor(style.points) + sloppiness * normal(num_points, 2)  # [n, points, 2]
+    corners = torch.tensor(style.points)
+    low, high = corners[:, :2], corners[:, 2:]  # [points, 2] each
+    points = low + v * sloppiness * normal(num_points, 2)  # [n, points, 2]
+    if not torch.equal(low, high):
+        points = points + (high - low) * torch.rand(points.shape, generator=generator)
     pressure = lognormal(0.145, 0.35) * (1 + 0.12 * normal(num_points))  # [n, points]
     centres = matrix @ points  # [samples, points] @ [n, points, 2] → [n, samples, 2]
     radii = (0.5 * pressure @ matrix.T).clamp(0.015, 0.12)
@@ -47,16 +52,16 @@ def _write(style: Style, num_images: int, generator: torch.Generator) -> tuple[T
 
     # The proportions of a hand: how high the waist is, how wide the top beside the bottom, a bow.
     waist = torch.cos(math.pi * y.clamp(-0.5, 0.5))
-    x = x * (1 + 0.35 * normal(1) * y) + 0.04 * normal(1) * waist
-    y = y + 0.09 * normal(1) * waist
+    x = x * (1 + 0.35 * v * normal(1) * y) + 0.04 * v * normal(1) * waist
+    y = y + 0.09 * v * normal(1) * waist
     # Mild elastic distortion: a few long waves across the page.
     for _ in range(3):
         phase = 2 * math.pi * torch.rand(num_images, 1, generator=generator)
         wave = torch.sin(4 * normal(1) * x + 4 * normal(1) * y + phase)
-        x, y = x + 0.035 * normal(1) * wave, y + 0.035 * normal(1) * wave
+        x, y = x + 0.035 * v * normal(1) * wave, y + 0.035 * v * normal(1) * wave
     # Width, slant (most hands lean to the right), and a page that does not lie straight.
-    x = x * lognormal(1.25, 0.25).clamp(min=0.8)
-    x = x - (0.2 + 0.3 * normal(1)) * y
+    x = x * lognormal(1.25, 0.25 * v).clamp(min=0.8)
+    x = x - (0.2 + 0.15 * (1 + v) * normal(1)) * y
     angle = 0.12 * normal(1)
     x, y = x * angle.cos() - y * angle.sin(), x * angle.sin() + y * angle.cos()
     return torch.stack((x, y), dim=2), radii

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import tomllib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-Point = tuple[float, float]
+Point = tuple[float, ...]
+"""(x, y), or the rectangle (x, y, x2, y2) in which a point lies; a `Style` has rectangles only."""
 Piece = tuple[Point, ...]
 
 _SAMPLES_PER_HEIGHT = 36  # dense enough that the drawn discs blend at any pen's width
@@ -18,11 +19,16 @@ _SAMPLES_PER_HEIGHT = 36  # dense enough that the drawn discs blend at any pen's
 
 @dataclass(frozen=True)
 class Style:
-    """One way of writing a digit, 0 to 9; `styles.toml` explains shares and pieces."""
+    """One way of writing a digit, 0 to 9; the TOML files explain the rest."""
 
     digit: int
     share: float
     pieces: tuple[Piece, ...]
+    variation: float = 1.0
+
+    def __post_init__(self) -> None:
+        pieces = tuple(tuple((*point, *point)[:4] for point in piece) for piece in self.pieces)
+        object.__setattr__(self, "pieces", pieces)
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -38,15 +44,19 @@ class Style:
 
 
 @functools.cache
-def load_styles() -> tuple[Style, ...]:
-    """Return all styles, those of 0 first."""
-    content = Path(__file__).with_name("styles.toml").read_text(encoding="utf-8")
-    styles = []
-    for digit, tables in tomllib.loads(content).items():
-        for table in tables:
-            pieces = tuple(tuple((x, y) for x, y in piece) for piece in table["pieces"])
-            styles.append(Style(int(digit), table["share"], pieces))
-    return tuple(styles)
+def load_styles(name: str = "styles") -> tuple[Style, ...]:
+    """Return the styles of a file beside this one, `styles` or `hands`, those of 0 first."""
+    content = Path(__file__).with_name(f"{name}.toml").read_text(encoding="utf-8")
+    tables = tomllib.loads(content)
+    plain = tables.pop("plain", {"digits": []})
+    others = load_styles() if plain["digits"] else ()
+    chosen = [style for style in others if style.digit in plain["digits"]]
+    styles = [replace(style, variation=plain["variation"]) for style in chosen]
+    for digit, rows in tables.pop("hands", tables).items():
+        for row in rows:
+            pieces = tuple(tuple(map(tuple, piece)) for piece in row["pieces"])
+            styles.append(Style(int(digit), row["share"], pieces, row.get("variation", 1.0)))
+    return tuple(sorted(styles, key=lambda style: style.digit))
 
 
 def spline_matrix(style: Style) -> torch.Tensor:
@@ -67,7 +77,7 @@ def spline_matrix(style: Style) -> torch.Tensor:
 
 def _piece_matrix(piece: Piece) -> torch.Tensor:
     num_points = len(piece)
-    points = torch.tensor(piece)
+    points = torch.tensor(piece).view(num_points, 2, 2).mean(dim=1)  # the rectangles' middles
     length = float((points[1:] - points[:-1]).norm(dim=1).sum())
     t = torch.linspace(0, num_points - 1, max(int(length * _SAMPLES_PER_HEIGHT), 4))
     start = t.floor().clamp(max=num_points - 2).long()
