@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageDraw, ImageOps, UnidentifiedImageError
 
 from mnist_ce.system.errors import ImageError
 from mnist_ce.system.files import one_line
@@ -129,13 +129,16 @@ def _decode(image: Image.Image, name: str, *, can_draft: bool = True) -> Image.I
             if can_draft:  # a JPEG decodes at 1/2, 1/4 or 1/8; this changes `image` itself
                 image.draft(None, (MAX_SIDE_PX, MAX_SIDE_PX))
             image.load()
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             factor = max(image.size) // MAX_SIDE_PX
             if factor > 1 and image.mode == "RGBA":
                 # Weighted by opacity, so that hidden colours do not shine through.
                 image = image.convert("RGBa").reduce(factor).convert("RGBA")
             elif factor > 1 and image.mode in ("RGB", "L", "CMYK"):
                 image = image.reduce(factor)
-            return ImageOps.exif_transpose(image)
+            upright = ImageOps.exif_transpose(image)
+            upright.info["full_size"] = (height, width) if turned else (width, height)
+            return upright
     except MemoryError:
         raise ImageError(f"{name} does not fit into memory") from None
     except Exception as error:  # decoders raise many kinds for damaged data
