@@ -166,6 +166,7 @@ class ResolvedHypothesis:
     lines: list[list[ScoredDigit]]
     num_found: int  # digits, where only one was wanted
     num_lines: int
+    quality: float  # in [0, 1]: how much of the ink looks like writing
     score: float
 
 
@@ -227,21 +228,24 @@ class Predictor:
         found = [[resolve_lattice(x, scored) for x in line] for line in hypothesis.lines]
         row = [[resolve_lattice(x, scored) for x in line] for line in hypothesis.row]
         lines = [[digit for path, _ in line for digit in path] for line in found]
+        quality = hypothesis.foreground_quality
         if self.settings.multi:
             chosen, num_found, num_lines = lines, 0, 0
+            parts = [digit for line in lines for digit in line]
+            if len(parts) > 1:  # among writing a digit may look odd, among specks it may not
+                quality = sum(d.log_odds >= self.threshold for d in parts) / len(parts)
         else:  # the best candidate as one digit, and how many there are
             chosen = [[found[0][0][1]]]
-            counts = [self._count([d for path, _ in line for d in path], hypothesis) for line in row]
+            counts = [self._count([d for path, _ in line for d in path]) for line in row]
             num_found, num_lines = sum(counts), sum(count > 0 for count in counts)
             if num_found < 2 and len(lines[0]) > 1:
                 num_found, num_lines = len(lines[0]), 1
         confidence = float(np.mean([d.log_confidence for line in chosen for d in line]))
         score = CONFIDENCE_WEIGHT * confidence + math.log(hypothesis.segmentation_score)
-        return ResolvedHypothesis(hypothesis, chosen, num_found, num_lines, score)
+        return ResolvedHypothesis(hypothesis, chosen, num_found, num_lines, quality, score)
 
-    def _count(self, digits: list[ScoredDigit], hypothesis: Hypothesis) -> int:
-        required = adjusted_threshold(self.threshold, hypothesis.foreground_quality)
-        return sum(d.digit.sign is None and d.log_odds >= required for d in digits)
+    def _count(self, digits: list[ScoredDigit]) -> int:
+        return sum(d.digit.sign is None and d.log_odds >= self.threshold for d in digits)
 
     def to_predictions(self, path: str | None, chosen: ResolvedHypothesis) -> Iterator[Prediction]:
         """Yield the records of the digits of an image."""
@@ -272,8 +276,8 @@ class Predictor:
         if limit is not None:
             threshold = limit
         elif self.trained.reads_digits:
-            score, quality = scored.log_odds, chosen.hypothesis.foreground_quality
-            threshold = adjusted_threshold(self.threshold, quality)
+            score = scored.log_odds
+            threshold = adjusted_threshold(self.threshold, chosen.quality)
         reason = self._rejection(scored, chosen, score, threshold)
         box, scale = scored.digit.box, chosen.hypothesis.scale
         edges = [round(scale * edge) for edge in (box.left, box.top, box.right, box.bottom)]

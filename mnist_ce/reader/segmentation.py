@@ -30,7 +30,15 @@ from mnist_ce.reader.components import (
 from mnist_ce.reader.image_io import FloatImage, to_float_image
 from mnist_ce.reader.mnist_like import MAX_BACKGROUND_LEVEL, as_mnist_image
 from mnist_ce.reader.ruled_lines import erase_lines
-from mnist_ce.reader.text_lines import Digit, Lattice, digit_height, group_lines, line_lattices, single_sign
+from mnist_ce.reader.text_lines import (
+    WIDTH_PENALTY,
+    Digit,
+    Lattice,
+    digit_height,
+    group_lines,
+    line_lattices,
+    single_sign,
+)
 
 Stages: TypeAlias = dict[str, NDArray[np.generic]]
 """The image after each stage of preprocessing, by name: uint8, bool or float32 [h, w]."""
@@ -226,6 +234,7 @@ def single_digit(found: Segmentation) -> Lattice:
     height = box.height if may_be_several else 2.0 * box.size
     components = sorted(candidate.components, key=lambda c: c.box.left + c.box.right)
     (lattice,) = line_lattices(found.foreground, found.labels, components, height, np.inf)
-    whole = replace(lattice.whole, penalty=0.0, sign=sign)
+    too_wide = max(0.0, box.width / max(1, box.height) - 1.0)
+    whole = replace(lattice.whole, penalty=WIDTH_PENALTY * too_wide, sign=sign)
     lattice.digits[0, lattice.num_pieces] = whole
     return lattice.moved(*origin)

@@ -28,7 +28,8 @@ MAX_JOINED_GAP = 0.3  # between pieces of one digit
 MAX_SPAN_WIDTH, MAX_SPAN_PIECES = 1.5, 6
 MIN_CUT_WIDTH = 0.7  # a narrower component is not cut
 MAX_CUT_ASPECT = 10  # width over height of a component that is cut
-CUT_STEP = 0.2  # between places where a cut is looked for
+CUT_STEP, SEAM_REACH = 0.08, 0.2  # places where a cut is looked for, and how far it may lead
+MIN_PIECE_INK = 0.2  # between two cuts, in strokes as long as a digit is high
 CUT_PENALTY, CUT_INK_PENALTY = 1.0, 0.5  # the latter per stroke width of ink that is cut through
 GAP_PENALTY, WIDTH_PENALTY, HEIGHT_PENALTY = 3.0, 3.0, 4.0
 WHOLE_IMAGE = Box(0, 0, FIELD_SIZE, FIELD_SIZE)
@@ -74,6 +75,7 @@ class Piece:
     label: int
     box: Box
     cut: float = 0.0  # the penalty of the cut at its right end, if there is one
+    is_part: bool = False
 
 
 def digit_height(components: list[Component]) -> float:
@@ -179,7 +181,8 @@ def _lattice(
                 continue
             strokes = crop_strokes(intensity, labels, [piece.label for piece in run], box)
             penalty = run[-1].cut + _shape_penalty(run, box, height)
-            digits[start, stop] = Digit(fit_glyph(strokes), box, penalty, _sign(box, height))
+            sign = None if any(piece.is_part for piece in run) else _sign(box, height)
+            digits[start, stop] = Digit(fit_glyph(strokes), box, penalty, sign)
     return Lattice(count, digits)
 
 
@@ -228,46 +231,56 @@ def _cut(
     where = box.slices()
     own = labels[where] == component.label
     ink = np.where(own, intensity[where].clip(0, 1), 0)
-    step = max(2, round(CUT_STEP * height))
-    start = np.zeros(box.height, dtype=np.intp)
+    seams = find_seams(ink, height)
+    amounts = np.take_along_axis(ink, seams.T, axis=1).sum(axis=0)
+    least = MIN_PIECE_INK * component.stroke_width * height
     columns = np.arange(box.width)
-    remaining = own.copy()
-    for place in range(step, box.width - step // 2, step):
-        seam, amount = _seam(ink, place, step)
-        left = remaining & (columns < seam[:, None]) & (columns >= start[:, None])
-        rest = remaining & ~left
-        if left.sum() < 0.3 * component.stroke_width * height * 0.3 or not rest.any():
+    sides = {-1: np.zeros_like(own), len(seams): own}  # the ink on the left of each cut
+    for number in np.argsort(amounts, kind="stable"):
+        left = own & (columns < seams[number][:, None])
+        if all((left ^ other).sum() >= least for other in sides.values()):
+            sides[int(number)] = left
+    done = sides.pop(-1)
+    for number in sorted(sides, key=lambda n: sides[n].sum()):
+        part = sides[number] & ~done
+        if not part.any():
             continue
-        penalty = CUT_PENALTY + CUT_INK_PENALTY * max(0.0, amount / component.stroke_width - 0.5)
-        yield _relabel(labels, box, left, penalty)
-        remaining, start = rest, seam
-    yield _relabel(labels, box, remaining, 0.0)
+        done |= part
+        cut = 0.0
+        if number < len(seams):
+            strokes = amounts[number] / component.stroke_width
+            cut = CUT_PENALTY + CUT_INK_PENALTY * max(0.0, float(strokes) - 1)
+        label = int(labels.max()) + 1
+        labels[where][part] = label
+        place = bounding_box(part).moved(box.top, box.left)
+        yield Piece(label, place, cut, is_part=len(sides) > 1)
 
 
-def _relabel(labels: Labels, box: Box, mask: NDArray[np.bool_], penalty: float) -> Piece:
-    label = int(labels.max()) + 1
-    labels[box.slices()][mask] = label
-    return Piece(label, bounding_box(mask).moved(box.top, box.left), penalty)
+def find_seams(ink: FloatImage, height: float) -> NDArray[np.intp]:
+    """Return paths [n, h] from top to bottom through little ink, the column of each row.
 
-
-def _seam(ink: FloatImage, place: int, reach: int) -> tuple[NDArray[np.intp], float]:
-    """Return the path [h] from top to bottom near a column through the least ink, and how much.
-
-    Each row's column differs by at most one from the row's before (dynamic programming).
+    Each starts its search at another place. From row to row a path moves by at most one column
+    (dynamic programming over all paths at once).
     """
-    low, high = max(1, place - reach), min(ink.shape[1], place + reach + 1)
-    cost = ink[:, low:high].astype(np.float64)
-    cost = cost + 0.002 * np.abs(np.arange(low, high) - place) / reach
-    total, steps = cost[0], np.zeros(cost.shape, dtype=np.int8)
+    reach = max(2, round(SEAM_REACH * height))
+    places = np.arange(reach, ink.shape[1] - reach // 2, max(1, round(CUT_STEP * height)))
+    offsets = np.arange(-reach, reach + 1)
+    columns = places[:, None] + offsets  # [n, 2 × reach + 1]
+    outside = (columns < 1) | (columns >= ink.shape[1])
+    columns = columns.clip(1, ink.shape[1] - 1)
+    cost = ink[:, columns] + 0.01 * np.abs(offsets) / reach + 9.0 * outside  # [h, n, …]
+    total, came_from = cost[0], np.zeros(cost.shape, dtype=np.intp)
+    wall = np.full((len(places), 1), np.inf)
     for row in range(1, len(cost)):
-        padded = np.pad(total, 1, constant_values=np.inf)
-        options = np.stack([padded[1:-1], padded[:-2] + 0.01, padded[2:] + 0.01])
-        chosen = options.argmin(axis=0)
-        steps[row] = np.array([0, -1, 1], dtype=np.int8)[chosen]
-        total = cost[row] + options.min(axis=0)
-    column = int(total.argmin())
-    path = np.zeros(len(cost), dtype=np.intp)
+        left = np.concatenate([wall, total[:, :-1]], axis=1) + 0.01
+        right = np.concatenate([total[:, 1:], wall], axis=1) + 0.01
+        best = np.minimum(total, np.minimum(left, right))
+        came_from[row] = np.where(best == total, 0, np.where(best == left, -1, 1))
+        total = cost[row] + best
+    path = total.argmin(axis=1)  # [n]
+    number = np.arange(len(places))
+    seams = np.empty((len(places), len(cost)), dtype=np.intp)
     for row in range(len(cost) - 1, -1, -1):
-        path[row] = column
-        column += int(steps[row, column])
-    return path + low, float(ink[np.arange(len(ink)), path + low].sum())
+        seams[:, row] = columns[number, path]
+        path = path + came_from[row, number, path]
+    return seams
