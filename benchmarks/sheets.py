@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -110,12 +109,19 @@ def sheet(layout: Layout, rng: np.random.Generator) -> tuple[Image.Image, list[s
             left, touch = round(x), rng.random() < layout.touching and place > 0
             if touch:
                 left -= round(height)
-                while (page[top : top + len(cover), left : left + cover.shape[1]] * cover).max() > 0.3:
+                while (
+                    page[top : top + len(cover), left : left + cover.shape[1]] * cover
+                ).max() > 0.3:
                     left += 1
                 left -= 1
             area = page[top : top + len(cover), left : left + cover.shape[1]]
             if ruling == "boxes":
-                cell = [left - 0.2 * height, base - 1.25 * height, left + 1.1 * height, base + 0.2 * height]
+                cell = [
+                    left - 0.2 * height,
+                    base - 1.25 * height,
+                    left + 1.1 * height,
+                    base + 0.2 * height,
+                ]
                 image = Image.fromarray(ruled)
                 ImageDraw.Draw(image).rectangle([round(v) for v in cell], outline=1.0, width=pen)
                 ruled = np.array(image)

@@ -224,7 +224,7 @@ class Predictor:
         return list(map(ScoredDigit, found, probabilities, log_odds.tolist()))
 
     def resolve(self, hypothesis: Hypothesis, scored: Iterator[ScoredDigit]) -> ResolvedHypothesis:
-        """Choose the most plausible digits of each lattice; `scored` yields those of all in order."""
+        """Choose the most plausible digits of each lattice; `scored` yields them all in order."""
         found = [[resolve_lattice(x, scored) for x in line] for line in hypothesis.lines]
         row = [[resolve_lattice(x, scored) for x in line] for line in hypothesis.row]
         lines = [[digit for path, _ in line for digit in path] for line in found]
@@ -249,14 +249,16 @@ class Predictor:
 
     def to_predictions(self, path: str | None, chosen: ResolvedHypothesis) -> Iterator[Prediction]:
         """Yield the records of the digits of an image."""
-        index = 0
+        index, stages = 0, chosen.hypothesis.stages
+        if stages:
+            read = np.hstack([digit.digit.pixels for line in chosen.lines for digit in line])
+            stages = stages | {"what the network reads": read}
         for number, line in enumerate(chosen.lines):
             records = []
             for position, scored in enumerate(line):
-                stages = {} if index else chosen.hypothesis.stages
                 record = self.to_prediction(scored, chosen)
                 place = {"path": path, "index": index, "line": number, "position": position}
-                records.append(replace(record, **place, stages=stages))
+                records.append(replace(record, **place, stages={} if index else stages))
                 index += 1
             text = "".join(r.class_name or "?" if r.status == "ok" else "?" for r in records)
             yield from (replace(record, text=text) for record in records)
@@ -339,7 +341,10 @@ def resolve_lattice(
     best: list[tuple[float, list[ScoredDigit]]] = [(0.0, [])]
     for stop in range(1, lattice.num_pieces + 1):
         paths = [
-            (best[start][0] + digits[start, stop].plausibility, [*best[start][1], digits[start, stop]])
+            (
+                best[start][0] + digits[start, stop].plausibility,
+                [*best[start][1], digits[start, stop]],
+            )
             for start in range(stop)
             if (start, stop) in digits
         ]

@@ -110,7 +110,9 @@ def hypotheses(
     if pixels is not None:
         box = bounding_box(pixels > MAX_BACKGROUND_LEVEL)
         made = {} if stages is None else {"what the network reads": pixels}
-        return [Hypothesis([[Lattice.of(Digit(pixels, box))]], scale=width / FIELD_SIZE, stages=made)]
+        return [
+            Hypothesis([[Lattice.of(Digit(pixels, box))]], scale=width / FIELD_SIZE, stages=made)
+        ]
     gray = to_grayscale_pca(to_float_image(image))
     if stages is not None:
         stages["grey"] = gray
@@ -123,15 +125,15 @@ def hypotheses(
             without_lines = None if unruled is None else segment(unruled, is_dark)
             segmentations.append(without_lines or found)
     segmentations.sort(key=lambda found: -found.score)
-    options = []
+    result = []
     for found in segmentations:
         if found.score < MIN_RELATIVE_SCORE * segmentations[0].score:
             break
-        options.append(found)
+        result.append(extract_digits(found, multi, stages))
         if not multi and (merged := merge_distant(found)) is not None:
-            options.append(merged)
-    found_all = [extract_digits(option, multi, stages) for option in options]
-    return [replace(hypothesis, scale=width / gray.shape[1]) for hypothesis in found_all]
+            distant = extract_digits(merged, multi, stages)
+            result.append(replace(distant, row=result[-1].row))
+    return [replace(hypothesis, scale=width / gray.shape[1]) for hypothesis in result]
 
 
 def segment(

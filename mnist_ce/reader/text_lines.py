@@ -113,14 +113,14 @@ def group_lines(components: list[Component], height: float) -> list[list[Compone
         if component.box.height <= MIN_ANCHOR * height and merged:
             gaps = [
                 min(_gap(component, c) + 2 * abs(level(component) - level(c)) for c in line)
-                for line in lines_anchors(merged, height)
+                for line in _anchors(merged, height)
             ]
             if min(gaps) < 2.0 * height:
                 merged[int(np.argmin(gaps))].append(component)
     return [sorted(line, key=_middle) for line in merged]
 
 
-def lines_anchors(lines: list[list[Component]], height: float) -> list[list[Component]]:
+def _anchors(lines: list[list[Component]], height: float) -> list[list[Component]]:
     return [[c for c in line if c.box.height > MIN_ANCHOR * height] for line in lines]
 
 
@@ -167,9 +167,7 @@ def line_lattices(
     return [_lattice(foreground.intensity, labels, pieces, height) for pieces in clusters]
 
 
-def _lattice(
-    intensity: FloatImage, labels: Labels, pieces: list[Piece], height: float
-) -> Lattice:
+def _lattice(intensity: FloatImage, labels: Labels, pieces: list[Piece], height: float) -> Lattice:
     count, digits = len(pieces), {}
     for start in range(count):
         for stop in range(start + 1, count + 1):
@@ -207,9 +205,7 @@ def _sign(box: Box, height: float) -> str | None:
     return "a point" if box.size < 0.4 * height else None
 
 
-def crop_strokes(
-    intensity: FloatImage, labels: Labels, wanted: list[int], box: Box
-) -> FloatImage:
+def crop_strokes(intensity: FloatImage, labels: Labels, wanted: list[int], box: Box) -> FloatImage:
     """Return the strokes of the labels in a box with a usual width, float32 [h, w]."""
     where = box.slices(2)
     # One pixel around the mask keeps the soft rim of the strokes, but not of other digits.
