@@ -182,17 +182,15 @@ def _saving(
         )
     for option, folder in (("--save-inputs", inputs), ("--stages", None if one_file else stages)):
         _make_folder(option, folder)
-    number = 0
-    for record in records:
-        number += record.index == 0
-        stem = _file_stem(number, record)
-        if inputs is not None and record.pixels is not None:
-            Image.fromarray(record.pixels).save(inputs / f"{stem}-{record.index}.png")
-        if stages is not None and record.stages:
+    for number, found in enumerate(_by_image(records), 1):
+        stem = _file_stem(number, found[0])
+        for record in found:
+            if inputs is not None and record.pixels is not None:
+                Image.fromarray(record.pixels).save(inputs / f"{stem}-{record.index}.png")
+        if stages is not None and found[0].stages:
             path = stages if one_file else stages / f"{stem}-stages.png"
-            lines = [f"line 1: {record.text}"] if record.text and len(record.text) > 1 else []
-            draw_stages(record.stages, [*lines, summary(record)]).save(path, "PNG")
-        yield record
+            draw_stages(found[0].stages, summary(found)).save(path, "PNG")
+        yield from found
 
 
 def _make_folder(option: str, folder: Path | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,15 +16,22 @@ if TYPE_CHECKING:
 
 TILE_PX, CAPTION_PX, GAP_PX = 240, 18, 6  # of the stages
 MIN_ANNOTATED_PX = 640  # a smaller image is enlarged, so that the text on it is legible
+LABEL_PX = 52  # above the image, for the labels of digits at its upper edge
 ACCEPTED, REJECTED, PAPER, INK = (0, 110, 40), (190, 60, 0), (255, 255, 255), (20, 20, 20)
 
 
-def summary(record: Prediction) -> str:
-    """Return a prediction in words."""
-    if record.status == "ok" and record.probability is not None:
-        return f"read as {record.class_name} ({record.probability:.1%})"
-    guess = f" (the best guess was {record.class_name})" if record.class_name else ""
-    return f"{record.status}: {record.reason}{guess}"
+def summary(records: Sequence[Prediction]) -> list[str]:
+    """Return the predictions for an image in words: each line of digits, and each rejection."""
+    several = len(records) > 1
+    lines = [f"line {r.line + 1}: {r.text}" for r in records if several and r.position == 0]
+    for r in records:
+        place = f"line {r.line + 1}, digit {r.position + 1}: " if several else ""
+        if r.status != "ok":
+            guess = f" (the best guess was {r.class_name})" if r.class_name else ""
+            lines.append(f"{place}{r.status}: {r.reason}{guess}")
+        elif not several:
+            lines.append(f"read as {r.class_name} ({r.probability:.1%})")
+    return lines
 
 
 def draw_stages(stages: Mapping[str, NDArray[np.generic]], lines: Sequence[str]) -> Image.Image:
@@ -49,55 +56,42 @@ def draw_stages(stages: Mapping[str, NDArray[np.generic]], lines: Sequence[str])
     return montage
 
 
-def annotate(image: Image.Image, records: Iterable[Prediction]) -> Image.Image:
+def annotate(image: Image.Image, records: Sequence[Prediction]) -> Image.Image:
     """Return a decoded image with the box, digit and probability of each record drawn in.
 
     The text of each line, and the reason of each rejection, stand below the image.
     """
-    records = list(records)
     full_width = image.info.get("full_size", image.size)[0]
     white = Image.new("RGBA", image.size, "white")
     white.alpha_composite(image.convert("RGBA"))
     enlarged = scale_image(white.convert("RGB"), max(1.0, MIN_ANNOTATED_PX / max(image.size)))
     scale = enlarged.width / full_width
-    lines = dict.fromkeys(
-        f"line {r.line + 1}: {r.text}" if r.line is not None else summary(r) for r in records
-    )
-    notes = [
-        f"line {r.line + 1}, digit {r.position + 1}: {r.reason}"
-        for r in records
-        if r.reason and r.line is not None and r.position is not None
-    ]
-    captions, font = [*lines, *notes], ImageFont.load_default(16)
+    captions, font = summary(records), ImageFont.load_default(16)
     width = max(enlarged.width, *(round(font.getlength(line)) + 16 for line in captions))
-    height = enlarged.height + 22 * len(captions) + 8
-    page = Image.new("RGB", (width, height), PAPER)
-    page.paste(enlarged)
+    bottom = LABEL_PX + enlarged.height
+    page = Image.new("RGB", (width, bottom + 22 * len(captions) + 8), PAPER)
+    page.paste(enlarged, (0, LABEL_PX))
     draw = ImageDraw.Draw(page)
     for number, line in enumerate(captions):
-        draw.text((8, enlarged.height + 4 + 22 * number), line, INK, font)
+        draw.text((8, bottom + 4 + 22 * number), line, INK, font)
     for record in records:
         if record.box is not None:
-            _draw_box(draw, record, scale, enlarged.size)
+            _draw_box(draw, record, scale, enlarged.width)
     return page
 
 
-def _draw_box(
-    draw: ImageDraw.ImageDraw, record: Prediction, scale: float, size: tuple[int, int]
-) -> None:
+def _draw_box(draw: ImageDraw.ImageDraw, record: Prediction, scale: float, page_width: int) -> None:
     x, y, width, height = (scale * value for value in record.box or (0, 0, 0, 0))
-    accepted = record.status == "ok"
-    colour = ACCEPTED if accepted else REJECTED
+    y += LABEL_PX
+    is_accepted = record.status == "ok"
+    colour = ACCEPTED if is_accepted else REJECTED
     frame = (round(x) - 3, round(y) - 3, round(x + width) + 3, round(y + height) + 3)
     draw.rectangle((frame[0] - 2, frame[1] - 2, frame[2] + 2, frame[3] + 2), outline=PAPER, width=2)
     draw.rectangle(frame, outline=colour, width=2)
-    text = f"{record.class_name}\n{record.probability:.0%}" if accepted else "?"
-    font = ImageFont.load_default(min(26, max(11, round(0.28 * max(width, height)))))
+    text = f"{record.class_name}\n{record.probability:.0%}" if is_accepted else "?"
+    font = ImageFont.load_default(min(20, max(10, round(0.2 * max(width, height)))))
     left, top, right, bottom = draw.multiline_textbbox((0, 0), text, font, spacing=1)
-    label = (right - left + 4, bottom - top + 4)
-    # Above the box, or below it where the image ends.
-    label_top = frame[1] - label[1] if frame[1] >= label[1] else min(frame[3], size[1] - label[1])
-    label_left = min(max(0, frame[0]), size[0] - label[0])
-    place = (label_left, label_top, label_left + label[0], label_top + label[1])
-    draw.rectangle(place, colour, PAPER)
+    label_left = min(max(0, frame[0]), page_width - (right - left + 4))
+    label_top = frame[1] - (bottom - top + 4)
+    draw.rectangle((label_left, label_top, label_left + right - left + 4, frame[1]), colour, PAPER)
     draw.multiline_text((label_left + 2 - left, label_top + 2 - top), text, PAPER, font, spacing=1)

@@ -251,8 +251,10 @@ class Predictor:
         """Yield the records of the digits of an image."""
         index, stages = 0, chosen.hypothesis.stages
         if stages:
-            read = np.hstack([digit.digit.pixels for line in chosen.lines for digit in line])
-            stages = stages | {"what the network reads": read}
+            rows = [np.hstack([d.digit.pixels for d in line]) for line in chosen.lines]
+            width = max(row.shape[1] for row in rows)
+            padded = [np.pad(row, ((0, 0), (0, width - row.shape[1]))) for row in rows]
+            stages = stages | {"what the network reads": np.vstack(padded)}
         for number, line in enumerate(chosen.lines):
             records = []
             for position, scored in enumerate(line):

@@ -182,7 +182,7 @@ def refine(found: Segmentation, candidate: DigitCandidate) -> Segmentation:
 def extract_digits(found: Segmentation, multi: bool, stages: Stages | None = None) -> Hypothesis:
     """Cut the digits out of a segmentation: the best candidate, or all lines with `multi`."""
     best, others = found.candidates[0], similar_candidates(found.candidates)
-    lines = find_digits(found) if multi or others else []
+    lines = find_digits(found) if multi or may_be_several(found.candidates) else []
     several = sum(map(len, lines)) > 1
     refined = None if multi and several else refine(found, best)
     if refined is None:
@@ -206,12 +206,19 @@ def extract_digits(found: Segmentation, multi: bool, stages: Stages | None = Non
 
 def similar_candidates(candidates: list[DigitCandidate]) -> list[DigitCandidate]:
     """Return the candidates that look as much like a digit as the best, and are as large."""
-    best, size = candidates[0], candidates[0].box.size
+    best, size = candidates[0], max(c.box.size for c in candidates[0].components)
     return [
         c
         for c in candidates[1:]
         if 0.5 * size < c.box.size < 2 * size and c.score > MIN_SIMILAR_SCORE * best.score
     ]
+
+
+def may_be_several(candidates: list[DigitCandidate]) -> bool:
+    """Whether there are several candidates, or a digit may have been merged with one above it."""
+    sizes = sorted(c.box.size for c in candidates[0].components)
+    merged = len(sizes) > 1 and sizes[-2] > 0.5 * sizes[-1]
+    return merged or bool(similar_candidates(candidates))
 
 
 def _is_beside(candidate: DigitCandidate, best: DigitCandidate) -> bool:
@@ -232,8 +239,8 @@ def single_digit(found: Segmentation) -> Lattice:
     candidate, origin = found.candidates[0], found.origin
     box = candidate.box
     sign = single_sign(box)
-    may_be_several = box.width >= MIN_SPLIT_ASPECT * box.height and sign is None
-    height = box.height if may_be_several else 2.0 * box.size
+    is_wide = box.width >= MIN_SPLIT_ASPECT * box.height and sign is None
+    height = box.height if is_wide else 2.0 * box.size
     components = sorted(candidate.components, key=lambda c: c.box.left + c.box.right)
     (lattice,) = line_lattices(found.foreground, found.labels, components, height, np.inf)
     too_wide = max(0.0, box.width / max(1, box.height) - 1.0)
