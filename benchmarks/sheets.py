@@ -78,7 +78,8 @@ def draw_sign(sign: str, height: float) -> Cover:
     ImageDraw.Draw(page).text((height, height), sign, fill=255, font=font, anchor="ms")
     columns = np.flatnonzero(np.asarray(page).any(0))
     # The baseline becomes the lower edge, of which a comma's tail is cut off.
-    return np.asarray(page, np.float32)[: round(height * 1.05), columns[0] : columns[-1] + 1] / 255
+    cover = np.asarray(page)[: round(height * 1.05), columns[0] : columns[-1] + 1]
+    return (cover / 255).astype(np.float32)
 
 
 def sheet(layout: Layout, rng: np.random.Generator) -> tuple[Image.Image, list[str]]:
@@ -189,8 +190,9 @@ def main() -> None:
             start = time.process_time()
             read = lines_read(predict(image, checkpoint=trained, multi=True))
             seconds += time.process_time() - start
-            match = difflib.SequenceMatcher(None, " ".join(read), " ".join(written), autojunk=False)
-            blocks = [match.a[b.a : b.a + b.size] for b in match.get_matching_blocks()]
+            both = " ".join(read), " ".join(written)
+            matcher = difflib.SequenceMatcher(None, *both, autojunk=False)
+            blocks = [both[0][b.a : b.a + b.size] for b in matcher.get_matching_blocks()]
             found = sum(len(block.replace(" ", "")) for block in blocks)
             same = sum(a == b for a, b in zip(read, written, strict=False))
             total = len("".join(written))

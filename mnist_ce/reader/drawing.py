@@ -23,15 +23,15 @@ ACCEPTED, REJECTED, PAPER, INK = (0, 110, 40), (190, 60, 0), (255, 255, 255), (2
 def summary(records: Sequence[Prediction]) -> list[str]:
     """Return the predictions for an image in words: each line of digits, and each rejection."""
     several = len(records) > 1
-    lines = [f"line {r.line + 1}: {r.text}" for r in records if several and r.position == 0]
+    lines = dict.fromkeys(f"line {(r.line or 0) + 1}: {r.text}" for r in records if several)
     for r in records:
-        place = f"line {r.line + 1}, digit {r.position + 1}: " if several else ""
+        place = f"line {(r.line or 0) + 1}, digit {(r.position or 0) + 1}: " if several else ""
         if r.status != "ok":
             guess = f" (the best guess was {r.class_name})" if r.class_name else ""
-            lines.append(f"{place}{r.status}: {r.reason}{guess}")
+            lines[f"{place}{r.status}: {r.reason}{guess}"] = None
         elif not several:
-            lines.append(f"read as {r.class_name} ({r.probability:.1%})")
-    return lines
+            lines[f"read as {r.class_name} ({r.probability:.1%})"] = None
+    return list(lines)
 
 
 def draw_stages(stages: Mapping[str, NDArray[np.generic]], lines: Sequence[str]) -> Image.Image:

@@ -259,8 +259,8 @@ class Predictor:
             records = []
             for position, scored in enumerate(line):
                 record = self.to_prediction(scored, chosen)
-                place = {"path": path, "index": index, "line": number, "position": position}
-                records.append(replace(record, **place, stages={} if index else stages))
+                placed = replace(record, path=path, index=index, line=number, position=position)
+                records.append(replace(placed, stages={} if index else stages))
                 index += 1
             text = "".join(r.class_name or "?" if r.status == "ok" else "?" for r in records)
             yield from (replace(record, text=text) for record in records)

@@ -109,7 +109,7 @@ def hypotheses(
     pixels = as_mnist_image(image)
     if pixels is not None:
         box = bounding_box(pixels > MAX_BACKGROUND_LEVEL)
-        made = {} if stages is None else {"what the network reads": pixels}
+        made: Stages = {} if stages is None else {"what the network reads": pixels}
         return [
             Hypothesis([[Lattice.of(Digit(pixels, box))]], scale=width / FIELD_SIZE, stages=made)
         ]
