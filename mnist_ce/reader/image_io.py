@@ -129,7 +129,7 @@ def _decode_file(content: bytes, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of sizes that are checked here
-            image = Image.open(io.BytesIO(content))
+            image: Image.Image = Image.open(io.BytesIO(content))
     except UnidentifiedImageError:
         image = open_foreign(content, name)
     except Image.DecompressionBombError:
