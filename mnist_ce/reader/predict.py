@@ -231,7 +231,7 @@ class Predictor:
         quality = hypothesis.foreground_quality
         if self.settings.multi:
             chosen, num_found, num_lines = lines, 0, 0
-            parts = [digit for line in lines for digit in line]
+            parts = [d for line in lines for d in line if d.digit.sign is None]
             if len(parts) > 1:  # among writing a digit may look odd, among specks it may not
                 quality = sum(d.log_odds >= self.threshold for d in parts) / len(parts)
         else:  # the best candidate as one digit, and how many there are

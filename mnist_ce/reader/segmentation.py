@@ -38,6 +38,7 @@ from mnist_ce.reader.text_lines import (
     group_lines,
     line_lattices,
     single_sign,
+    without_box_sides,
 )
 
 Stages: TypeAlias = dict[str, NDArray[np.generic]]
@@ -230,7 +231,7 @@ def find_digits(found: Segmentation) -> list[list[Lattice]]:
     """Return the lattices of all text lines of a segmentation."""
     components = [c for candidate in found.candidates for c in candidate.components]
     height = digit_height(components)
-    lines = group_lines(components, height)
+    lines = filter(None, map(without_box_sides, group_lines(components, height)))
     return [line_lattices(found.foreground, found.labels, line, height) for line in lines]
 
 

@@ -32,6 +32,7 @@ CUT_STEP, SEAM_REACH = 0.08, 0.2  # places where a cut is looked for, and how fa
 MIN_PIECE_INK = 0.2  # between two cuts, in strokes as long as a digit is high
 CUT_PENALTY, CUT_INK_PENALTY = 1.0, 0.5  # the latter per stroke width of ink that is cut through
 GAP_PENALTY, WIDTH_PENALTY, HEIGHT_PENALTY = 3.0, 3.0, 4.0
+MIN_BOX_SIDES = 3
 WHOLE_IMAGE = Box(0, 0, FIELD_SIZE, FIELD_SIZE)
 
 
@@ -179,7 +180,7 @@ def _lattice(intensity: FloatImage, labels: Labels, pieces: list[Piece], height:
                 continue
             strokes = crop_strokes(intensity, labels, [piece.label for piece in run], box)
             penalty = run[-1].cut + _shape_penalty(run, box, height)
-            sign = None if any(piece.is_part for piece in run) else _sign(box, height)
+            sign = _sign(run, box, height)
             digits[start, stop] = Digit(fit_glyph(strokes), box, penalty, sign)
     return Lattice(count, digits)
 
@@ -199,10 +200,38 @@ def single_sign(box: Box) -> str | None:
     return "a dash" if box.height < 0.25 * box.width else None
 
 
-def _sign(box: Box, height: float) -> str | None:
-    if box.height < 0.35 * height and box.width > 1.5 * box.height:
+def _sign(run: list[Piece], box: Box, height: float) -> str | None:
+    if any(piece.is_part for piece in run):
+        return None
+    if len(run) == 2 and all(_is_dash(piece.box, height) for piece in run):
+        return "an equals sign"
+    if _is_dash(box, height):
         return "a dash"
     return "a point" if box.size < 0.4 * height else None
+
+
+def _is_dash(box: Box, height: float) -> bool:
+    return box.height < 0.35 * height and box.width > 1.5 * box.height
+
+
+def without_box_sides(line: list[Component]) -> list[Component]:
+    """Return a line without the upright sides of a form's boxes, which reach equally far.
+
+    They are at least three, thin and higher than the digits: a 1 is seldom, three never.
+    """
+    thin = [c for c in line if c.box.height > 5 * c.box.width]
+    others = [c.box.height for c in line if c not in thin] or [0]
+    sides: set[int] = set()
+    for a in thin:
+        reach = 0.08 * a.box.height
+        level = [
+            b.label
+            for b in thin
+            if abs(a.box.top - b.box.top) < reach and abs(a.box.bottom - b.box.bottom) < reach
+        ]
+        if len(level) >= MIN_BOX_SIDES and a.box.height > 1.15 * np.median(others):
+            sides.update(level)
+    return [c for c in line if c.label not in sides]
 
 
 def crop_strokes(intensity: FloatImage, labels: Labels, wanted: list[int], box: Box) -> FloatImage:

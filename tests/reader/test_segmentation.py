@@ -198,7 +198,9 @@ def test_boxes_are_in_pixels_of_the_upright_image(covers: list[Cover]) -> None:
     for image, factor in ((page, 1), (jpeg(large, 95, exif=TURNED), 8)):
         best = hypotheses(open_image(image))[0]
         box = best.digits[0].box
-        edges: list[float] = [best.scale * edge for edge in (box.left, box.top, box.right, box.bottom)]
+        edges: list[float] = [
+            best.scale * edge for edge in (box.left, box.top, box.right, box.bottom)
+        ]
         np.testing.assert_allclose(edges, [factor * edge for edge in inked], atol=3 * factor)
 
 
