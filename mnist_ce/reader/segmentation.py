@@ -184,7 +184,8 @@ def extract_digits(found: Segmentation, multi: bool, stages: Stages | None = Non
     """Cut the digits out of a segmentation: the best candidate, or all lines with `multi`."""
     best, others = found.candidates[0], similar_candidates(found.candidates)
     lines = find_digits(found) if multi or may_be_several(found.candidates) else []
-    several = sum(map(len, lines)) > 1
+    # Near digits share a lattice.
+    several = bool(lines) and (bool(others) or sum(map(len, lines)) > 1)
     refined = None if multi and several else refine(found, best)
     if refined is None:
         chosen = lines
