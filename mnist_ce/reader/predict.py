@@ -230,7 +230,9 @@ class Predictor:
         lines = [[digit for path, _ in line for digit in path] for line in found]
         quality = hypothesis.foreground_quality
         if self.settings.multi:
-            chosen, num_found, num_lines = lines, 0, 0
+            # A line of specks is no line, unless the image holds nothing else.
+            written = [line for line in lines if any(d.digit.sign is None for d in line)]
+            chosen, num_found, num_lines = written or lines, 0, 0
             parts = [d for line in lines for d in line if d.digit.sign is None]
             if len(parts) > 1:  # among writing a digit may look odd, among specks it may not
                 quality = sum(d.log_odds >= self.threshold for d in parts) / len(parts)

@@ -50,6 +50,7 @@ MAX_GAP_RELAXED_FRACTION = 0.25
 MAX_REFINED_FRACTION = 0.6  # of the image's longer side; a larger digit needs no refinement
 LIGHT_FOREGROUND_PRIOR = 0.8  # light on dark is the rarer case
 MIN_RELATIVE_SCORE = 0.2  # of the best segmentation's score, to become a hypothesis
+MAX_COUNTED = 120  # candidates; more are noise, and are not read only to be counted
 MIN_SIMILAR_SCORE = 0.25  # of the best candidate's
 MIN_SPLIT_ASPECT = 0.95  # width over height; a single digit is seldom wider
 
@@ -220,7 +221,7 @@ def may_be_several(candidates: list[DigitCandidate]) -> bool:
     """Whether there are several candidates, or a digit may have been merged with one above it."""
     sizes = sorted(c.box.size for c in candidates[0].components)
     merged = len(sizes) > 1 and sizes[-2] > 0.5 * sizes[-1]
-    return merged or bool(similar_candidates(candidates))
+    return len(candidates) <= MAX_COUNTED and (merged or bool(similar_candidates(candidates)))
 
 
 def _is_beside(candidate: DigitCandidate, best: DigitCandidate) -> bool:
