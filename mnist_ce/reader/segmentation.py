@@ -184,7 +184,7 @@ def refine(found: Segmentation, candidate: DigitCandidate) -> Segmentation:
 def extract_digits(found: Segmentation, multi: bool, stages: Stages | None = None) -> Hypothesis:
     """Cut the digits out of a segmentation: the best candidate, or all lines with `multi`."""
     best, others = found.candidates[0], similar_candidates(found.candidates)
-    lines = find_digits(found) if multi or may_be_several(found.candidates) else []
+    lines = find_digits(found, multi) if multi or may_be_several(found.candidates) else []
     # Near digits share a lattice.
     several = bool(lines) and (bool(others) or sum(map(len, lines)) > 1)
     refined = None if multi and several else refine(found, best)
@@ -229,12 +229,15 @@ def _is_beside(candidate: DigitCandidate, best: DigitCandidate) -> bool:
     return abs(offset) / 2 < 0.6 * best.box.size
 
 
-def find_digits(found: Segmentation) -> list[list[Lattice]]:
-    """Return the lattices of all text lines of a segmentation."""
+def find_digits(found: Segmentation, with_cuts: bool) -> list[list[Lattice]]:
+    """Return the lattices of all text lines of a segmentation; without cuts they only count."""
     components = [c for candidate in found.candidates for c in candidate.components]
     height = digit_height(components)
     lines = filter(None, map(without_box_sides, group_lines(components, height)))
-    return [line_lattices(found.foreground, found.labels, line, height) for line in lines]
+    return [
+        line_lattices(found.foreground, found.labels, line, height, with_cuts=with_cuts)
+        for line in lines
+    ]
 
 
 def single_digit(found: Segmentation) -> Lattice:

@@ -154,13 +154,17 @@ def line_lattices(
     line: list[Component],
     height: float,
     max_gap: float = MAX_JOINED_GAP,
+    *,
+    with_cuts: bool = True,
 ) -> list[Lattice]:
     """Return the lattices of a line; between them are gaps wider than any within a digit."""
     labels = labels.copy()
     clusters: list[list[Piece]] = []
     right = -1e9
     for component in line:
-        pieces = list(_cut(foreground.intensity, labels, component, height))
+        pieces = [Piece(component.label, component.box)]
+        if with_cuts:
+            pieces = list(_cut(foreground.intensity, labels, component, height))
         if not clusters or component.box.left - right > max_gap * height:
             clusters.append([])
         clusters[-1].extend(pieces)
