@@ -49,7 +49,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "PDF": (lambda path: path.write_bytes(b"%PDF-1.7"), "a PDF: export its pages as PNG"),
     "SVG": (lambda path: path.write_text("<?xml version='1.0'?>\n<svg/>"), "an SVG drawing"),
     "IDX": (lambda path: path.write_bytes(b"\0\0\x08\x03" + bytes(99)), "an IDX file"),
-    "NPZ": (lambda path: np.savez(path.open("wb"), np.zeros(3)), "unpack it, or pass its images"),
+    "NPZ": (lambda path: path.write_bytes(b"PK\x03\x04"), "unpack it, or pass its images"),
     "CSV": (lambda path: path.write_text("label,p0,p1,p2,p3\n7,0,0,0,0\n"), "a table (CSV)"),
     "LFS": (lambda path: path.write_text("version https://git-lfs.github.com"), "git lfs pull"),
     "a thread": (lambda path: Image.new("L", (51, 1)).save(path), "too narrow"),
