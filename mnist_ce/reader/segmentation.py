@@ -133,8 +133,7 @@ def hypotheses(
             break
         result.append(extract_digits(found, multi, stages))
         if not multi and (merged := merge_distant(found)) is not None:
-            distant = extract_digits(merged, multi, stages)
-            result.append(replace(distant, row=result[-1].row))
+            result.append(extract_digits(merged, multi, stages, result[-1].row))
     return [replace(hypothesis, scale=width / gray.shape[1]) for hypothesis in result]
 
 
@@ -181,12 +180,22 @@ def refine(found: Segmentation, candidate: DigitCandidate) -> Segmentation:
     return replace(refined, origin=(where[0].start, where[1].start))
 
 
-def extract_digits(found: Segmentation, multi: bool, stages: Stages | None = None) -> Hypothesis:
-    """Cut the digits out of a segmentation: the best candidate, or all lines with `multi`."""
+def extract_digits(
+    found: Segmentation,
+    multi: bool,
+    stages: Stages | None = None,
+    row: list[list[Lattice]] | None = None,
+) -> Hypothesis:
+    """Cut the digits out of a segmentation: the best candidate, or all lines with `multi`.
+
+    `row` are the digits of all lines, where they are known.
+    """
     best, others = found.candidates[0], similar_candidates(found.candidates)
-    lines = find_digits(found, multi) if multi or may_be_several(found.candidates) else []
+    lines = row or []
+    if row is None and (multi or may_be_several(found.candidates)):
+        lines = find_digits(found, multi)
     # Near digits share a lattice.
-    several = bool(lines) and (bool(others) or sum(map(len, lines)) > 1)
+    several = bool(lines) and (bool(row or others) or sum(map(len, lines)) > 1)
     refined = None if multi and several else refine(found, best)
     if refined is None:
         chosen = lines
