@@ -8,8 +8,9 @@ import csv
 import json as json_module
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,7 +34,7 @@ def predict(
         list[str],
         Argument(
             metavar="IMAGE...",
-            help="Images, folders (without subfolders), glob patterns, or - for stdin.",
+            help="Images, folders, glob patterns, or - for stdin (a data URL too).",
             show_default=False,
         ),
     ],
@@ -41,8 +42,9 @@ def predict(
         str | None, Option(help=options.CHECKPOINT_HELP, metavar="FILE", show_default="world")
     ] = None,
     multi: Annotated[
-        bool, Option("--multi", help="Read every digit of a row, from left to right.")
+        bool, Option("--multi", help="Read every digit of a row or a sheet, line by line.")
     ] = False,
+    recursive: Annotated[bool, Option("--recursive", help="Search subfolders, too.")] = False,
     top_k: Annotated[int, Option(min=1, help="Most probable classes to list.")] = 3,
     min_confidence: Annotated[
         float | None,
@@ -67,6 +69,10 @@ def predict(
             metavar="DIR or FILE",
         ),
     ] = None,
+    annotate: Annotated[
+        Path | None,
+        Option(help="Write each image with boxes, digits and probabilities.", metavar="DIR"),
+    ] = None,
     input_mean: options.InputMean = 0.0,
     input_std: options.InputStd = 1.0,
     output: options.Output = "checkpoints",
@@ -88,7 +94,7 @@ def predict(
     Examples:
       mnist-ce predict photo.jpg
       mnist-ce predict scans/ --csv > predictions.csv
-      mnist-ce predict postcode.png --multi
+      mnist-ce predict sheet.jpg --multi --annotate marked
     """
     if json + jsonl + as_csv > 1:
         raise typer.BadParameter("choose one of --json, --jsonl and --csv")
@@ -96,7 +102,7 @@ def predict(
         from mnist_ce.reader.image_io import find_images
         from mnist_ce.reader.pool import PreprocessPool
 
-        sources = list(find_images(images))
+        sources = list(find_images(images, recursive=recursive))
         many = len(sources) >= MANY
         with PreprocessPool((threads or os.cpu_count() or 1) if many else 1) as pool:
             from mnist_ce.reader.predict import DEFAULT_WEIGHTS, PredictionSettings, predict_each
@@ -114,13 +120,18 @@ def predict(
                 device=device,
                 keep_stages=stages is not None,
             )
-            contents = (sys.stdin.buffer.read() if path is None else path for path in sources)
+            contents = [sys.stdin.buffer.read() if path is None else path for path in sources]
             with use_threads(1 if many else threads):
                 records = predict_each(contents, trained, settings, pool)
                 if save_inputs is not None or stages is not None:
                     records = _saving(records, save_inputs, stages, single=len(sources) == 1)
+                if annotate is not None:
+                    records = _annotating(records, contents, annotate)
                 records = _with_progress(records, len(sources) if many and is_terminal() else 0)
-                num_errors = _print(records, json=json, jsonl=jsonl, as_csv=as_csv)
+                if not (json or jsonl or as_csv):
+                    num_errors = _print_lines(records)
+                else:
+                    num_errors = _print(records, json=json, jsonl=jsonl, as_csv=as_csv)
     if num_errors:
         raise typer.Exit(1)
 
@@ -186,7 +197,8 @@ def _saving(
     """Write the network's inputs and the stages, numbered so that no name collides."""
     from PIL import Image
 
-    from mnist_ce.reader.image_io import SUFFIXES, draw_stages
+    from mnist_ce.reader.drawing import draw_stages, summary
+    from mnist_ce.reader.image_io import SUFFIXES
 
     one_file = stages is not None and single and stages.suffix.lower() == ".png"
     if stages is not None and not one_file and stages.suffix.lower() in SUFFIXES:
@@ -194,31 +206,62 @@ def _saving(
             f"--stages {stages}: name a folder, or for one image a file that is a .png"
         )
     for option, folder in (("--save-inputs", inputs), ("--stages", None if one_file else stages)):
-        try:
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as failure:
-            reason = f"no such folder can be made: {one_line(failure)}"
-            raise RunError(f"{option} {folder}: {reason}") from None
-    number = 0
-    for record in records:
-        number += record.index == 0
-        name = os.fsencode(Path(record.path or "-").stem)[:200]  # of 255 that a file name may have
-        stem = f"{number:05d}-{name.decode('utf-8', 'ignore')}"
-        if inputs is not None and record.pixels is not None:
-            Image.fromarray(record.pixels).save(inputs / f"{stem}-{record.index}.png")
-        if stages is not None and record.stages:
+        _make_folder(option, folder)
+    for number, found in enumerate(_by_image(records), 1):
+        stem = _file_stem(number, found[0])
+        for record in found:
+            if inputs is not None and record.pixels is not None:
+                Image.fromarray(record.pixels).save(inputs / f"{stem}-{record.index}.png")
+        if stages is not None and found[0].stages:
             path = stages if one_file else stages / f"{stem}-stages.png"
-            draw_stages(record.stages).save(path, "PNG")
-        yield record
+            draw_stages(found[0].stages, summary(found)).save(path, "PNG")
+        yield from found
+
+
+def _make_folder(option: str, folder: Path | None) -> None:
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as failure:
+        reason = f"no such folder can be made: {one_line(failure)}"
+        raise RunError(f"{option} {folder}: {reason}") from None
+
+
+def _file_stem(number: int, record: Prediction) -> str:
+    name = os.fsencode(Path(record.path or "-").stem)[:200]  # of 255 that a file name may have
+    return f"{number:05d}-{name.decode('utf-8', 'ignore')}"
+
+
+def _annotating(
+    records: Iterator[Prediction], sources: Sequence[Path | bytes], folder: Path
+) -> Iterator[Prediction]:
+    """Write each image with its records drawn in, when the last of them has come."""
+    from mnist_ce.reader.drawing import annotate
+    from mnist_ce.reader.image_io import open_image
+
+    _make_folder("--annotate", folder)
+    for number, (source, found) in enumerate(zip(sources, _by_image(records), strict=True), 1):
+        if found[0].status != "error":
+            path = folder / f"{_file_stem(number, found[0])}.png"
+            annotate(open_image(source), found).save(path, "PNG")
+        yield from found
+
+
+def _by_image(records: Iterator[Prediction]) -> Iterator[list[Prediction]]:
+    """Yield the records of each image."""
+    found: list[Prediction] = []
+    for record in records:
+        if record.index == 0 and found:
+            yield found
+            found = []
+        found.append(record)
+    if found:
+        yield found
 
 
 def _print(records: Iterator[Prediction], *, json: bool, jsonl: bool, as_csv: bool) -> int:
     """Print the records as they come and return the number of errors."""
-    encoding = codecs.lookup(sys.stdout.encoding or "utf-8").name
-    if hasattr(sys.stdout, "reconfigure"):  # names of files need not be valid text
-        errors = "surrogateescape" if encoding == "utf-8" else "backslashreplace"
-        sys.stdout.reconfigure(errors=errors)
+    encoding = _tolerant_stdout()
     num_errors = num_printed = 0
     table = csv.writer(sys.stdout, lineterminator="\n")
     try:
@@ -229,19 +272,29 @@ def _print(records: Iterator[Prediction], *, json: bool, jsonl: bool, as_csv: bo
                 sys.stdout.write((",\n" if num_printed else "[\n") + _json(row, encoding))
             elif jsonl:
                 sys.stdout.write(_json(row, encoding) + "\n")
-            elif as_csv:
+            else:
                 if not num_printed:
                     table.writerow(row)
+                box = " ".join(map(str, row["box"] or ()))
                 best = (f"{k['label']}:{k['probability']:.6f}" for k in row["top_k"])
-                table.writerow((row | {"top_k": " ".join(best)}).values())  # None: an empty cell
-            else:
-                sys.stdout.write(_line(record) + "\n")
+                table.writerow(
+                    (row | {"top_k": " ".join(best), "box": box}).values()
+                )  # None: empty
             num_printed += 1
     finally:  # valid JSON even if an error comes between
         if json and num_printed:
             sys.stdout.write("\n]\n")
         sys.stdout.flush()
     return num_errors
+
+
+def _tolerant_stdout() -> str:
+    """Let stdout print names of files that are no valid text, and return its encoding."""
+    encoding = codecs.lookup(sys.stdout.encoding or "utf-8").name
+    if hasattr(sys.stdout, "reconfigure"):
+        errors = "surrogateescape" if encoding == "utf-8" else "backslashreplace"
+        sys.stdout.reconfigure(errors=errors)
+    return encoding
 
 
 def _json(row: dict[str, Any], encoding: str) -> str:
@@ -254,15 +307,39 @@ def _json(row: dict[str, Any], encoding: str) -> str:
     return text
 
 
-def _line(record: Prediction) -> str:
-    """Return a record for people."""
-    path = "".join(c if c.isprintable() else repr(c)[1:-1] for c in record.path or "-")
-    path += f" [{record.index}]" if record.index else ""
-    if record.status == "error":
-        return f"{'error':>8}           {path}"
-    if record.label is None:
-        return f"{'-':>8}           {path}  ({record.reason})"
-    others = ", ".join(f"{k.class_name} {k.probability:.1%}" for k in record.top_k[1:])
-    name = record.class_name if record.status == "ok" else f"({record.class_name}?)"
-    more = record.reason or others
-    return f"{name:>8}  {record.probability:7.1%}  {path}" + (f"  ({more})" if more else "")
+def _print_lines(records: Iterator[Prediction]) -> int:
+    """Print a line of text for each text line of an image, and return the number of errors."""
+    _tolerant_stdout()
+    num_errors = 0
+    for found in _by_image(records):
+        path = "".join(c if c.isprintable() else repr(c)[1:-1] for c in found[0].path or "-")
+        num_errors += found[0].status == "error"
+        lines = [list(line) for _, line in groupby(found, key=lambda record: record.line)]
+        for line in lines:
+            place = f" line {(line[0].line or 0) + 1}" if len(lines) > 1 else ""
+            sys.stdout.write(_line(line, path + place) + "\n")
+    sys.stdout.flush()
+    return num_errors
+
+
+def _line(records: list[Prediction], place: str) -> str:
+    """Return the records of a text line for people; a rejected guess has no probability."""
+    first = records[0]
+    if len(records) > 1:
+        accepted = [
+            r.probability for r in records if r.status == "ok" and r.probability is not None
+        ]
+        least = f"{min(accepted):7.1%}" if accepted else f"{'':7}"
+        reasons = [
+            f"{r.position + 1}: {r.reason}" for r in records if r.reason and r.position is not None
+        ]
+        more = f"  ({'; '.join(reasons)})" if reasons else ""
+        return f"{first.text:>8}  {least}  {place}{more}"
+    if first.status == "error":
+        return f"{'error':>8}           {place}"
+    if first.status == "ok":
+        others = ", ".join(f"{k.class_name} {k.probability:.1%}" for k in first.top_k[1:])
+        more = f"  ({others})" if others else ""
+        return f"{first.class_name:>8}  {first.probability:7.1%}  {place}{more}"
+    guess = "-" if first.class_name is None else f"({first.class_name}?)"
+    return f"{guess:>8}           {place}  ({first.reason})"

@@ -34,6 +34,7 @@ class Foreground:
     # 1 where the image changes by half of the foreground's contrast within a short distance, as at
     # the edge of a stroke; 0 where it is even, as in the rim of a shadow.
     edges: FloatImage
+    contrast: float = 1.0  # of clear foreground, as a fraction of the background's brightness
 
 
 def outline(mask: Mask) -> Mask:
@@ -155,7 +156,7 @@ def segment_foreground(
     window = max(3, round(longer / 60))
     swing = ndimage.maximum_filter(smooth, window) - ndimage.minimum_filter(smooth, window)
     edges = (swing / (background + offset) / (0.5 * contrast)).clip(0, 1)
-    return Foreground(intensity, mask, is_dark, edges)
+    return Foreground(intensity, mask, is_dark, edges, contrast)
 
 
 def hysteresis_threshold(difference: FloatImage) -> tuple[FloatImage, Mask, float] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -40,10 +41,26 @@ class Box(NamedTuple):
         """The longer side."""
         return max(self.height, self.width)
 
+    def moved(self, down: int, right: int) -> Box:
+        """Return the box moved by so many pixels."""
+        return Box(self.top + down, self.left + right, self.bottom + down, self.right + right)
+
     def slices(self, margin: int = 0) -> tuple[slice, slice]:
         """Return the rows and columns of the box and a margin."""
         rows = slice(max(0, self.top - margin), self.bottom + margin)
         return rows, slice(max(0, self.left - margin), self.right + margin)
+
+
+def bounding_box(mask: Mask) -> Box:
+    """Return the box of what is true in a mask [h, w]."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+
+
+def union(boxes: Iterable[Box]) -> Box:
+    """Return the smallest box around boxes."""
+    tops, lefts, bottoms, rights = zip(*boxes, strict=True)
+    return Box(min(tops), min(lefts), max(bottoms), max(rights))
 
 
 @dataclass(frozen=True)
@@ -73,8 +90,7 @@ class DigitCandidate:
     @property
     def box(self) -> Box:
         """The bounding box of all components."""
-        tops, lefts, bottoms, rights = zip(*(c.box for c in self.components), strict=True)
-        return Box(min(tops), min(lefts), max(bottoms), max(rights))
+        return union(c.box for c in self.components)
 
     @property
     def score(self) -> float:

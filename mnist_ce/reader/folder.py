@@ -115,16 +115,21 @@ def _only_digit(image: PreprocessedImage) -> NDArray[np.uint8] | str:
         return image.error.removeprefix(f"{image.path} ")
     if not image.hypotheses:
         return "no ink found"
-    best = image.hypotheses[0]
+    detector, best = load_detector(), image.hypotheses[0]
     if len(image.hypotheses) > 1:
         pixels = np.stack([hypothesis.digits[0].pixels for hypothesis in image.hypotheses])
-        log_odds = load_detector().scores(pixels)
+        log_odds = detector.scores(pixels)
         scores = [
             math.log(hypothesis.segmentation_score) - 2 * float(np.logaddexp(0, -odds))
             for hypothesis, odds in zip(image.hypotheses, log_odds, strict=True)
         ]
         best = image.hypotheses[int(np.argmax(scores))]
-    return f"{best.num_found} digits found" if best.num_found > 1 else best.digits[0].pixels
+    found = [lattice.whole for line in best.row for lattice in line if not lattice.whole.sign]
+    if len(found) > 1:
+        log_odds = detector.scores(np.stack([digit.pixels for digit in found]))
+        if (num_found := int((log_odds >= detector.threshold).sum())) > 1:
+            return f"{num_found} digits found"
+    return best.digits[0].pixels
 
 
 def _split(images: dict[bytes, tuple[NDArray[np.uint8], int]]) -> Split:

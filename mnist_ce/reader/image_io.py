@@ -1,10 +1,11 @@
-"""Image input and output: decoding of untrusted files, float arrays, the montage of stages."""
+"""Image input: finding files, decoding untrusted ones, and float arrays of them."""
 
 from __future__ import annotations
 
 import contextlib
 import glob
 import io
+import logging
 import os
 import stat
 import warnings
@@ -14,8 +15,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from mnist_ce.reader.formats import open_foreign
 from mnist_ce.system.errors import ImageError
 from mnist_ce.system.files import one_line
 
@@ -28,19 +30,22 @@ MAX_SIDE_PX = 1000  # a digit 5 % as high as such an image still has 50 pixels
 MIN_SIDE_PX = 80  # smaller images are enlarged, so that every stage has pixels to work with
 MAX_ASPECT = 50  # at MAX_SIDE_PX the shorter side still has 20 pixels
 FULL_SCALES = (1, 255, 1023, 4095, 16383, 65535)
-TILE_PX, CAPTION_PX, GAP_PX = 240, 16, 4  # of a montage
+
+logger = logging.getLogger(__name__)
 
 STDIN = "-"
 SUFFIXES = {
     *(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".ico"),
     *(".pgm", ".ppm", ".pbm", ".pnm", ".tga", ".jfif", ".jpe", ".j2k", ".dib", ".apng"),
+    *(".heic", ".heif"),
 }
 
 
-def find_images(patterns: Sequence[str]) -> Iterator[Path | None]:
+def find_images(patterns: Sequence[str], *, recursive: bool = False) -> Iterator[Path | None]:
     """Yield the files that paths, folders (their images, sorted) and glob patterns stand for.
 
     `-` yields None, for stdin. What does not exist is yielded too, to be reported as an error.
+    Hidden files in a folder, and those that are no images by name, are skipped and logged.
     """
     for pattern in patterns:
         if pattern == STDIN:
@@ -49,10 +54,9 @@ def find_images(patterns: Sequence[str]) -> Iterator[Path | None]:
         path, found = Path(pattern), list[Path]()
         with contextlib.suppress(OSError, ValueError):  # a name too long, an unreadable folder
             if path.is_dir():
-                found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+                found = _images_below(path, recursive)
             elif glob.has_magic(pattern) and not path.exists():
-                matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - also absolute
-                found = [Path(match) for match in matches if not Path(match).is_dir()]
+                found = [match for match in _glob(path) if not match.is_dir()]
         yield from found or [path]
 
 
@@ -92,6 +96,26 @@ def _as_source(image: Any) -> ImageSource:  # noqa: ANN401
         )
     is_planar = image.ndim == 3 and image.shape[0] in (1, 3, 4) and image.shape[2] not in (1, 3, 4)
     return np.moveaxis(image, 0, 2) if is_planar else image
+
+
+def _images_below(folder: Path, recursive: bool) -> list[Path]:
+    files = [p for p in folder.glob("**/*" if recursive else "*") if not p.is_dir()]
+    hidden = [p for p in files if any(n.startswith(".") for n in p.relative_to(folder).parts)]
+    found = sorted(p for p in {*files} - {*hidden} if p.suffix.lower() in SUFFIXES)
+    if num_skipped := len(files) - len(found):
+        logger.info(
+            "%s: %d of %d files skipped (%d hidden, %d no images by name)",
+            *(folder, num_skipped, len(files), len(hidden), num_skipped - len(hidden)),
+        )
+    return found
+
+
+def _glob(pattern: Path) -> list[Path]:
+    # Folders that exist by their literal name, brackets and all, are no patterns.
+    literal = next(parent for parent in (*pattern.parents, Path()) if parent.exists())
+    rest = pattern.relative_to(literal)
+    matches = glob.glob(str(Path(glob.escape(str(literal))) / rest), recursive=True)  # noqa: PTH207
+    return sorted(map(Path, matches))
 
 
 def open_image(source: ImageSource) -> Image.Image:
@@ -144,9 +168,9 @@ def _decode_file(content: bytes, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of sizes that are checked here
-            image = Image.open(io.BytesIO(content))
+            image: Image.Image = Image.open(io.BytesIO(content))
     except UnidentifiedImageError:
-        raise ImageError(f"{name} is not a picture that Pillow can read") from None
+        image = open_foreign(content, name)
     except Image.DecompressionBombError:
         raise ImageError(f"{name} has too many pixels (more than {MAX_PIXELS:,})") from None
     except Exception as error:  # decoders raise many kinds for damaged headers
@@ -168,13 +192,16 @@ def _decode(image: Image.Image, name: str, *, can_draft: bool = True) -> Image.I
             if can_draft:  # a JPEG decodes at 1/2, 1/4 or 1/8; this changes `image` itself
                 image.draft(None, (MAX_SIDE_PX, MAX_SIDE_PX))
             image.load()
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             factor = max(image.size) // MAX_SIDE_PX
             if factor > 1 and image.mode == "RGBA":
                 # Weighted by opacity, so that hidden colours do not shine through.
                 image = image.convert("RGBa").reduce(factor).convert("RGBA")
             elif factor > 1 and image.mode in ("RGB", "L", "CMYK"):
                 image = image.reduce(factor)
-            return ImageOps.exif_transpose(image)
+            upright = ImageOps.exif_transpose(image)
+            upright.info["full_size"] = (height, width) if turned else (width, height)
+            return upright
     except MemoryError:
         raise ImageError(f"{name} does not fit into memory") from None
     except Exception as error:  # decoders raise many kinds for damaged data
@@ -289,18 +316,3 @@ def resolve_transparency(rgba: FloatImage) -> FloatImage:
         return (1 - alpha)[..., None]
     fill = np.median(colours[solid], axis=0)
     return colours * alpha[..., None] + fill * (1 - alpha[..., None])
-
-
-def draw_stages(stages: Mapping[str, NDArray[np.generic]]) -> Image.Image:
-    """Return images [h, w], uint8 or in [0, 1], side by side in one, each under its name."""
-    width = TILE_PX + GAP_PX
-    montage = Image.new("L", (max(1, len(stages)) * width, TILE_PX + CAPTION_PX), 96)
-    draw = ImageDraw.Draw(montage)
-    for place, (name, pixels) in enumerate(stages.items()):
-        if pixels.dtype != np.uint8:
-            pixels = (pixels.astype(np.float32) * 255).clip(0, 255).astype(np.uint8)
-        scale = TILE_PX / max(pixels.shape)
-        tile = scale_image(Image.fromarray(pixels), scale, Image.Resampling.NEAREST)
-        montage.paste(tile, (place * width, CAPTION_PX))
-        draw.text((place * width + 2, 2), name, fill=255)
-    return montage

@@ -18,6 +18,8 @@ from mnist_ce.reader.image_io import (
 )
 
 MAX_BACKGROUND_LEVEL = 40  # of 255: JPEG noise on black
+MIN_PEAK_LEVEL = 190  # a dimmer image is stretched; no brightest pixel of MNIST is as low
+MIN_STRETCHED_LEVEL = 12  # below it an image is empty but for noise
 MIN_LENGTH_PX = 13  # above that level; 14 in a training image with a faint tail
 MAX_BORDER_FRACTION = 0.2  # of the border may be foreground: a centred digit can reach it
 WORK_SIDE_PX = 64  # about three pixels per pixel of the result
@@ -39,6 +41,8 @@ def as_mnist_image(image: Image.Image) -> NDArray[np.uint8] | None:
         return None
     gray = np.asarray(image.convert("L"))
     for pixels in (gray, 255 - gray):
+        if MIN_STRETCHED_LEVEL <= pixels.max() < MIN_PEAK_LEVEL:
+            pixels = (pixels * (255 / pixels.max())).round().astype(np.uint8)
         foreground = np.where(pixels > MAX_BACKGROUND_LEVEL, pixels, 0)
         if (_border(foreground) > 0).mean() > MAX_BORDER_FRACTION or not foreground.any():
             continue

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mnist_ce.reader.components import Box
 from mnist_ce.reader.image_io import ImageSource, open_image
 from mnist_ce.reader.mnist_like import resize_to_mnist
-from mnist_ce.reader.segmentation import Digit, Hypothesis, Stages, hypotheses
+from mnist_ce.reader.segmentation import Hypothesis, Stages, hypotheses
+from mnist_ce.reader.text_lines import Digit, Lattice
 from mnist_ce.system.errors import ImageError
 from mnist_ce.system.files import one_line
 
@@ -52,10 +54,12 @@ def preprocess(source: ImageSource, options: PreprocessOptions) -> PreprocessedI
             result.hypotheses = hypotheses(image, multi=options.multi, stages=stages)
         else:
             pixels = resize_to_mnist(image)
-            result.hypotheses = [Hypothesis([Digit(pixels)])]
+            width, height = image.info["full_size"]
+            digit = Digit(pixels, Box(0, 0, height, width))
+            result.hypotheses = [Hypothesis([[Lattice.of(digit)]])]
             if options.keep_stages:
                 gray = np.asarray(image.convert("L"))
-                result.hypotheses[0].stages = {"picture": gray, "input": pixels}
+                result.hypotheses[0].stages = {"image": gray, "what the network reads": pixels}
     except ImageError as error:
         result.error = str(error)
     except MemoryError:

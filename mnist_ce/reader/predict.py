@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -27,17 +27,22 @@ from mnist_ce.reader.detector import adjusted_threshold, load_detector
 from mnist_ce.reader.image_io import ImageSource, each_image
 from mnist_ce.reader.pool import PreprocessedImage, PreprocessOptions, PreprocessPool
 from mnist_ce.reader.segmentation import Hypothesis, Stages
+from mnist_ce.reader.text_lines import Digit, Lattice
 from mnist_ce.runs.load_model import TrainedModel, check_input_scale, load_model
 from mnist_ce.runs.run_dir import shipped_weights
 from mnist_ce.system.device import resolve_device
 from mnist_ce.system.errors import UsageError
 
-SPLIT_MARGIN_NATS = 0.5  # how much more confident several digits must be than one
-TYPICAL_PAIR_ASPECT = 1.25  # width over height of two digits; narrower ones need a larger margin
 DEFAULT_WEIGHTS = "world"  # reads photographs better than a run of the classic recipe
-CONFIDENCE_WEIGHT = 2.0  # of the network's log-confidence beside the segmentation's log-score
 ImageLike: TypeAlias = ImageSource | BinaryIO | torch.Tensor
-JSON_FIELDS = ("path", "index", "label", "class_name", "probability", "top_k", "status", "reason")
+OTHER_PENALTY, SIGN_PENALTY = 4.0, 1.0  # nats, for ink that is taken for no digit, or for a sign
+MIN_LEGIBLE_PX, MIN_LEGIBLE_CONTRAST = 14, 0.12  # below them a rejection names the cause
+NO_INK = "no ink found: the image is empty, or its contrast too low"
+CONFIDENCE_WEIGHT = 2.0  # of the network's log-confidence beside the segmentation's log-score
+JSON_FIELDS = (
+    *("path", "index", "label", "class_name", "probability", "top_k", "status", "reason"),
+    *("score", "threshold", "box", "line", "position", "text"),
+)
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,12 @@ class Prediction:
     probability: float | None = None  # of the label, as a fraction
     top_k: tuple[ClassProbability, ...] = ()  # the most probable classes, in order
     reason: str | None = None  # why it was rejected or failed
+    score: float | None = None  # log-odds that it is a digit, or the probability (min_confidence)
+    threshold: float | None = None  # a lower score is rejected
+    box: tuple[int, int, int, int] | None = None  # x, y, width, height in pixels, upright image
+    line: int | None = None  # the text line, from the top, counted from 0
+    position: int | None = None  # the place in the line, from the left, counted from 0
+    text: str | None = None  # the whole line; ? for what was not read
     pixels: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)  # [28, 28]
     stages: Stages = field(default_factory=dict, repr=False, compare=False)
 
@@ -166,21 +177,35 @@ def predict_each(
 
 
 @dataclass(frozen=True)
-class DigitScores:
-    """The network's class probabilities for one 28×28 image, and the detector's log-odds."""
+class ScoredDigit:
+    """A digit with the network's class probabilities and the detector's log-odds."""
 
-    pixels: NDArray[np.uint8]
+    digit: Digit
     probabilities: NDArray[np.float64]
     log_odds: float
+
+    @property
+    def log_confidence(self) -> float:
+        """The log-probability that it is a digit, and the most probable one."""
+        return float(np.log(self.probabilities.max()) - np.logaddexp(0, -self.log_odds))
+
+    @property
+    def plausibility(self) -> float:
+        """How plausible it is as a part of its line, in nats: as a digit, or else as no digit."""
+        if self.digit.sign is not None:
+            return -SIGN_PENALTY
+        return max(self.log_confidence, -OTHER_PENALTY) - self.digit.penalty
 
 
 @dataclass(frozen=True)
 class ResolvedHypothesis:
-    """A hypothesis in which each digit is either whole or split, and how plausible it is."""
+    """A hypothesis with one digit after another in each line, and how plausible it is."""
 
     hypothesis: Hypothesis
-    digits: list[DigitScores]
-    num_found: int
+    lines: list[list[ScoredDigit]]
+    num_found: int  # digits, where only one was wanted
+    num_lines: int
+    quality: float  # in [0, 1]: how much of the ink looks like writing
     score: float
 
 
@@ -200,30 +225,30 @@ class Predictor:
             if image.error is not None:
                 yield Prediction(image.path, 0, "error", reason=image.error)
             elif not resolved:
-                reason = "no ink found"
-                yield Prediction(image.path, 0, "rejected", reason=reason, stages=image.stages)
+                yield Prediction(image.path, 0, "rejected", reason=NO_INK, stages=image.stages)
             else:
-                chosen = max(resolved, key=lambda hypothesis: hypothesis.score)
-                for index in range(len(chosen.digits)):
-                    yield self.to_prediction(image.path, index, chosen)
+                yield from self.to_predictions(
+                    image.path, max(resolved, key=lambda hypothesis: hypothesis.score)
+                )
 
     def classify(self, images: Sequence[PreprocessedImage]) -> list[list[ResolvedHypothesis]]:
         """Return the hypotheses of each image, after one run of the models on all their digits."""
         digits = [
-            part.pixels
+            digit
             for image in images
             for hypothesis in image.hypotheses
-            for digit in hypothesis.digits
-            for part in (digit, *chain.from_iterable(digit.splits))
+            for line in (*hypothesis.lines, *hypothesis.row)
+            for lattice in line
+            for digit in lattice.digits.values()
         ]
-        scores = iter(self.run_models(digits))
-        return [[self.resolve_hypothesis(h, scores) for h in i.hypotheses] for i in images]
+        scored = iter(self.run_models(digits))
+        return [[self.resolve(h, scored) for h in image.hypotheses] for image in images]
 
-    def run_models(self, images: Sequence[NDArray[np.uint8]]) -> list[DigitScores]:
-        """Run the network, and where classes are digits the detector, on 28×28 images."""
-        if not images:
+    def run_models(self, found: Sequence[Digit]) -> list[ScoredDigit]:
+        """Run the network, and where classes are digits the detector, on all digits."""
+        if not found:
             return []
-        pixels = np.stack(images)  # [n, 28, 28]
+        pixels = np.stack([digit.pixels for digit in found])  # [n, 28, 28]
         inputs, trained = torch.from_numpy(pixels).to(self.device), self.trained
         mean, std = trained.input_mean, trained.input_std
         logits = predict_logits(self.model, inputs, mean=mean, std=std)  # [n, outputs]
@@ -235,66 +260,137 @@ class Predictor:
         probabilities = trained.objective.probabilities(scaled).numpy()  # [n, classes]
         digits = trained.reads_digits
         log_odds = load_detector().scores(pixels) if digits else np.ones(len(pixels))
-        return list(map(DigitScores, pixels, probabilities, log_odds.tolist()))
+        return list(map(ScoredDigit, found, probabilities, log_odds.tolist()))
 
-    def resolve_hypothesis(
-        self, hypothesis: Hypothesis, scores: Iterator[DigitScores]
-    ) -> ResolvedHypothesis:
-        """Decide which digits are several that touch; `scores` yields digit, pieces, digit, …."""
-        chosen: list[DigitScores] = []
-        num_found = hypothesis.num_found
-        for digit in hypothesis.digits:
-            whole = next(scores)
-            splits = [[next(scores) for _ in split] for split in digit.splits]
-            best = max(splits, key=mean_log_confidence, default=None)
-            # A narrow shape is rarely two digits.
-            narrow = max(0.0, TYPICAL_PAIR_ASPECT - digit.box.width / max(1, digit.box.height))
-            margin = SPLIT_MARGIN_NATS + 4 * narrow
-            if best is None or mean_log_confidence(best) < mean_log_confidence([whole]) + margin:
-                chosen.append(whole)
-                continue
-            num_found += len(best) - 1
-            chosen.extend(best if self.settings.multi else [whole])
-        confidence = CONFIDENCE_WEIGHT * mean_log_confidence(chosen)
-        score = confidence + math.log(hypothesis.segmentation_score)
-        return ResolvedHypothesis(hypothesis, chosen, num_found, score)
+    def resolve(self, hypothesis: Hypothesis, scored: Iterator[ScoredDigit]) -> ResolvedHypothesis:
+        """Choose the most plausible digits of each lattice; `scored` yields them all in order."""
+        found = [[resolve_lattice(x, scored) for x in line] for line in hypothesis.lines]
+        row = [[resolve_lattice(x, scored) for x in line] for line in hypothesis.row]
+        lines = [[digit for path, _ in line for digit in path] for line in found]
+        quality = hypothesis.foreground_quality
+        if self.settings.multi:
+            # A line of specks is no line, unless the image holds nothing else.
+            written = [line for line in lines if any(d.digit.sign is None for d in line)]
+            chosen, num_found, num_lines = written or lines, 0, 0
+            parts = [d for line in lines for d in line if d.digit.sign is None]
+            if len(parts) > 1:  # among writing a digit may look odd, among specks it may not
+                quality = sum(d.log_odds >= self.threshold for d in parts) / len(parts)
+        else:  # the best candidate as one digit, and how many there are
+            chosen = [[found[0][0][1]]]
+            counts = [self._count([d for path, _ in line for d in path]) for line in row]
+            num_found, num_lines = sum(counts), sum(count > 0 for count in counts)
+            if num_found < 2 and len(lines[0]) > 1:
+                num_found, num_lines = len(lines[0]), 1
+        confidence = float(np.mean([d.log_confidence for line in chosen for d in line]))
+        score = CONFIDENCE_WEIGHT * confidence + math.log(hypothesis.segmentation_score)
+        return ResolvedHypothesis(hypothesis, chosen, num_found, num_lines, quality, score)
 
-    def to_prediction(self, path: str | None, index: int, chosen: ResolvedHypothesis) -> Prediction:
-        """Return the record of one digit."""
-        scores, names = chosen.digits[index], self.trained.class_names
-        labels, probabilities = self.trained.labels, scores.probabilities
+    def _count(self, digits: list[ScoredDigit]) -> int:
+        return sum(d.digit.sign is None and d.log_odds >= self.threshold for d in digits)
+
+    def to_predictions(self, path: str | None, chosen: ResolvedHypothesis) -> Iterator[Prediction]:
+        """Yield the records of the digits of an image."""
+        index, stages = 0, chosen.hypothesis.stages
+        if stages:
+            rows = [np.hstack([d.digit.pixels for d in line]) for line in chosen.lines]
+            width = max(row.shape[1] for row in rows)
+            padded = [np.pad(row, ((0, 0), (0, width - row.shape[1]))) for row in rows]
+            stages = stages | {"what the network reads": np.vstack(padded)}
+        for number, line in enumerate(chosen.lines):
+            records = []
+            for position, scored in enumerate(line):
+                record = self.to_prediction(scored, chosen)
+                placed = replace(record, path=path, index=index, line=number, position=position)
+                records.append(replace(placed, stages={} if index else stages))
+                index += 1
+            text = "".join(r.class_name or "?" if r.status == "ok" else "?" for r in records)
+            yield from (replace(record, text=text) for record in records)
+
+    def to_prediction(self, scored: ScoredDigit, chosen: ResolvedHypothesis) -> Prediction:
+        """Return the record of one digit, without its place."""
+        names, labels = self.trained.class_names, self.trained.labels
+        probabilities = scored.probabilities
         order = np.argsort(-probabilities, kind="stable")
         # A network of one output predicts yes above 1/2, as its objective does.
         binary = isinstance(self.trained.objective, Binary)
         best = int(probabilities[1] > 0.5) if binary else int(order[0])
-        probability = float(probabilities[best])
-        reason = self._rejection(scores, probability, chosen)
         top = tuple(
             ClassProbability(labels[k], names[k], float(probabilities[k]))
             for k in order[: self.settings.top_k]
         )
-        status = "ok" if reason is None else "rejected"
-        pixels, stages = scores.pixels, chosen.hypothesis.stages if index == 0 else {}
+        limit, score, threshold = self.settings.min_confidence, float(probabilities[best]), None
+        if limit is not None:
+            threshold = limit
+        elif self.trained.reads_digits:
+            score = scored.log_odds
+            threshold = adjusted_threshold(self.threshold, chosen.quality)
+        reason = self._rejection(scored, chosen, score, threshold)
+        box, scale = scored.digit.box, chosen.hypothesis.scale
+        edges = [round(scale * edge) for edge in (box.left, box.top, box.right, box.bottom)]
+        left, top_edge, right, bottom = edges
         return Prediction(
-            path, index, status, labels[best], names[best], probability, top, reason, pixels, stages
+            None,
+            0,
+            "ok" if reason is None else "rejected",
+            labels[best],
+            names[best],
+            float(probabilities[best]),
+            top,
+            reason,
+            score,
+            threshold,
+            (left, top_edge, right - left, bottom - top_edge),
+            pixels=scored.digit.pixels,
         )
 
     def _rejection(
-        self, scores: DigitScores, probability: float, chosen: ResolvedHypothesis
+        self,
+        scored: ScoredDigit,
+        chosen: ResolvedHypothesis,
+        score: float,
+        threshold: float | None,
     ) -> str | None:
-        limit = self.settings.min_confidence
-        if chosen.num_found > 1 and not self.settings.multi:
-            return f"{chosen.num_found} digits found: --multi reads them all"
-        if limit is not None:
-            too_low = probability < limit
-            return f"probability {probability:.3f} is below {limit:g}" if too_low else None
-        required = adjusted_threshold(self.threshold, chosen.hypothesis.foreground_quality)
-        unlike = self.trained.reads_digits and scores.log_odds < required
-        return "does not look like a digit" if unlike else None
+        """Return why a digit is rejected and what may help, or None."""
+        if chosen.num_found > 1:
+            lines = f"{chosen.num_lines} line{'s' * (chosen.num_lines > 1)}"
+            return f"{chosen.num_found} digits in {lines}: use --multi"
+        if threshold is None:
+            return None
+        if self.settings.min_confidence is not None:
+            too_low = score < threshold
+            return f"probability {score:.3f} is below {threshold:g}" if too_low else None
+        hypothesis, digit = chosen.hypothesis, scored.digit
+        if digit.sign is not None:
+            return f"looks like {digit.sign}, not a digit"
+        if score >= threshold:
+            return None
+        side = round(hypothesis.scale * digit.box.size)
+        if side < MIN_LEGIBLE_PX:
+            return f"the digit is {side} pixels high: photograph it closer"
+        if hypothesis.contrast < MIN_LEGIBLE_CONTRAST:
+            return "the ink hardly differs from the paper: use a darker pen or more light"
+        if score >= self.threshold:
+            return "its edges are soft, or much else is beside it: crop the image to the digit"
+        return "looks like a letter, a sign or a scribble, not a digit"
 
 
-def mean_log_confidence(digits: Sequence[DigitScores]) -> float:
-    """Return the mean log-probability that each is a digit, and the most probable one."""
-    return float(
-        np.mean([math.log(d.probabilities.max()) - np.logaddexp(0, -d.log_odds) for d in digits])
-    )
+def resolve_lattice(
+    lattice: Lattice, scored: Iterator[ScoredDigit]
+) -> tuple[list[ScoredDigit], ScoredDigit]:
+    """Return the most plausible path through a lattice, and all of it as one digit.
+
+    `scored` yields the lattice's digits in order. The plausibilities along a path add up.
+    """
+    digits = {place: next(scored) for place in lattice.digits}
+    best: list[tuple[float, list[ScoredDigit]]] = [(0.0, [])]
+    for stop in range(1, lattice.num_pieces + 1):
+        paths = [
+            (
+                best[start][0] + digits[start, stop].plausibility,
+                [*best[start][1], digits[start, stop]],
+            )
+            for start in range(stop)
+            if (start, stop) in digits
+        ]
+        best.append(max(paths, key=lambda path: path[0]))
+    return best[-1][1], digits[0, lattice.num_pieces]

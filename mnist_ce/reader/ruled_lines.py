@@ -15,13 +15,15 @@ LINE_SLOPES = np.tan(np.radians(np.arange(-5, 5.01, 0.2)))  # within 5°, in ste
 MIN_SPAN_FRACTION = 0.7  # of the image's width that a line must cover
 MAX_THICKNESS_FRACTION = 0.025  # of the image's longer side
 EDGE_MARGIN_FRACTION = 0.06  # of the image's height
+MAX_UNDERLINED_FRACTION = 0.75  # of the image's width, with ink above a line near its lower edge
 MAX_VOTING_PIXELS = 5_000  # bounds the time of the vote on a slope
 
 
 def erase_lines(gray: FloatImage, foreground: Foreground) -> FloatImage | None:
     """Return an evenly lit image with its printed lines painted over, or None without lines."""
     mask = foreground.mask
-    level, upright = find_lines(mask), find_lines(np.ascontiguousarray(mask.T))
+    level = find_lines(mask, may_underline=True)
+    upright = find_lines(np.ascontiguousarray(mask.T))
     if level is None and upright is None:
         return None
     level = np.zeros_like(mask) if level is None else level
@@ -39,12 +41,13 @@ def erase_lines(gray: FloatImage, foreground: Foreground) -> FloatImage | None:
     return np.where(fringe, np.float32(background), gray)
 
 
-def find_lines(mask: Mask) -> Mask | None:
+def find_lines(mask: Mask, *, may_underline: bool = False) -> Mask | None:
     """Return the bands of nearly horizontal lines across the image, with what crosses them.
 
     A line is a run of rows, sheared by at most 5°, with foreground nearly all the way from the
     left edge to the right, and no thicker than a pen. None if there are no lines, or all of them
-    lie close to the upper or lower edge, where one may be the bar of a digit.
+    lie close to the upper or lower edge, where one may be the bar of a digit; with `may_underline`
+    a line close to the lower edge counts where all other ink is clearly narrower.
     """
     height, width = mask.shape
     pad = math.ceil(float(LINE_SLOPES.max()) * width / 2) + 1  # rows that shearing adds
@@ -73,11 +76,15 @@ def find_lines(mask: Mask) -> Mask | None:
     max_thickness = max(5, round(MAX_THICKNESS_FRACTION * max(height, width)) + 3)
     thin = [run for (run,) in ndimage.find_objects(runs) if run.stop - run.start <= max_thickness]
     first, last = (pad + f * height for f in (EDGE_MARGIN_FRACTION, 1 - EDGE_MARGIN_FRACTION))
-    if not any(first < run.start and run.stop < last for run in thin):
-        return None
     is_line = np.zeros(len(sheared), dtype=bool)
     for run in thin:
         is_line[run] = True
+    others = sheared[~is_line].any(axis=0)
+    # In a tight crop the foot of a 2 is hardly wider than the rest, and a 1 with a foot is high.
+    underlined = may_underline and width > 0.8 * height and others.mean() < MAX_UNDERLINED_FRACTION
+    end = np.inf if underlined else last
+    if not any(first < run.start and run.stop < end for run in thin):
+        return None
     all_rows, all_columns = np.indices(mask.shape)
     back = np.rint(all_rows - slope * (all_columns - width / 2)).astype(np.intp) + pad
     bands: Mask = is_line[back]

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
-from mnist_ce.data.mnist_format import FIELD_SIZE, fit_glyph
+from mnist_ce.data.mnist_format import FIELD_SIZE
 from mnist_ce.reader.binarize import (
     STRUCTURING_SIZE_FRACTION,
     Foreground,
@@ -23,16 +20,26 @@ from mnist_ce.reader.binarize import (
 )
 from mnist_ce.reader.components import (
     MAX_GAP_FRACTION,
-    Box,
     Component,
     DigitCandidate,
     Labels,
+    bounding_box,
     find_components,
     group_components,
 )
 from mnist_ce.reader.image_io import FloatImage, to_float_image
-from mnist_ce.reader.mnist_like import as_mnist_image, normalise_stroke_width
+from mnist_ce.reader.mnist_like import MAX_BACKGROUND_LEVEL, as_mnist_image
 from mnist_ce.reader.ruled_lines import erase_lines
+from mnist_ce.reader.text_lines import (
+    WIDTH_PENALTY,
+    Digit,
+    Lattice,
+    digit_height,
+    group_lines,
+    line_lattices,
+    single_sign,
+    without_box_sides,
+)
 
 Stages: TypeAlias = dict[str, NDArray[np.generic]]
 """The image after each stage of preprocessing, by name: uint8, bool or float32 [h, w]."""
@@ -43,31 +50,28 @@ MAX_GAP_RELAXED_FRACTION = 0.25
 MAX_REFINED_FRACTION = 0.6  # of the image's longer side; a larger digit needs no refinement
 LIGHT_FOREGROUND_PRIOR = 0.8  # light on dark is the rarer case
 MIN_RELATIVE_SCORE = 0.2  # of the best segmentation's score, to become a hypothesis
+MAX_COUNTED = 120  # candidates; more are noise, and are not read only to be counted
+MIN_SIMILAR_SCORE = 0.25  # of the best candidate's
 MIN_SPLIT_ASPECT = 0.95  # width over height; a single digit is seldom wider
-MIN_DIGIT_ASPECT, MAX_DIGIT_ASPECT = 0.35, 1.0  # width over height of one digit in a row
-MAX_SPLIT_DIGITS = 6
-WHOLE_IMAGE = Box(0, 0, FIELD_SIZE, FIELD_SIZE)
-
-
-@dataclass(frozen=True)
-class Digit:
-    """One digit in MNIST's format, with the ways to take it for several digits that touch."""
-
-    pixels: NDArray[np.uint8]  # [28, 28]
-    box: Box = WHOLE_IMAGE  # at the working size of the image
-    splits: tuple[tuple[Digit, ...], ...] = ()  # each from left to right
 
 
 @dataclass
 class Hypothesis:
     """One way to segment an image; both scores measure how much the ink looks like writing."""
 
-    digits: list[Digit]  # from left to right; one unless several were wanted
-    num_found: int = 1
+    lines: list[list[Lattice]]  # from top to bottom; one lattice unless several digits were wanted
     segmentation_score: float = 1.0  # grows with the foreground's size: compares hypotheses
     # In [0, 1] whatever its size: low for soft edges, along the border, or beside much else.
     foreground_quality: float = 1.0
+    contrast: float = 1.0  # of the ink, as a fraction of the paper's brightness
+    scale: float = 1.0  # pixels of the upright image per pixel of the boxes
+    row: list[list[Lattice]] = field(default_factory=list)  # all digits, where there may be several
     stages: Stages = field(default_factory=dict, repr=False)
+
+    @property
+    def digits(self) -> list[Digit]:
+        """Each lattice as one digit."""
+        return [lattice.whole for line in self.lines for lattice in line]
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Segmentation:
     components: list[Component]
     candidates: list[DigitCandidate]
     max_gap: float
+    origin: tuple[int, int] = (0, 0)  # row and column of this part in the image
 
     def explained(self, candidates: list[DigitCandidate]) -> float:
         """Return the share that candidates have of the score of all components."""
@@ -102,12 +107,17 @@ def hypotheses(
     digits. The network decides among them. If `stages` is given, it takes the stage before any
     foreground is found, and each hypothesis keeps all of its stages.
     """
+    width = image.info.get("full_size", image.size)[0]
     pixels = as_mnist_image(image)
     if pixels is not None:
-        return [Hypothesis([Digit(pixels)], stages={} if stages is None else {"glyph": pixels})]
+        box = bounding_box(pixels > MAX_BACKGROUND_LEVEL)
+        made: Stages = {} if stages is None else {"what the network reads": pixels}
+        return [
+            Hypothesis([[Lattice.of(Digit(pixels, box))]], scale=width / FIELD_SIZE, stages=made)
+        ]
     gray = to_grayscale_pca(to_float_image(image))
     if stages is not None:
-        stages["light"] = gray
+        stages["grey"] = gray
     even = correct_illumination(gray)
     polarity = detect_polarity(even)
     segmentations = []
@@ -117,14 +127,14 @@ def hypotheses(
             without_lines = None if unruled is None else segment(unruled, is_dark)
             segmentations.append(without_lines or found)
     segmentations.sort(key=lambda found: -found.score)
-    options = []
+    result = []
     for found in segmentations:
         if found.score < MIN_RELATIVE_SCORE * segmentations[0].score:
             break
-        options.append(found)
+        result.append(extract_digits(found, multi, stages))
         if not multi and (merged := merge_distant(found)) is not None:
-            options.append(merged)
-    return [extract_digits(option, multi, stages) for option in options]
+            result.append(extract_digits(merged, multi, stages, result[-1].row))
+    return [replace(hypothesis, scale=width / gray.shape[1]) for hypothesis in result]
 
 
 def segment(
@@ -159,90 +169,96 @@ def refine(found: Segmentation, candidate: DigitCandidate) -> Segmentation:
     unrefined = replace(found, candidates=[candidate])
     if candidate.box.size > MAX_REFINED_FRACTION * max(found.gray.shape):
         return unrefined
-    part = found.gray[candidate.box.slices(round(0.3 * candidate.box.size) + 4)]
+    where = candidate.box.slices(round(0.3 * candidate.box.size) + 4)
+    part = found.gray[where]
     stroke_width = max(c.stroke_width for c in candidate.components)
     size = min(STRUCTURING_SIZE_FRACTION, (4 * stroke_width + 5) / max(part.shape))
     refined = segment(part, found.foreground.is_dark, size, found.max_gap)
     # A much smaller digit would be a piece of the first.
     if refined is None or refined.candidates[0].box.size < 0.6 * candidate.box.size:
         return unrefined
-    return refined
+    return replace(refined, origin=(where[0].start, where[1].start))
 
 
-def extract_digits(found: Segmentation, multi: bool, stages: Stages | None = None) -> Hypothesis:
-    """Cut the digits out of a segmentation: the best candidate, or its whole line with `multi`."""
-    best, line = found.candidates[0], text_line(found.candidates)
-    refined = None if multi and len(line) > 1 else refine(found, best)
+def extract_digits(
+    found: Segmentation,
+    multi: bool,
+    stages: Stages | None = None,
+    row: list[list[Lattice]] | None = None,
+) -> Hypothesis:
+    """Cut the digits out of a segmentation: the best candidate, or all lines with `multi`.
+
+    `row` are the digits of all lines, where they are known.
+    """
+    best, others = found.candidates[0], similar_candidates(found.candidates)
+    lines = row or []
+    if row is None and (multi or may_be_several(found.candidates)):
+        lines = find_digits(found, multi)
+    # Near digits share a lattice.
+    several = bool(lines) and (bool(row or others) or sum(map(len, lines)) > 1)
+    refined = None if multi and several else refine(found, best)
     if refined is None:
-        crops = [_crop_digit(found, candidate) for candidate in line]
+        chosen = lines
+        quality = best.stroke_score * found.explained([best, *others])
     else:
-        crops = [_crop_digit(refined, refined.candidates[0])]
-    quality = best.stroke_score * found.explained(line)
-    hypothesis = Hypothesis([digit for digit, _ in crops], len(line), found.score, quality)
+        chosen = [[single_digit(refined)]]
+        on_line = [c for c in others if _is_beside(c, best)]
+        quality = best.stroke_score * found.explained([best, *on_line])
+    contrast, row = found.foreground.contrast, lines if several and not multi else []
+    hypothesis = Hypothesis(chosen, found.score, quality, contrast, row=row)
     if stages is not None:
         ink, mask = found.foreground.intensity.clip(0, 1), found.foreground.mask
-        hypothesis.stages = stages | {"even": found.gray / 1.3, "ink": ink, "mask": mask}
+        hypothesis.stages = stages | {
+            "evenly lit": found.gray / 1.3, "ink": ink, "ink or paper": mask,
+        }  # fmt: skip
         if refined is not None:
-            hypothesis.stages["close"] = refined.foreground.intensity.clip(0, 1)
-        for place, (digit, strokes) in enumerate(crops):
-            number = f" {place}" if len(crops) > 1 else ""
-            hypothesis.stages |= {f"digit{number}": strokes, f"glyph{number}": digit.pixels}
+            hypothesis.stages["the digit, closer"] = refined.foreground.intensity.clip(0, 1)
     return hypothesis
 
 
-def text_line(candidates: list[DigitCandidate]) -> list[DigitCandidate]:
-    """Return the best candidate and those on its line, of similar size, from left to right."""
-    best = candidates[0]
-    line = [best]
-    for candidate in candidates[1:]:
-        box, size = candidate.box, best.box.size
-        offset = (box.top + box.bottom) / 2 - (best.box.top + best.box.bottom) / 2
-        similar = 0.5 * size < box.size < 2 * size and candidate.score > 0.25 * best.score
-        if similar and abs(offset) < 0.6 * size:
-            line.append(candidate)
-    return sorted(line, key=lambda candidate: candidate.box.left)
+def similar_candidates(candidates: list[DigitCandidate]) -> list[DigitCandidate]:
+    """Return the candidates that look as much like a digit as the best, and are as large."""
+    best, size = candidates[0], max(c.box.size for c in candidates[0].components)
+    return [
+        c
+        for c in candidates[1:]
+        if 0.5 * size < c.box.size < 2 * size and c.score > MIN_SIMILAR_SCORE * best.score
+    ]
 
 
-def _crop_digit(found: Segmentation, candidate: DigitCandidate) -> tuple[Digit, FloatImage]:
-    """Return a digit, with its splits, and its strokes at working size, float32 [h, w]."""
-    where = candidate.box.slices(2)
-    wanted = np.zeros(int(found.labels.max()) + 1, dtype=bool)
-    wanted[[c.label for c in candidate.components]] = True
-    # One pixel around the mask keeps the soft rim of the strokes.
-    near = ndimage.binary_dilation(wanted[found.labels[where]], np.ones((3, 3)))
-    intensity = np.where(near, found.foreground.intensity[where], 0).clip(0, 1.2).astype(np.float32)
-    strokes = normalise_stroke_width(intensity)
-    splits = tuple(
-        tuple(Digit(fit_glyph(normalise_stroke_width(piece)), candidate.box) for piece in pieces)
-        for pieces in split_touching_digits(intensity)
-        if all((piece > 0.5).any() for piece in pieces)
-    )
-    return Digit(fit_glyph(strokes), candidate.box, splits), strokes
+def may_be_several(candidates: list[DigitCandidate]) -> bool:
+    """Whether there are several candidates, or a digit may have been merged with one above it."""
+    sizes = sorted(c.box.size for c in candidates[0].components)
+    merged = len(sizes) > 1 and sizes[-2] > 0.5 * sizes[-1]
+    return len(candidates) <= MAX_COUNTED and (merged or bool(similar_candidates(candidates)))
 
 
-def split_touching_digits(intensity: FloatImage) -> Iterator[list[FloatImage]]:
-    """Yield the ways to split a wide digit into two or more, from left to right.
+def _is_beside(candidate: DigitCandidate, best: DigitCandidate) -> bool:
+    offset = candidate.box.top + candidate.box.bottom - best.box.top - best.box.bottom
+    return abs(offset) / 2 < 0.6 * best.box.size
 
-    The cuts are upright, through the columns with the least foreground near where digits of equal
-    width would end.
-    """
-    height, width = intensity.shape
-    if width < MIN_SPLIT_ASPECT * height:
-        return
-    profile = ndimage.gaussian_filter1d(intensity.clip(0, 1).sum(axis=0), max(0.5, 0.02 * height))
-    columns = np.arange(width)
-    for count in range(2, MAX_SPLIT_DIGITS + 1):
-        share = width / count
-        if share > MAX_DIGIT_ASPECT * height:
-            continue
-        if share < MIN_DIGIT_ASPECT * height:
-            return
-        cuts = [0]
-        for number in range(1, count):
-            offset = np.abs(columns - number * share) / share
-            # The last term forbids cuts farther off than 0.35 of a digit's width.
-            cost = profile / height + 0.4 * offset**2 + 9.0 * (offset > 0.35)
-            cuts.append(int(np.argmin(cost)))
-        pieces = [intensity[:, a:b] for a, b in pairwise([*cuts, width])]
-        if min(piece.shape[1] for piece in pieces) >= 0.2 * share:
-            yield pieces
+
+def find_digits(found: Segmentation, with_cuts: bool) -> list[list[Lattice]]:
+    """Return the lattices of all text lines of a segmentation; without cuts they only count."""
+    components = [c for candidate in found.candidates for c in candidate.components]
+    height = digit_height(components)
+    lines = filter(None, map(without_box_sides, group_lines(components, height)))
+    return [
+        line_lattices(found.foreground, found.labels, line, height, with_cuts=with_cuts)
+        for line in lines
+    ]
+
+
+def single_digit(found: Segmentation) -> Lattice:
+    """Return the best candidate as one digit, with cuts where it may be several that touch."""
+    candidate, origin = found.candidates[0], found.origin
+    box = candidate.box
+    sign = single_sign(box)
+    is_wide = box.width >= MIN_SPLIT_ASPECT * box.height and sign is None
+    height = box.height if is_wide else 2.0 * box.size
+    components = sorted(candidate.components, key=lambda c: c.box.left + c.box.right)
+    (lattice,) = line_lattices(found.foreground, found.labels, components, height, np.inf)
+    too_wide = max(0.0, box.width / max(1, box.height) - 1.0)
+    whole = replace(lattice.whole, penalty=WIDTH_PENALTY * too_wide, sign=sign)
+    lattice.digits[0, lattice.num_pieces] = whole
+    return lattice.moved(*origin)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +46,12 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "header of 60000×60000": (lambda path: path.write_bytes(png(60_000, b"x")), "pixels"),
     "bomb": (lambda path: path.write_bytes(png(12_000, BOMB)), "pixels"),
     "damaged data": (lambda path: path.write_bytes(png(50, b"nothing packed")), "damaged"),
+    "PDF": (lambda path: path.write_bytes(b"%PDF-1.7"), "a PDF: export its pages as PNG"),
+    "SVG": (lambda path: path.write_text("<?xml version='1.0'?>\n<svg/>"), "an SVG drawing"),
+    "IDX": (lambda path: path.write_bytes(b"\0\0\x08\x03" + bytes(99)), "an IDX file"),
+    "NPZ": (lambda path: path.write_bytes(b"PK\x03\x04"), "unpack it, or pass its images"),
+    "CSV": (lambda path: path.write_text("label,p0,p1,p2,p3\n7,0,0,0,0\n"), "a table (CSV)"),
+    "LFS": (lambda path: path.write_text("version https://git-lfs.github.com"), "git lfs pull"),
     "a thread": (lambda path: Image.new("L", (51, 1)).save(path), "too narrow"),
 }
 
@@ -67,6 +76,40 @@ def test_a_bad_file_is_an_error_in_one_line(case: str, tmp_path: Path) -> None:
 def test_arrays_of_other_shapes_and_types_are_refused(shape: tuple[int, ...], kind: str) -> None:
     with pytest.raises(ImageError, match="array"):
         open_image(np.zeros(shape, kind))
+
+
+def test_heic_is_read_by_an_extra_that_is_named_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    path = tmp_path / "photo.heic"
+    pillow_heif.from_pillow(Image.new("RGB", (64, 48), "red")).save(path)
+    assert open_image(path).size == (64, 48)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ImageError, match=r"pip install 'mnist-ce\[heic\]' reads it"):
+        open_image(path)
+
+
+@pytest.mark.parametrize("prefix", [b"", b"data:image/png;base64,"])
+def test_base64_text_is_decoded(prefix: bytes) -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (30, 20), 9).save(buffer, "PNG")
+    image = open_image(prefix + base64.encodebytes(buffer.getvalue()))
+    assert (image.size, image.getpixel((0, 0))) == ((30, 20), 9)
+
+
+def test_hidden_files_are_skipped_and_subfolders_only_searched_on_demand(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "mnist_ce")
+    for name in ("a.png", "._a.png", "b.txt", "sub [1]/c.png", ".git/d.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert list(find_images([str(tmp_path)])) == [tmp_path / "a.png"]
+    assert "2 of 3 files skipped (1 hidden, 1 no images by name)" in caplog.text
+    inside = tmp_path / "sub [1]" / "c.png"
+    assert list(find_images([str(tmp_path)], recursive=True)) == [tmp_path / "a.png", inside]
+    assert list(find_images([f"{tmp_path}/sub [1]/*.png"])) == [inside]
 
 
 def test_an_image_in_memory_is_not_changed(tmp_path: Path) -> None:

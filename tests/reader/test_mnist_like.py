@@ -25,6 +25,15 @@ def test_every_training_image_of_mnist_keeps_its_pixels(mnist_dir: Path) -> None
         assert (pixels == image).all()
 
 
+@pytest.mark.parametrize("peak", [20, 58, 150])
+def test_a_dim_image_is_stretched(peak: int) -> None:
+    for image in generate(5, seed=5).images.numpy():
+        dim = (image * (peak / image.max())).round().astype(np.uint8)
+        stretched = as_mnist_image(Image.fromarray(dim))
+        assert stretched is not None
+        np.testing.assert_allclose(stretched, image * (255 / image.max()), atol=255 / peak)
+
+
 @pytest.mark.parametrize("width", [1, 3, 20, 40])
 def test_strokes_get_a_usual_width(width: int) -> None:
     ring = Image.new("L", (300, 300))

@@ -15,7 +15,7 @@ from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.reader.detector import MIN_QUALITY
 from mnist_ce.reader.image_io import open_image
 from mnist_ce.reader.mnist_like import as_mnist_image, resize_to_mnist
-from mnist_ce.reader.segmentation import hypotheses, split_touching_digits
+from mnist_ce.reader.segmentation import hypotheses
 
 Cover = NDArray[np.float64]
 SIDE = 240
@@ -35,7 +35,6 @@ def covers() -> list[Cover]:
 
 def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
     best = hypotheses(open_image(image))[0]
-    assert best.num_found == 1
     return best.digits[0].pixels
 
 
@@ -175,26 +174,48 @@ def test_strokes_of_a_five_with_a_loose_top_stay_together() -> None:
     pen.line([68, 50, 66, 98], fill=0, width=11)
     pen.line([82, 44, 134, 40], fill=0, width=11)  # the top does not touch the rest
     best = hypotheses(page)[0]
-    assert best.num_found == 1
     assert best.digits[0].box.top < 40
     assert best.digits[0].box.bottom > 155
 
 
-def test_digits_in_a_row_are_counted_and_extracted_from_left_to_right(covers: list[Cover]) -> None:
-    assert hypotheses(row_of(covers))[0].num_found == 4
-    digits = hypotheses(row_of(covers), multi=True)[0].digits
-    for digit, cover in zip(digits, covers, strict=True):
+def test_digits_are_extracted_line_by_line_from_left_to_right(covers: list[Cover]) -> None:
+    rows = np.concatenate([np.concatenate([c[:, 50:210] for c in covers], axis=1)] * 2)
+    turned = draw(rows).rotate(4, expand=True, fillcolor=250)
+    for page, num_lines in ((row_of(covers), 1), (turned, 2)):
+        lines = hypotheses(page, multi=True)[0].lines
+        assert [len(line) for line in lines] == [4] * num_lines
+        for line in lines:
+            lefts = [lattice.whole.box.left for lattice in line]
+            assert lefts == sorted(lefts)
+    for digit, cover in zip(hypotheses(row_of(covers), multi=True)[0].digits, covers, strict=True):
         assert correlation(digit.pixels, pixels_of(draw(cover))) > 0.9
 
 
-def test_touching_digits_are_split_and_a_narrow_one_is_not(covers: list[Cover]) -> None:
+def test_boxes_are_in_pixels_of_the_upright_image(covers: list[Cover]) -> None:
+    page = draw(covers[0])
+    inked = page.point(lambda level: 255 * (level < 120)).getbbox() or ()
+    large = page.resize((1920, 1920)).transpose(Image.Transpose.ROTATE_90)
+    for image, factor in ((page, 1), (jpeg(large, 95, exif=TURNED), 8)):
+        best = hypotheses(open_image(image))[0]
+        box = best.digits[0].box
+        edges: list[float] = [
+            best.scale * edge for edge in (box.left, box.top, box.right, box.bottom)
+        ]
+        np.testing.assert_allclose(edges, [factor * edge for edge in inked], atol=3 * factor)
+
+
+def test_touching_digits_have_a_cut_between_them_and_a_narrow_one_has_none(
+    covers: list[Cover],
+) -> None:
     levels = np.concatenate([covers[0][30:180, 70:200], covers[1][30:180, 70:200]], axis=1)
     levels[80:84, 100:160] = 1
-    tight = levels[np.ix_(levels.any(1), levels.any(0))].astype(np.float32)
-    splits = list(split_touching_digits(tight))
-    assert 2 in map(len, splits)
-    assert all(sum(p.shape[1] for p in pieces) == tight.shape[1] for pieces in splits)
-    assert list(split_touching_digits(np.ones((40, 20), np.float32))) == []
+    (lattice,) = hypotheses(draw(np.pad(levels, 20)))[0].lines[0]
+    assert lattice.num_pieces > 1
+    joint = lattice.whole.box
+    halves = [lattice.digits[0, k].box.right for k in range(1, lattice.num_pieces)]
+    assert any(abs(right - (joint.left + joint.right) / 2) < 0.2 * joint.width for right in halves)
+    (narrow,) = hypotheses(draw(covers[0]))[0].lines[0]
+    assert narrow.num_pieces == 1
 
 
 def test_distant_components_are_offered_as_one_digit_too() -> None:
@@ -207,7 +228,8 @@ def test_distant_components_are_offered_as_one_digit_too() -> None:
     assert near < 20  # the stem alone
     assert wide > 60
     (row,) = hypotheses(page, multi=True)
-    assert row.digits[0].box.width < 60  # in a row they are two
+    ((lattice,),) = row.lines  # in a row they may be one or two
+    assert {(0, 1), (1, 2), (0, 2)} == set(lattice.digits)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "F", "RGBA"])

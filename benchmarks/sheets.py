@@ -1,0 +1,218 @@
+"""Rows and sheets of digits, drawn from MNIST's training digits: how many `--multi` reads.
+
+    MNIST_CE_DATA_DIR=… python -m benchmarks.sheets --count 40 --checkpoint pretrained
+
+A line is exact where the labels of its accepted digits are the written ones; an image is exact
+where all of its lines are. "found" is the share of the written digits that are read in order.
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+from benchmarks.common import Format, argument_parser, mnist, percent, print_table
+from mnist_ce.reader.predict import Prediction, predict
+from mnist_ce.runs.load_model import load_model
+
+Cover = NDArray[np.float32]
+COLUMNS: dict[str, Format] = {
+    "kind": str, "images": str, "exact images": percent, "exact lines": percent,
+    "digits": str, "found": percent, "wrong or extra": percent, "CPU ms": "{:.0f}".format,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a kind of sheet looks; ranges are drawn from uniformly, lengths in digit heights."""
+
+    lines: tuple[int, int] = (1, 1)
+    digits: tuple[int, int] = (2, 12)
+    gap: tuple[float, float] = (0.15, 0.6)
+    touching: float = 0.0  # share of neighbours that touch
+    turn: float = 2.0  # degrees at most
+    ruling: tuple[str, ...] = ()  # "lines", "squares" or "boxes"
+    own_colour: float = 0.0  # share of rulings in the pen's colour
+    extras: str = ""  # signs written between the digits
+    heights: tuple[int, int] = field(default=(28, 70))
+
+
+KINDS = {
+    "row": Layout(),
+    "uneven row": Layout(gap=(0.05, 2.0), turn=8),
+    "touching row": Layout(touching=0.4, digits=(2, 8)),
+    "touching pair": Layout(touching=1.0, digits=(2, 2)),
+    "sheet": Layout(lines=(2, 8), digits=(2, 10)),
+    "slanted sheet": Layout(lines=(2, 6), gap=(0.1, 1.5), turn=8),
+    "ruled": Layout(lines=(1, 5), ruling=("lines",), own_colour=0.3),
+    "squared": Layout(lines=(1, 5), ruling=("squares",), own_colour=0.2),
+    "form": Layout(lines=(1, 4), gap=(0.4, 0.6), ruling=("boxes",), own_colour=0.3, turn=1),
+    "signs": Layout(lines=(1, 4), digits=(3, 8), gap=(0.3, 0.6), extras="-−.,AKM=+/"),
+}
+
+
+def draw_digit(pixels: NDArray[np.uint8], height: float, threshold: float) -> Cover:
+    """Return the coverage of a digit whose 20×20 box becomes `height` pixels."""
+    image = Image.fromarray(pixels)
+    image = image.crop(image.getbbox())
+    size = [max(2, round(side * height / 20)) for side in image.size]
+    smooth = np.asarray(image.resize((size[0], size[1]), Image.Resampling.BICUBIC), float) / 255
+    return (5 * (smooth - threshold) + 0.5).clip(0, 1).astype(np.float32)
+
+
+def draw_sign(sign: str, height: float) -> Cover:
+    """Return the coverage of a printed sign; the font is matplotlib's."""
+    import matplotlib
+
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    page = Image.new("L", (round(2 * height), round(2 * height)))
+    font = ImageFont.truetype(str(path), 1.3 * height)
+    ImageDraw.Draw(page).text((height, height), sign, fill=255, font=font, anchor="ms")
+    columns = np.flatnonzero(np.asarray(page).any(0))
+    # The baseline becomes the lower edge, of which a comma's tail is cut off.
+    cover = np.asarray(page)[: round(height * 1.05), columns[0] : columns[-1] + 1]
+    return (cover / 255).astype(np.float32)
+
+
+def sheet(layout: Layout, rng: np.random.Generator) -> tuple[Image.Image, list[str]]:
+    """Draw an image of this layout; return it with the digits of each of its lines."""
+    images, labels = mnist().train.images, mnist().train.labels
+    height, threshold = rng.uniform(*layout.heights), rng.uniform(0.35, 0.6)
+    pitch = height * rng.uniform(1.5, 2.2)
+    num_lines = int(rng.integers(layout.lines[0], layout.lines[1] + 1))
+    page = np.zeros((round(pitch * (num_lines + 1)), round(20 * height)), np.float32)
+    ruled, texts, widest = np.zeros_like(page), list[str](), 0
+    own_colour = rng.random() < layout.own_colour
+    ruling = layout.ruling[rng.integers(len(layout.ruling))] if layout.ruling else ""
+    pen = max(1, round(height / 25))
+    for number in range(num_lines):
+        base, x, text = pitch * (number + 1), rng.uniform(0.3, 1.5) * height, ""
+        count = int(rng.integers(layout.digits[0], layout.digits[1] + 1))
+        for place in range(count):
+            is_sign = layout.extras and place % 2 == 1 and rng.random() < 0.4
+            if is_sign:
+                cover = draw_sign(str(rng.choice(list(layout.extras))), height)
+            else:
+                index = int(rng.integers(len(images)))
+                size = height * rng.uniform(0.88, 1.12)
+                cover = draw_digit(images[index].numpy(), size, threshold)
+                text += str(int(labels[index]))
+            wobble = 0.0 if is_sign else rng.normal(0, 0.04) * height
+            top = max(0, round(base + wobble) - cover.shape[0])
+            left, touch = round(x), rng.random() < layout.touching and place > 0
+            if touch:
+                left -= round(height)
+                while (
+                    page[top : top + len(cover), left : left + cover.shape[1]] * cover
+                ).max() > 0.3:
+                    left += 1
+                left -= 1
+            area = page[top : top + len(cover), left : left + cover.shape[1]]
+            if ruling == "boxes":
+                cell = [
+                    left - 0.2 * height,
+                    base - 1.25 * height,
+                    left + 1.1 * height,
+                    base + 0.2 * height,
+                ]
+                image = Image.fromarray(ruled)
+                ImageDraw.Draw(image).rectangle([round(v) for v in cell], outline=1.0, width=pen)
+                ruled = np.array(image)
+                x = left + 1.3 * height
+            np.maximum(area, cover[: area.shape[0], : area.shape[1]], out=area)
+            if ruling != "boxes":
+                x = left + cover.shape[1] + rng.uniform(*layout.gap) * height
+        texts.append(text)
+        widest = max(widest, round(x + height))
+    if ruling in ("lines", "squares"):
+        step = pitch if ruling == "lines" else height * rng.uniform(0.5, 1.3)
+        for row in np.arange(rng.uniform(0, 0.3) * pitch, len(ruled), step):
+            ruled[round(row) : round(row) + pen] = 1
+        if ruling == "squares":
+            for column in np.arange(rng.uniform(0, step), ruled.shape[1], step):
+                ruled[:, round(column) : round(column) + pen] = 1
+    return photograph(page[:, :widest], ruled[:, :widest], own_colour, layout.turn, rng), texts
+
+
+def photograph(
+    page: Cover, ruled: Cover, own_colour: bool, turn: float, rng: np.random.Generator
+) -> Image.Image:
+    """Turn coverage into an image: paper, ink, light from one side, blur and noise."""
+    angle = rng.uniform(-turn, turn)
+    margin = round(6 + page.shape[1] * abs(np.sin(np.radians(angle))) / 2)
+    paper, ink = rng.uniform(190, 255, 3), rng.uniform(0, 110, 3)
+    rule = ink if own_colour else ink + rng.uniform(0.3, 0.7) * (paper - ink)
+
+    def turned(cover: Cover) -> Cover:
+        image = Image.fromarray(np.pad(cover, margin, mode="edge"))
+        return np.asarray(image.rotate(angle, Image.Resampling.BICUBIC)).clip(0, 1)[..., None]
+
+    colours = paper + (rule - paper) * turned(ruled)
+    colours = colours + (ink - colours) * turned(page)
+    light = np.linspace(1, rng.uniform(0.6, 1), colours.shape[1])[None, :, None]
+    noisy = colours * light + rng.normal(0, rng.uniform(0, 5), colours.shape)
+    image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+    return image.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.2)))
+
+
+def lines_read(records: list[Prediction]) -> list[str]:
+    """Return the accepted digits of each line of an image."""
+    lines = groupby(records, key=lambda record: getattr(record, "line", 0))
+    read = ("".join(str(r.label) for r in line if r.status == "ok") for _, line in lines)
+    return [text for text in read if text]
+
+
+def main() -> None:
+    """Draw the images, predict, and print a table."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--count", type=int, default=40, help="images per kind")
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), help="only these")
+    parser.add_argument("--checkpoint", help="run or file; default: as for mnist-ce evaluate")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep-failures", type=Path, help="folder for images with errors")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    trained, rows = load_model(options.checkpoint), []
+    for number, kind in enumerate(KINDS):
+        if kind not in options.kinds:
+            continue
+        counts, seconds = np.zeros(6, int), 0.0
+        for i in range(options.count):
+            image, written = sheet(KINDS[kind], np.random.default_rng([options.seed, number, i]))
+            start = time.process_time()
+            read = lines_read(predict(image, checkpoint=trained, multi=True))
+            seconds += time.process_time() - start
+            both = " ".join(read), " ".join(written)
+            matcher = difflib.SequenceMatcher(None, *both, autojunk=False)
+            blocks = [both[0][b.a : b.a + b.size] for b in matcher.get_matching_blocks()]
+            found = sum(len(block.replace(" ", "")) for block in blocks)
+            same = sum(a == b for a, b in zip(read, written, strict=False))
+            total = len("".join(written))
+            extra = len("".join(read)) - found
+            counts += (read == written, same, len(written), total, found, extra)
+            if options.keep_failures and read != written:
+                options.keep_failures.mkdir(parents=True, exist_ok=True)
+                name = f"{kind}-{i}-{'_'.join(written)}-{'_'.join(read)[:60]}.png"
+                image.save(options.keep_failures / name)
+        exact, same, lines, total, found, extra = (int(count) for count in counts)
+        scores = (exact / options.count, same / lines, total, found / total, extra / total)
+        rows.append((kind, options.count, *scores, 1000 * seconds / options.count))
+    print_table(
+        f"Rows and sheets, {options.count} of each kind, seed {options.seed}, "
+        f"checkpoint {options.checkpoint or 'by default'}",
+        COLUMNS,
+        rows,
+        as_json=options.json,
+    )
+
+
+if __name__ == "__main__":
+    main()
