@@ -13,7 +13,18 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from mnist_ce.cli import calibrate, compare, evaluate, explain, export, predict, report, runs, train
+from mnist_ce.cli import (
+    calibrate,
+    compare,
+    demo,
+    evaluate,
+    explain,
+    export,
+    predict,
+    report,
+    runs,
+    train,
+)
 from mnist_ce.cli.options import GroupedCommand
 from mnist_ce.cli.printing import error, logging_to_terminal
 from mnist_ce.system.errors import MainProcessFailedError, MnistCeError
@@ -38,6 +49,7 @@ for command in (
     runs.runs,
     report.report,
     export.export,
+    demo.demo,
 ):
     # A blank line before each example, or click would join them to one paragraph.
     help_text = (command.__doc__ or "").replace("\n      mnist-ce", "\n\n      mnist-ce")
