@@ -34,8 +34,6 @@ export class Pad {
 
   begin(event) {
     if (event.button) return;
-    event.preventDefault();
-    this.canvas.focus({ preventScroll: true });
     this.canvas.setPointerCapture(event.pointerId);
     this.pointer = event.pointerId;
     this.showPen(false);

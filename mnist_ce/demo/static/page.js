@@ -36,6 +36,7 @@ async function update() {
   const startedAt = performance.now();
   try {
     $("#answers").hidden = pad.isEmpty;
+    $("#empty").hidden = !pad.isEmpty;
     $("#keep").disabled = pad.isEmpty || !/^\d$/.test(state.target ?? "");
     if (!pad.isEmpty) {
       const query = new URLSearchParams({ multi: $("#multi").checked, index: state.index });

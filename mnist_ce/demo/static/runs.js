@@ -59,13 +59,13 @@ function drawCharts() {
     [row[0], indices.map((index) => row[index]).find((value) => value !== null)])
     .filter(([, value]) => value !== undefined);
   drawChart($("#loss-chart"), lines, (curve) => column(curve, 1), (curve) => points(curve, 2),
-    "Training loss by step; dots: means over epochs");
+    "Training loss by step, on a logarithmic scale; dots: means over epochs", Math.log);
   drawChart($("#accuracy-chart"), lines, (curve) => column(curve, 2), (curve) => points(curve, 3, 4),
     "Training accuracy by step; dots: validation or test accuracy");
   drawChart($("#rate-chart"), lines, (curve) => column(curve, 3), () => [], "Learning rate by step");
 }
 
-function drawChart(place, curves, line, dots, label) {
+function drawChart(place, curves, line, dots, label, scale = (value) => value) {
   const width = Math.max(260, place.clientWidth), height = 220, left = 52, bottom = 24, top = 8;
   const all = curves.flatMap((curve) => [...line(curve), ...dots(curve)]);
   if (!all.length) {
@@ -75,8 +75,10 @@ function drawChart(place, curves, line, dots, label) {
   const lastStep = Math.max(...all.map(([step]) => step));
   let [low, high] = [Math.min(...all.map(([, y]) => y)), Math.max(...all.map(([, y]) => y))];
   if (high === low) [low, high] = [low * 0.9, high * 1.1 || 1];
+  if (scale === Math.log) low = Math.max(low, high / 1e6);
+  const [bottomValue, range] = [scale(low), scale(high) - scale(low)];
   const x = (step) => left + (step / lastStep) * (width - left - 8);
-  const y = (value) => top + ((high - value) / (high - low)) * (height - top - bottom);
+  const y = (value) => height - bottom - ((scale(Math.max(value, low)) - bottomValue) / range) * (height - top - bottom);
   const svg = (name, attributes, ...children) => {
     const made = document.createElementNS("http://www.w3.org/2000/svg", name);
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -86,9 +88,9 @@ function drawChart(place, curves, line, dots, label) {
   const latest = curves.map((curve) => `${curve.name}: ${(line(curve).at(-1) ?? dots(curve).at(-1) ?? [])[1]}`);
   const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img",
     "aria-label": `${label}. Latest: ${latest.join(", ")}` });
-  const format = (value) => (high < 0.01 ? value.toExponential(1) : value.toFixed(high - low < 0.1 ? 3 : 2));
+  const format = (value) => (high < 0.01 ? value.toExponential(1) : value.toPrecision(3));
   for (const part of [0, 1 / 3, 2 / 3, 1]) {
-    const value = low + part * (high - low);
+    const value = scale === Math.log ? low * (high / low) ** part : low + part * (high - low);
     root.append(svg("line", { class: "grid", x1: left, x2: width - 8, y1: y(value), y2: y(value) }),
       svg("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, format(value)));
   }

@@ -16,6 +16,7 @@ const METHODS = {
 };
 const percent = (value) => `${(100 * value).toFixed(value > 0.9995 && value < 1 ? 2 : 1)} %`;
 const number = (value, digits = 4) => (Number.isFinite(+value) ? (+value).toFixed(digits) : String(value));
+const small = (value) => (value !== 0 && Math.abs(value) < 5e-5 ? (+value).toExponential(1) : number(value));
 const text = (id, content) => Object.assign(id, { textContent: content });
 
 export class View {
@@ -34,7 +35,7 @@ export class View {
       element("figure", {}, element("img", { src: url, alt: "" }),
         element("figcaption", {}, STAGES[name] ?? name))));
     const found = answer.explanation !== null;
-    for (const card of [...this.article.children].slice(1)) card.hidden = !found;
+    for (const card of this.article.querySelectorAll(".card:not(.verdict)")) card.hidden = !found;
     if (!found) return;
     this.showInput(answer.explanation);
     this.showLayers(answer);
@@ -44,7 +45,7 @@ export class View {
   showPrediction(answer, chosen) {
     const card = this.find(".verdict"), label = this.find(".label");
     card.classList.toggle("rejected", chosen.status !== "ok");
-    text(card.querySelector("h2"), `Prediction of ${answer.checkpoint}`);
+    text(card.querySelector("h2"), `Prediction (${answer.checkpoint})`);
     const name = chosen.class_name ?? "–";
     text(label, chosen.status === "ok" || chosen.label === null ? name : `${name}?`);
     label.classList.toggle("word", name.length > 2);
@@ -102,12 +103,12 @@ export class View {
     const isBinary = explanation.kind === "binary", guess = Math.log(names.length);
     const truth = names[row.target], p = row.probabilities[row.target];
     this.find(".figures").replaceChildren(element("b", { className: "value" }, number(row.loss)),
-      element("span", {}, `= −ln ${number(p)}, if the truth is ${truth}`));
+      element("span", {}, `= −ln ${small(p)}, if the truth is ${truth}`));
     this.find("tbody").replaceChildren(...names.map((name, label) => {
       const logit = isBinary ? [0, ...row.logits][label] : row.logits[label];
-      const cells = [number(logit, 2), number(row.probabilities[label]),
+      const cells = [number(logit, 2), small(row.probabilities[label]),
         number(row.negative_log_probabilities[label], 2),
-        number(row.probabilities[label] - (label === row.target), 4)];
+        small(row.probabilities[label] - (label === row.target))];
       return element("tr", { className: label === row.target ? "target" : "" },
         element("th", { scope: "row" }, name), ...cells.map((cell) => element("td", {}, cell)));
     }));
