@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import socket
+import subprocess
+import sys
 import threading
 import webbrowser
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -49,13 +52,7 @@ def demo(
       mnist-ce demo
       mnist-ce demo --no-browser --port 9000 --output my-runs
     """
-    try:
-        for package in ("fastapi", "uvicorn", "python_multipart"):
-            importlib.import_module(package)
-    except ImportError as error:
-        raise MnistCeError(
-            f"demo needs the package {error.name}: pip install 'mnist-ce[demo]'"
-        ) from None
+    check_packages()
     if token is not None and (len(token) < MIN_TOKEN_LENGTH or not token.isascii()):
         raise UsageError(f"--token: use at least {MIN_TOKEN_LENGTH} ASCII characters")
     if host not in ("127.0.0.1", "::1", "localhost"):
@@ -86,3 +83,26 @@ def demo(
             page = address + (f"#token={token}" if token else "")
             threading.Thread(target=webbrowser.open, args=[page], daemon=True).start()
         serve(app, listener)
+
+
+def check_packages() -> None:
+    """Raise a MnistCeError unless the packages of the extra `demo` are installed."""
+    for package in ("fastapi", "uvicorn", "python_multipart"):
+        if find_spec(package) is None:
+            raise MnistCeError(f"demo needs the package {package}: pip install 'mnist-ce[demo]'")
+
+
+@contextlib.contextmanager
+def live_page(output: str | Path) -> Iterator[None]:
+    """Serve the page for a folder of runs, from a process of low priority, until the block ends."""
+    check_packages()
+    command = [sys.executable, "-m", "mnist_ce", "demo", "--no-browser", "--port", "0"]
+    command += ["--threads", "1", "--output", str(output)]
+    # In a session of its own, since Ctrl-C is for the training, which then ends this process.
+    with subprocess.Popen(command, stdout=sys.stderr.fileno(), start_new_session=True) as process:
+        try:
+            if hasattr(os, "setpriority"):
+                os.setpriority(os.PRIO_PROCESS, process.pid, 10)
+            yield
+        finally:
+            process.terminate()

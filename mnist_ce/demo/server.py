@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import logging
 import secrets
 import signal
 import socket
@@ -29,7 +30,8 @@ from mnist_ce.demo.security import COOKIE, MAX_BODY_BYTES, SecurityMiddleware, r
 from mnist_ce.reader.image_io import open_image
 from mnist_ce.reader.predict import PredictionSettings
 from mnist_ce.runs.load_model import TrainedModel
-from mnist_ce.runs.run_dir import list_runs
+from mnist_ce.runs.records import RunRecord
+from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import ImageError, MnistCeError, RunError, sanitize
 from mnist_ce.system.files import one_line, version, write_atomically
 
@@ -138,19 +140,13 @@ def make_app(service: InferenceService, host: str, token: str | None, correction
     @app.get("/v1/models")
     def models() -> list[dict[str, Any]]:
         """The checkpoints at hand: the shipped ones, then the runs, newest first."""
-        records = {run.name: record for run, record in list_runs(service.output)}
-        return [
-            {
-                "name": name,
-                "is_shipped": name in SHIPPED,
-                "path": str(path),
-                **{
-                    key: records[name][key] if name in records else None
-                    for key in ("dataset", "recipe", "class_names", "test_accuracy", "status")
-                },
-            }
-            for name, path in service.checkpoints().items()
-        ]
+        keys = ("dataset", "recipe", "class_names", "test_accuracy", "status")
+        answer = []
+        for name, path in service.checkpoints().items():
+            record = RunDir(path.parent).read_record() or RunRecord()
+            about = {"name": name, "is_shipped": name in SHIPPED, "path": str(path)}
+            answer.append(about | {key: record[key] for key in keys})
+        return answer
 
     @app.post("/v1/predict", openapi_extra=IMAGES)
     async def predict(
@@ -297,8 +293,10 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
     def stop(*_: object) -> NoReturn:
         raise SystemExit(143)
 
+    for name in ("uvicorn.error", "python_multipart"):  # which warn of every damaged request
+        logging.getLogger(name).setLevel(logging.ERROR)
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1
+        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(config)
     app.state.is_stopping = lambda: server.should_exit

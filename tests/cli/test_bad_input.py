@@ -112,6 +112,9 @@ WRONG_COMMANDS = {
     f"{TRAIN} --name a/b": "run.name = 'a/b'",
     f"{TRAIN} --name .a": "run.name = '.a'",
     "evaluate --verify": "needs the name of a run",
+    "demo --host 0.0.0.0": "needs --token",
+    "demo --token short": "at least 12",
+    "demo --host nowhere.invalid --token 123456789012": "--host nowhere.invalid",
 }
 WRONG_CONFIGS: list[tuple[bytes, str]] = [
     (b"[train\n", "not valid TOML"),
