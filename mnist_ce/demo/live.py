@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from mnist_ce.data.dataset import DataSplits
+from mnist_ce.config import resolve_config
+from mnist_ce.data.dataset import DataSplits, load_splits
 from mnist_ce.demo.inside import png_url
-from mnist_ce.evaluation.evaluate import load_splits_of
 from mnist_ce.evaluation.inference import evaluate
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord
@@ -117,10 +117,11 @@ def curve(run: RunDir, record: RunRecord) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=2)
-def _splits(model_path: Path) -> DataSplits:
-    trained = load_model(model_path)
-    folder = trained.record.flat_config.get("data.dir") if trained.record else None
-    return load_splits_of(trained, data_dir=folder if folder and Path(folder).is_dir() else None)
+def _splits(folder: Path, dataset: str | None) -> DataSplits:
+    config = resolve_config(folder / "config.toml", environment={})
+    # From the disk alone: looking at a run downloads nothing.
+    update = {"dataset": dataset or config.data.dataset, "mirror": "file:///nowhere"}
+    return load_splits(config.data.model_copy(update=update), config.objective, config.train.seed)
 
 
 def snapshot(run: RunDir) -> dict[str, Any]:
@@ -138,9 +139,10 @@ def snapshot(run: RunDir) -> dict[str, Any]:
     whole = (shown / scale * 127).clip(-127, 127).astype(np.int8)
     content = {"weights": base64.b64encode(whole.tobytes()).decode(), "scale": scale}
     try:
-        return content | _mistakes(trained, _splits(run.model_path))
-    except MnistCeError as error:  # the data is not at hand
-        return content | {"mistakes": [], "reason": str(error)}
+        return content | _mistakes(trained, _splits(run.path, trained.dataset))
+    except MnistCeError:
+        reason = f"The mistakes are not shown: {trained.dataset} is not in the run's data folder."
+        return content | {"mistakes": [], "reason": reason}
 
 
 def _mistakes(trained: TrainedModel, splits: DataSplits) -> dict[str, Any]:

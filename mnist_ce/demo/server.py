@@ -86,11 +86,12 @@ async def read_images(request: Request) -> list[tuple[str, bytes]]:
 
         try:
             parser = _MultiPartInMemory(request.headers, stream(), max_files=MAX_FILES)
-            parts = (await parser.parse()).multi_items()
+            form = await parser.parse()
         except (MultiPartException, ValueError, KeyError) as error:
             raise HTTPException(400, f"the form is damaged: {one_line(error)}") from None
-        files = [part for _, part in parts if not isinstance(part, str)]
+        files = [part for _, part in form.multi_items() if not isinstance(part, str)]
         images = [(sanitize(file.filename or "-"), await file.read()) for file in files]
+        await form.close()
         if not images:
             raise HTTPException(400, "the form holds no file")
     for name, content in images:

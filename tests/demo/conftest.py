@@ -4,30 +4,17 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
-import httpx
 import pytest
 
 pytest.importorskip("fastapi")
 uvicorn = pytest.importorskip("uvicorn")
 
+from running import Demo  # noqa: E402
+
 from mnist_ce.demo.inference import InferenceService  # noqa: E402
 from mnist_ce.demo.server import make_app  # noqa: E402
 from mnist_ce.training.callbacks import TrainResult  # noqa: E402
-
-
-@dataclass(frozen=True)
-class Demo:
-    """A running server."""
-
-    url: str
-    folder: Path  # with `runs`, one of which is `small`, and `corrections`
-    service: InferenceService
-
-    def post(self, path: str, content: bytes, **headers: str) -> httpx.Response:
-        return httpx.post(f"{self.url}{path}", content=content, headers=headers, timeout=30)
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,8 @@ from unittest.mock import Mock
 import httpx
 import numpy as np
 import pytest
-from conftest import Demo
 from PIL import Image, ImageDraw
+from running import Demo
 
 from mnist_ce import load_model, predict
 from mnist_ce.demo import security
@@ -174,15 +174,17 @@ def test_only_the_own_page_may_ask(demo: Demo) -> None:
 
 
 def test_too_much_is_refused_in_time(demo: Demo, monkeypatch: MonkeyPatch) -> None:
-    large = httpx.post(f"{demo.url}/v1/predict", headers={"Content-Length": "99999999"})
-    assert large.status_code == 413
+    address = ("127.0.0.1", int(demo.url.rsplit(":", 1)[1]))
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: "
+    with socket.create_connection(address) as large:
+        large.sendall(head + b"99999999\r\n\r\n")
+        assert large.recv(100).startswith(b"HTTP/1.1 413")
     monkeypatch.setattr(security, "MAX_BODY_BYTES", 1000)
     parts = iter([b"x" * 900, b"x" * 900])  # without a Content-Length
     assert httpx.post(f"{demo.url}/v1/predict", content=parts).status_code == 413
     monkeypatch.setattr(security, "MAX_BODY_SECONDS", 0.1)
-    address = ("127.0.0.1", int(demo.url.rsplit(":", 1)[1]))
     with socket.create_connection(address) as slow:
-        slow.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\nx")
+        slow.sendall(head + b"9\r\n\r\nx")
         assert slow.recv(100).startswith(b"HTTP/1.1 408")
     monkeypatch.setattr(security, "MAX_ACTIVE_POSTS", 0)
     assert demo.post("/v1/predict", SEVEN).status_code == 429
@@ -230,7 +232,7 @@ def test_the_page_and_the_interface_are_described(demo: Demo) -> None:
 
 def test_a_run_is_streamed(demo: Demo) -> None:
     events = []
-    with httpx.stream("GET", f"{demo.url}/v1/events?run=small") as answer:
+    with httpx.stream("GET", f"{demo.url}/v1/events?run=small", timeout=30) as answer:
         for line in answer.iter_lines():
             if line.startswith("event: "):
                 events.append(line.removeprefix("event: "))
@@ -254,7 +256,7 @@ def test_missing_packages_are_named(
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGTERM")
 def test_sigterm_ends_it_and_damaged_requests_do_not(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mnist_ce", "demo", "--no-browser", "--port", "0"]
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
