@@ -219,7 +219,9 @@ def make_app(service: InferenceService, host: str, token: str | None, correction
             app.state.num_streams += 1
             try:
                 while not app.state.is_stopping():
-                    for name, content in await asyncio.to_thread(lambda: list(watcher.changes())):
+                    changes = watcher.changes()
+                    while event := await asyncio.to_thread(next, changes, None):
+                        name, content = event
                         yield f"event: {name}\ndata: {json.dumps(content)}\n\n"
                     yield ":\n\n"  # a comment, which finds out whether the page is still there
                     await asyncio.sleep(STREAM_SECONDS)

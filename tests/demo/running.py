@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import pytest
 
+pytest.importorskip("fastapi")
 from mnist_ce.demo.inference import InferenceService
 
 

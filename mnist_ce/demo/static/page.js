@@ -33,6 +33,7 @@ const chosenNetworks = () => [$("#network").value, $("#beside").value].filter(Bo
 async function update() {
   if (state.isBusy) { state.isStale = true; return; }
   state.isBusy = true;
+  document.body.dataset.busy = "";
   const startedAt = performance.now();
   try {
     $("#answers").hidden = pad.isEmpty;
@@ -55,6 +56,7 @@ async function update() {
   }
   state.isBusy = false;
   document.body.dataset.answers = +(document.body.dataset.answers ?? 0) + 1;
+  delete document.body.dataset.busy;
   if (state.isStale) { state.isStale = false; update(); }
 }
 
