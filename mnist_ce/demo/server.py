@@ -41,32 +41,18 @@ MAX_SECONDS = 20.0  # for the predictions of one request
 MAX_STREAMS, STREAM_SECONDS = 8, 1.0
 MAX_CORRECTIONS = 10_000
 
+_BYTES = {"type": "string", "format": "binary"}
+_FORM = {"type": "object", "properties": {"images": {"type": "array", "items": _BYTES}}}
 IMAGES = {  # a request's body, in the words of OpenAPI
     "requestBody": {
         "required": True,
-        "content": {
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "images": {
-                            "type": "array",
-                            "items": {"type": "string", "format": "binary"},
-                        }
-                    },
-                }
-            },
-        },
+        "content": {"image/*": {"schema": _BYTES}, "multipart/form-data": {"schema": _FORM}},
     }
 }
 Checkpoint = Annotated[str, Query(description="A name of /v1/models.")]
 Multi = Annotated[bool, Query(description="Read every digit.")]
 TopK = Annotated[int, Query(ge=1, le=100, description="Most probable classes to list.")]
-Confidence = Annotated[
-    float | None,
-    Query(ge=0, le=1, description="Reject by probability, not by likeness to a digit."),
-]
+Confidence = Annotated[float | None, Query(ge=0, le=1, description="As --min-confidence.")]
 
 
 class _MultiPartInMemory(MultiPartParser):
@@ -101,13 +87,9 @@ async def read_images(request: Request) -> list[tuple[str, bytes]]:
 
 
 def make_app(service: InferenceService, host: str, token: str | None, corrections: Path) -> FastAPI:
-    """Return the application.
+    """Return the application; for `host` and `token` see `SecurityMiddleware`.
 
-    Args:
-        service: Classifies the images.
-        host: The address that the server listens on.
-        token: What requests must present; None: nothing.
-        corrections: The folder for images with a label given by the user.
+    `corrections` is the folder for images with a label that the user gives.
     """
     app = FastAPI(title="mnist-ce", version=version(), docs_url=None, redoc_url=None)
     app.add_middleware(SecurityMiddleware, host=host, token=token)
@@ -173,7 +155,9 @@ def make_app(service: InferenceService, host: str, token: str | None, correction
     @app.post("/v1/inspect", openapi_extra=IMAGES)
     async def inspect(
         request: Request,
-        checkpoint: Annotated[list[str] | None, Query(max_length=2)] = None,
+        checkpoint: Annotated[
+            list[str] | None, Query(max_length=2, description="Up to two.")
+        ] = None,
         multi: Multi = False,
         target: Annotated[str | None, Query(description="The right class.")] = None,
         index: Annotated[int, Query(ge=0, description="Which digit to explain.")] = 0,
@@ -201,7 +185,7 @@ def make_app(service: InferenceService, host: str, token: str | None, correction
 
     @app.post("/v1/corrections", openapi_extra=IMAGES, status_code=201)
     async def correct(
-        request: Request, label: Annotated[int, Query(ge=0, le=9)]
+        request: Request, label: Annotated[int, Query(ge=0, le=9, description="The digit.")]
     ) -> dict[str, str | int]:
         """Keep an image with its label, in the folder that `--dataset folder:DIR` reads."""
         ((_, content), *_) = await read_images(request)
@@ -209,7 +193,9 @@ def make_app(service: InferenceService, host: str, token: str | None, correction
         return {"file": path.name, "folder": str(corrections), "number": number}
 
     @app.get("/v1/events", response_class=StreamingResponse)
-    async def events(run: Annotated[list[str] | None, Query()] = None) -> StreamingResponse:
+    async def events(
+        run: Annotated[list[str] | None, Query(description="Names.")] = None,
+    ) -> StreamingResponse:
         """Stream what changes in the runs: server-sent events `runs`, `curve` and `snapshot`."""
         if app.state.num_streams >= MAX_STREAMS:
             raise HTTPException(429, f"more than {MAX_STREAMS} streams at once: try again")

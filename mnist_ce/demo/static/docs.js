@@ -12,8 +12,9 @@ for (const [path, methods] of Object.entries(paths)) {
     const table = element("table", {}, element("thead", {}, element("tr", {},
       ...["option", "meaning", "default"].map((title) => element("th", { scope: "col" }, title)))),
       element("tbody", {}, ...rows));
+    const needed = parameters.filter((one) => one.required).map(({ name }) => `?${name}=7`).join("");
     const body = requestBody ? " --data-binary @seven.png" : "";
-    const example = `curl${method === "post" ? " -X POST" : ""}${body} ${location.origin}${path}`;
+    const example = `curl${method === "post" ? " -X POST" : ""}${body} '${location.origin}${path}${needed}'`;
     document.querySelector("#paths").append(element("section", { className: "card" },
       element("h2", {}, element("span", { className: "method" }, method.toUpperCase()), path),
       element("p", {}, description), ...(rows.length ? [table] : []),

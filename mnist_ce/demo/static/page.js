@@ -66,7 +66,7 @@ function show(answers) {
     state.views = answers.map(() => new View((index) => { state.index = index; update(); }));
     $("#answers").replaceChildren(...state.views.map((view) => view.article));
   }
-  answers.forEach((answer, place) => state.views[place].show(answer, state.index));
+  answers.forEach((answer, place) => state.views[place].show(answer, state.index, answers.length > 1));
   const { records, explanation } = answers[0];
   pad.boxes = records.filter((record) => record.box)
     .map((record) => ({ box: Object.values(record.box), text: record.class_name ?? "" }));

@@ -17,7 +17,7 @@ const METHODS = {
 const percent = (value) => `${(100 * value).toFixed(value > 0.9995 && value < 1 ? 2 : 1)} %`;
 const number = (value, digits = 4) => (Number.isFinite(+value) ? (+value).toFixed(digits) : String(value));
 const small = (value) => (value !== 0 && Math.abs(value) < 5e-5 ? (+value).toExponential(1) : number(value));
-const text = (id, content) => Object.assign(id, { textContent: content });
+const text = (place, content) => Object.assign(place, { textContent: content });
 
 export class View {
   constructor(onIndex) {
@@ -28,12 +28,13 @@ export class View {
   find(selector) { return this.article.querySelector(selector); }
 
   // `answer` is one entry of what /v1/inspect returns.
-  show(answer, index) {
+  show(answer, index, isOneOfTwo) {
     const chosen = answer.records[Math.min(index, answer.records.length - 1)];
     this.showPrediction(answer, chosen);
     this.find(".stages").replaceChildren(...Object.entries(answer.stages).map(([name, url]) =>
       element("figure", {}, element("img", { src: url, alt: "" }),
         element("figcaption", {}, STAGES[name] ?? name))));
+    for (const place of this.article.querySelectorAll(".which")) text(place, isOneOfTwo ? ` (${answer.checkpoint})` : "");
     const found = answer.explanation !== null;
     for (const card of this.article.querySelectorAll(".card:not(.verdict)")) card.hidden = !found;
     if (!found) return;
