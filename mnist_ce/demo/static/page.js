@@ -6,7 +6,7 @@ import { showRuns } from "./runs.js";
 import { View } from "./view.js";
 
 const $ = (selector) => document.querySelector(selector);
-const state = { target: null, index: 0, isBusy: false, isStale: false, models: [], views: [] };
+const state = { target: null, index: 0, underWay: null, isStale: false, models: [], views: [] };
 
 export function showError(message) {
   $("#error").textContent = message;
@@ -29,10 +29,13 @@ async function signIn(token) {
 
 const chosenNetworks = () => [$("#network").value, $("#beside").value].filter(Boolean);
 
-// Asks for the image as it is now. While an answer is awaited, only the newest wish is remembered.
-async function update() {
-  if (state.isBusy) { state.isStale = true; return; }
-  state.isBusy = true;
+// Asks for the image as it is now. While one draws, one request is under way at a time, and the one
+// after a stroke, or another choice, takes the place of the one before.
+async function update(isUrgent = true) {
+  if (state.underWay && !isUrgent) { state.isStale = true; return; }
+  state.underWay?.abort();
+  const own = state.underWay = new AbortController();
+  state.isStale = false;
   document.body.dataset.busy = "";
   const startedAt = performance.now();
   try {
@@ -43,21 +46,26 @@ async function update() {
       const query = new URLSearchParams({ multi: $("#multi").checked, index: state.index });
       for (const name of chosenNetworks()) query.append("checkpoint", name);
       if (state.target !== null) query.set("target", state.target);
-      const body = await pad.blob();
-      const answers = await request(`v1/inspect?${query}`,
-        { method: "POST", headers: { "Content-Type": body.type || "image/*" }, body });
+      const answers = await send(`v1/inspect?${query}`, own.signal);
+      if (own.signal.aborted) return;
       show(answers);
       document.body.dataset.milliseconds = (performance.now() - startedAt).toFixed(1);
     }
     showError("");
   } catch (error) {
+    if (own.signal.aborted) return;
     $("#answers").hidden = true;
     showError(error.message);
   }
-  state.isBusy = false;
+  state.underWay = null;
   document.body.dataset.answers = +(document.body.dataset.answers ?? 0) + 1;
   delete document.body.dataset.busy;
-  if (state.isStale) { state.isStale = false; update(); }
+  if (state.isStale) update();
+}
+
+async function send(path, signal) {
+  const body = await pad.blob();
+  return request(path, { method: "POST", headers: { "Content-Type": body.type || "image/*" }, body, signal });
 }
 
 function show(answers) {
@@ -90,9 +98,7 @@ function showTruths(names) {
 async function keep(event) {
   event.preventDefault();
   try {
-    const body = await pad.blob();
-    const kept = await request(`v1/corrections?label=${state.target}`,
-      { method: "POST", headers: { "Content-Type": body.type || "image/*" }, body });
+    const kept = await send(`v1/corrections?label=${state.target}`);
     $("#kept").textContent = `Kept as ${kept.file}. Images in ${kept.folder}: ${kept.number}. `
       + `Train on them: mnist-ce train --dataset folder:${kept.folder}`;
   } catch (error) { showError(error.message); }
@@ -123,7 +129,7 @@ function route() {
 
 const pad = new Pad($("#pad"), $("#overlay"), (isDone) => {
   if (isDone) state.index = 0;
-  update();
+  update(isDone);
 });
 $("#undo").addEventListener("click", () => pad.undo());
 $("#clear").addEventListener("click", () => pad.clear());
@@ -145,7 +151,7 @@ addEventListener("drop", (event) => {
   $("#paper").classList.remove("drop");
   if (event.dataTransfer.files[0]) pad.open(event.dataTransfer.files[0]);
 });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", update);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => update());
 addEventListener("hashchange", route);
 $("#sign-in").addEventListener("submit", (event) => {
   event.preventDefault();
