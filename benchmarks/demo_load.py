@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--connections", type=int, default=16)
     options = parser.parse_args()
-    contents, results = make_images(1500), list[float]()
+    contents, results = make_images(800), list[float]()
     with tempfile.TemporaryDirectory() as folder:
         rate = predict_rate(contents, Path(folder))
     server = subprocess.Popen(
