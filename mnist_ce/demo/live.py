@@ -23,7 +23,7 @@ from mnist_ce.system.errors import MnistCeError
 
 MAX_POINTS = 1000  # of a curve; each is a mean over rows where there are more
 NUM_UNITS, NUM_MISTAKES = 24, 16
-NUM_TESTED = 2000  # images: all would take the training's time
+NUM_TESTED = 1000  # images: all would take time from the training
 
 
 class RunWatcher:

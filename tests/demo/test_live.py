@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 pytest.importorskip("fastapi")
+from mnist_ce.cli.demo import live_page
 from mnist_ce.demo.live import MAX_POINTS, RunWatcher
 from mnist_ce.training.callbacks import TrainResult
 
@@ -63,3 +66,20 @@ def test_a_long_curve_is_sent_in_means(
     steps = latest(RunWatcher(tmp_path, ("long",)))["curve"]["steps"]
     assert len(steps) == MAX_POINTS
     assert {loss for _, loss, _, _ in steps} == {0.5}
+
+
+@pytest.mark.slow
+def test_training_has_a_page_until_it_ends(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
+    address = ""
+    with live_page(tmp_path):
+        while not address.endswith("/\n"):
+            address += capfd.readouterr().err
+            time.sleep(0.05)
+        url = address.splitlines()[-1]
+        assert httpx.get(f"{url}healthz", timeout=30).status_code == 200
+        assert httpx.get(f"{url}v1/models", timeout=30).status_code == 200
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}healthz")
