@@ -25,6 +25,7 @@ async function request(path, options = {}) {
 async function signIn(token) {
   await request("v1/session", { method: "POST", headers: { Authorization: `Bearer ${token}` } });
   $("#sign-in").hidden = true;
+  showError("");
 }
 
 const chosenNetworks = () => [$("#network").value, $("#beside").value].filter(Boolean);
