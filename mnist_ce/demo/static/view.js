@@ -103,7 +103,7 @@ export class View {
     const [row] = explanation.rows, names = explanation.class_names;
     const isBinary = explanation.kind === "binary", guess = Math.log(names.length);
     const truth = names[row.target], p = row.probabilities[row.target];
-    this.find(".figures").replaceChildren(element("b", { className: "value" }, number(row.loss)),
+    this.find(".figures").replaceChildren(element("b", { className: "value" }, small(row.loss)),
       element("span", {}, `= −ln ${small(p)}, if the truth is ${truth}`));
     this.find("tbody").replaceChildren(...names.map((name, label) => {
       const logit = isBinary ? [0, ...row.logits][label] : row.logits[label];
