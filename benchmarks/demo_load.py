@@ -1,6 +1,6 @@
 """Load on `mnist-ce demo`: throughput against `predict` on the same images, latency, memory.
 
-    python -m benchmarks.demo_load [--seconds 20] [--connections 16]
+    python -m benchmarks.demo_load [SECONDS]
 
 One thread per connection posts 100×100 PNGs of drawn digits, then a connection sends malformed and
 cut-off requests. The threads share the cores with the server.
@@ -8,7 +8,7 @@ cut-off requests. The threads share the cores with the server.
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import http.client
 import io
 import os
@@ -18,14 +18,16 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image
 
 from mnist_ce.data.synthetic.generate import generate
 
+CONNECTIONS = 16
 COMMAND = [sys.executable, "-m", "mnist_ce"]
 
 
@@ -70,12 +72,12 @@ def post(
         results.append(time.perf_counter() - started_at)
 
 
-def malformed(address: tuple[str, int], content: bytes, count: int) -> dict[str, int]:
-    """Send requests that are damaged or cut off, and count the answers by status."""
+def malformed(address: tuple[str, int], content: bytes) -> Counter[str]:
+    """Send 1,000 requests that are damaged or cut off, and count the answers by status."""
     head = b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n" % len(content)
     form = b"Content-Type: multipart/form-data; boundary=x\r\n"
-    rng, statuses = random.Random(0), dict[str, int]()
-    for number in range(count):
+    rng, statuses = random.Random(0), Counter[str]()
+    for number in range(1000):
         whole = head + (form if number % 2 else b"") + b"\r\n" + content
         damaged = bytearray(whole[: rng.randrange(1, len(whole))] if number % 3 else whole)
         for _ in range(5):
@@ -83,12 +85,8 @@ def malformed(address: tuple[str, int], content: bytes, count: int) -> dict[str,
         with socket.create_connection(address, timeout=5) as connection:
             connection.sendall(damaged)
             connection.shutdown(socket.SHUT_WR)
-            try:
-                answer = connection.recv(4096)
-            except OSError:
-                answer = b""
-        status = answer[9:12].decode(errors="replace") or "closed"
-        statuses[status] = statuses.get(status, 0) + 1
+            with contextlib.suppress(OSError):
+                statuses[connection.recv(4096)[9:12].decode() or "closed"] += 1
     return statuses
 
 
@@ -105,10 +103,7 @@ def memory_mb(process: int) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument("--connections", type=int, default=16)
-    options = parser.parse_args()
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 20.0
     contents, results = make_images(800), list[float]()
     with tempfile.TemporaryDirectory() as folder:
         rate = predict_rate(contents, Path(folder))
@@ -119,23 +114,19 @@ def main() -> None:
     port = int(server.stdout.readline().rsplit(":", 1)[1].strip("/\n"))
     address = ("127.0.0.1", port)
     post(address, contents, time.perf_counter() + 2, [])
-    before, until = memory_mb(server.pid), time.perf_counter() + options.seconds
-    threads = [
-        threading.Thread(target=post, args=(address, contents, until, results))
-        for _ in range(options.connections)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    before, until = memory_mb(server.pid), time.perf_counter() + seconds
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        jobs = [pool.submit(post, address, contents, until, results) for _ in range(CONNECTIONS)]
+        for job in jobs:
+            job.result()  # raises where a request failed
     after, num_images = memory_mb(server.pid), len(results)
     results.sort()
     print(f"predict on a folder: {rate:.0f} images/s; {os.cpu_count()} cores")
-    served = num_images / options.seconds
+    served = num_images / seconds
     print(f"demo: {served:.0f} images/s, {served / rate:.2f} of that; {num_images} requests")
     print(f"median {results[num_images // 2]:.4f} s, p99 {results[int(0.99 * num_images)]:.4f} s")
     print(f"memory {before:.0f} MB before, {after:.0f} MB after")
-    print(f"1,000 malformed requests: {malformed(address, contents[0], 1000)}")
+    print(f"1,000 malformed requests: {dict(malformed(address, contents[0]))}")
     post(address, contents, time.perf_counter() + 0.1, [])
     started_at = time.perf_counter()
     server.send_signal(signal.SIGTERM)
