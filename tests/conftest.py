@@ -3,6 +3,9 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -138,3 +141,33 @@ def log_lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 def log_warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """Return a function that returns the warnings logged."""
     return lambda: [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+@pytest.fixture(scope="session")
+def demo(
+    tmp_path_factory: pytest.TempPathFactory, train_small_in: Callable[..., TrainResult]
+) -> Iterator[Any]:
+    """A server in this process, with one run beside the shipped weights (tests/demo/running.py)."""
+    pytest.importorskip("fastapi")
+    import uvicorn
+    from running import Demo
+
+    from mnist_ce.demo.inference import InferenceService
+    from mnist_ce.demo.server import make_app
+
+    folder = tmp_path_factory.mktemp("demo")
+    train_small_in(folder / "runs", "small")
+    service = InferenceService(folder / "runs", 1)
+    app = make_app(service, "127.0.0.1", None, folder / "corrections")
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield Demo(f"http://127.0.0.1:{listener.getsockname()[1]}", folder, service)
+    finally:
+        server.should_exit = True
+        thread.join()
+        service.close()

@@ -17,6 +17,7 @@ from typer import Option
 from mnist_ce.cli import (
     calibrate,
     compare,
+    demo,
     evaluate,
     explain,
     export,
@@ -52,6 +53,7 @@ for command in (
     report.report,
     export.export,
     tune.tune,
+    demo.demo,
 ):
     # \b keeps click from joining the examples to one paragraph.
     help_text = re.sub(r"\n( *)(Examples|For example):", r"\n\1\b\n\1\2:", command.__doc__ or "")

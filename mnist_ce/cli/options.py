@@ -57,7 +57,7 @@ CONFIG_KEYS = {
 _HEADINGS = {
     "Recipe": ("config", "epochs", "batch_size", "lr", "momentum", "init", "seed", "assignments"),
     "Data and device": ("dataset", "data_dir", "mirror", "device", "threads", "step"),
-    "Run": ("output", "name", "resume", "dry_run", "tensorboard"),
+    "Run": ("output", "name", "resume", "dry_run", "tensorboard", "live"),
 }
 _HEADING_OF = {name: heading for heading, names in _HEADINGS.items() for name in names}
 

@@ -98,7 +98,7 @@ def predict(
     """
     if json + jsonl + as_csv > 1:
         raise typer.BadParameter("choose one of --json, --jsonl and --csv")
-    with _one_blas_thread():
+    with one_blas_thread():
         from mnist_ce.reader.image_io import find_images
         from mnist_ce.reader.pool import PreprocessPool
 
@@ -157,7 +157,7 @@ def _which_network(trained: TrainedModel, output: str | None) -> str:
 
 
 @contextlib.contextmanager
-def _one_blas_thread() -> Iterator[None]:
+def one_blas_thread() -> Iterator[None]:
     """Give NumPy's OpenBLAS, which reads this when it is loaded, one thread unless the user chose.
 
     Its products here are small, and the cores belong to torch and to the pool's processes, which

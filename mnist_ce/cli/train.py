@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -67,6 +68,9 @@ def train(
     tensorboard: Annotated[
         bool, Option("--tensorboard", help="Write TensorBoard events into the run's folder.")
     ] = False,
+    live: Annotated[
+        bool, Option("--live", help="Serve a page that shows the run as it goes on (see demo).")
+    ] = False,
     show_config: Annotated[
         bool,
         Option(
@@ -123,6 +127,12 @@ def train(
             from mnist_ce.training.tensorboard import TensorBoardCallback
 
             callbacks.append(stack.enter_context(TensorBoardCallback()))
+        if live and is_main():
+            from mnist_ce.cli.demo import live_page
+
+            folder = Path(resume).parent if resume and Path(resume).is_dir() else None
+            runs = resolved.run.output if resolved else folder or output or "checkpoints"
+            stack.enter_context(live_page(runs))
         result = run_training(
             resolved,
             None if resume is None else settings,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mnist_ce.explain.loss_table import LossTable, loss_table
 from mnist_ce.network.objective import Binary
 from mnist_ce.reader.image_io import ImageSource
-from mnist_ce.reader.predict import predict
+from mnist_ce.reader.predict import Prediction, predict
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.system.errors import CheckpointError, ImageError, UsageError
 
@@ -80,8 +80,16 @@ def explain_image(
     trained = checkpoint
     if not isinstance(trained, TrainedModel):
         trained = load_model(trained, output, input_mean=input_mean, input_std=input_std)
+    if target is not None:  # a wrong one is reported before the image is read
+        _find_class(str(target), trained)
+    return explain_record(trained, predict([image], checkpoint=trained)[0], target)
+
+
+def explain_record(
+    trained: TrainedModel, record: Prediction, target: str | int | None = None
+) -> ImageExplanation:
+    """Explain a network's output for the digit of a record; see `explain_image`."""
     label = None if target is None else _find_class(str(target), trained)
-    record = predict([image], checkpoint=trained)[0]
     if record.status == "error":
         raise ImageError(str(record.reason))
     if record.pixels is None:

@@ -81,10 +81,14 @@ def _ignore_interrupts() -> None:
 
 
 class PreprocessPool:
-    """A pool of processes that preprocess images; with 0 or 1 this process does the work."""
+    """A pool of processes that preprocess images; with 0 or 1 this process does the work.
 
-    def __init__(self, num_processes: int = 0) -> None:
+    `chunk` is the number of images per message to a process.
+    """
+
+    def __init__(self, num_processes: int = 0, chunk: int = CHUNK) -> None:
         self._pool: ProcessPoolExecutor | None = None
+        self._chunk = chunk
         self._max_pending = 4 * num_processes
         if num_processes > 1:
             # Not fork: torch's threads may hold locks that a forked child would wait for.
@@ -112,7 +116,9 @@ class PreprocessPool:
         remaining = iter(sources)
         pending: deque[Future[list[PreprocessedImage]]] = deque()
         while True:
-            while len(pending) < self._max_pending and (chunk := list(islice(remaining, CHUNK))):
+            while len(pending) < self._max_pending and (
+                chunk := list(islice(remaining, self._chunk))
+            ):
                 pending.append(self._pool.submit(_preprocess_chunk, chunk, options))
             if not pending:
                 return

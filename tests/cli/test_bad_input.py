@@ -152,6 +152,9 @@ WRONG_COMMANDS = {
     "tune --search nothing.toml": "there is no such file",
     "tune --search nothing.toml -c fast,99": "one --config",
     "compare pretrained": "2 to 26 networks",
+    "demo --host 0.0.0.0": "needs --token",
+    "demo --token short": "at least 12",
+    "demo --host nowhere.invalid --token 123456789012": "--host nowhere.invalid",
 }
 WRONG_SPACES: list[tuple[bytes, str]] = [
     (b"", "names no key"),

@@ -1,0 +1,110 @@
+"""`mnist-ce demo`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import webbrowser
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Option
+
+from mnist_ce.cli import options
+from mnist_ce.cli.predict import one_blas_thread
+from mnist_ce.cli.printing import warn
+from mnist_ce.system.errors import MnistCeError, UsageError
+from mnist_ce.system.files import one_line
+
+MIN_TOKEN_LENGTH = 12
+
+
+def demo(
+    host: Annotated[str, Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8000,
+    token: Annotated[
+        str | None,
+        Option(
+            envvar="MNIST_CE_DEMO_TOKEN",
+            help="What requests must present; needed with a --host that others can reach.",
+        ),
+    ] = None,
+    no_browser: Annotated[bool, Option("--no-browser", help="Do not open the browser.")] = False,
+    corrections: Annotated[
+        Path, Option(help="Folder for the images labelled on the page.", metavar="DIR")
+    ] = Path("corrections"),
+    output: options.Output = "checkpoints",
+    threads: options.Threads = 0,
+) -> None:
+    """Serve a page to draw digits on, and predictions over HTTP.
+
+    The page shows what the network sees, predicts and why, and runs as they are
+    trained. Ctrl-C ends it. (Packages: pip install 'mnist-ce[demo]')
+
+    Examples:
+      mnist-ce demo
+      mnist-ce demo --no-browser --port 9000 --output my-runs
+    """
+    check_packages()
+    if token is not None and (len(token) < MIN_TOKEN_LENGTH or not token.isascii()):
+        raise UsageError(f"--token: use at least {MIN_TOKEN_LENGTH} ASCII characters")
+    if host not in ("127.0.0.1", "::1", "localhost"):
+        if token is None:
+            raise UsageError(f"--host {host}: others can reach the server, so it needs --token")
+        warn(f"others can reach this server on {host}; requests and token are not encrypted")
+    with one_blas_thread(), contextlib.ExitStack() as stack:
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            listener = stack.enter_context(socket.create_server((host, port), family=family))
+            # Connections inherit it: without it, each answer on one that is kept waits 40 ms.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError as error:
+            raise UsageError(
+                f"--host {host} --port {port}: {one_line(error)}; --port 0 takes any free port"
+            ) from None
+        from mnist_ce.demo.inference import SHIPPED, InferenceService
+        from mnist_ce.demo.server import make_app, serve
+        from mnist_ce.system.device import use_threads
+
+        stack.enter_context(use_threads(1))
+        service = InferenceService(Path(output), threads or os.cpu_count() or 1)
+        stack.callback(service.close)
+        service.trained(SHIPPED[0])
+        app = make_app(service, host, token, corrections)
+        shown = f"[{host}]" if ":" in host else host
+        address = f"http://{shown}:{listener.getsockname()[1]}/"
+        typer.echo(address)
+        if not no_browser:
+            page = address + (f"#token={token}" if token else "")
+            threading.Thread(target=webbrowser.open, args=[page], daemon=True).start()
+        serve(app, listener)
+
+
+def check_packages() -> None:
+    """Raise a MnistCeError unless the packages of the extra `demo` are installed."""
+    for package in ("fastapi", "uvicorn", "python_multipart"):
+        if find_spec(package) is None:
+            raise MnistCeError(f"demo needs the package {package}: pip install 'mnist-ce[demo]'")
+
+
+@contextlib.contextmanager
+def live_page(output: str | Path) -> Iterator[None]:
+    """Serve the page for a folder of runs, from a process of low priority, until the block ends."""
+    check_packages()
+    command = [sys.executable, "-m", "mnist_ce", "demo", "--no-browser", "--port", "0"]
+    command += ["--threads", "1", "--output", str(output)]
+    # In a session of its own, since Ctrl-C is for the training, which then ends this process.
+    with subprocess.Popen(command, stdout=sys.stderr.fileno(), start_new_session=True) as process:
+        try:
+            if hasattr(os, "setpriority"):
+                os.setpriority(os.PRIO_PROCESS, process.pid, 10)
+            yield
+        finally:
+            process.terminate()

@@ -1,0 +1,1 @@
+"""A web page to draw digits on, and predictions over HTTP."""

@@ -1,0 +1,166 @@
+"""Runs while they are trained: their curves, first-layer weights and mistakes, read from disk."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnist_ce.config import resolve_config
+from mnist_ce.data.dataset import DataSplits, load_splits
+from mnist_ce.demo.inside import png_url
+from mnist_ce.evaluation.inference import evaluate
+from mnist_ce.runs.load_model import TrainedModel, load_model
+from mnist_ce.runs.records import RunRecord
+from mnist_ce.runs.run_dir import RunDir, list_runs
+from mnist_ce.system.errors import MnistCeError
+
+MAX_POINTS = 1000  # of a curve; each is a mean over rows where there are more
+NUM_UNITS, NUM_MISTAKES = 24, 16
+NUM_TESTED = 1000  # images: all would take time from the training
+
+
+class RunWatcher:
+    """What has changed in a folder of runs since the last look.
+
+    `names` are the runs whose curves are wanted; none for the newest that is trained, or was. Of
+    the first also the weights and the mistakes.
+    """
+
+    def __init__(self, output: Path, names: Sequence[str]) -> None:
+        self.output, self.names = output, tuple(names)
+        self._seen: dict[str, Any] = {}
+
+    def changes(self) -> Iterator[tuple[str, Any]]:
+        """Yield events, each a name and plain values: `runs`, `curve`, `snapshot`."""
+        runs = [(summary(run, record), run, record) for run, record in list_runs(self.output)]
+        if not self.names and runs:
+            newest = next((s for s, _, _ in runs if s["state"] == "running"), runs[0][0])
+            self.names = (newest["name"],)
+        by_name = {run.name: (run, record) for _, run, record in runs}
+        self.names = names = tuple(name for name in self.names if name in by_name)
+        content = {"runs": [s for s, _, _ in runs], "shown": list(names)}
+        if self._is_new("runs", content):
+            yield "runs", content
+        for name in names:
+            run, record = by_name[name]
+            files = [_modified_ns(run.path / file) for file in ("steps.csv", "metrics.csv")]
+            if self._is_new(f"curve {name}", files):
+                yield "curve", {"name": name, **curve(run, record)}
+        for name in names[:1]:
+            run, record = by_name[name]
+            if self._is_new("snapshot", (name, _modified_ns(run.model_path))):
+                with contextlib.suppress(MnistCeError, OSError):
+                    yield "snapshot", {"name": name, **snapshot(run)}
+
+    def _is_new(self, key: str, value: object) -> bool:
+        is_new = self._seen.get(key) != value
+        self._seen[key] = value
+        return is_new
+
+
+def _modified_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def summary(run: RunDir, record: RunRecord) -> dict[str, Any]:
+    """Return what a list of runs shows; the state is running, stopped, failed or finished."""
+    state = "running" if run.is_locked() else record.status
+    return {
+        "name": run.name,
+        "state": "stopped" if state == "running" and not run.is_locked() else state,
+        "dataset": record.dataset,
+        "recipe": record.recipe,
+        "epochs": record.epochs,
+        "created": record.created,
+        "test_accuracy": record.test_accuracy,
+    }
+
+
+def curve(run: RunDir, record: RunRecord) -> dict[str, Any]:
+    """Return `steps` [step, loss, accuracy, learning rate] and `epochs`, by step too.
+
+    A row of `epochs` is [step, epoch, training loss, validation accuracy, test accuracy].
+    """
+    rows = []  # step, epoch, loss, accuracy, learning_rate
+    with contextlib.suppress(OSError), (run.path / "steps.csv").open(encoding="utf-8") as file:
+        for line in file:
+            with contextlib.suppress(ValueError):  # the header, and a line that is being written
+                values = [float(cell) for cell in line.split(",")]
+                if len(values) == 5 and line.endswith("\n") and all(map(math.isfinite, values)):
+                    rows.append(values)
+    table = np.array(rows).reshape(-1, 5)
+    last_step = {int(epoch): step for step, epoch in table[:, :2].tolist()}
+    metrics: list[dict[str, Any]] = []
+    with contextlib.suppress(MnistCeError):
+        metrics = run.read_metrics()
+    batch_size = record.flat_config.get("train.batch_size") or 1
+    epochs = []
+    for row in metrics:
+        # Runs of an earlier version have no steps.csv.
+        num_images = (row.get("images_per_second") or 0) * (row.get("seconds") or 0)
+        step = row["epoch"] * math.ceil(round(num_images) / batch_size)
+        columns = ("epoch", "train_loss", "validation_accuracy", "test_accuracy")
+        epochs.append([last_step.get(row["epoch"], step), *(row.get(key) for key in columns)])
+    parts = np.array_split(table, min(len(table), MAX_POINTS)) if len(table) else []
+    steps = [[*part.mean(axis=0)[[0, 2, 3, 4]].round(6).tolist()] for part in parts]
+    return {"steps": steps, "epochs": epochs}
+
+
+@lru_cache(maxsize=2)
+def _splits(folder: Path, dataset: str | None) -> DataSplits:
+    config = resolve_config(folder / "config.toml", environment={})
+    # From the disk alone: looking at a run downloads nothing.
+    update = {"dataset": dataset or config.data.dataset, "mirror": "file:///nowhere"}
+    return load_splits(config.data.model_copy(update=update), config.objective, config.train.seed)
+
+
+def snapshot(run: RunDir) -> dict[str, Any]:
+    """Return the first-layer weights and the mistakes of a run's weights on disk.
+
+    `weights` are int8 [units, 784] in base64, those of the largest norm, in fractions of `scale`.
+
+    Raises:
+        MnistCeError: If there are no weights yet, or they are damaged.
+    """
+    trained = load_model(run.model_path)
+    weight = trained.mlp.layers[0].weight.detach().numpy()  # [units, 784]
+    shown = weight[np.argsort(-np.linalg.norm(weight, axis=1), kind="stable")[:NUM_UNITS]]
+    scale = max(float(np.quantile(np.abs(shown), 0.998)), 1e-9)
+    whole = (shown / scale * 127).clip(-127, 127).astype(np.int8)
+    content = {"weights": base64.b64encode(whole.tobytes()).decode(), "scale": scale}
+    try:
+        return content | _mistakes(trained, _splits(run.path, trained.dataset))
+    except MnistCeError:
+        reason = f"The mistakes are not shown: {trained.dataset} is not in the run's data folder."
+        return content | {"mistakes": [], "reason": reason}
+
+
+def _mistakes(trained: TrainedModel, splits: DataSplits) -> dict[str, Any]:
+    split = splits.validation or splits.test
+    images, labels = split.images[:NUM_TESTED], split.labels[:NUM_TESTED]
+    result = evaluate(trained.model, images, labels, splits.objective)
+    confidence, names = splits.objective.probabilities(result.logits).numpy(), splits.class_names
+    wrong = np.flatnonzero((result.predictions != labels).numpy())
+    top = confidence[wrong].max(axis=1, initial=0)
+    mistakes = [
+        {
+            "image": png_url(images[index].numpy()),
+            "label": names[int(labels[index])],
+            "prediction": names[int(result.predictions[index])],
+            "probability": float(confidence[index].max()),
+        }
+        for index in wrong[np.argsort(-top, kind="stable")][:NUM_MISTAKES]
+    ]
+    split_name = "test" if splits.validation is None else "validation"
+    tested = {"num_wrong": len(wrong), "num_tested": len(labels), "split": split_name}
+    return {"mistakes": mistakes, **tested}

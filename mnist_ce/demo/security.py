@@ -1,0 +1,137 @@
+"""Protection of the server: who may ask it, and how much at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import secrets
+import socket
+from urllib.parse import urlsplit
+
+from fastapi import HTTPException, Request
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_BODY_BYTES = 16_000_000  # above the photographs of most phones
+MAX_ACTIVE_POSTS = 32  # with MAX_BODY_BYTES this bounds the memory of what is received
+MAX_BODY_SECONDS = 15.0
+COOKIE = "mnist_ce_token"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+POLICY = "; ".join(
+    (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'",
+        "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    )
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
+
+
+class SecurityMiddleware:
+    """Refuses requests to other hosts, from other pages, without the token, or too many at once.
+
+    `host` is the address that the server listens on. The token, if there is one, is needed for
+    every path under /v1/, as `Authorization: Bearer …` or as a cookie.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, token: str | None) -> None:
+        self.app, self.host, self.token = app, host, token
+        self.num_active = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or pass it on."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        request = Request(scope)
+        refusal = self.refusal(request)
+        if refusal is not None:
+            status, reason = refusal
+            response = JSONResponse({"error": reason}, status, {"Retry-After": "1"})
+            await response(scope, receive, send_with_headers)
+            return
+        self.num_active += request.method == "POST"
+        try:
+            await self.app(scope, receive, send_with_headers)
+        finally:
+            self.num_active -= request.method == "POST"
+
+    def refusal(self, request: Request) -> tuple[int, str] | None:
+        """Return why a request is refused, with the HTTP status."""
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+        if not self.is_own_host(host):
+            return 421, "the Host header names another host than this server"
+        if origin is not None and urlsplit(origin).netloc != host:
+            return 403, "requests from pages of another origin are refused"
+        if not request.url.path.startswith("/v1/"):
+            return None
+        if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            return 403, "requests from pages of another site are refused"
+        if self.token is not None and not self.has_token(request):
+            return 401, "the token is missing or wrong: send it as Authorization: Bearer TOKEN"
+        if request.method == "POST" and self.num_active >= MAX_ACTIVE_POSTS:
+            return 429, f"more than {MAX_ACTIVE_POSTS} requests at once: try again"
+        return None
+
+    def is_own_host(self, header: str) -> bool:
+        """Whether a Host header names this server; no name that only DNS could have led here."""
+        try:
+            host = urlsplit(f"//{header}").hostname or ""
+        except ValueError:
+            return False
+        if host in LOOPBACK or host == self.host:
+            return True
+        if self.host in LOOPBACK:
+            return False
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            return host == socket.gethostname().lower()
+        return True
+
+    def has_token(self, request: Request) -> bool:
+        """Whether the token comes with a request, compared in constant time."""
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            given = request.cookies.get(COOKIE, "")
+        return secrets.compare_digest(given.encode(), (self.token or "").encode())
+
+
+async def read_body(request: Request) -> bytes:
+    """Return a request's body, up to `MAX_BODY_BYTES` and for `MAX_BODY_SECONDS`.
+
+    Raises:
+        HTTPException: 413 or 408 beyond these, 400 where there is none.
+    """
+    body = bytearray()
+    too_large = HTTPException(413, f"the body has more than {MAX_BODY_BYTES:,} bytes")
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
+        raise too_large
+    try:
+        async with asyncio.timeout(MAX_BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise too_large
+    except TimeoutError:
+        raise HTTPException(408, f"the body took more than {MAX_BODY_SECONDS:g} s") from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the body ends early") from None
+    if not body:
+        raise HTTPException(400, "the body is empty: send the bytes of an image")
+    return bytes(body)

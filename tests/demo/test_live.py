@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+pytest.importorskip("fastapi")
+from mnist_ce.cli.demo import live_page
+from mnist_ce.demo.live import MAX_POINTS, RunWatcher
+from mnist_ce.training.callbacks import TrainResult
+
+HEADER = "step,epoch,loss,accuracy,learning_rate\n"
+
+
+def latest(watcher: RunWatcher) -> dict[str, Any]:
+    return dict(watcher.changes())
+
+
+def test_a_run_is_watched_as_it_goes_on(
+    train_small: Callable[..., TrainResult], tmp_path: Path
+) -> None:
+    run = train_small("a").run
+    steps = run.path / "steps.csv"
+    steps.write_text(HEADER + "10,1,2.0,0.2,0.1\n20,1,1.0,0.5,0.1\n30,2,0.5,0.8,0.1\n40,2,0.")
+    watcher = RunWatcher(tmp_path, ())
+    seen = latest(watcher)
+    assert seen["runs"]["shown"] == ["a"]
+    assert seen["curve"]["steps"] == [[10, 2, 0.2, 0.1], [20, 1, 0.5, 0.1], [30, 0.5, 0.8, 0.1]]
+    rows = run.read_metrics()
+    assert [row[:3] for row in seen["curve"]["epochs"]] == [
+        [20, 1, rows[0]["train_loss"]],
+        [30, 2, rows[1]["train_loss"]],
+    ]
+    assert seen["snapshot"]["num_tested"] > 0
+    assert latest(watcher) == {}
+
+    steps.write_text(HEADER + "10,1,2.0,0.2,0.1\n")  # resumed from an earlier step
+    with run.lock():
+        seen = latest(watcher)
+    assert seen["curve"]["steps"] == [[10, 2, 0.2, 0.1]]
+    assert seen["runs"]["runs"][0]["state"] == "running"
+    run.write_record(run.read_record().updated(status="stopped"))  # type: ignore[union-attr]
+    assert latest(watcher)["runs"]["runs"][0]["state"] == "stopped"
+
+
+def test_a_run_without_steps_is_drawn_by_epoch(
+    train_small: Callable[..., TrainResult], tmp_path: Path
+) -> None:
+    run = train_small("old").run
+    (run.path / "steps.csv").unlink(missing_ok=True)
+    curve = latest(RunWatcher(tmp_path, ("old", "gone")))["curve"]
+    assert curve["steps"] == []
+    assert [row[0] for row in curve["epochs"]] == [34, 68]  # 1,000 images in batches of 30
+
+
+def test_a_long_curve_is_sent_in_means(
+    train_small: Callable[..., TrainResult], tmp_path: Path
+) -> None:
+    run = train_small("long").run
+    rows = "".join(f"{step},1,{step % 2},0.5,0.1\n" for step in range(1, 4 * MAX_POINTS + 1))
+    (run.path / "steps.csv").write_text(HEADER + rows)
+    steps = latest(RunWatcher(tmp_path, ("long",)))["curve"]["steps"]
+    assert len(steps) == MAX_POINTS
+    assert {loss for _, loss, _, _ in steps} == {0.5}
+
+
+@pytest.mark.slow
+def test_training_has_a_page_until_it_ends(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
+    address = ""
+    with live_page(tmp_path):
+        while not address.endswith("/\n"):
+            address += capfd.readouterr().err
+            time.sleep(0.05)
+        url = address.splitlines()[-1]
+        assert httpx.get(f"{url}healthz", timeout=30).status_code == 200
+        assert httpx.get(f"{url}v1/models", timeout=30).status_code == 200
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}healthz")

@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from running import Demo
+
+from mnist_ce import load_model, predict
+from mnist_ce.demo import security
+from mnist_ce.demo.server import make_app
+from mnist_ce.explain.image import explain_image
+from mnist_ce.reader.image_io import open_image
+from mnist_ce.reader.predict import PredictionSettings, Predictor
+
+MonkeyPatch = pytest.MonkeyPatch
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def drawing(*lines: list[tuple[int, int]]) -> bytes:
+    page = Image.new("L", (280, 280), 255)
+    for line in lines:
+        ImageDraw.Draw(page).line(line, fill=0, width=22, joint="curve")
+    return png(page)
+
+
+def png_of_size(side: int, data: bytes) -> bytes:
+    content = b"\x89PNG\r\n\x1a\n"
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    for part in (b"IHDR" + header, b"IDAT" + data, b"IEND"):
+        content += struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part))
+    return content
+
+
+SEVEN = drawing([(70, 60), (210, 60), (120, 230)])
+ONE_AND_SEVEN = drawing([(50, 70), (50, 210)], [(130, 70), (230, 70), (170, 210)])
+HOSTILE = {
+    "text": (b"hello", 422, "not a picture"),
+    "truncated": (png(Image.effect_noise((60, 60), 50))[:900], 422, "damaged"),
+    "header of 60000×60000": (png_of_size(60_000, b"x"), 413, "pixels"),
+    "bomb": (png_of_size(12_000, zlib.compress(bytes(12_001 * 12_000))), 413, "pixels"),
+    "damaged data": (png_of_size(50, b"nothing packed"), 422, "damaged"),
+    "a thread": (png(Image.new("L", (51, 1))), 422, "too narrow"),
+    "nothing": (b"", 400, "empty"),
+}
+
+
+def without_path(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in r.items() if key != "path"} for r in records]
+
+
+@pytest.mark.parametrize("options", [{}, {"multi": True, "top_k": 2}, {"min_confidence": 1.0}])
+def test_the_records_are_those_of_predict(demo: Demo, options: dict[str, Any]) -> None:
+    rows = [r.to_dict() for r in predict([SEVEN, ONE_AND_SEVEN], **options)]
+    expected = json.loads(json.dumps(rows))  # with lists in place of tuples
+    query = str(httpx.QueryParams(options))
+    files = [("a", ("seven.png", SEVEN)), ("b", ("../two.png", ONE_AND_SEVEN))]
+    form = httpx.post(f"{demo.url}/v1/predict?{query}", files=files).json()
+    bodies = [demo.post(f"/v1/predict?{query}", body).json() for body in (SEVEN, ONE_AND_SEVEN)]
+    raw = [record for records in bodies for record in records]
+    assert [r["path"] for r in form if r["index"] == 0] == ["seven.png", "../two.png"]
+    for records in (form, raw):
+        for record, own in zip(without_path(records), without_path(expected), strict=True):
+            for key in ("probability", "score"):
+                assert record.pop(key) == pytest.approx(own.pop(key), rel=1e-4)
+            assert [k["label"] for k in record.pop("top_k")] == [
+                k["label"] for k in own.pop("top_k")
+            ]
+            assert record == own
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_image_gets_its_reason(demo: Demo, case: str) -> None:
+    content, status, reason = HOSTILE[case]
+    before = list(demo.folder.rglob("*"))
+    for path in ("/v1/predict", "/v1/inspect", "/v1/corrections?label=3"):
+        answer = demo.post(path, content)
+        assert (answer.status_code, reason in answer.text) == (status, True), answer.text
+        assert "\\n" not in answer.text
+    assert list(demo.folder.rglob("*")) == before
+    assert demo.post("/v1/predict", SEVEN).status_code == 200
+
+
+def test_one_unreadable_image_costs_the_others_nothing(demo: Demo) -> None:
+    files = [("a", ("x.png", b"hello")), ("a", ("seven.png", SEVEN))]
+    answer = httpx.post(f"{demo.url}/v1/predict", files=files)
+    assert answer.status_code == 200
+    assert [r["status"] for r in answer.json()] == ["error", "ok"]
+
+
+def test_images_that_arrive_together_are_classified_together(
+    demo: Demo, monkeypatch: MonkeyPatch
+) -> None:
+    classify = Predictor.predict_batch
+    count = Mock(side_effect=classify)
+    monkeypatch.setattr(Predictor, "predict_batch", lambda *a: count(*a))
+    network, settings = load_model("world"), PredictionSettings()
+
+    async def ask() -> list[Any]:
+        wanted = (demo.service.predict(SEVEN, network, settings) for _ in range(12))
+        return await asyncio.gather(*wanted)
+
+    answers = asyncio.run(ask())
+    assert [[r.label for r in records] for records in answers] == [[7]] * 12
+    assert count.call_count <= 3
+
+
+def test_inspect_shows_the_loss_of_explain(demo: Demo) -> None:
+    expected = explain_image(SEVEN, "1", checkpoint=load_model("world")).to_dict()
+    path = "/v1/inspect?checkpoint=world&checkpoint=small&target=1"
+    first, second = demo.post(path, SEVEN).json()
+    assert first["explanation"]["losses"] == pytest.approx(expected["losses"], rel=1e-4)
+    assert first["explanation"]["pixels"] == expected["pixels"]
+    assert [len(layer) for layer in first["activations"]] == [520, 320, 240, 120, 10]
+    logits = first["explanation"]["rows"][0]["logits"]
+    assert first["activations"][-1] == pytest.approx(logits, abs=2e-3)
+    assert [len(layer) for layer in second["activations"]] == [24, 16, 10]
+    assert len(first["stages"]) > 1
+    assert all(url.startswith("data:image/png;base64,") for url in first["stages"].values())
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v1/predict?checkpoint=../small", 404),
+        ("/v1/predict?checkpoint=/etc/passwd", 404),
+        ("/v1/predict?top_k=0", 422),
+        ("/v1/predict?min_confidence=2", 422),
+        ("/v1/inspect?target=11", 422),
+        ("/v1/corrections?label=11", 422),
+        ("/v1/corrections?label=../7", 422),
+        ("/v1/nothing", 405),
+        ("/../pyproject.toml", 405),
+    ],
+)
+def test_wrong_requests_get_one_reason(demo: Demo, path: str, status: int) -> None:
+    answer = demo.post(path, SEVEN)
+    assert answer.status_code == status
+    assert list(answer.json()) == ["error"]
+
+
+def test_only_the_own_page_may_ask(demo: Demo) -> None:
+    host = demo.url.removeprefix("http://")
+    for headers, status in (
+        ({"Host": "evil.example"}, 421),
+        ({"Host": f"evil.example:{host.split(':')[1]}"}, 421),
+        ({"Host": "["}, 421),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin"}, 200),
+    ):
+        answer = demo.post("/v1/predict", SEVEN, **headers)
+        assert answer.status_code == status, headers
+        assert "access-control-allow-origin" not in answer.headers
+        assert "script-src 'self';" in answer.headers["content-security-policy"]
+
+
+def test_too_much_is_refused_in_time(demo: Demo, monkeypatch: MonkeyPatch) -> None:
+    address = ("127.0.0.1", int(demo.url.rsplit(":", 1)[1]))
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: "
+    with socket.create_connection(address) as large:
+        large.sendall(head + b"99999999\r\n\r\n")
+        assert large.recv(100).startswith(b"HTTP/1.1 413")
+    monkeypatch.setattr(security, "MAX_BODY_BYTES", 1000)
+    parts = iter([b"x" * 900, b"x" * 900])  # without a Content-Length
+    assert httpx.post(f"{demo.url}/v1/predict", content=parts).status_code == 413
+    monkeypatch.setattr(security, "MAX_BODY_SECONDS", 0.1)
+    with socket.create_connection(address) as slow:
+        slow.sendall(head + b"9\r\n\r\nx")
+        assert slow.recv(100).startswith(b"HTTP/1.1 408")
+    monkeypatch.setattr(security, "MAX_ACTIVE_POSTS", 0)
+    assert demo.post("/v1/predict", SEVEN).status_code == 429
+
+
+def test_the_token_is_needed_and_becomes_a_cookie(demo: Demo) -> None:
+    app = make_app(demo.service, "0.0.0.0", "a long token", demo.folder / "corrections")
+
+    async def ask() -> None:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://10.0.0.1") as client:
+            for value in ("", "Bearer", "Bearer a long tokem", "Bearer ü", "a long token"):
+                headers = [(b"authorization", value.encode())]
+                answer = await client.get("/v1/models", headers=headers)
+                assert answer.status_code == 401, value
+            assert (await client.get("/")).status_code == 200
+            headers = [(b"authorization", b"Bearer a long token")]
+            assert (await client.post("/v1/session", headers=headers)).status_code == 204
+            assert (await client.get("/v1/models")).status_code == 200  # by the cookie
+            answer = await client.get("/v1/models", headers={"Host": "evil.example"})
+            assert answer.status_code == 421
+
+    asyncio.run(ask())
+
+
+def test_a_correction_is_an_image_with_its_label(demo: Demo) -> None:
+    before = set(demo.folder.rglob("*.png"))
+    answer = demo.post("/v1/corrections?label=7", SEVEN).json()
+    (path,) = set(demo.folder.rglob("*.png")) - before
+    assert path == demo.folder / "corrections" / answer["file"]
+    assert path.name.startswith("7_")
+    assert np.array_equal(np.asarray(open_image(path)), np.asarray(open_image(SEVEN)))
+
+
+def test_the_page_and_the_interface_are_described(demo: Demo) -> None:
+    assert httpx.get(f"{demo.url}/healthz").json() == {"status": "ok"}
+    models = httpx.get(f"{demo.url}/v1/models").json()
+    assert [model["name"] for model in models] == ["world", "mnist", "small"]
+    paths = httpx.get(f"{demo.url}/openapi.json").json()["paths"]
+    assert {"/healthz", "/v1/models", "/v1/predict", "/v1/inspect"} <= set(paths)
+    for page in ("/", "/docs"):
+        text = httpx.get(f"{demo.url}{page}").text
+        assert "://" not in text.replace("http://www.w3.org", "")  # nothing from elsewhere
+        assert "<script>" not in text
+
+
+def test_a_run_is_streamed(demo: Demo) -> None:
+    events = []
+    with httpx.stream("GET", f"{demo.url}/v1/events?run=small", timeout=30) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("event: "):
+                events.append(line.removeprefix("event: "))
+            elif line.startswith("data: ") and events[-1] == "runs":
+                (run,) = json.loads(line.removeprefix("data: "))["runs"]
+            elif line.startswith(":"):
+                break
+    assert (run["name"], run["state"]) == ("small", "finished")
+    assert events == ["runs", "curve", "snapshot"]
+
+
+def test_missing_packages_are_named(
+    refused: Callable[..., tuple[int, str]], monkeypatch: MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mnist_ce.cli.demo.find_spec", lambda name: None)
+    code, error = refused("demo")
+    assert code == 1
+    assert "pip install 'mnist-ce[demo]'" in error
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGTERM")
+def test_sigterm_ends_it_and_damaged_requests_do_not(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mnist_ce", "demo", "--no-browser", "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().decode().strip()
+        head = b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 900\r\n\r\n"
+        address = ("127.0.0.1", int(url.rsplit(":", 1)[1].strip("/")))
+        for number in range(40):
+            with socket.create_connection(address, timeout=5) as connection:
+                connection.sendall((head + SEVEN)[number * 7 :][: 50 + 10 * number])
+                connection.shutdown(socket.SHUT_WR)
+                assert not connection.recv(100).startswith(b"HTTP/1.1 5")
+        assert httpx.post(f"{url}v1/predict", content=SEVEN).json()[0]["label"] == 7
+        process.send_signal(signal.SIGTERM)
+        started_at = time.monotonic()
+        assert process.wait(timeout=20) == 143
+        assert time.monotonic() - started_at < 10  # 2 s on an idle machine
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert not list(tmp_path.iterdir())
