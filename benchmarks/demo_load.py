@@ -1,6 +1,6 @@
 """Load on `mnist-ce demo`: throughput against `predict` on the same images, latency, memory.
 
-    python -m benchmarks.demo_load [SECONDS]
+    python -m benchmarks.demo_load --seconds 60
 
 One thread per connection posts 100×100 PNGs of drawn digits, then a connection sends malformed and
 cut-off requests. The threads share the cores with the server.
@@ -8,6 +8,7 @@ cut-off requests. The threads share the cores with the server.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import http.client
 import io
@@ -103,7 +104,11 @@ def memory_mb(process: int) -> float:
 
 def main() -> None:
     """Measure and print."""
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 20.0
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long to post images")
+    seconds = parser.parse_args().seconds
     contents, results = make_images(800), list[float]()
     with tempfile.TemporaryDirectory() as folder:
         rate = predict_rate(contents, Path(folder))
