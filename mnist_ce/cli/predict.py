@@ -223,7 +223,7 @@ def _make_folder(option: str, folder: Path | None) -> None:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as failure:
-        reason = f"no such folder can be made: {one_line(failure)}"
+        reason = f"the folder cannot be made: {one_line(failure)}"
         raise RunError(f"{option} {folder}: {reason}") from None
 
 
