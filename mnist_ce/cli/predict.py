@@ -150,6 +150,8 @@ def _which_network(trained: TrainedModel, output: str | None) -> str:
     if (newest := newest_run(Path(output))) is None:
         return line
     run, record = newest
+    if (record.custom or {}).get("model"):  # only Python can give the module again
+        return line
     accuracy = (
         "" if record.test_accuracy is None else f", {record.test_accuracy:.2%} on its test set"
     )
