@@ -150,6 +150,8 @@ def _which_network(trained: TrainedModel, output: str | None) -> str:
     if (newest := newest_run(Path(output))) is None:
         return line
     run, record = newest
+    if (record.custom or {}).get("model"):  # only Python can give the module again
+        return line
     accuracy = (
         "" if record.test_accuracy is None else f", {record.test_accuracy:.2%} on its test set"
     )
@@ -223,7 +225,7 @@ def _make_folder(option: str, folder: Path | None) -> None:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as failure:
-        reason = f"no such folder can be made: {one_line(failure)}"
+        reason = f"the folder cannot be made: {one_line(failure)}"
         raise RunError(f"{option} {folder}: {reason}") from None
 
 

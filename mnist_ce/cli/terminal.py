@@ -172,8 +172,8 @@ def print_training_result(result: TrainResult) -> None:
         best = f"{record['best_validation_accuracy']:.2%} of the validation split"
         typer.echo(f"best epoch {record.best_epoch}: {best} ({result.run.best_path.name})")
     typer.echo(
-        f"{record.dataset}, recipe {record.recipe}, {record.epochs_done} epochs in "
-        f"{record.train_seconds or 0:.1f} s"
+        f"{record.dataset}, recipe {record.recipe}, {record.epochs_done} "
+        f"epoch{'s' * (record.epochs_done != 1)} in {record.train_seconds or 0:.1f} s"
     )
 
 

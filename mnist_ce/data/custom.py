@@ -47,6 +47,8 @@ def custom_dataset(data: object, seed: int, class_names: Sequence[str] = ()) -> 
     sets = list(data) if is_pair_of_sets(data) else [data]  # type: ignore[call-overload]
     splits = [_split(part) for part in sets]
     if len(splits) == 1:
+        if len(splits[0]) == 1:
+            raise UsageError("data has one image; training and testing need one each")
         splits = list(split_validation(splits[0], -(-len(splits[0]) // TEST_SHARE), seed))
     if len(splits) != 2 or not all(map(len, splits)):
         raise UsageError("data must be (images, labels), or a training and a test set, not empty")

@@ -22,7 +22,7 @@ from mnist_ce.data.splits import Split, split_test, split_validation
 from mnist_ce.data.synthetic.generate import generate, load_synthetic
 from mnist_ce.data.tables import read_csv, read_npz
 from mnist_ce.network.objective import Binary, Multiclass, Objective
-from mnist_ce.system.errors import DataError, UsageError
+from mnist_ce.system.errors import DataError, UsageError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -184,10 +184,10 @@ def load_dataset(
         rehearsal = load_dataset("mnist", data_dir, mirror=mirror).train if own[1] else None
         return _load_own(own, rehearsal, read_folder)
     if name not in (*CLASS_NAMES, "auto"):
-        choices = ", ".join(CLASS_NAMES)
+        choices = [*CLASS_NAMES, "auto", "csv:FILE", "npz:FILE", "folder:DIR"]
         raise UsageError(
-            f"there is no dataset {name!r}; choose from {choices}, auto, csv:FILE, npz:FILE and "
-            "folder:DIR"
+            f"there is no dataset {name!r}; choose from {', '.join(choices)}"
+            f"{did_you_mean(name, choices)}"
         )
     if name != "synthetic":
         wanted = "mnist" if name == "auto" else name

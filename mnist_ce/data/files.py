@@ -128,7 +128,7 @@ class DatasetFiles:
             damaged = "".join(f"{path} {problem}. " for path, problem in self.problems.items())
             raise DownloadError(
                 f"{damaged}{self._inventory()}, and {name} could not be downloaded ({error}). Put "
-                "the four files there, or name another mirror."
+                "the missing files there, or name another mirror."
             ) from error
         return file.unpack(packed, self.mirrors[0] + name)
 

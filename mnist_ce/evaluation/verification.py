@@ -127,7 +127,7 @@ def _metrics(run: RunDir, record: RunRecord) -> str:
         *((f"{key} in metrics.csv", rows[-1].get(key), record[key], 0) for key in keys),
         ("the seconds in metrics.csv", seconds, record.train_seconds, tolerance),
     )
-    return f"{len(rows)} epochs, the last as in run.json"
+    return f"{len(rows)} epoch{'s' * (len(rows) != 1)}, the last as in run.json"
 
 
 def _resume(run: RunDir, trained: TrainedModel, record: RunRecord) -> str:

@@ -63,6 +63,13 @@ class ImageInput(nn.Module):
         return logits
 
 
+def check_module(model: object) -> None:
+    """Raise a TypeError unless `model` is a module."""
+    if not isinstance(model, nn.Module):
+        kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise TypeError(f"model must be a torch.nn.Module, not {kind}")
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the module itself, whose parameters have their own names."""
     return model.module if isinstance(model, ImageInput) else model

@@ -131,9 +131,9 @@ def open_image(source: ImageSource) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        return _decode(source, "the picture", can_draft=False)
+        return _decode(source, "the image", can_draft=False)
     if isinstance(source, bytes):
-        return _decode_file(source, "the picture")
+        return _decode_file(source, "the image")
     return _decode_file(_read(Path(source)), str(Path(source)))
 
 
@@ -149,11 +149,9 @@ def _read(path: Path) -> bytes:
     try:
         status = os.fstat(handle)
         if stat.S_ISDIR(status.st_mode):
-            raise ImageError(f"{path} is a folder that holds no pictures")
+            raise ImageError(f"{path} is a folder that holds no images")
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(f"{path} is not a file")
-        if status.st_size == 0:
-            raise ImageError(f"{path} is empty (0 bytes)")
         if status.st_size > MAX_BYTES:
             raise ImageError(f"{path} has {status.st_size:,} bytes, more than {MAX_BYTES:,}")
         with os.fdopen(handle, "rb", closefd=False) as file:
@@ -165,6 +163,8 @@ def _read(path: Path) -> bytes:
 
 
 def _decode_file(content: bytes, name: str) -> Image.Image:
+    if not content:
+        raise ImageError(f"{name} is empty (0 bytes)")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of sizes that are checked here

@@ -59,6 +59,8 @@ class PredictionSettings:
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise UsageError(f"--top-k = {self.top_k}: must be at least 1")
+        if self.batch_size < 1:
+            raise UsageError(f"batch_size = {self.batch_size}: must be at least 1")
         if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
             raise UsageError(f"--min-confidence = {self.min_confidence}: must be from 0 to 1")
 
@@ -358,7 +360,12 @@ class Predictor:
             return None
         if self.settings.min_confidence is not None:
             too_low = score < threshold
-            return f"probability {score:.3f} is below {threshold:g}" if too_low else None
+            # Rounded down, so that it is below the threshold as printed, too.
+            return (
+                f"probability {int(score * 1000) / 1000:.3f} is below {threshold:g}"
+                if too_low
+                else None
+            )
         hypothesis, digit = chosen.hypothesis, scored.digit
         if digit.sign is not None:
             return f"looks like {digit.sign}, not a digit"

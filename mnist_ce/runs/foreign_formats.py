@@ -14,7 +14,7 @@ LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch.save befo
 _CONTAINER_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
 _UNPACK = "unpack it first"
 _TRUSTED = ", if you trust the file, which can run any code"
-_TO_PT = "in Python: import torch, {module}; torch.save({value}, 'weights.pt')"
+_TO_PT = "convert it in Python: import torch, {module}; torch.save({value}, 'weights.pt')"
 
 
 def _in_python(module: str, value: str) -> str:
@@ -140,7 +140,8 @@ def describe_pickle(path: Path, content: bytes, error: str) -> str:
         what = f"holds a whole pickled module ({match[1]})"
     part = ".state_dict()" if match and not is_dict else f"[{key!r}]" if key else ""
     return (
-        f"{what}, and code is never run from a checkpoint: in Python: import torch; torch.save("
+        f"{what}, and code is never run from a checkpoint; convert it in Python: import torch; "
+        "torch.save("
         f"torch.load({str(path)!r}, weights_only=False){part}, 'weights.pt'){_TRUSTED}"
     )
 

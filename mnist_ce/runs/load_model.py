@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from torch import nn
 
-from mnist_ce.network.model import MLP, as_network, unwrapped
+from mnist_ce.network.model import MLP, as_network, check_module, unwrapped
 from mnist_ce.network.objective import Binary, Multiclass, Objective
 from mnist_ce.runs.checkpoint import load_tensors, model_from, read_weights, weights_sha256
 from mnist_ce.runs.records import PredictionSettings, RunRecord
@@ -102,10 +102,15 @@ def load_model(
         CheckpointError: If there is no such checkpoint, it does not hold such a network, or it
             holds the weights of a module that is not given.
         RunError: If the record beside it is damaged.
+        TypeError: If an argument is of another type.
         UsageError: If the input scale is not finite, `input_std` is not above 0, or the module is
             not such a network.
     """
     check_input_scale(input_mean, input_std)
+    if not isinstance(checkpoint, str | Path | None):
+        raise TypeError(f"checkpoint must be a path or a name, not {checkpoint!r:.60}")
+    if model is not None:
+        check_module(model)
     conversion = None
     if model is not None and checkpoint is None:
         path, record = Path(type(model).__name__), None

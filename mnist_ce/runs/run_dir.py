@@ -357,7 +357,7 @@ def find_checkpoint(checkpoint: str | Path | None, output: Path) -> Path:
     if path.is_dir() or (output / path).is_dir():
         folder = path if path.is_dir() else output / path
         description = describe_folder(folder) or "has no model.pt yet: let it finish an epoch first"
-        raise CheckpointError(f"run {checkpoint} {description}")
+        raise CheckpointError(f"checkpoint {checkpoint} {description}")
     near = did_you_mean(
         str(path), [*SHIPPED_WEIGHTS, *_names(output), *_names(path.parent, path.parent)]
     )

@@ -15,7 +15,7 @@ from mnist_ce.data.custom import custom_dataset
 from mnist_ce.data.dataset import DataSplits, load_splits
 from mnist_ce.data.splits import Split
 from mnist_ce.data.upstrokes import add_upstrokes
-from mnist_ce.network.model import MLP
+from mnist_ce.network.model import MLP, check_module
 from mnist_ce.reader.folder import read_folder
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord
@@ -41,9 +41,8 @@ class Custom:
     data: object = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, nn.Module | None):
-            found = getattr(self.model, "__name__", type(self.model).__name__)
-            raise TypeError(f"model must be a torch.nn.Module, not {found}")
+        if self.model is not None:
+            check_module(self.model)
         if not callable(self.optimizer) and self.optimizer is not None:
             raise TypeError("optimizer must be a function of the parameters, such as a class")
 

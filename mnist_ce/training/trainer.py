@@ -112,12 +112,7 @@ def train(
             config = resolve_config(config, flags=settings)
         elif settings:
             raise UsageError("give settings with a config's name or file, not with a Config")
-        if dry_run:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mnist-ce-"))
-            stack.enter_context(dry_run_errors(folder))
-            place = config.run.model_copy(update={"output": folder, "name": "dry-run"})
-            config = config.model_copy(update={"run": place})
-        elif record is None:
+        if record is None and not dry_run:
             check_new_run(Path(config.run.output), config.run.name)
 
         device = resolve_device(local_device(config.train.device))
@@ -131,8 +126,11 @@ def train(
         splits = main_first(lambda: load_data(resolved, record, custom), lambda s: s.digest)
         if dry_run:
             splits = truncate_to_one_batch(splits, config.train.batch_size)
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mnist-ce-"))
+            stack.enter_context(dry_run_errors(folder))
+            place = config.run.model_copy(update={"output": folder, "name": "dry-run"})
             only_one = config.train.model_copy(update={"epochs": 1})
-            config = config.model_copy(update={"train": only_one})
+            config = config.model_copy(update={"run": place, "train": only_one})
         stack.enter_context(reproducible(config.train.seed, config.train.threads))
         if model is not None:  # its kernels may have no deterministic form
             torch.set_deterministic_debug_mode("warn")

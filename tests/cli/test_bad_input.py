@@ -277,6 +277,7 @@ CASES = [
     Case(f"{CHECK} --input-std 0", 2, "--input-std", {"x.pt": GOOD}),
     Case(f"{CHECK} --input-mean nan", 2, "--input-mean", {"x.pt": GOOD}),
     Case(f"{CHECK} --input-std inf", 2, "--input-std", {"x.pt": GOOD}),
+    Case(f"{CHECK} --dataset mnits", 2, "did you mean mnist?", {"x.pt": GOOD}),
     Case(f"{CHECK} --split dev --dataset synthetic", 2, "split", {"x.pt": GOOD}),
 ]
 

@@ -77,7 +77,7 @@ def test_what_is_left_out_is_named(tmp_path: Path, log_warnings: Callable[[], li
         (tmp_path / hidden).write_bytes(b"x")
     assert len(read_folder(tmp_path)[0]) == 6
     (warning,) = log_warnings()
-    assert warning.startswith(f"{tmp_path}: 3 of 9 images are left out: 1/broken.png (is not a ")
+    assert warning.startswith(f"{tmp_path}: 3 of 9 images are left out: 1/broken.png (is not an ")
     assert warning.endswith("1/white.png (no ink found); photo.png (no label)")
 
 

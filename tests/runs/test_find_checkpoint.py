@@ -11,7 +11,7 @@ from PIL import Image
 
 from mnist_ce import load_model, predict
 from mnist_ce.cli import main
-from mnist_ce.runs.run_dir import find_checkpoint, shipped_weights
+from mnist_ce.runs.run_dir import RunDir, find_checkpoint, shipped_weights
 from mnist_ce.system.errors import CheckpointError
 from mnist_ce.training.callbacks import TrainResult
 
@@ -73,6 +73,10 @@ def test_predict_uses_world_and_names_the_newest_run(
     assert f"{accuracy:.2%}" in named
     assert "--checkpoint latest" in named
     assert "mine" in line("--output", ".", "--checkpoint", "latest")
+    record = RunDir(Path("mine")).read_record()
+    assert record is not None
+    RunDir(Path("mine")).write_record(record.model_copy(update={"custom": {"model": "x.CNN"}}))
+    assert line("--output", ".") == "predicting with the shipped weights world"
 
 
 def test_a_label_is_the_digit_not_its_place_among_the_classes(

@@ -171,7 +171,7 @@ def test_a_dry_run_leaves_the_module_alone(settings: dict[str, Any], data: objec
 @pytest.mark.parametrize(
     ("settings_", "arguments", "error", "message"),
     [
-        ({}, {"model": CNN}, TypeError, "model must be a torch.nn.Module, not CNN"),
+        ({}, {"model": CNN}, TypeError, "model must be a torch.nn.Module, not the class CNN"),
         ({}, {"model": CNN(outputs=7)}, UsageError, "CNN has logits for 7 classes, .* needs 10"),
         ({}, {"model": nn.Conv2d(1, 2, 3)}, UsageError, r"must map .*it returns \[2, 2, 26, 26\]"),
         ({}, {"optimizer": "adam"}, TypeError, "optimizer must be a function of the parameters"),
@@ -223,6 +223,7 @@ def test_images_of_every_usual_type_make_the_same_dataset(data: tuple[Set, Set])
         (np.zeros((3, 28, 28)), [0.5, 1, 2], "labels must be whole numbers"),
         (np.zeros((3, 28, 28)), [0, -1, 2], "labels must be whole numbers from 0"),
         (np.zeros((0, 28, 28)), [], "images must be"),
+        (np.zeros((1, 28, 28)), [0], "need one each"),
     ],
 )
 def test_other_images_and_labels_are_refused(images: object, labels: object, message: str) -> None:

@@ -64,6 +64,15 @@ def test_a_run_or_shipped_weights_can_be_named(train_small: Callable[..., TrainR
     assert shipped.rows[0]["train_loss"] < second.rows[0]["train_loss"]
 
 
+def test_a_dry_run_finds_a_run_by_name(base: dict[str, Any]) -> None:
+    first = train(None, base | {"run.name": "first"})
+    dry = train(None, base | {"train.init": "first"}, dry_run=True)
+    assert dry.record.init == {
+        "checkpoint": "first",
+        "weights_sha256": first.record.weights_sha256,
+    }
+
+
 @pytest.mark.parametrize("num_batches", [1, 13])
 def test_resuming_does_not_need_the_file_again(
     base: dict[str, Any], tmp_path: Path, num_batches: int
