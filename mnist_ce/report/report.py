@@ -92,30 +92,24 @@ def _redraw(run: RunDir, data_dir: str | Path | None, right: dict[str, Tensor]) 
 def _draw(
     run: RunDir, trained: TrainedModel, curves: plots.RunCurves, report: EvaluationReport | None
 ) -> None:
-    drawn = _training_plots(run.name, trained, curves)
-    if report is not None:
-        drawn |= _test_plots(run.name, report)
-    for name, png in drawn.items():
-        write_atomically(run.path / f"{name}.png", png)
-
-
-def _training_plots(
-    name: str, trained: TrainedModel, run_curves: plots.RunCurves
-) -> dict[str, bytes]:
     record = trained.record or RunRecord()
-    figures = [f"{record.dataset}, recipe {record.recipe}, {len(run_curves.rows)} epochs"]
+    figures = [f"{record.dataset}, recipe {record.recipe}, {len(curves.rows)} epochs"]
     if record.test_correct is not None and record.test_total:
         correct, total = record.test_correct, record.test_total
         figures.append(f"test: {correct:,} of {total:,} correct ({percent(correct / total, 2)})")
     if record.train_seconds is not None:
         figures.append(f"{record.train_seconds:.1f} s of training")
-    curves = Heading(f"{name}: learning curves", " · ".join(figures))
-    weights = Heading(f"{name}: weights of the first layer", f"trained on {record.dataset}")
-    drawn = {"curves": plots.draw_curves(curves, [run_curves])}
+    heading = Heading(f"{run.name}: learning curves", " · ".join(figures))
+    drawn = {"curves": plots.draw_curves(heading, [curves])}
     if isinstance(trained.model, MLP):
         weight = trained.model.layers[0].weight.detach().numpy()
-        drawn["weights"] = plots.draw_weights(weights, weight)
-    return drawn
+        dataset = f"trained on {record.dataset}"
+        heading = Heading(f"{run.name}: weights of the first layer", dataset)
+        drawn["weights"] = plots.draw_weights(heading, weight)
+    if report is not None:
+        drawn |= _test_plots(run.name, report)
+    for name, png in drawn.items():
+        write_atomically(run.path / f"{name}.png", png)
 
 
 def _test_plots(name: str, report: EvaluationReport) -> dict[str, bytes]:

@@ -12,7 +12,12 @@ from mnist_ce.report.plots.evaluation import (
     reliability_diagram,
     result_line,
 )
-from mnist_ce.report.plots.grids import draw_attributions, draw_mistakes, draw_weights
+from mnist_ce.report.plots.grids import (
+    draw_attributions,
+    draw_differences,
+    draw_mistakes,
+    draw_weights,
+)
 from mnist_ce.report.plots.loss import draw_loss
 
 __all__ = [
@@ -24,6 +29,7 @@ __all__ = [
     "draw_confusion_matrix",
     "draw_curve",
     "draw_curves",
+    "draw_differences",
     "draw_loss",
     "draw_mistakes",
     "draw_weights",
