@@ -35,21 +35,13 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one or many processes train together.
+    """What one or many processes train together."""
 
-    Args:
-        study: The name of the Optuna study; processes with equal plans share it.
-        runs: The runs. Of a search: those of the chosen setting, without the values searched.
-        space: The Optuna distribution of each key that is searched; empty: no search.
-        num_trials: Of the search.
-        storage: A journal file, or the URL of a database.
-    """
-
-    study: str
-    runs: tuple[PlannedRun, ...]
-    space: Mapping[str, BaseDistribution]
-    num_trials: int
-    storage: str
+    study: str  # the name of the Optuna study; processes with equal plans share it
+    runs: tuple[PlannedRun, ...]  # of a search, those of its test, without the values searched
+    space: Mapping[str, BaseDistribution]  # of each key that is searched; empty: no search
+    num_trials: int  # of the search, else the number of runs
+    storage: str  # a journal file, or the URL of a database
 
 
 def plan_runs(

@@ -40,19 +40,12 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class TuneResult:
-    """A plan that is done.
-
-    Args:
-        study: The name of the study.
-        trials: Run, host, state, settings searched, validation and test accuracy of each trial.
-        groups: The tested runs by recipe; of a search those of the chosen setting alone.
-        chosen: Trial, settings and validation accuracy of a search's chosen setting.
-    """
+    """A plan that is done."""
 
     study: str
-    trials: list[dict[str, Any]]
-    groups: list[RunGroup]
-    chosen: dict[str, Any] | None = None
+    trials: list[dict[str, Any]]  # run, host, state, settings searched and accuracies of each
+    groups: list[RunGroup]  # the tested runs by recipe; of a search the chosen setting's alone
+    chosen: dict[str, Any] | None = None  # a search's chosen trial, settings, validation accuracy
 
     def count(self, state: str) -> int:
         """Return how many trials are `complete`, `pruned` or `fail`."""
