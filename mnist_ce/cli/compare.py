@@ -54,7 +54,7 @@ def compare(
             networks, split=split, dataset=dataset, data_dir=data_dir, output=output, device=device
         )
     if plot is not None:
-        from mnist_ce.report.plots import draw_differences
+        from mnist_ce.report.plots.grids import draw_differences
         from mnist_ce.system.files import write_atomically
 
         write_atomically(Path(plot), draw_differences(compared))
