@@ -45,8 +45,7 @@ def _sentences(groups: Sequence[RunGroup], right: Mapping[str, Tensor]) -> list[
     pairs = [
         (a, b)
         for a, b in itertools.combinations(tested, 2)
-        if a.records[0].dataset_digest == b.records[0].dataset_digest
-        and a.records[0].class_names == b.records[0].class_names
+        if all(a.records[0][key] == b.records[0][key] for key in ("dataset_digest", "class_names"))
     ]
     stacked = {id(group): torch.stack([right[n] for n in group.names]) for group in tested}
     found = [compare_groups(stacked[id(a)], stacked[id(b)]) for a, b in pairs]  # [seeds, n] each

@@ -43,21 +43,13 @@ def draw_mistakes(
     wrong = np.flatnonzero(predictions != labels)
     confidence = probabilities[wrong, predictions[wrong]]
     shown = wrong[np.argsort(-confidence, kind="stable")][:_MAX_IMAGES]
-    captions = [
-        [
-            (18, f"true: {names[labels[index]]}", COLOURS[0], 9),
-            (37, f"pred: {names[predictions[index]]}", COLOURS[1], 9),
-            # In float32 the probability of a mistake may round to 1, but it is below.
-            (
-                56,
-                f"{percent(min(float(probabilities[index, predictions[index]]), 1 - 1e-9))}"
-                f"  #{index}",
-                GREY,
-                8,
-            ),
-        ]
-        for index in shown
-    ]
+    captions = []
+    for index in shown:
+        true, predicted = (names[classes[index]] for classes in (labels, predictions))
+        # In float32 the probability of a mistake may round to 1, but it is below.
+        confident = percent(min(float(probabilities[index, predictions[index]]), 1 - 1e-9))
+        caption = [(18, f"true: {true}", COLOURS[0], 9), (37, f"pred: {predicted}", COLOURS[1], 9)]
+        captions.append([*caption, (56, f"{confident}  #{index}", GREY, 8)])
     nothing = f"No mistakes among {len(labels):,} images."
     return _draw_captioned(heading, images[shown], captions, (228, 4), frame=1, nothing=nothing)
 
