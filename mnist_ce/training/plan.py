@@ -99,12 +99,8 @@ def make_plan(
     if len(set(names)) < len(names):
         name = max(names, key=names.count)
         raise UsageError(f"two of the runs would be called {name}; give each value and file once")
-    content = [
-        [key, value]
-        for config in configs
-        for key, value in config.flat().items()
-        if is_of_recipe(key) or key == "run.name"
-    ]
+    items = (item for config in configs for item in config.flat().items())
+    content = [item for item in items if is_of_recipe(item[0]) or item[0] == "run.name"]
     described = json.dumps([content, {key: repr(space[key]) for key in space}])
     digest = hashlib.sha256(described.encode()).hexdigest()[:8]
     if study and not re.fullmatch(r"\w[\w.=+-]*", study):

@@ -322,13 +322,7 @@ def _record(trial: FrozenTrial) -> RunRecord:
 
 def _summary(trial: FrozenTrial) -> dict[str, Any]:
     record, process = _record(trial), trial.user_attrs.get("process", {})
-    return {
-        "run": process.get("run"),
-        "host": process.get("host"),
-        "message": trial.user_attrs.get("message"),
-        "state": trial.state.name.lower(),
-        "settings": searched_settings(trial.params),
-        "seed": record.seed,
-        "validation_accuracy": record.validation_accuracy,
-        "test_accuracy": record.test_accuracy,
-    }
+    summary = {key: process.get(key) for key in ("run", "host")}
+    summary |= {"message": trial.user_attrs.get("message"), "state": trial.state.name.lower()}
+    summary["settings"] = searched_settings(trial.params)
+    return summary | {key: record[key] for key in ("seed", "validation_accuracy", "test_accuracy")}
