@@ -172,7 +172,7 @@ class GroupDifference:
 def compare(
     a: str | Path | TrainedModel,
     b: str | Path | TrainedModel,
-    **options: Any,  # noqa: ANN401 - those of `compare_all`
+    **options: Any,  # noqa: ANN401 - those of `evaluate`
 ) -> Comparison:
     """Compare two networks on the same images; for options and errors see `compare_all`."""
     return Comparison(*compare_all([a, b], **options).reports)
@@ -180,19 +180,13 @@ def compare(
 
 def compare_all(
     networks: Sequence[str | Path | TrainedModel],
-    *,
-    split: str = "test",
-    dataset: str | None = None,
-    data_dir: str | Path | None = None,
-    output: str | Path = "checkpoints",
-    device: str = "auto",
+    **options: Any,  # noqa: ANN401 - those of `evaluate`
 ) -> MultipleComparison:
-    """Compare networks on the same images; for the arguments and errors see `evaluate`.
+    """Compare networks on the same images; for the options and errors see `evaluate`.
 
     If they do not have the same images and classes, it raises a UsageError.
     """
-    where: dict[str, Any] = {"data_dir": data_dir, "output": output, "device": device}
-    reports = [evaluate(network, split=split, dataset=dataset, **where) for network in networks]
+    reports = [evaluate(network, **options) for network in networks]
     for report in reports[1:]:
         _check_comparable(reports[0], report)
     return MultipleComparison(reports)
