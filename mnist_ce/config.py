@@ -22,13 +22,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mnist_ce.network import HIDDEN, INPUT_SIZE
-from mnist_ce.system.errors import (
-    UsageError,
-    did_you_mean,
-    percent_hint,
-    plain_reason,
-    sanitize,
-)
+from mnist_ce.system.errors import UsageError, did_you_mean, percent_hint, plain_reason, sanitize
 from mnist_ce.system.files import one_line, shipped_dir
 
 logger = logging.getLogger(__name__)

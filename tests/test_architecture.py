@@ -23,8 +23,8 @@ PREDICT = (
     "from PIL import Image; Image.new('L', (4, 20), 255).save('one.png'); "
     "from mnist_ce.cli import main; assert main(['predict', 'one.png']) == 0"
 )
-PLOTS = "import mnist_ce.report.plots as plots"
-DRAW = f"{PLOTS}; plots.draw_curves(plots.Heading('', ''), [])"
+PLOTS = "from mnist_ce.report.plots import canvas, curves, evaluation, grids, loss"
+DRAW = f"{PLOTS}; curves.draw_curves(canvas.Heading('', ''), [])"
 
 # A statement, what a fresh interpreter must not have imported after it, and what it must have.
 CASES = {

@@ -54,7 +54,7 @@ def compare(
             networks, split=split, dataset=dataset, data_dir=data_dir, output=output, device=device
         )
     if plot is not None:
-        from mnist_ce.report.plots.differences import draw_differences
+        from mnist_ce.report.plots.grids import draw_differences
         from mnist_ce.system.files import write_atomically
 
         write_atomically(Path(plot), draw_differences(compared))
@@ -62,20 +62,23 @@ def compare(
     two = Comparison(*compared.reports) if len(networks) == 2 else None
     if json:
         print_json((two or compared).to_dict())
-    elif two is not None:
-        _print(two, limit)
-    else:
-        _print_several(compared, limit)
-
-
-def _print_several(compared: MultipleComparison, limit: int) -> None:
-    from mnist_ce.evaluation.comparison import SIGNIFICANCE_LEVEL, p_text
-
-    first, letters = compared.reports[0], [chr(65 + n) for n in range(len(compared.reports))]
-    typer.echo(f"{first.dataset}, {first.split} split, {first.result.num_examples:,} images")
+        return
+    a, letters = compared.reports[0], [chr(65 + n) for n in range(len(networks))]
+    typer.echo(f"{a.dataset}, {a.split} split, {a.result.num_examples:,} images")
     for letter, report in zip(letters, compared.reports, strict=True):
         label = truncate_middle(sanitize(report.trained.label), 77)
         typer.echo(f"{letter}  {label}\n   {accuracy_text(report)}")
+    if two is not None:
+        _print(two, limit)
+    else:
+        _print_several(compared, letters, limit)
+    if 0 < limit < (num_all := len(compared.differing)):
+        typer.echo(f"and {num_all - limit:,} more: --limit {num_all}, or --json")
+
+
+def _print_several(compared: MultipleComparison, letters: list[str], limit: int) -> None:
+    from mnist_ce.evaluation.comparison import SIGNIFICANCE_LEVEL, p_text
+
     rows: list[tuple[str, ...]] = [
         ("pair", "only first right", "only second right", "McNemar, Holm-corrected")
     ]
@@ -84,7 +87,7 @@ def _print_several(compared: MultipleComparison, limit: int) -> None:
         verdict = "significant" if p_value < SIGNIFICANCE_LEVEL else "not significant"
         rows.append((f"{letters[a]} {letters[b]}", *only, f"{p_text(p_value)}, {verdict}"))
     print_table(rows, "<>><")
-    names, labels = first.class_names, first.result.labels.tolist()
+    names, labels = compared.reports[0].class_names, compared.reports[0].result.labels.tolist()
     shown = sorted(compared.differing)[:limit]
     if not shown:
         return
@@ -94,17 +97,10 @@ def _print_several(compared: MultipleComparison, limit: int) -> None:
         (str(index), *(names[n] for n in (labels[index], *predictions[index]))) for index in shown
     ]
     print_table(table, ">" + "<" * (1 + len(letters)))
-    if len(compared.differing) > limit:
-        more = len(compared.differing) - limit
-        typer.echo(f"and {more:,} more: --limit {len(compared.differing)}, or --json")
 
 
 def _print(comparison: Comparison, limit: int) -> None:
-    a, outcomes, found = comparison.a, comparison.outcomes, comparison.differences
-    typer.echo(f"{a.dataset}, {a.split} split, {comparison.num_images:,} images")
-    for letter, report in (("A", a), ("B", comparison.b)):
-        label = truncate_middle(sanitize(report.trained.label), 77)
-        typer.echo(f"{letter}  {label}\n   {accuracy_text(report)}")
+    outcomes, found, names = comparison.outcomes, comparison.differences, comparison.a.class_names
     typer.echo(
         f"both right {outcomes['both_right']:,}, only A {outcomes['only_a_right']:,}, "
         f"only B {outcomes['only_b_right']:,}, both wrong {outcomes['both_wrong']:,}"
@@ -112,12 +108,9 @@ def _print(comparison: Comparison, limit: int) -> None:
     typer.echo(comparison.verdict)
     if not found or not limit:
         return
-    names = a.class_names
     width = max(map(len, (*names, "truth")))
     typer.echo(f"\nimages with different predictions ({len(found):,})")
     typer.echo(f"{'index':>6}  {'truth':<{width}}  {'A':<{width}}  B")
     for item in found[:limit]:
         truth, by_a, by_b = (names[n] for n in (item.label, item.a, item.b))
         typer.echo(f"{item.index:6d}  {truth:<{width}}  {by_a:<{width}}  {by_b}")
-    if len(found) > limit:
-        typer.echo(f"and {len(found) - limit:,} more: --limit {len(found)}, or --json")

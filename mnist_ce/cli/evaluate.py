@@ -71,7 +71,7 @@ def evaluate(
         )
     note(f"checkpoint {trained.path}")
     if plot is not None:
-        from mnist_ce.report.plots import reliability_diagram
+        from mnist_ce.report.plots.evaluation import reliability_diagram
 
         write_atomically(plot, reliability_diagram(report))
     if json:

@@ -151,7 +151,8 @@ def _print_image(explained: ImageExplanation, *, precise: bool, about_logits: bo
 
 
 def _plot_loss(table: LossTable, path: Path) -> None:
-    from mnist_ce.report.plots import Heading, draw_loss
+    from mnist_ce.report.plots.canvas import Heading
+    from mnist_ce.report.plots.loss import draw_loss
 
     if len(table.targets) > 1:
         raise UsageError("--plot goes with one row of numbers")
@@ -161,7 +162,8 @@ def _plot_loss(table: LossTable, path: Path) -> None:
 
 
 def _plot_image(explained: ImageExplanation, path: Path) -> None:
-    from mnist_ce.report.plots import Heading, draw_attributions
+    from mnist_ce.report.plots.canvas import Heading
+    from mnist_ce.report.plots.grids import draw_attributions
 
     names, prediction = explained.trained.class_names, explained.prediction
     heading = Heading(

@@ -21,6 +21,10 @@ CheckpointArgument = Annotated[
         show_default=False,
     ),
 ]
+Assignments = Annotated[
+    list[str] | None,
+    Option("--set", help="Any other key, as section.key=value.", metavar="KEY=VALUE"),
+]
 DataDir = Annotated[
     str | None,
     Option(

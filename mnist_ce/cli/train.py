@@ -31,10 +31,7 @@ def train(
         ),
     ] = None,
     seed: Annotated[int | None, Option(help="Fixes everything random.")] = None,
-    assignments: Annotated[
-        list[str] | None,
-        Option("--set", help="Any other key, as section.key=value.", metavar="KEY=VALUE"),
-    ] = None,
+    assignments: options.Assignments = None,
     dataset: Annotated[
         str | None,
         Option(

@@ -34,10 +34,7 @@ def tune(
         str | None, Option(help="A TOML file of ranges and choices to search.", metavar="FILE")
     ] = None,
     trials: Annotated[int, Option(min=1, help="Of the search.", metavar="N")] = 20,
-    assignments: Annotated[
-        list[str] | None,
-        Option("--set", help="Any other key, as section.key=value.", metavar="KEY=VALUE"),
-    ] = None,
+    assignments: options.Assignments = None,
     dataset: Annotated[
         str | None, Option(help="auto, mnist, fashion-mnist, kmnist or synthetic.")
     ] = None,
@@ -78,14 +75,9 @@ def tune(
     planning.require_optuna()
     if jobs > 1:
         threads = max((threads or os.cpu_count() or 1) // jobs, 1)
-    settings: dict[str, Any] = {
-        "data.dataset": dataset,
-        "data.dir": data_dir,
-        "train.device": device,
-        "train.threads": threads,
-        "run.output": output,
-        **parse_assignments(assignments or []),
-    }
+    settings: dict[str, Any] = {"data.dataset": dataset, "data.dir": data_dir}
+    settings |= {"train.device": device, "train.threads": threads, "run.output": output}
+    settings |= parse_assignments(assignments or [])
     configs = [part for text in config or ["default"] for part in text.split(",")]
     if search and (grid or len(configs) > 1):
         raise UsageError("--search is for one --config, and not together with --grid")

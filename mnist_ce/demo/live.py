@@ -53,11 +53,10 @@ class RunWatcher:
             files = [_modified_ns(run.path / file) for file in ("steps.csv", "metrics.csv")]
             if self._is_new(f"curve {name}", files):
                 yield "curve", {"name": name, **curve(run, record)}
-        for name in names[:1]:
-            run, record = by_name[name]
-            if self._is_new("snapshot", (name, _modified_ns(run.model_path))):
+        for run, _ in map(by_name.__getitem__, names[:1]):
+            if self._is_new("snapshot", (run.name, _modified_ns(run.model_path))):
                 with contextlib.suppress(MnistCeError, OSError):
-                    yield "snapshot", {"name": name, **snapshot(run)}
+                    yield "snapshot", {"name": run.name, **snapshot(run)}
 
     def _is_new(self, key: str, value: object) -> bool:
         is_new = self._seen.get(key) != value
@@ -74,16 +73,10 @@ def _modified_ns(path: Path) -> int:
 
 def summary(run: RunDir, record: RunRecord) -> dict[str, Any]:
     """Return what a list of runs shows; the state is running, stopped, failed or finished."""
-    state = "running" if run.is_locked() else record.status
-    return {
-        "name": run.name,
-        "state": "stopped" if state == "running" and not run.is_locked() else state,
-        "dataset": record.dataset,
-        "recipe": record.recipe,
-        "epochs": record.epochs,
-        "created": record.created,
-        "test_accuracy": record.test_accuracy,
-    }
+    ended = "stopped" if record.status == "running" else record.status
+    content = {"name": run.name, "state": "running" if run.is_locked() else ended}
+    keys = ("dataset", "recipe", "epochs", "created", "test_accuracy")
+    return content | {key: record[key] for key in keys}
 
 
 def curve(run: RunDir, record: RunRecord) -> dict[str, Any]:
@@ -100,17 +93,15 @@ def curve(run: RunDir, record: RunRecord) -> dict[str, Any]:
                     rows.append(values)
     table = np.array(rows).reshape(-1, 5)
     last_step = {int(epoch): step for step, epoch in table[:, :2].tolist()}
-    metrics: list[dict[str, Any]] = []
-    with contextlib.suppress(MnistCeError):
-        metrics = run.read_metrics()
     batch_size = record.flat_config.get("train.batch_size") or 1
+    columns = ("epoch", "train_loss", "validation_accuracy", "test_accuracy")
     epochs = []
-    for row in metrics:
-        # Runs of an earlier version have no steps.csv.
-        num_images = (row.get("images_per_second") or 0) * (row.get("seconds") or 0)
-        step = row["epoch"] * math.ceil(round(num_images) / batch_size)
-        columns = ("epoch", "train_loss", "validation_accuracy", "test_accuracy")
-        epochs.append([last_step.get(row["epoch"], step), *(row.get(key) for key in columns)])
+    with contextlib.suppress(MnistCeError):
+        for row in run.read_metrics():
+            # Runs of an earlier version have no steps.csv.
+            num_images = (row.get("images_per_second") or 0) * (row.get("seconds") or 0)
+            step = row["epoch"] * math.ceil(round(num_images) / batch_size)
+            epochs.append([last_step.get(row["epoch"], step), *(row.get(key) for key in columns)])
     parts = np.array_split(table, min(len(table), MAX_POINTS)) if len(table) else []
     steps = [[*part.mean(axis=0)[[0, 2, 3, 4]].round(6).tolist()] for part in parts]
     return {"steps": steps, "epochs": epochs}
@@ -148,18 +139,17 @@ def snapshot(run: RunDir) -> dict[str, Any]:
 def _mistakes(trained: TrainedModel, splits: DataSplits) -> dict[str, Any]:
     split = splits.validation or splits.test
     images, labels = split.images[:NUM_TESTED], split.labels[:NUM_TESTED]
-    result = evaluate(trained.model, images, labels, splits.objective)
-    confidence, names = splits.objective.probabilities(result.logits).numpy(), splits.class_names
+    result, names = evaluate(trained.model, images, labels, splits.objective), splits.class_names
+    confidence = splits.objective.probabilities(result.logits).amax(dim=1).numpy()
     wrong = np.flatnonzero((result.predictions != labels).numpy())
-    top = confidence[wrong].max(axis=1, initial=0)
     mistakes = [
         {
             "image": png_url(images[index].numpy()),
             "label": names[int(labels[index])],
             "prediction": names[int(result.predictions[index])],
-            "probability": float(confidence[index].max()),
+            "probability": float(confidence[index]),
         }
-        for index in wrong[np.argsort(-top, kind="stable")][:NUM_MISTAKES]
+        for index in wrong[np.argsort(-confidence[wrong], kind="stable")][:NUM_MISTAKES]
     ]
     split_name = "test" if splits.validation is None else "validation"
     tested = {"num_wrong": len(wrong), "num_tested": len(labels), "split": split_name}

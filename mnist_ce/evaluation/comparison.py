@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +90,7 @@ class Comparison:
         return {
             "a": _summary(self.a),
             "b": _summary(self.b),
-            "dataset": self.a.dataset,
-            "split": self.a.split,
-            "total": self.num_images,
-            "class_names": list(self.a.class_names),
+            **_task(self.a),
             **self.outcomes,
             "mcnemar_p_value": self.p_value,
             "significance_level": SIGNIFICANCE_LEVEL,
@@ -140,14 +137,10 @@ class MultipleComparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values: fractions, not percent."""
-        first = self.reports[0]
-        labels, predictions = first.result.labels.tolist(), self.predictions.tolist()
+        labels, predictions = self.reports[0].result.labels.tolist(), self.predictions.tolist()
         return {
             "networks": [_summary(report) for report in self.reports],
-            "dataset": first.dataset,
-            "split": first.split,
-            "total": first.result.num_examples,
-            "class_names": list(first.class_names),
+            **_task(self.reports[0]),
             "pairs": [
                 {
                     "a": a,
@@ -179,7 +172,7 @@ class GroupDifference:
 def compare(
     a: str | Path | TrainedModel,
     b: str | Path | TrainedModel,
-    **options: Any,  # noqa: ANN401 - those of `compare_all`
+    **options: Any,  # noqa: ANN401 - those of `evaluate`
 ) -> Comparison:
     """Compare two networks on the same images; for options and errors see `compare_all`."""
     return Comparison(*compare_all([a, b], **options).reports)
@@ -187,21 +180,13 @@ def compare(
 
 def compare_all(
     networks: Sequence[str | Path | TrainedModel],
-    *,
-    split: str = "test",
-    dataset: str | None = None,
-    data_dir: str | Path | None = None,
-    output: str | Path = "checkpoints",
-    device: str = "auto",
+    **options: Any,  # noqa: ANN401 - those of `evaluate`
 ) -> MultipleComparison:
-    """Compare networks on the same images; for the arguments and errors see `evaluate`.
+    """Compare networks on the same images; for the options and errors see `evaluate`.
 
     If they do not have the same images and classes, it raises a UsageError.
     """
-    run = partial(
-        evaluate, split=split, dataset=dataset, data_dir=data_dir, output=output, device=device
-    )
-    reports = [run(network) for network in networks]
+    reports = [evaluate(network, **options) for network in networks]
     for report in reports[1:]:
         _check_comparable(reports[0], report)
     return MultipleComparison(reports)
@@ -264,27 +249,32 @@ def mcnemar_p_value(only_a: int, only_b: int) -> float:
 
 
 def _check_comparable(a: EvaluationReport, b: EvaluationReport) -> None:
-    if len(a.class_names) != len(b.class_names):
+    path_a, path_b, names_a, names_b = a.trained.path, b.trained.path, a.class_names, b.class_names
+    if len(names_a) != len(names_b):
         raise UsageError(
-            f"{a.trained.path} has {len(a.class_names)} classes and {b.trained.path} "
-            f"{len(b.class_names)}, so they cannot be compared"
+            f"{path_a} has {len(names_a)} classes and {path_b} {len(names_b)}, so they cannot be "
+            "compared"
         )
     if a.dataset != b.dataset:
         raise UsageError(
-            f"{a.trained.path} is of {a.dataset} and {b.trained.path} of {b.dataset}; name the "
-            "one to compare them on with --dataset"
+            f"{path_a} is of {a.dataset} and {path_b} of {b.dataset}; name the one to compare "
+            "them on with --dataset"
         )
     if not torch.equal(a.images, b.images):
         raise UsageError(
-            f"the {a.split} splits of {a.trained.path} and {b.trained.path} are not the same "
-            "images, so they cannot be compared on them; --split test is the same for all runs of "
-            "the same classes"
+            f"the {a.split} splits of {path_a} and {path_b} are not the same images, so they "
+            "cannot be compared on them; --split test is the same for all runs of the same classes"
         )
     if not torch.equal(a.result.labels, b.result.labels):
         raise UsageError(
-            f"{a.trained.path} has the classes {', '.join(a.class_names)} and {b.trained.path} "
-            f"{', '.join(b.class_names)}, so they cannot be compared"
+            f"{path_a} has the classes {', '.join(names_a)} and {path_b} {', '.join(names_b)}, "
+            "so they cannot be compared"
         )
+
+
+def _task(report: EvaluationReport) -> dict[str, Any]:
+    task: dict[str, Any] = {"dataset": report.dataset, "split": report.split}
+    return task | {"total": report.result.num_examples, "class_names": list(report.class_names)}
 
 
 def _summary(report: EvaluationReport) -> dict[str, Any]:

@@ -45,16 +45,12 @@ def _sentences(groups: Sequence[RunGroup], right: Mapping[str, Tensor]) -> list[
     pairs = [
         (a, b)
         for a, b in itertools.combinations(tested, 2)
-        if a.records[0].dataset_digest == b.records[0].dataset_digest
-        and a.records[0].class_names == b.records[0].class_names
+        if all(a.records[0][key] == b.records[0][key] for key in ("dataset_digest", "class_names"))
     ]
-    found = [compare_groups(*(_stack(group, right) for group in pair)) for pair in pairs]
+    stacked = {id(group): torch.stack([right[n] for n in group.names]) for group in tested}
+    found = [compare_groups(stacked[id(a)], stacked[id(b)]) for a, b in pairs]  # [seeds, n] each
     adjusted = holm([difference.p_value for difference in found])
     return [_sentence(*rest) for rest in zip(pairs, found, adjusted, strict=True)]
-
-
-def _stack(group: RunGroup, right: Mapping[str, Tensor]) -> Tensor:
-    return torch.stack([right[name] for name in group.names])  # [seeds, n]
 
 
 def _sentence(pair: tuple[RunGroup, RunGroup], found: GroupDifference, p_value: float) -> str:

@@ -64,6 +64,7 @@ class ReportedRun:
             return None
         return correct, total
 
+    @property
     def accuracy(self) -> float:
         """The share of correct predictions; 0 without a result."""
         correct, total = self.result or (0, 1)
@@ -71,9 +72,7 @@ class ReportedRun:
 
 
 def report_page(
-    runs: Sequence[ReportedRun],
-    curves: Mapping[str, bytes],
-    groups: GroupSection | None = None,
+    runs: Sequence[ReportedRun], curves: Mapping[str, bytes], groups: GroupSection | None = None
 ) -> str:
     """Return a self-contained HTML page; `curves` are PNG files by what is drawn in them."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -81,11 +80,11 @@ def report_page(
     loader = PackageLoader("mnist_ce.report", "")
     jinja = Environment(autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True)
     jinja.filters["base64"] = lambda png: base64.b64encode(png).decode()
+    jinja.filters["quote"] = lambda path: shlex.quote(str(path))
     differences = _differences(*(_settings(run.record) for run in runs))
     return jinja.get_template("report.html.j2").render(
         title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
         runs=runs,
-        headline=_headline(runs) if groups is None else None,
         results=[_results(run) for run in runs],
         best=_best(runs),
         sections=_sections(runs, curves),
@@ -97,31 +96,10 @@ def report_page(
     )
 
 
-def _headline(runs: Sequence[ReportedRun]) -> str:
-    """Return the result of a run, or the better of the two best ones, in a sentence."""
-    tested = sorted((run for run in runs if run.result), key=ReportedRun.accuracy, reverse=True)
-    if len(runs) == 1 and tested:
-        accuracy, correct, interval = _accuracy(runs[0])
-        return (
-            f"{correct} test images are classified correctly: {accuracy}, 95 % interval "
-            f"{interval}, after {len(runs[0].curves.rows)} epochs."
-        )
-    if len(tested) < 2:
-        return ""
-    if len({run.record.dataset_digest for run in tested}) > 1:
-        return "The runs were tested on different images: their results cannot be compared."
-    first, second = tested[:2]
-    return (
-        f"{first.name} is the most accurate of {len(tested)} runs: {first.accuracy():.2%} of the "
-        f"test images, {second.name} {second.accuracy():.2%}. Whether that is more than chance: "
-        f"mnist-ce compare {shlex.join([str(first.path), str(second.path)])}"
-    )
-
-
 def _best(runs: Sequence[ReportedRun]) -> set[tuple[int, int]]:
     """Return the cells of the best results of several runs, by row and column of `_results`."""
     keys: dict[int, Callable[[ReportedRun], float | None]] = {
-        1: lambda run: -run.accuracy() if run.result else None,
+        1: lambda run: -run.accuracy if run.result else None,
         4: lambda run: run.record.test_loss,
         6: lambda run: run.record.train_seconds,
     }

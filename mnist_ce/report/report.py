@@ -10,11 +10,12 @@ from torch import Tensor
 
 from mnist_ce.evaluation.evaluate import EvaluationReport, evaluate
 from mnist_ce.network.model import MLP
-from mnist_ce.report import plots
 from mnist_ce.report.groups import group_section
 from mnist_ce.report.page import PLOTS, ReportedRun, report_page
-from mnist_ce.report.plots import Heading
-from mnist_ce.report.plots.canvas import percent
+from mnist_ce.report.plots.canvas import Heading, percent
+from mnist_ce.report.plots.curves import QUANTITIES, RunCurves, draw_curve, draw_curves
+from mnist_ce.report.plots.evaluation import draw_confusion_matrix, reliability_diagram, result_line
+from mnist_ce.report.plots.grids import draw_mistakes, draw_weights
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, find_run, list_runs
@@ -54,7 +55,7 @@ def report(
     reported = [_redraw(run, data_dir, right) for run in runs]
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     curves = [run.curves for run in reported]
-    drawn = {name: plots.draw_curve(name, title, curves) for name in plots.QUANTITIES}
+    drawn = {name: draw_curve(name, title, curves) for name in QUANTITIES}
     directory = runs[0].path if len(runs) == 1 else output
     path = directory / "report.html" if file is None else Path(file)
     write_atomically(path, report_page(reported, drawn, group_section(reported, right)))
@@ -66,7 +67,7 @@ def draw_plots(run: RunDir, report: EvaluationReport, rows: Sequence[EpochMetric
 
     These are curves, weights, confusion matrix, mistakes and calibration.
     """
-    _draw(run, report.trained, plots.RunCurves(run.name, rows, run.read_steps()), report)
+    _draw(run, report.trained, RunCurves(run.name, rows, run.read_steps()), report)
 
 
 def _redraw(run: RunDir, data_dir: str | Path | None, right: dict[str, Tensor]) -> ReportedRun:
@@ -75,7 +76,7 @@ def _redraw(run: RunDir, data_dir: str | Path | None, right: dict[str, Tensor]) 
     if not run.model_path.is_file():
         raise RunError(f"run {run.path} has no model.pt yet: let it finish an epoch first")
     trained = load_model(run.model_path)
-    curves = plots.RunCurves(run.name, run.read_metrics(), run.read_steps())
+    curves = RunCurves(run.name, run.read_metrics(), run.read_steps())
     report = None
     try:
         report = evaluate(trained, data_dir=data_dir, device="cpu")
@@ -90,45 +91,39 @@ def _redraw(run: RunDir, data_dir: str | Path | None, right: dict[str, Tensor]) 
 
 
 def _draw(
-    run: RunDir, trained: TrainedModel, curves: plots.RunCurves, report: EvaluationReport | None
+    run: RunDir, trained: TrainedModel, curves: RunCurves, report: EvaluationReport | None
 ) -> None:
-    drawn = _training_plots(run.name, trained, curves)
+    record = trained.record or RunRecord()
+    figures = [f"{record.dataset}, recipe {record.recipe}, {len(curves.rows)} epochs"]
+    if record.test_correct is not None and record.test_total:
+        correct, total = record.test_correct, record.test_total
+        figures.append(f"test: {correct:,} of {total:,} correct ({percent(correct / total, 2)})")
+    if record.train_seconds is not None:
+        figures.append(f"{record.train_seconds:.1f} s of training")
+    heading = Heading(f"{run.name}: learning curves", " · ".join(figures))
+    drawn = {"curves": draw_curves(heading, [curves])}
+    if isinstance(trained.model, MLP):
+        weight = trained.model.layers[0].weight.detach().numpy()
+        dataset = f"trained on {record.dataset}"
+        heading = Heading(f"{run.name}: weights of the first layer", dataset)
+        drawn["weights"] = draw_weights(heading, weight)
     if report is not None:
         drawn |= _test_plots(run.name, report)
     for name, png in drawn.items():
         write_atomically(run.path / f"{name}.png", png)
 
 
-def _training_plots(
-    name: str, trained: TrainedModel, run_curves: plots.RunCurves
-) -> dict[str, bytes]:
-    record = trained.record or RunRecord()
-    figures = [f"{record.dataset}, recipe {record.recipe}, {len(run_curves.rows)} epochs"]
-    if record.test_correct is not None and record.test_total:
-        correct, total = record.test_correct, record.test_total
-        figures.append(f"test: {correct:,} of {total:,} correct ({percent(correct / total, 2)})")
-    if record.train_seconds is not None:
-        figures.append(f"{record.train_seconds:.1f} s of training")
-    curves = Heading(f"{name}: learning curves", " · ".join(figures))
-    weights = Heading(f"{name}: weights of the first layer", f"trained on {record.dataset}")
-    drawn = {"curves": plots.draw_curves(curves, [run_curves])}
-    if isinstance(trained.model, MLP):
-        weight = trained.model.layers[0].weight.detach().numpy()
-        drawn["weights"] = plots.draw_weights(weights, weight)
-    return drawn
-
-
 def _test_plots(name: str, report: EvaluationReport) -> dict[str, bytes]:
     trained, result, class_names = report.trained, report.result, report.class_names
-    matrix = Heading(f"{name}: confusion matrix", plots.result_line(report))
+    matrix = Heading(f"{name}: confusion matrix", result_line(report))
     mistakes = Heading(
         f"{name}: the most confident mistakes",
         f"{report.dataset}, test split: {result.num_examples - result.num_correct:,} of "
         f"{result.num_examples:,} images; #n is the n-th image, from 0",
     )
     return {
-        "confusion_matrix": plots.draw_confusion_matrix(matrix, report.confusion, class_names),
-        "mistakes": plots.draw_mistakes(
+        "confusion_matrix": draw_confusion_matrix(matrix, report.confusion, class_names),
+        "mistakes": draw_mistakes(
             mistakes,
             report.images.numpy(),
             result.labels.numpy(),
@@ -136,5 +131,5 @@ def _test_plots(name: str, report: EvaluationReport) -> dict[str, bytes]:
             trained.objective.probabilities(result.logits / trained.temperature).numpy(),
             class_names,
         ),
-        "calibration": plots.reliability_diagram(report, name),
+        "calibration": reliability_diagram(report, name),
     }

@@ -21,10 +21,8 @@ _IGNORED_KEYS = {
 class RunGroup:
     """Finished runs with equal settings and different seeds, one per seed."""
 
-    label: str
-    """Dataset and recipe, and the settings in which it differs from groups of the same two."""
-    names: tuple[str, ...]
-    """Of the runs, by seed."""
+    label: str  # dataset and recipe, and settings that differ from those of groups of the same two
+    names: tuple[str, ...]  # of the runs, by seed
     records: tuple[RunRecord, ...]
 
     def mean(self, key: str) -> float | None:

@@ -15,65 +15,38 @@ from mnist_ce.runs.train_state import EpochMetrics, MetricSums
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A run whose first step comes next.
-
-    Args:
-        run: Its directory.
-        config: Its resolved config.
-        dataset: The name of the dataset.
-        num_images: Training images.
-        num_batches: Batches per epoch.
-        num_epochs: Epochs in all.
-        epoch: The epoch to be trained next, from 1; above 1 in a resumed run.
-        step: The kind of step: `plain`, `fast`, `cuda-graph` or `distributed`.
-        num_workers: The CPU threads that compute a step.
-        device: Where it runs.
-    """
+    """A run whose first step comes next."""
 
     run: RunDir
-    config: Config
+    config: Config  # resolved
     dataset: str
-    num_images: int
-    num_batches: int
-    num_epochs: int
-    epoch: int
-    step: str
-    num_workers: int
+    num_images: int  # for training
+    num_batches: int  # per epoch
+    num_epochs: int  # in all
+    epoch: int  # to be trained next, from 1; above 1 in a resumed run
+    step: str  # `plain`, `fast`, `cuda-graph` or `distributed`
+    num_workers: int  # CPU threads that compute a step
     device: str
 
 
 @dataclass(frozen=True, slots=True)
 class BatchInfo:
-    """A batch that is done.
+    """A batch that is done."""
 
-    Args:
-        epoch: Its epoch, from 1.
-        batch: Batches done in this epoch.
-        seconds: Time spent in this epoch.
-        metrics: Returns the sums since the epoch began; waits for the device.
-    """
-
-    epoch: int
-    batch: int
-    seconds: float
-    metrics: Callable[[], MetricSums]
+    epoch: int  # from 1
+    batch: int  # batches done in this epoch
+    seconds: float  # spent in this epoch
+    metrics: Callable[[], MetricSums]  # the sums since the epoch began; waits for the device
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run.
+    """A finished run."""
 
-    Args:
-        run: Its directory (removed after a dry run).
-        record: The content of `run.json`.
-        rows: The rows of `metrics.csv`.
-        model: The trained network, on the CPU: the module given to `train`, if one was.
-    """
-
-    run: RunDir
-    record: RunRecord
-    rows: list[EpochMetrics]
-    model: nn.Module
+    run: RunDir  # removed after a dry run
+    record: RunRecord  # the content of `run.json`
+    rows: list[EpochMetrics]  # of `metrics.csv`
+    model: nn.Module  # the trained network, on the CPU: the module given to `train`, if one was
 
 
 class Callback:
@@ -94,12 +67,7 @@ class Callback:
 
 @dataclass
 class StopFlag:
-    """A request to stop training after the current batch, set by a signal handler.
+    """A request to stop training after the current batch, set by a signal handler."""
 
-    Args:
-        signal_number: The signal that asked; None: none did.
-        is_checked: Whether the training loop is running and will see the request.
-    """
-
-    signal_number: int | None = None
-    is_checked: bool = False
+    signal_number: int | None = None  # of the signal; None: there was none
+    is_checked: bool = False  # whether the training loop is running and will see the request

@@ -25,8 +25,7 @@ def draw_final_plots(
         StoppedError: If training was stopped while it finished.
     """
     hint = f"draw them with: mnist-ce report {result.run.path}"
-    if stop.signal_number is not None:
-        number = stop.signal_number
+    if (number := stop.signal_number) is not None:
         raise StoppedError(f"the run is complete, but its plots are not: {hint}", number)
     names = splits.class_names
     trained = TrainedModel(

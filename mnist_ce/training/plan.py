@@ -13,13 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_ce.config import (
-    Config,
-    check_value,
-    read_settings,
-    recipe_name,
-    resolve_config,
-)
+from mnist_ce.config import Config, check_value, read_settings, recipe_name, resolve_config
 from mnist_ce.runs.groups import is_of_recipe
 from mnist_ce.system.errors import UsageError
 from mnist_ce.system.files import one_line
@@ -41,21 +35,13 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one or many processes train together.
+    """What one or many processes train together."""
 
-    Args:
-        study: The name of the Optuna study; processes with equal plans share it.
-        runs: The runs. Of a search: those of the chosen setting, without the values searched.
-        space: The Optuna distribution of each key that is searched; empty: no search.
-        num_trials: Of the search.
-        storage: A journal file, or the URL of a database.
-    """
-
-    study: str
-    runs: tuple[PlannedRun, ...]
-    space: Mapping[str, BaseDistribution]
-    num_trials: int
-    storage: str
+    study: str  # the name of the Optuna study; processes with equal plans share it
+    runs: tuple[PlannedRun, ...]  # of a search, those of its test, without the values searched
+    space: Mapping[str, BaseDistribution]  # of each key that is searched; empty: no search
+    num_trials: int  # of the search, else the number of runs
+    storage: str  # a journal file, or the URL of a database
 
 
 def plan_runs(
@@ -81,10 +67,9 @@ def plan_runs(
             for key, value in sorted(flags.items())
             if value is not None and (key == "data.dataset" or is_of_recipe(key))
         ]
-        recipe = recipe_name(config)
-        name = "-".join([recipe, *parts, f"seed{seed}"])
+        name = "-".join([recipe_name(config), *parts, f"seed{seed}"])
         resolved = resolve_config(config, flags={**flags, "run.name": name})
-        runs.append(PlannedRun(recipe, resolved))
+        runs.append(PlannedRun(recipe_name(config), resolved))
     return tuple(runs)
 
 
@@ -114,8 +99,8 @@ def make_plan(
     if len(set(names)) < len(names):
         name = max(names, key=names.count)
         raise UsageError(f"two of the runs would be called {name}; give each value and file once")
-    content = [[key, value] for config in configs for key, value in config.flat().items()]
-    content = [[key, value] for key, value in content if is_of_recipe(key) or key == "run.name"]
+    items = (item for config in configs for item in config.flat().items())
+    content = [item for item in items if is_of_recipe(item[0]) or item[0] == "run.name"]
     described = json.dumps([content, {key: repr(space[key]) for key in space}])
     digest = hashlib.sha256(described.encode()).hexdigest()[:8]
     if study and not re.fullmatch(r"\w[\w.=+-]*", study):
@@ -182,21 +167,17 @@ def read_space(file: str | Path) -> dict[str, BaseDistribution]:
         values = [limits[name] for name in ("low", "high") if name in limits] if limits else value
         for each in values if isinstance(values, list) else [values]:
             check_value(key, each, str(file))
-        is_range = len(limits) > 1 and type(defaults[key]) in (int, float)
+        is_number = type(defaults[key]) in (int, float)
+        is_range = len(limits) > 1 and is_number
         if not values or not isinstance(values, list) or bool(limits) != is_range:
-            kind = "or a range { low = …, high = … }" if type(defaults[key]) in (int, float) else ""
-            raise UsageError(f"{file}: {key} must be a list of choices {kind}".rstrip())
+            kind = " or a range { low = …, high = … }" if is_number else ""
+            raise UsageError(f"{file}: {key} must be a list of choices{kind}")
         number = IntDistribution if type(defaults[key]) is int else FloatDistribution
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")  # a step that does not divide the range
-                space[key] = (
-                    number(**limits)
-                    if limits
-                    else CategoricalDistribution(
-                        [json.dumps(each) if isinstance(each, list) else each for each in values]
-                    )
-                )
+                choices = [json.dumps(one) if isinstance(one, list) else one for one in values]
+                space[key] = number(**limits) if limits else CategoricalDistribution(choices)
         except (TypeError, ValueError, UserWarning) as error:
             raise UsageError(f"{file}: {key}: {one_line(error)}") from None
     if not space:

@@ -23,15 +23,12 @@ def learning_rates(
     if schedule.kind == "constant":
         return lambda step: learning_rate
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=learning_rate)
+    scheduler: lr_scheduler.LRScheduler
     if schedule.kind == "step":
-        by_epoch = _run(
-            optimizer,
-            lr_scheduler.StepLR(optimizer, schedule.step_epochs, schedule.factor),
-            num_epochs,
-        )
+        scheduler = lr_scheduler.StepLR(optimizer, schedule.step_epochs, schedule.factor)
+        by_epoch = _run(optimizer, scheduler, num_epochs)
         return lambda step: by_epoch[step // steps_per_epoch]
     num_steps = num_epochs * steps_per_epoch
-    scheduler: lr_scheduler.LRScheduler
     if schedule.kind == "cosine":
         scheduler = lr_scheduler.CosineAnnealingLR(
             optimizer, num_steps, eta_min=learning_rate * schedule.final_fraction

@@ -23,12 +23,8 @@ class StepMetrics:
     def __init__(
         self, step: Step, state: TrainState, checkpointer: AsyncCheckpointer, interval: int
     ) -> None:
-        self.step, self.state, self.checkpointer, self.interval = (
-            step,
-            state,
-            checkpointer,
-            interval,
-        )
+        self.step, self.state = step, state
+        self.checkpointer, self.interval = checkpointer, interval
         self._pending: list[tuple[int, float, Callable[[], MetricSums]]] = []
         self._flushed_at = time.monotonic()
 

@@ -410,8 +410,7 @@ class Trainer:
         batch = self.state.batch
         if num_processes() > 1 and batch % STOP_INTERVAL_BATCHES:
             return
-        signal_number = all_reduce_max(self.stop.signal_number or 0)
-        if not signal_number:
+        if not (signal_number := all_reduce_max(self.stop.signal_number or 0)):
             return
         self._save(epoch_is_done=not batch)
         self._write_record("stopped")

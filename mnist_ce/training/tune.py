@@ -40,19 +40,12 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class TuneResult:
-    """A plan that is done.
-
-    Args:
-        study: The name of the study.
-        trials: Run, host, state, settings searched, validation and test accuracy of each trial.
-        groups: The tested runs by recipe; of a search those of the chosen setting alone.
-        chosen: Trial, settings and validation accuracy of a search's chosen setting.
-    """
+    """A plan that is done."""
 
     study: str
-    trials: list[dict[str, Any]]
-    groups: list[RunGroup]
-    chosen: dict[str, Any] | None = None
+    trials: list[dict[str, Any]]  # run, host, state, settings searched and accuracies of each
+    groups: list[RunGroup]  # the tested runs by recipe; of a search the chosen setting's alone
+    chosen: dict[str, Any] | None = None  # a search's chosen trial, settings, validation accuracy
 
     def count(self, state: str) -> int:
         """Return how many trials are `complete`, `pruned` or `fail`."""
@@ -120,13 +113,8 @@ Planned = Callable[[int, Mapping[str, Any]], PlannedRun]
 class _Study:
     """An Optuna study each of whose trials is trained as a run.
 
-    Args:
-        plan: The plan.
-        name: The name of the study.
-        num_trials: How many trials it has.
-        planned: Returns the run of a trial, given its number and the values searched.
-        stop: Stops training.
-        origin: What the record of each run says about its origin, beside study and trial.
+    `planned` returns the run of a trial, given its number and the values searched; `origin` is what
+    the record of each run says about its origin, beside study and trial.
     """
 
     def __init__(
@@ -139,8 +127,7 @@ class _Study:
         origin: Mapping[str, Any] | None = None,
     ) -> None:
         self.planned, self.num_trials, self.stop = planned, num_trials, stop
-        self.space = dict(plan.space) if origin is None else {}
-        self.origin = dict(origin or {})
+        self.space, self.origin = ({}, origin) if origin else (dict(plan.space), {})
         self.output = Path(plan.runs[0].config.run.output)
         self.host = socket.gethostname()
         self.study = open_study(name, plan.storage)
@@ -155,13 +142,13 @@ class _Study:
                 continue
             if len(trials) < self.num_trials:
                 self._train(self._next_trial(len(trials)))
-            elif not running:
+                continue
+            if not running:
                 return trials[: self.num_trials]
-            else:
-                if not is_waiting:
-                    logger.info(f"waiting for {len(running)} runs of other processes")
-                is_waiting = True
-                time.sleep(POLL_SECONDS)
+            if not is_waiting:
+                logger.info(f"waiting for {len(running)} runs of other processes")
+            is_waiting = True
+            time.sleep(POLL_SECONDS)
 
     def _next_trial(self, count: int) -> Trial:
         from optuna.samplers import TPESampler
@@ -176,13 +163,11 @@ class _Study:
         return {"host": self.host, "seen_at": time.time()}
 
     def _take_over(self, trial: FrozenTrial) -> bool:
-        """Train a trial if its process was killed, and return whether it was.
-
-        On this machine the lock shows it. Another machine may have another disk, so its processes
-        count as killed when they have been silent for long.
-        """
+        """Train a trial if its process was killed, and return whether it was."""
         from optuna.trial import Trial
 
+        # On this machine the lock shows it. Another machine may have another disk, so its processes
+        # count as killed when they have been silent for long.
         started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
         process = trial.user_attrs.get("process", {"host": None, "seen_at": started})
         is_silent = time.time() - process["seen_at"] > GRACE_SECONDS
@@ -266,19 +251,16 @@ class _TrialCallback(Callback):
         self.reported = set(before.intermediate_values)  # of a run that is resumed
 
     def on_start(self, info: RunInfo) -> None:
-        """Take the number of epochs."""
         self.num_epochs = info.num_epochs
         self.next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
 
     def on_batch(self, info: BatchInfo) -> None:
-        """Write the time into the study, every `HEARTBEAT_SECONDS`."""
         if time.monotonic() >= self.next_heartbeat:
             process = self.trial.user_attrs["process"] | {"seen_at": time.time()}
             self.trial.set_user_attr("process", process)
             self.next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
-        """Report the validation accuracy, and prune a trial that is below the median."""
         epoch = metrics["epoch"]
         if not self.prunes or epoch == self.num_epochs:
             return
@@ -298,12 +280,11 @@ def open_study(name: str, storage: str) -> Study:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
+        opened: Any = storage
         if "://" not in storage:
             path = Path(storage).absolute()  # Optuna's lock is a symbolic link to it
             path.parent.mkdir(parents=True, exist_ok=True)
-            opened: Any = JournalStorage(JournalFileBackend(str(path)))
-        else:
-            opened = storage
+            opened = JournalStorage(JournalFileBackend(str(path)))
         return optuna.create_study(
             storage=opened,
             study_name=name,
@@ -314,9 +295,8 @@ def open_study(name: str, storage: str) -> Study:
     except OSError:
         raise
     except Exception as error:  # SQLAlchemy, its drivers and Optuna raise many kinds
-        raise RunError(
-            f"the study {name} cannot be opened in --storage: {one_line(error)}"
-        ) from None
+        reason = one_line(error)
+        raise RunError(f"the study {name} cannot be opened in --storage: {reason}") from None
 
 
 def _changed(run: PlannedRun, settings: Mapping[str, Any]) -> PlannedRun:
@@ -332,23 +312,17 @@ def _has_settings(record: RunRecord, config: Config) -> bool:
     )
 
 
+def _groups(trials: Sequence[FrozenTrial]) -> list[RunGroup]:
+    return group_runs((str(record.name), record) for record in map(_record, trials))
+
+
 def _record(trial: FrozenTrial) -> RunRecord:
     return RunRecord.model_validate(trial.user_attrs.get("record", {}))
 
 
-def _groups(trials: Sequence[FrozenTrial]) -> list[RunGroup]:
-    return group_runs((str(_record(trial).name), _record(trial)) for trial in trials)
-
-
 def _summary(trial: FrozenTrial) -> dict[str, Any]:
     record, process = _record(trial), trial.user_attrs.get("process", {})
-    return {
-        "run": process.get("run"),
-        "host": process.get("host"),
-        "message": trial.user_attrs.get("message"),
-        "state": trial.state.name.lower(),
-        "settings": searched_settings(trial.params),
-        "seed": record.seed,
-        "validation_accuracy": record.validation_accuracy,
-        "test_accuracy": record.test_accuracy,
-    }
+    summary = {key: process.get(key) for key in ("run", "host")}
+    summary |= {"message": trial.user_attrs.get("message"), "state": trial.state.name.lower()}
+    summary["settings"] = searched_settings(trial.params)
+    return summary | {key: record[key] for key in ("seed", "validation_accuracy", "test_accuracy")}

@@ -10,7 +10,7 @@ from PIL import Image
 from mnist_ce import evaluate, load_model, train
 from mnist_ce.cli import main
 from mnist_ce.evaluation.temperature_scaling import calibrate
-from mnist_ce.report.plots import reliability_diagram
+from mnist_ce.report.plots.evaluation import reliability_diagram
 from mnist_ce.report.report import report
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir

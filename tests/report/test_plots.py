@@ -9,18 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnist_ce.report.plots import (
-    QUANTITIES,
-    Heading,
-    RunCurves,
-    draw_calibration,
-    draw_confusion_matrix,
-    draw_curve,
-    draw_curves,
-    draw_mistakes,
-    draw_weights,
-)
-from mnist_ce.report.plots.canvas import Canvas, percent
+from mnist_ce.report.plots.canvas import Canvas, Heading, percent
+from mnist_ce.report.plots.curves import QUANTITIES, RunCurves, draw_curve, draw_curves
+from mnist_ce.report.plots.evaluation import draw_calibration, draw_confusion_matrix
+from mnist_ce.report.plots.grids import draw_mistakes, draw_weights
 
 AxesOf = Callable[[bytes], list[Any]]
 HEADING = Heading("a run", "a dataset")

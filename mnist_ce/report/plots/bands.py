@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_ce.report.plots.canvas import COLOURS, Heading, drawing
+from mnist_ce.report.plots.curves import Rows
 from mnist_ce.system.errors import sanitize, truncate_middle
-
-Rows = Sequence[Mapping[str, Any]]
 
 
 def draw_group_curves(

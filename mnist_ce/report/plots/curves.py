@@ -122,12 +122,8 @@ def _draw(axes: Axes, quantity: str, runs: Sequence[RunCurves]) -> None:
 
     is_one = len(runs) == 1
     looks = [{} if is_one else _look(number) for number in range(len(runs))]
-    series = [
-        one
-        for run, own in zip(runs, looks, strict=True)
-        for one in _series(run, quantity, own)
-        if len(one.points)
-    ]
+    drawn = (_series(run, quantity, own) for run, own in zip(runs, looks, strict=True))
+    series = [one for of_run in drawn for one in of_run if len(one.points)]
     axes.set(title=QUANTITIES[quantity], xlabel="epochs", axisbelow=True)
     axes.grid(visible=True)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -1,8 +1,9 @@
-"""Images of 28 × 28 pixels: mistakes, weights of the first layer, attribution of each pixel."""
+"""Images of 28 × 28 pixels: mistakes, differences, first-layer weights, pixel attributions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +11,12 @@ import numpy.typing as npt
 from mnist_ce.report.plots.canvas import COLOURS, DPI, GREY, Heading, drawing, percent, short_names
 from mnist_ce.system.errors import sanitize, truncate_middle
 
-_MISTAKES = (6, 4)  # rows, columns
-_MISTAKE_PITCH = (228, 192)  # pixels from one image to the next, down and across
-_MISTAKE_SCALE = 5  # pixels of the plot per pixel of an image
-_MISTAKE_SIDE = 28 * _MISTAKE_SCALE + 2  # with a frame
+if TYPE_CHECKING:
+    from mnist_ce.evaluation.comparison import MultipleComparison
+
+_MAX_IMAGES = 24
+_SCALE = 5  # pixels of the plot per pixel of an image
+_ACROSS = 192  # pixels from one image to the next
 
 _UNITS = (9, 8)  # rows, columns
 _UNIT_PITCH = 30  # weights from one unit to the next
@@ -39,35 +42,84 @@ def draw_mistakes(
     names = short_names(class_names)
     wrong = np.flatnonzero(predictions != labels)
     confidence = probabilities[wrong, predictions[wrong]]
-    max_rows, columns = _MISTAKES
-    down, across = _MISTAKE_PITCH
-    shown = wrong[np.argsort(-confidence, kind="stable")][: max_rows * columns].tolist()
-    rows = max(-(-len(shown) // columns), 1)
+    shown = wrong[np.argsort(-confidence, kind="stable")][:_MAX_IMAGES]
+    captions = []
+    for index in shown:
+        true, predicted = (names[classes[index]] for classes in (labels, predictions))
+        # In float32 the probability of a mistake may round to 1, but it is below.
+        confident = percent(min(float(probabilities[index, predictions[index]]), 1 - 1e-9))
+        caption = [(18, f"true: {true}", COLOURS[0], 9), (37, f"pred: {predicted}", COLOURS[1], 9)]
+        captions.append([*caption, (56, f"{confident}  #{index}", GREY, 8)])
+    nothing = f"No mistakes among {len(labels):,} images."
+    return _draw_captioned(heading, images[shown], captions, (228, 4), frame=1, nothing=nothing)
+
+
+def draw_differences(compared: MultipleComparison) -> bytes:
+    """Draw up to 24 images on which not all predictions of networks are equal, as a PNG.
+
+    They are in the order of `differing`. Below each stand the truth and, by network, the prediction
+    with its probability, in green where it is right and in red where it is wrong.
+    """
+    first, letters = compared.reports[0], [chr(65 + n) for n in range(len(compared.reports))]
+    names, labels = short_names(first.class_names), first.result.labels.tolist()
+    probabilities = [
+        report.trained.objective.probabilities(report.result.logits / report.trained.temperature)
+        for report in compared.reports
+    ]
+    shown = compared.differing[:_MAX_IMAGES]
+    captions = []
+    for index in shown:
+        caption = [(19, f"true: {names[labels[index]]}  #{index}", GREY, 9)]
+        for number, letter in enumerate(letters):
+            prediction = int(compared.predictions[index, number])
+            probability = percent(float(probabilities[number][index, prediction]))
+            colour = COLOURS[2] if prediction == labels[index] else COLOURS[1]
+            text = f"{letter}: {names[prediction]}  {probability}"
+            caption.append((19 * (number + 2), text, colour, 9))
+        captions.append(caption)
+    runs = [truncate_middle(sanitize(report.trained.label), 30) for report in compared.reports]
+    heading = Heading(
+        f"{len(compared.differing):,} images on which the predictions differ"
+        + (f", {len(shown)} shown" if len(shown) < len(compared.differing) else ""),
+        " · ".join(f"{letter} {run}" for letter, run in zip(letters, runs, strict=True)),
+    )
+    down = 28 * _SCALE + 19 * (len(letters) + 2)
+    return _draw_captioned(heading, first.images[shown].numpy(), captions, (down, 6))
+
+
+def _draw_captioned(
+    heading: Heading,
+    images: npt.NDArray[np.uint8],
+    captions: Sequence[Sequence[tuple[int, str, str, int]]],
+    layout: tuple[int, int],
+    *,
+    frame: int = 0,
+    nothing: str = "",
+) -> bytes:
+    """Draw images [n, 28, 28] dark on white, each with its caption.
+
+    The lines of a caption are given by their pixels below the image, text, colour and font size;
+    `layout` is the pixels from one row of images to the next and the number of columns.
+    """
+    down, columns = layout
+    side = 28 * _SCALE + 2 * frame
     # One array for all images, since one `imshow` is far faster than 24.
-    mosaic = np.full((rows * down, columns * across), 255, dtype=np.uint8)
-    corners = [(place // columns * down, place % columns * across) for place in range(len(shown))]
-    for index, (top, left) in zip(shown, corners, strict=True):
-        framed = np.full((_MISTAKE_SIDE, _MISTAKE_SIDE), 200, dtype=np.uint8)
-        enlarged = np.kron(255 - images[index], np.ones((_MISTAKE_SCALE, _MISTAKE_SCALE), np.uint8))
-        framed[1:-1, 1:-1] = enlarged
-        mosaic[top : top + _MISTAKE_SIDE, left : left + _MISTAKE_SIDE] = framed
+    mosaic = np.full((max(-(-len(images) // columns), 1) * down, columns * _ACROSS), 255, np.uint8)
+    corners = [(n // columns * down, n % columns * _ACROSS) for n in range(len(images))]
+    for image, (top, left) in zip(images, corners, strict=True):
+        enlarged = np.kron(255 - image, np.ones((_SCALE, _SCALE), np.uint8))
+        framed = np.pad(enlarged, frame, constant_values=200)
+        mosaic[top : top + side, left : left + side] = framed
     height, width = (size / DPI for size in mosaic.shape)
     with drawing(heading, width + 0.35, height + 0.15) as canvas:
         axes = canvas.axes(0.35, 0.1, width, height)
         axes.imshow(mosaic, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
         axes.set_axis_off()
-        if not shown:
-            axes.text(0, 30, f"No mistakes among {len(labels):,} images.", color=GREY)
-        for index, (top, left) in zip(shown, corners, strict=True):
-            prediction = predictions[index]
-            # In float32 the probability of a mistake may round to 1, but it is below.
-            confident = percent(min(float(probabilities[index, prediction]), 1 - 1e-9))
-            for y, text, colour, size in (
-                (18, f"true: {names[labels[index]]}", COLOURS[0], 9),
-                (37, f"pred: {names[prediction]}", COLOURS[1], 9),
-                (56, f"{confident}  #{index}", GREY, 8),
-            ):
-                axes.text(left, top + _MISTAKE_SIDE + y, text, fontsize=size, color=colour)
+        if not captions:
+            axes.text(0, 30, nothing, color=GREY)
+        for caption, (top, left) in zip(captions, corners, strict=True):
+            for y, text, colour, size in caption:
+                axes.text(left, top + side + y, text, fontsize=size, color=colour)
         return canvas.png()
 
 
