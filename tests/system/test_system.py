@@ -61,9 +61,9 @@ def results_of_two_processes(case: str, folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("case", "expected"),
     [
-        ("equal", ["7", "7"]),
+        pytest.param("equal", ["7", "7"], marks=pytest.mark.slow),
         ("fails", ["RunError 1", "MainProcessFailedError 1"]),
-        ("differs", ["70", "DataError 1"]),
+        pytest.param("differs", ["70", "DataError 1"], marks=pytest.mark.slow),
     ],
 )
 def test_the_main_process_loads_first(case: str, expected: list[str], tmp_path: Path) -> None:
