@@ -71,8 +71,9 @@ def demo(
             # Connections inherit it: without it, each answer on one that is kept waits 40 ms.
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:
+            reason = one_line(error).partition(" (while")[0]  # Python's addition
             raise UsageError(
-                f"--host {host} --port {port}: {one_line(error)}; --port 0 takes any free port"
+                f"--host {host} --port {port}: {reason}; --port 0 takes any free port"
             ) from None
         from mnist_ce.demo.inference import SHIPPED, InferenceService
         from mnist_ce.demo.server import make_app, serve

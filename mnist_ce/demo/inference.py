@@ -125,7 +125,7 @@ class InferenceService:
             if self._pool is pool and not self._is_closed:
                 self._pool = PreprocessPool(self.num_processes, chunk=CHUNK)
             if len(batch.items) == 1:
-                reason = "preprocessing the picture took too much memory or time"
+                reason = "preprocessing the image took too much memory or time"
                 return [[Prediction(None, 0, "error", reason=reason)]]
             alone = (_Batch(trained, settings, [item]) for item in batch.items)
             return [records for one in alone for records in self._classify(one)]

@@ -43,7 +43,7 @@ def open_foreign(content: bytes, name: str) -> Image.Image:
         decoded = base64.b64decode(b"".join(text.split()), validate=True)
         return Image.open(io.BytesIO(decoded))
     except (binascii.Error, OSError):
-        raise ImageError(f"{name} is not a picture that Pillow can read") from None
+        raise ImageError(f"{name} is not an image that Pillow can read") from None
 
 
 def _open_heic(content: bytes, name: str) -> Image.Image:

@@ -131,9 +131,9 @@ def open_image(source: ImageSource) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        return _decode(source, "the picture", can_draft=False)
+        return _decode(source, "the image", can_draft=False)
     if isinstance(source, bytes):
-        return _decode_file(source, "the picture")
+        return _decode_file(source, "the image")
     return _decode_file(_read(Path(source)), str(Path(source)))
 
 
@@ -149,7 +149,7 @@ def _read(path: Path) -> bytes:
     try:
         status = os.fstat(handle)
         if stat.S_ISDIR(status.st_mode):
-            raise ImageError(f"{path} is a folder that holds no pictures")
+            raise ImageError(f"{path} is a folder that holds no images")
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(f"{path} is not a file")
         if status.st_size == 0:

@@ -46,7 +46,7 @@ class PreprocessedImage:
 def preprocess(source: ImageSource, options: PreprocessOptions) -> PreprocessedImage:
     """Read and segment one image; whatever fails is returned as its `error`, not raised."""
     result = PreprocessedImage(str(source) if isinstance(source, (str, Path)) else None)
-    name = result.path or "the picture"
+    name = result.path or "the image"
     try:
         image = open_image(source)
         if options.crop:

@@ -154,8 +154,8 @@ def test_an_error_is_one_line_that_names_the_path(capsys: Capsys) -> None:
     Path("broken\nname.png").write_text("no picture")
     assert run("empty", "broken\nname.png", "plain.png", "--jsonl") == 1
     out, err = capsys.readouterr()
-    assert "error: empty is a folder that holds no pictures" in err
-    assert "error: broken?name.png is not a picture that Pillow can read\n" in err
+    assert "error: empty is a folder that holds no images" in err
+    assert "error: broken?name.png is not an image that Pillow can read\n" in err
     assert [record["status"] == "error" for record in json_lines(out)] == [True, True, False]
 
 

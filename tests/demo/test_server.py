@@ -56,7 +56,7 @@ def png_of_size(side: int, data: bytes) -> bytes:
 SEVEN = drawing([(70, 60), (210, 60), (120, 230)])
 ONE_AND_SEVEN = drawing([(50, 70), (50, 210)], [(130, 70), (230, 70), (170, 210)])
 HOSTILE = {
-    "text": (b"hello", 422, "not a picture"),
+    "text": (b"hello", 422, "not an image"),
     "truncated": (png(Image.effect_noise((60, 60), 50))[:900], 422, "damaged"),
     "header of 60000×60000": (png_of_size(60_000, b"x"), 413, "pixels"),
     "bomb": (png_of_size(12_000, zlib.compress(bytes(12_001 * 12_000))), 413, "pixels"),

@@ -38,9 +38,9 @@ BOMB = zlib.compress(bytes(12_001 * 12_000))
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: None, "does not exist"),
     "empty": (lambda path: path.touch(), "empty"),
-    "text": (lambda path: path.write_text("hello"), "not a picture"),
+    "text": (lambda path: path.write_text("hello"), "not an image"),
     "truncated": (truncated, "damaged"),
-    "folder": (lambda path: path.mkdir(), "a folder that holds no pictures"),
+    "folder": (lambda path: path.mkdir(), "a folder that holds no images"),
     "pipe": (lambda path: os.mkfifo(path), "not a file"),
     "link to itself": (lambda path: path.symlink_to(path), "cannot be read"),
     "header of 60000×60000": (lambda path: path.write_bytes(png(60_000, b"x")), "pixels"),
@@ -168,6 +168,6 @@ def test_a_bug_costs_the_prediction_for_one_image_only(monkeypatch: pytest.Monke
     fail = Mock(side_effect=IndexError("out of bounds"))
     monkeypatch.setattr("mnist_ce.reader.pool.hypotheses", fail)
     assert preprocess("x.png", PreprocessOptions()).error == "x.png does not exist"
-    reason = "internal error while preprocessing the picture; please report: "
+    reason = "internal error while preprocessing the image; please report: "
     result = preprocess(np.zeros((9, 9), np.uint8), PreprocessOptions())
     assert result.error == f"{reason}IndexError: out of bounds"
