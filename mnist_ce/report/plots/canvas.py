@@ -59,9 +59,9 @@ class Canvas:
         ):
             limit = int((width - 2 * MARGIN) * per_inch)  # characters, about what fits
             shown = truncate_middle(sanitize(text), int(1.4 * limit))
-            size *= min(1, limit / max(len(shown), 1))
+            fitted = size * min(1, limit / max(len(shown), 1))
             x, y = MARGIN / self.width, 1 - top / self.height
-            self.figure.text(x, y, shown, fontsize=size, fontweight=weight, color=colour)
+            self.figure.text(x, y, shown, fontsize=fitted, fontweight=weight, color=colour)
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         """Add axes, in inches from the left edge and from the heading down."""
