@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 import webbrowser
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated
 
 import typer
 from typer import Option
@@ -42,6 +44,7 @@ def demo(
     ] = Path("corrections"),
     output: options.Output = "checkpoints",
     threads: options.Threads = 0,
+    parent: Annotated[int, Option(hidden=True, help="End with this process.")] = 0,
 ) -> None:
     """Serve a page to draw digits on, and predictions over HTTP.
 
@@ -59,6 +62,8 @@ def demo(
         if token is None:
             raise UsageError(f"--host {host}: others can reach the server, so it needs --token")
         warn(f"others can reach this server on {host}; requests and token are not encrypted")
+    if parent:
+        threading.Thread(target=_end_with, args=[parent], daemon=True).start()
     with one_blas_thread(), contextlib.ExitStack() as stack:
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -66,8 +71,9 @@ def demo(
             # Connections inherit it: without it, each answer on one that is kept waits 40 ms.
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:
+            reason = one_line(error).partition(" (while")[0]  # Python's addition
             raise UsageError(
-                f"--host {host} --port {port}: {one_line(error)}; --port 0 takes any free port"
+                f"--host {host} --port {port}: {reason}; --port 0 takes any free port"
             ) from None
         from mnist_ce.demo.inference import SHIPPED, InferenceService
         from mnist_ce.demo.server import make_app, serve
@@ -87,6 +93,12 @@ def demo(
         serve(app, listener)
 
 
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def check_packages() -> None:
     """Raise a MnistCeError unless the packages of the extra `demo` are installed."""
     for package in ("fastapi", "uvicorn", "python_multipart"):
@@ -99,12 +111,22 @@ def live_page(output: str | Path) -> Iterator[None]:
     """Serve the page for a folder of runs, from a process of low priority, until the block ends."""
     check_packages()
     command = [sys.executable, "-m", "mnist_ce", "demo", "--no-browser", "--port", "0"]
-    command += ["--threads", "1", "--output", str(output)]
+    command += ["--threads", "1", "--output", str(output), "--parent", str(os.getpid())]
     # In a session of its own, since Ctrl-C is for the training, which then ends this process.
-    with subprocess.Popen(command, stdout=sys.stderr.fileno(), start_new_session=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        printer = threading.Thread(target=_print_address, args=[process.stdout], daemon=True)
+        printer.start()
         try:
             if hasattr(os, "setpriority"):
                 os.setpriority(os.PRIO_PROCESS, process.pid, 10)
             yield
         finally:
             process.terminate()
+            printer.join()
+
+
+def _print_address(stdout: IO[bytes]) -> None:
+    from tqdm import tqdm
+
+    if address := stdout.readline().decode():
+        tqdm.write(f"live page: {address}", file=sys.stderr, end="")  # above a bar

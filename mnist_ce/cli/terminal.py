@@ -96,6 +96,8 @@ class TerminalCallback(Callback):
             if self.first_rate is None:
                 self.first_rate = rate
             elif rate < self.first_rate / 2 and self.info.device == "cpu":
+                if self.bar is not None:
+                    self.bar.clear()
                 warn(
                     f"training has slowed down from {self.first_rate:,.0f} to {rate:,.0f} "
                     "images/s: another program is using the CPU"

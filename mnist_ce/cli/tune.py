@@ -13,9 +13,10 @@ from typer import Option
 from mnist_ce.cli import options
 from mnist_ce.cli.printing import logging_to_terminal, note, print_json
 from mnist_ce.cli.runs import print_groups
-from mnist_ce.system.errors import MnistCeError, TrainingError, UsageError
+from mnist_ce.system.errors import MnistCeError, StoppedError, TrainingError, UsageError
 
 if TYPE_CHECKING:
+    from mnist_ce.training.callbacks import StopFlag
     from mnist_ce.training.plan import Plan
     from mnist_ce.training.tune import TuneResult
 
@@ -25,7 +26,7 @@ def tune(
         list[str] | None,
         Option("-c", "--config", help="Recipes or TOML files: fast,99.", metavar="CONFIGS"),
     ] = None,
-    seeds: Annotated[str, Option(help="Of each setting, as 0-4 or 0,1,7.")] = "0",
+    seeds: Annotated[str, Option(help="Seeds of each setting: 0-4, or 0,1,7.")] = "0",
     grid: Annotated[
         list[str] | None,
         Option(help="Every value of a key; repeat it for more keys.", metavar="KEY=A,B,C"),
@@ -33,7 +34,7 @@ def tune(
     search: Annotated[
         str | None, Option(help="A TOML file of ranges and choices to search.", metavar="FILE")
     ] = None,
-    trials: Annotated[int, Option(min=1, help="Of the search.", metavar="N")] = 20,
+    trials: Annotated[int, Option(min=1, help="Trials of the search.", metavar="N")] = 20,
     assignments: options.Assignments = None,
     dataset: Annotated[
         str | None, Option(help="auto, mnist, fashion-mnist, kmnist or synthetic.")
@@ -53,7 +54,7 @@ def tune(
         ),
     ] = None,
     name: Annotated[
-        str | None, Option(help="Of the study.", show_default="made from the settings")
+        str | None, Option(help="Name of the study.", show_default="made from the settings")
     ] = None,
     output: options.Output = "checkpoints",
     json: options.Json = False,
@@ -94,11 +95,15 @@ def tune(
     from mnist_ce.training.tune import open_study
     from mnist_ce.training.tune import tune as run_tuning
 
-    with stop_on_signals() as stop:
-        if jobs > 1:
-            open_study(plan.study, plan.storage)  # once, before several processes do
-            _run_workers(plan, jobs)
-        result = run_tuning(plan, stop)  # what is left to do, if anything, and the results
+    try:
+        with stop_on_signals() as stop:
+            if jobs > 1:
+                open_study(plan.study, plan.storage)  # once, before several processes do
+                _run_workers(plan, jobs, stop)
+            result = run_tuning(plan, stop)  # what is left to do, if anything, and the results
+    except StoppedError as stopped:
+        message = "stopped; to continue, repeat this mnist-ce tune command"
+        raise StoppedError(message, stopped.signal_number) from None
     if json:
         print_json(result.to_dict())
     else:
@@ -107,17 +112,21 @@ def tune(
         raise TrainingError(f"{num_failed} of {len(result.trials)} runs failed; see above")
 
 
-def _run_workers(plan: Plan, jobs: int) -> None:
+def _run_workers(plan: Plan, jobs: int, stop: StopFlag) -> None:
     """Train a plan in several processes, and stop them when this one is stopped."""
     import multiprocessing
+    from multiprocessing.connection import wait
 
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_work, args=(plan,)) for _ in range(jobs)]
+    stop.is_checked = True
     try:
         for worker in workers:
             worker.start()
-        for worker in workers:
-            worker.join()
+        running = [worker.sentinel for worker in workers]
+        while running and stop.signal_number is None:
+            ended = wait(running, timeout=0.5)
+            running = [sentinel for sentinel in running if sentinel not in ended]
     finally:
         for worker in workers:
             if worker.is_alive():
@@ -125,6 +134,9 @@ def _run_workers(plan: Plan, jobs: int) -> None:
         for worker in workers:
             if worker.pid is not None:
                 worker.join()
+    stop.is_checked = False
+    if stop.signal_number is not None:
+        raise StoppedError("stopped", stop.signal_number)
 
 
 def _work(plan: Plan) -> None:

@@ -32,7 +32,7 @@ from mnist_ce.reader.predict import PredictionSettings
 from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir
-from mnist_ce.system.errors import ImageError, MnistCeError, RunError, sanitize
+from mnist_ce.system.errors import ImageError, MnistCeError, RunError, plain_reason, sanitize
 from mnist_ce.system.files import one_line, version, write_atomically
 
 STATIC = Path(__file__).parent / "static"
@@ -234,7 +234,8 @@ def make_app(service: InferenceService, host: str, token: str | None, correction
     @app.exception_handler(RequestValidationError)
     def wrong_option(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        return JSONResponse({"error": f"{first['loc'][-1]}: {first['msg']}"}, 422)
+        reason = f"{first['loc'][-1]} {plain_reason(first['msg'])}"
+        return JSONResponse({"error": reason}, 422)
 
     @app.exception_handler(StarletteHTTPException)
     def http_error(_: Request, error: StarletteHTTPException) -> JSONResponse:

@@ -30,7 +30,8 @@ def _after_fork() -> None:
     _running = threading.Lock()  # another thread of the parent may have held it
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class _AbortedError(Exception):

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -78,8 +81,21 @@ def test_training_has_a_page_until_it_ends(
         while not address.endswith("/\n"):
             address += capfd.readouterr().err
             time.sleep(0.05)
-        url = address.splitlines()[-1]
+        url = address.split("live page: ")[1].strip()
         assert httpx.get(f"{url}healthz", timeout=30).status_code == 200
         assert httpx.get(f"{url}v1/models", timeout=30).status_code == 200
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}healthz")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_the_page_ends_with_a_killed_training(tmp_path: Path) -> None:
+    code = (
+        "import os, time; from mnist_ce.cli.demo import live_page\n"
+        "with live_page('.'): time.sleep(3); os.kill(os.getpid(), 9)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    # The server has the pipe of stderr too, so that this returns when both have ended.
+    options: dict[str, Any] = {"cwd": tmp_path, "env": environment, "stderr": subprocess.PIPE}
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, **options).returncode == -9

@@ -15,7 +15,7 @@ import pytest
 
 from mnist_ce.cli import main
 from mnist_ce.runs.run_dir import RunDir
-from mnist_ce.system.errors import RunError
+from mnist_ce.system.errors import RunError, StoppedError
 from mnist_ce.training.plan import make_plan, parse_grid, parse_seeds, plan_runs, read_space
 from mnist_ce.training.trainer import train
 from mnist_ce.training.tune import TuneResult, open_study, tune
@@ -207,6 +207,17 @@ def test_seeds_and_grids_are_read() -> None:
         "model.hidden": [[8], [8, 4]],
         "a.b": [1, 2.5],
     }
+
+
+def test_a_stop_names_the_command_that_continues(
+    monkeypatch: pytest.MonkeyPatch, refused: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    stopped = Mock(side_effect=StoppedError("continue with: mnist-ce train --resume a", 15))
+    monkeypatch.setattr("mnist_ce.training.tune.train", stopped)
+    code, error = refused("tune", "--dataset", "synthetic", "--output", str(tmp_path))
+    assert code == 143
+    assert "mnist-ce tune" in error
+    assert "--resume" not in error
 
 
 def test_without_optuna_the_package_is_named(

@@ -53,13 +53,15 @@ class Canvas:
 
         self.width, self.height = width, height + HEADING_HEIGHT
         self.figure: Figure = Figure(figsize=(self.width, self.height), dpi=DPI, facecolor="white")
-        for text, size, weight, colour, top in (
-            (heading.title, 13, "bold", "black", 0.36),
-            (heading.subtitle, 10, "normal", GREY, 0.60),
+        for text, size, per_inch, weight, colour, top in (
+            (heading.title, 13, 8.5, "bold", "black", 0.36),
+            (heading.subtitle, 10, 13.0, "normal", GREY, 0.60),
         ):
-            shown = truncate_middle(sanitize(text), int(width * 9 * 13 / size))  # about what fits
+            limit = int((width - 2 * MARGIN) * per_inch)  # characters, about what fits
+            shown = truncate_middle(sanitize(text), int(1.4 * limit))
+            fitted = size * min(1, limit / max(len(shown), 1))
             x, y = MARGIN / self.width, 1 - top / self.height
-            self.figure.text(x, y, shown, fontsize=size, fontweight=weight, color=colour)
+            self.figure.text(x, y, shown, fontsize=fitted, fontweight=weight, color=colour)
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         """Add axes, in inches from the left edge and from the heading down."""
