@@ -99,6 +99,7 @@ def test_a_folder_without_labelled_images(tmp_path: Path) -> None:
             read_folder(folder)
 
 
+@pytest.mark.slow
 def test_a_network_is_adapted_to_a_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,12 +58,13 @@ def results_of_two_processes(case: str, folder: Path) -> list[str]:
     return [(folder / str(rank)).read_text() for rank in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "expected"),
     [
-        pytest.param("equal", ["7", "7"], marks=pytest.mark.slow),
+        ("equal", ["7", "7"]),
         ("fails", ["RunError 1", "MainProcessFailedError 1"]),
-        pytest.param("differs", ["70", "DataError 1"], marks=pytest.mark.slow),
+        ("differs", ["70", "DataError 1"]),
     ],
 )
 def test_the_main_process_loads_first(case: str, expected: list[str], tmp_path: Path) -> None:
