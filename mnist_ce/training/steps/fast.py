@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.optim.sgd import sgd
 
 from mnist_ce.runs.train_state import MetricSums
+from mnist_ce.system.device import use_threads
 from mnist_ce.system.workers import Workers
 from mnist_ce.training.steps.base import NonFiniteLossError, Step, Tensors
 
@@ -106,7 +107,8 @@ class FastStep(Step):
             self.metrics()
         batch = self.batches.get(size) or self._allocate(size)
         results = self.results.get((self.num_pending, size)) or self._result_rows(size)
-        distortion = self.loader.draw_distortion(size, self.num_steps)
+        with use_threads(1):  # torch's own threads would spin, and take a core from the workers
+            distortion = self.loader.draw_distortion(size, self.num_steps)
         loss_sums = [0.0] * self.num_shares
 
         def train(worker: int) -> None:
@@ -208,8 +210,10 @@ class FastStep(Step):
     def metrics(self) -> MetricSums:
         """Return the sums, after counting the predictions of the batches since the last call."""
         if self.num_pending:
-            predictions = self.objective.predictions(self.logits[: self.num_pending])
-            self.sums.num_correct += int((predictions == self.labels[: self.num_pending]).sum())
+            with use_threads(1):  # as for the distortion
+                predictions = self.objective.predictions(self.logits[: self.num_pending])
+                correct = predictions == self.labels[: self.num_pending]
+                self.sums.num_correct += int(correct.sum())
             self.num_pending = 0
         return super().metrics()
 
