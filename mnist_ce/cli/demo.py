@@ -6,11 +6,9 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
-import webbrowser
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -75,19 +73,22 @@ def demo(
             raise UsageError(
                 f"--host {host} --port {port}: {reason}; --port 0 takes any free port"
             ) from None
-        from mnist_ce.demo.inference import SHIPPED, InferenceService
+        from mnist_ce.demo.inference import InferenceService
         from mnist_ce.demo.server import make_app, serve
+        from mnist_ce.reader.predict import DEFAULT_WEIGHTS
         from mnist_ce.system.device import use_threads
 
         stack.enter_context(use_threads(1))
         service = InferenceService(Path(output), threads or os.cpu_count() or 1)
         stack.callback(service.close)
-        service.trained(SHIPPED[0])
+        service.trained(DEFAULT_WEIGHTS)
         app = make_app(service, host, token, corrections)
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listener.getsockname()[1]}/"
         typer.echo(address)
         if not no_browser:
+            import webbrowser
+
             page = address + (f"#token={token}" if token else "")
             threading.Thread(target=webbrowser.open, args=[page], daemon=True).start()
         serve(app, listener)
@@ -109,6 +110,8 @@ def check_packages() -> None:
 @contextlib.contextmanager
 def live_page(output: str | Path) -> Iterator[None]:
     """Serve the page for a folder of runs, from a process of low priority, until the block ends."""
+    import subprocess
+
     check_packages()
     command = [sys.executable, "-m", "mnist_ce", "demo", "--no-browser", "--port", "0"]
     command += ["--threads", "1", "--output", str(output), "--parent", str(os.getpid())]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from mnist_ce.data.dataset import Dataset
-from mnist_ce.data.idx import idx_parts
+from mnist_ce.data.dataset import Dataset, make_dataset
 from mnist_ce.data.splits import Split, split_validation
 from mnist_ce.system.errors import UsageError
 
@@ -57,11 +55,7 @@ def custom_dataset(data: object, seed: int, class_names: Sequence[str] = ()) -> 
     names = tuple(class_names) or tuple(str(name).partition(" - ")[0] for name in classes)
     if highest >= len(names):
         raise UsageError(f"data has the label {highest}, but there are {len(names)} classes")
-    digest = hashlib.sha256()
-    for tensor in (tensor for split in splits for tensor in (split.images, split.labels)):
-        for part in idx_parts(tensor):
-            digest.update(part)
-    return Dataset(CUSTOM, splits[0], splits[1], names, digest.hexdigest())
+    return make_dataset(CUSTOM, splits[0], splits[1], names)
 
 
 def _split(data: object) -> Split:

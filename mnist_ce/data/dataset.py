@@ -193,7 +193,9 @@ def load_dataset(
         wanted = "mnist" if name == "auto" else name
         try:
             tensors = DatasetFiles(wanted, data_dir, mirror, fail_fast=name == "auto").load()
-            return _dataset(wanted, Split(*tensors[:2]), Split(*tensors[2:]), CLASS_NAMES[wanted])
+            return make_dataset(
+                wanted, Split(*tensors[:2]), Split(*tensors[2:]), CLASS_NAMES[wanted]
+            )
         except DownloadError as error:
             if name != "auto":
                 raise
@@ -202,7 +204,7 @@ def load_dataset(
                 f"those. {error} (--dataset mnist makes this an error, --dataset synthetic ends "
                 "this warning)"
             )
-    return _dataset("synthetic", *load_synthetic(data_dir), CLASS_NAMES["synthetic"])
+    return make_dataset("synthetic", *load_synthetic(data_dir), CLASS_NAMES["synthetic"])
 
 
 def _load_own(
@@ -228,17 +230,18 @@ def _load_own(
     if rehearsal is not None and class_names != _DIGITS:
         raise UsageError(f"mnist+ goes with digits, but {path} has {', '.join(class_names)}")
     full_name = f"{name[1] or ''}{kind}:{path}"
-    dataset = _dataset(full_name, train, test, class_names, rehearsal)
+    dataset = make_dataset(full_name, train, test, class_names, rehearsal)
     return replace(dataset, split_note=split_note)
 
 
-def _dataset(
+def make_dataset(
     name: str,
     train: Split,
     test: Split,
     class_names: tuple[str, ...],
     rehearsal: Split | None = None,
 ) -> Dataset:
+    """Return a dataset with the digest of its images and labels; see `Dataset`."""
     digest = hashlib.sha256()
     for split in (train, test) if rehearsal is None else (train, test, rehearsal):
         for part in (*idx_parts(split.images), *idx_parts(split.labels)):

@@ -10,7 +10,7 @@ from torch import Tensor
 from mnist_ce.config import AugmentConfig
 from mnist_ce.data.augment import apply_distortion, distort, draw_coefficients
 from mnist_ce.network.inference import scale_pixels
-from mnist_ce.system.device import derived_generator
+from mnist_ce.system.device import derived_generator, use_threads
 
 
 class DeviceLoader:
@@ -82,7 +82,8 @@ class DeviceLoader:
         """Draw the distortions of the batch of a step, for `gather`; None: it has none."""
         if self.augment is None or not self.is_augmented(step):
             return None
-        return draw_coefficients(self.augment, num_images, seed=self.seed, step=step)
+        with use_threads(1):  # torch's own would spin, and take a core from the fast step's workers
+            return draw_coefficients(self.augment, num_images, seed=self.seed, step=step)
 
     def gather(
         self,
@@ -99,6 +100,6 @@ class DeviceLoader:
         """
         torch.index_select(self.labels, 0, indices, out=labels)
         torch.index_select(self.images, 0, indices, out=pixels)
-        torch.div(pixels, 255.0, out=inputs)
+        scale_pixels(pixels, out=inputs)
         if distortion is not None and self.augment is not None:
             apply_distortion(inputs, distortion, self.augment.elastic_grid, out=inputs)

@@ -18,9 +18,9 @@ from PIL import Image
 from mnist_ce.reader.pool import PreprocessOptions, PreprocessPool
 from mnist_ce.reader.predict import Prediction, PredictionSettings, Predictor
 from mnist_ce.runs.load_model import TrainedModel, load_model
-from mnist_ce.runs.run_dir import find_checkpoint, list_runs
+from mnist_ce.runs.run_dir import SHIPPED_WEIGHTS, find_checkpoint, list_runs
 
-SHIPPED = ("world", "mnist")  # the first is the default
+SHIPPED = tuple(dict.fromkeys(SHIPPED_WEIGHTS.values()))  # each once, without other names
 MAX_BATCH = 32  # images
 MAX_PIXELS = 50_000_000  # of an image, 150 MB decoded; as many are decoded at once as processes run
 MAX_BATCH_SECONDS = 20.0  # then the processes that decode images are replaced

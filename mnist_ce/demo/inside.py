@@ -48,12 +48,12 @@ def activations(trained: TrainedModel, pixels: NDArray[np.uint8]) -> list[list[f
     """Return the output of each layer for an image [28, 28]: after the ReLU, the last one raw."""
     values = torch.tensor(pixels.reshape(-1) / np.float32(255))  # [784]
     values = (values - trained.input_mean) / trained.input_std
+    *hidden, last = trained.mlp.layers
     outputs = []
-    for layer in trained.mlp.layers:
-        outputs.append(layer(values))  # [width of the layer]
-        values = outputs[-1].relu()
-    shown = [output.relu() for output in outputs[:-1]] + outputs[-1:]
-    return [[round(value, 3) for value in layer.tolist()] for layer in shown]
+    for layer in hidden:
+        values = layer(values).relu()  # → [width of the layer]
+        outputs.append(values)
+    return [[round(value, 3) for value in row.tolist()] for row in (*outputs, last(values))]
 
 
 def png_url(pixels: NDArray[np.generic]) -> str:

@@ -50,7 +50,7 @@ class RunWatcher:
             yield "runs", content
         for name in names:
             run, record = by_name[name]
-            files = [_modified_ns(run.path / file) for file in ("steps.csv", "metrics.csv")]
+            files = [_modified_ns(path) for path in (run.steps_path, run.metrics_path)]
             if self._is_new(f"curve {name}", files):
                 yield "curve", {"name": name, **curve(run, record)}
         for run, _ in map(by_name.__getitem__, names[:1]):
@@ -85,7 +85,7 @@ def curve(run: RunDir, record: RunRecord) -> dict[str, Any]:
     A row of `epochs` is [step, epoch, training loss, validation accuracy, test accuracy].
     """
     rows = []  # step, epoch, loss, accuracy, learning_rate
-    with contextlib.suppress(OSError), (run.path / "steps.csv").open(encoding="utf-8") as file:
+    with contextlib.suppress(OSError), run.steps_path.open(encoding="utf-8") as file:
         for line in file:
             with contextlib.suppress(ValueError):  # the header, and a line that is being written
                 values = [float(cell) for cell in line.split(",")]

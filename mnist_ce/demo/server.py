@@ -28,7 +28,7 @@ from mnist_ce.demo.inside import describe
 from mnist_ce.demo.live import RunWatcher
 from mnist_ce.demo.security import COOKIE, MAX_BODY_BYTES, SecurityMiddleware, read_body
 from mnist_ce.reader.image_io import open_image
-from mnist_ce.reader.predict import PredictionSettings
+from mnist_ce.reader.predict import DEFAULT_WEIGHTS, PredictionSettings
 from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir
@@ -134,7 +134,7 @@ def make_app(service: InferenceService, host: str, token: str | None, correction
     @app.post("/v1/predict", openapi_extra=IMAGES)
     async def predict(
         request: Request,
-        checkpoint: Checkpoint = SHIPPED[0],
+        checkpoint: Checkpoint = DEFAULT_WEIGHTS,
         multi: Multi = False,
         top_k: TopK = 3,
         min_confidence: Confidence = None,
@@ -167,7 +167,7 @@ def make_app(service: InferenceService, host: str, token: str | None, correction
         Records, stages, activations of each layer, gradient × input, and the loss for `target` as
         in `mnist-ce explain --json`.
         """
-        names = checkpoint or [SHIPPED[0]]
+        names = checkpoint or [DEFAULT_WEIGHTS]
         networks = [trained(name) for name in names]
         images = await read_images(request)
         answers: list[dict[str, Any]] = []

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mnist_ce.data.dataset import CLASS_NAMES
 from mnist_ce.data.splits import Split
 from mnist_ce.reader.detector import load_detector
 from mnist_ce.reader.image_io import SUFFIXES
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DIGITS = tuple("0123456789")
+DIGITS = CLASS_NAMES["mnist"]
 MAX_NAMED = 3  # images that were left out, in the warning
 TRAIN_NAMES, TEST_NAMES = {"train", "training", "trainingset"}, {"test", "testing", "testset"}
 

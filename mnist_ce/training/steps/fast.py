@@ -107,8 +107,7 @@ class FastStep(Step):
             self.metrics()
         batch = self.batches.get(size) or self._allocate(size)
         results = self.results.get((self.num_pending, size)) or self._result_rows(size)
-        with use_threads(1):  # torch's own threads would spin, and take a core from the workers
-            distortion = self.loader.draw_distortion(size, self.num_steps)
+        distortion = self.loader.draw_distortion(size, self.num_steps)
         loss_sums = [0.0] * self.num_shares
 
         def train(worker: int) -> None:
@@ -210,7 +209,7 @@ class FastStep(Step):
     def metrics(self) -> MetricSums:
         """Return the sums, after counting the predictions of the batches since the last call."""
         if self.num_pending:
-            with use_threads(1):  # as for the distortion
+            with use_threads(1):  # torch's own would spin, and take a core from the workers
                 predictions = self.objective.predictions(self.logits[: self.num_pending])
                 correct = predictions == self.labels[: self.num_pending]
                 self.sums.num_correct += int(correct.sum())
