@@ -173,6 +173,8 @@ class AugmentConfig(Section):
     """Control points of the smooth displacement, per side."""
     upstroke_ones: Fraction = 0.0
     """The share of ones that get an upstroke, as Europeans write them; see docs/log.md."""
+    photographed: Fraction = 0.0
+    """The share of the images that are added again, as photographs of thin pens are read."""
     final_epochs: Count = 0
     """How many epochs at the end are without distortion."""
 

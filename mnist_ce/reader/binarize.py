@@ -8,15 +8,13 @@ builds on scipy.ndimage and imports more slowly.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from mnist_ce.data.stroke_width import Mask
 from mnist_ce.reader.image_io import FloatImage
-
-Mask: TypeAlias = NDArray[np.bool_]
 
 LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 STRUCTURING_SIZE_FRACTION = 0.35  # of the longer side: wider than any stroke, narrower than a sheet
@@ -35,14 +33,6 @@ class Foreground:
     # the edge of a stroke; 0 where it is even, as in the rim of a shadow.
     edges: FloatImage
     contrast: float = 1.0  # of clear foreground, as a fraction of the background's brightness
-
-
-def outline(mask: Mask) -> Mask:
-    """Return the pixels of a mask that have a 4-neighbour outside it, or on the border."""
-    padded = np.pad(mask, 1)
-    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    edge: Mask = mask & ~inner
-    return edge
 
 
 def to_grayscale_pca(image: FloatImage) -> FloatImage:

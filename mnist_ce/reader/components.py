@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mnist_ce.reader.binarize import Foreground, Mask, outline
+from mnist_ce.data.stroke_width import Mask, outline
+from mnist_ce.reader.binarize import Foreground
 
 Labels: TypeAlias = NDArray[np.int32]
 

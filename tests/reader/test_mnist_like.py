@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
-from scipy import ndimage
+from PIL import Image
 
 from mnist_ce import evaluate
 from mnist_ce.data.dataset import load_dataset
 from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.reader.detector import MIN_QUALITY, adjusted_threshold, load_detector
-from mnist_ce.reader.mnist_like import as_mnist_image, normalise_stroke_width, resize_to_mnist
+from mnist_ce.reader.mnist_like import as_mnist_image, resize_to_mnist
 
 
 @pytest.mark.slow
@@ -32,17 +31,6 @@ def test_a_dim_image_is_stretched(peak: int) -> None:
         stretched = as_mnist_image(Image.fromarray(dim))
         assert stretched is not None
         np.testing.assert_allclose(stretched, image * (255 / image.max()), atol=255 / peak)
-
-
-@pytest.mark.parametrize("width", [1, 3, 20, 40])
-def test_strokes_get_a_usual_width(width: int) -> None:
-    ring = Image.new("L", (300, 300))
-    ImageDraw.Draw(ring).ellipse([20, 20, 280, 280], outline=255, width=width)
-    intensity = (np.asarray(ring) / 255).astype(np.float32)
-    mask = normalise_stroke_width(intensity[20:281, 20:281]) > 0.5
-    unit = max(np.ptp(np.flatnonzero(mask.any(axis))) + 1 for axis in (0, 1)) / 20
-    stroke_width = 4 * ndimage.distance_transform_edt(mask)[mask].mean() - 2
-    assert 1.6 < stroke_width / unit < 3.7
 
 
 def test_whole_images_are_only_resized_and_inverted() -> None:
