@@ -188,6 +188,22 @@ def hard_shadow(digit: Digit, rng: Rng) -> Image.Image:
     return photo(cover, rng, extra=lambda s: s * shade[..., None])
 
 
+def hand_shadow(digit: Digit, rng: Rng) -> Image.Image:
+    """The shadow of a hand or a phone reaches in from an edge and may cross the digit."""
+    shape = frame(rng)
+    angle = np.linspace(0, 2 * np.pi, 200)
+    waves = sum(rng.normal(0, 0.25 / k) * np.sin(k * angle + rng.uniform(0, 6)) for k in range(2, 9))
+    reach = min(shape) * rng.uniform(0.3, 0.7) * (1 + np.clip(waves, -0.6, 0.6))
+    side = rng.uniform(0, 2 * np.pi)
+    at = [(0.5 + 0.55 * f) * n for f, n in zip((np.sin(side), np.cos(side)), shape, strict=True)]
+    y, x = np.mgrid[0 : shape[0], 0 : shape[1]]
+    turn = np.arctan2(y - at[0], x - at[1]) % (2 * np.pi)
+    edge = np.hypot(y - at[0], x - at[1]) - np.interp(turn, angle, reach)
+    shade = 1 - rng.uniform(0.3, 0.65) / (1 + np.exp(edge / rng.uniform(0.5, 6)))
+    cover = on_page(digit, rng, shape, (0.2, 0.6))
+    return photo(cover, rng, extra=lambda s: s * shade[..., None])
+
+
 def faint_pen(digit: Digit, rng: Rng) -> Image.Image:
     """A thin coloured pen of low contrast."""
     inks = [(0.35, 0.42, 0.78), (0.8, 0.4, 0.45), (0.4, 0.62, 0.5), (0.55, 0.55, 0.57)]
@@ -428,6 +444,26 @@ def marker_board(digit: Digit, rng: Rng) -> Image.Image:
     )  # fmt: skip
 
 
+def lit_board(digit: Digit, rng: Rng) -> Image.Image:
+    """A pale marker on a whiteboard that mirrors several lamps, one perhaps behind the digit."""
+    shape = frame(rng, 250, 500)
+    y, x = np.mgrid[0 : shape[0], 0 : shape[1]]
+    shine = np.zeros(shape)
+    for _ in range(rng.integers(1, 6)):
+        across, down = (x - rng.uniform(0, shape[1])), (y - rng.uniform(0, shape[0]))
+        radius = rng.uniform(0.06, 0.25, 2) * max(shape)
+        power = rng.choice([1.0, 4.0])  # a soft lamp, or a pane with an edge
+        shine += rng.uniform(0.1, 0.5) * np.exp(
+            -(((across / radius[0]) ** 2 + (down / radius[1]) ** 2) ** power)
+        )
+    cover = on_page(digit, rng, shape, (0.2, 0.6), (0.05, 0.12))
+    level, ink = rng.uniform(0.45, 0.75), rng.uniform(0.05, 0.5, 3)
+    return photo(
+        cover, rng, sheet=(level, level, level), ink=tuple(level * ink), grain=0.003,
+        extra=lambda s: s + shine[..., None] * (1 - 0.5 * s),
+    )  # fmt: skip
+
+
 def dry_marker(digit: Digit, rng: Rng) -> Image.Image:
     """A half-dry marker on a glossy board: streaks, a lamp's reflection, half-wiped old strokes."""
     shape = frame(rng, 250, 600)
@@ -576,12 +612,12 @@ def deep(digit: Digit, rng: Rng) -> Image.Image:
 KINDS: dict[str, Callable[[Digit, Rng], Image.Image]] = {
     kind.__name__: kind
     for kind in (
-        lamp_photo, hard_shadow, faint_pen, grainy_pencil, ruled_page, squared_page,
+        lamp_photo, hard_shadow, hand_shadow, faint_pen, grainy_pencil, ruled_page, squared_page,
         pencil_on_lines,
         form_box,
         heavy_jpeg, blurred, aside, thumbnail, phone, corner, cropped_tight, cut_at_edge,
         neighbours, mnist, mnist_enlarged, canvas28, ink_in_alpha, coloured, board, marker_board,
-        dry_marker, close_up,
+        lit_board, dry_marker, close_up,
         one_pixel, fat_brush, bilevel_scan, noisy_scan, on_a_desk, broken, screen, deep,
     )
 }  # fmt: skip

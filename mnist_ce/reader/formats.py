@@ -13,17 +13,24 @@ from mnist_ce.system.errors import ImageError
 
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 IN_PYTHON = "pass its images to mnist_ce.predict as arrays [28, 28]"
+AS_DATASET = "see evaluate --dataset csv:FILE"
 # What a file begins with, what it is, and what to do.
 SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (rb"%PDF", "a PDF: export its pages as PNG"),
     (rb"\s*(<\?xml.*?)?(<!DOCTYPE svg.*?|<!--.*?-->\s*)*<svg", "an SVG drawing: export it as PNG"),
     (rb"\s*<(!doctype )?html", "a web page, not the image on it"),
     (rb"version https://git-lfs", "a Git LFS pointer: git lfs pull fetches the image"),
-    (rb"\0\0[\x08-\x0e][\x01-\x04]", f"an IDX file of a dataset: {IN_PYTHON}, or see evaluate"),
+    (
+        rb"\0\0[\x08-\x0e][\x01-\x04]",
+        f"an IDX file: {IN_PYTHON}, or evaluate --data-dir its folder",
+    ),
     (rb"\x93NUMPY", f"a NumPy array: {IN_PYTHON}"),
     (rb"PK\x03\x04", f"an archive (ZIP, NPZ): unpack it, or {IN_PYTHON}"),
     (rb"\x1f\x8b", "compressed by gzip: unpack it"),
-    (rb"\s*[\w\"' .-]+([,;\t][\w\"' .-]*){3,}\s*(\n|\Z)", f"a table (CSV): {IN_PYTHON}"),
+    (
+        rb"\s*[\w\"' .-]+([,;\t][\w\"' .-]*){3,}\s*(\n|\Z)",
+        f"a table (CSV): {IN_PYTHON}, or {AS_DATASET}",
+    ),
 )
 
 

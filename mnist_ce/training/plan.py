@@ -55,6 +55,9 @@ def plan_runs(
     Raises:
         UsageError: If a config or a value is wrong, or if there are too many runs.
     """
+    for key, instead in (("run.name", "--name"), ("train.seed", "--seeds")):
+        if key in settings or key in grid:
+            raise UsageError(f"{key} is set by the plan: use {instead}")
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     combinations = list(itertools.product(configs, points, seeds))
     if len(combinations) > MAX_RUNS:
@@ -117,7 +120,9 @@ def parse_seeds(text: str) -> list[int]:
         match = re.fullmatch(r"\s*(\d{1,18})(?:-(\d{1,18}))?\s*", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
         if not 0 <= last - first < MAX_RUNS:
-            raise UsageError(f"--seeds {text}: write for example 0-4, or 0,1,7")
+            raise UsageError(
+                f"--seeds {text}: write for example 0-4, or 0,1,7; at most {MAX_RUNS:,}"
+            )
         seeds += range(first, last + 1)
     return seeds
 

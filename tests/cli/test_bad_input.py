@@ -144,6 +144,8 @@ WRONG_COMMANDS = {
     "tune --seeds 4-0": "--seeds 4-0",
     "tune --seeds 0,0": "two of the runs would be called default-seed0",
     "tune --seeds 0-99999": "--seeds",
+    "tune --set run.name=a": "run.name is set by the plan: use --name",
+    "tune --grid train.seed=1,2": "use --seeds",
     "tune --grid momentum=0.5": "section.key=a,b",
     "tune --grid optimizer.momentum=0.5,1": "optimizer.momentum = 1",
     "tune --grid optimizer.momentun=0.5": "did you mean optimizer.momentum?",

@@ -128,6 +128,15 @@ def test_a_damaged_image_gives_the_pixels_of_the_clean_one(
         assert correlation(pixels_of(DAMAGE[damage](cover)), pixels_of(draw(cover))) > limit
 
 
+def test_a_shadow_across_the_digit_gives_one_more_hypothesis(covers: list[Cover]) -> None:
+    shadow = np.where(np.hypot(ROWS - 220, COLUMNS - 60) < 70, 110.0, 235.0)
+    for cover in covers:
+        clean = pixels_of(draw(cover))
+        found = hypotheses(as_image(shadow * (1 - 0.8 * cover)))
+        assert max(correlation(h.digits[0].pixels, clean) for h in found) > 0.95
+        assert len(hypotheses(draw(cover))) == 1
+
+
 def test_digits_are_sized_and_centred_as_in_mnist(covers: list[Cover]) -> None:
     for cover in covers:
         pixels = pixels_of(draw(cover)).astype(float)
