@@ -50,9 +50,10 @@ MAX_GAP_RELAXED_FRACTION = 0.25
 MAX_REFINED_FRACTION = 0.6  # of the image's longer side; a larger digit needs no refinement
 LIGHT_FOREGROUND_PRIOR = 0.8  # light on dark is the rarer case
 MIN_RELATIVE_SCORE = 0.2  # of the best segmentation's score, to become a hypothesis
-# Below this quality of the best hypothesis there may be shadows or reflections wider than strokes
-# and narrower than the usual structuring element: a finer one gives further hypotheses.
-CLEAR_QUALITY, FINE_STRUCTURING_SIZE_FRACTION = 0.75, 0.12
+# Below the first quality of the best hypothesis there may be shadows or reflections wider than
+# strokes and narrower than the usual structuring element: a finer one gives further hypotheses, but
+# for those below the second, such as the inner parts of thick strokes (docs/log.md).
+CLEAR_QUALITY, MIN_FINE_QUALITY, FINE_STRUCTURING_SIZE_FRACTION = 0.75, 0.6, 0.12
 MAX_COUNTED = 120  # candidates; more are noise, and are not read only to be counted
 MIN_SIMILAR_SCORE = 0.25  # of the best candidate's
 MIN_SPLIT_ASPECT = 0.95  # width over height; a single digit is seldom wider
@@ -123,24 +124,37 @@ def hypotheses(
         stages["grey"] = gray
     even = correct_illumination(gray)
     polarity = detect_polarity(even)
-    result = []
-    for size in (STRUCTURING_SIZE_FRACTION, FINE_STRUCTURING_SIZE_FRACTION):
-        segmentations = []
-        for is_dark in (True, False) if polarity is None else (polarity,):
-            if (found := segment(even, is_dark, size)) is not None:
-                unruled = erase_lines(even, found.foreground)
-                without_lines = None if unruled is None else segment(unruled, is_dark, size)
-                segmentations.append(without_lines or found)
-        segmentations.sort(key=lambda found: -found.score)
-        for found in segmentations:
-            if found.score < MIN_RELATIVE_SCORE * segmentations[0].score:
-                break
-            result.append(extract_digits(found, multi, stages))
-            if not multi and (merged := merge_distant(found)) is not None:
-                result.append(extract_digits(merged, multi, stages, result[-1].row))
-        if multi or not result or result[0].foreground_quality > CLEAR_QUALITY:
-            break
+    result = segment_as(even, polarity, STRUCTURING_SIZE_FRACTION, multi, stages)
+    if not multi and result and result[0].foreground_quality < CLEAR_QUALITY:
+        needed = max(result[0].foreground_quality, MIN_FINE_QUALITY)
+        finer = segment_as(even, polarity, FINE_STRUCTURING_SIZE_FRACTION, multi, stages)
+        result += [hypothesis for hypothesis in finer if hypothesis.foreground_quality > needed]
     return [replace(hypothesis, scale=width / gray.shape[1]) for hypothesis in result]
+
+
+def segment_as(
+    even: FloatImage,
+    polarity: bool | None,
+    structuring_size: float,
+    multi: bool,
+    stages: Stages | None,
+) -> list[Hypothesis]:
+    """Return the hypotheses about an evenly lit image, of either polarity where that is None."""
+    segmentations = []
+    for is_dark in (True, False) if polarity is None else (polarity,):
+        if (found := segment(even, is_dark, structuring_size)) is not None:
+            unruled = erase_lines(even, found.foreground)
+            without_lines = None if unruled is None else segment(unruled, is_dark, structuring_size)
+            segmentations.append(without_lines or found)
+    segmentations.sort(key=lambda found: -found.score)
+    result: list[Hypothesis] = []
+    for found in segmentations:
+        if found.score < MIN_RELATIVE_SCORE * segmentations[0].score:
+            break
+        result.append(extract_digits(found, multi, stages))
+        if not multi and (merged := merge_distant(found)) is not None:
+            result.append(extract_digits(merged, multi, stages, result[-1].row))
+    return result
 
 
 def segment(
