@@ -86,6 +86,11 @@ class Segmentation:
     max_gap: float
     origin: tuple[int, int] = (0, 0)  # row and column of this part in the image
 
+    @property
+    def written(self) -> list[Component]:
+        """The components of all candidates."""
+        return [c for candidate in self.candidates for c in candidate.components]
+
     def explained(self, candidates: list[DigitCandidate]) -> float:
         """Return the share that candidates have of the score of all components."""
         return sum(c.score for c in candidates) / sum(c.score for c in self.components)
@@ -123,7 +128,8 @@ def hypotheses(
     segmentations = []
     for is_dark in (True, False) if polarity is None else (polarity,):
         if (found := segment(even, is_dark)) is not None:
-            unruled = erase_lines(even, found.foreground)
+            height = digit_height(found.written) if multi else None
+            unruled = erase_lines(even, found.foreground, height)
             without_lines = None if unruled is None else segment(unruled, is_dark)
             segmentations.append(without_lines or found)
     segmentations.sort(key=lambda found: -found.score)
@@ -240,9 +246,8 @@ def _is_beside(candidate: DigitCandidate, best: DigitCandidate) -> bool:
 
 def find_digits(found: Segmentation, with_cuts: bool) -> list[list[Lattice]]:
     """Return the lattices of all text lines of a segmentation; without cuts they only count."""
-    components = [c for candidate in found.candidates for c in candidate.components]
-    height = digit_height(components)
-    lines = filter(None, map(without_box_sides, group_lines(components, height)))
+    height = digit_height(found.written)
+    lines = filter(None, map(without_box_sides, group_lines(found.written, height)))
     return [
         line_lattices(found.foreground, found.labels, line, height, with_cuts=with_cuts)
         for line in lines
