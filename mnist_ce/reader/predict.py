@@ -35,7 +35,7 @@ from mnist_ce.system.errors import UsageError
 
 DEFAULT_WEIGHTS = "world"  # reads photographs better than a run of the classic recipe
 ImageLike: TypeAlias = ImageSource | BinaryIO | torch.Tensor
-OTHER_PENALTY, SIGN_PENALTY = 4.0, 1.0  # nats, for ink that is taken for no digit, or for a sign
+OTHER_PENALTY, SIGN_PENALTY = 3.0, 1.0  # nats, for ink that is taken for no digit, or for a sign
 # Nats by which a probable digit's score may be below the threshold among accepted digits.
 ROW_BONUS, MIN_ROW_PROBABILITY, MIN_ROW_LENGTH, MIN_ROW_QUALITY = 2.0, 0.9, 3, 0.6
 MIN_LEGIBLE_PX, MIN_LEGIBLE_CONTRAST = 14, 0.12  # below them a rejection names the cause

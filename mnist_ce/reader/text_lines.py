@@ -31,6 +31,7 @@ MAX_CUT_ASPECT = 10  # width over height of a component that is cut
 CUT_STEP, SEAM_REACH = 0.08, 0.2  # places where a cut is looked for, and how far it may lead
 MIN_PIECE_INK = 0.2  # between two cuts, in strokes as long as a digit is high
 CUT_PENALTY, CUT_INK_PENALTY = 1.0, 0.5  # the latter per stroke width of ink that is cut through
+NARROW_WIDTH, NARROW_PENALTY = 1.1, 3.0  # for cuts through what is as narrow as a letter
 GAP_PENALTY, WIDTH_PENALTY, HEIGHT_PENALTY = 3.0, 3.0, 4.0
 MIN_BOX_SIDES = 3
 WHOLE_IMAGE = Box(0, 0, FIELD_SIZE, FIELD_SIZE)
@@ -278,7 +279,8 @@ def _cut(
         cut = 0.0
         if number < len(seams):
             strokes = amounts[number] / component.stroke_width
-            cut = CUT_PENALTY + CUT_INK_PENALTY * max(0.0, float(strokes) - 1)
+            narrow = NARROW_PENALTY * max(0.0, NARROW_WIDTH - box.width / height)
+            cut = CUT_PENALTY + narrow + CUT_INK_PENALTY * max(0.0, float(strokes) - 1)
         label = int(labels.max()) + 1
         labels[where][part] = label
         place = bounding_box(part).moved(box.top, box.left)
