@@ -39,6 +39,7 @@ OTHER_PENALTY, SIGN_PENALTY = 3.0, 1.0  # nats, for ink that is taken for no dig
 # Nats by which a probable digit's score may be below the threshold among accepted digits.
 ROW_BONUS, MIN_ROW_PROBABILITY, MIN_ROW_LENGTH, MIN_ROW_QUALITY = 2.0, 0.9, 3, 0.6
 MIN_LEGIBLE_PX, MIN_LEGIBLE_CONTRAST = 14, 0.12  # below them a rejection names the cause
+USE_MULTI = ": use --multi"
 NO_INK = "no ink found: the image is empty, or its contrast too low"
 CONFIDENCE_WEIGHT = 2.0  # of the network's log-confidence beside the segmentation's log-score
 JSON_FIELDS = (
@@ -99,6 +100,11 @@ class Prediction:
     text: str | None = None  # the whole line; ? for what was not read
     pixels: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)  # [28, 28]
     stages: Stages = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def guess(self) -> str | None:
+        """The most probable class of a rejected part; None for an image of several digits."""
+        return None if (self.reason or "").endswith(USE_MULTI) else self.class_name
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record in JSON: plain values, fractions."""
@@ -362,7 +368,7 @@ class Predictor:
         """Return why a digit is rejected and what may help, or None."""
         if chosen.num_found > 1:
             lines = f"{chosen.num_lines} line{'s' * (chosen.num_lines > 1)}"
-            return f"{chosen.num_found} digits in {lines}: use --multi"
+            return f"{chosen.num_found} digits in {lines}{USE_MULTI}"
         if threshold is None:
             return None
         if self.settings.min_confidence is not None:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
 from mnist_ce.data.mnist_format import FIELD_SIZE
 from mnist_ce.reader.binarize import (
@@ -20,6 +21,7 @@ from mnist_ce.reader.binarize import (
 )
 from mnist_ce.reader.components import (
     MAX_GAP_FRACTION,
+    Box,
     Component,
     DigitCandidate,
     Labels,
@@ -27,6 +29,7 @@ from mnist_ce.reader.components import (
     find_components,
     group_components,
 )
+from mnist_ce.reader.detector import load_detector
 from mnist_ce.reader.image_io import FloatImage, to_float_image
 from mnist_ce.reader.mnist_like import MAX_BACKGROUND_LEVEL, as_mnist_image
 from mnist_ce.reader.ruled_lines import erase_lines
@@ -53,6 +56,9 @@ MIN_RELATIVE_SCORE = 0.2  # of the best segmentation's score, to become a hypoth
 MAX_COUNTED = 120  # candidates; more are noise, and are not read only to be counted
 MIN_SIMILAR_SCORE = 0.25  # of the best candidate's
 MIN_SPLIT_ASPECT = 0.95  # width over height; a single digit is seldom wider
+# A component that the detector is as sure of, and hardly wider than high, is not cut: the penalty
+# of one cut exceeds what the network could gain by it.
+CLEAR_SCORE, MAX_CLEAR_WIDTH = 3.0, 0.3
 
 
 @dataclass
@@ -132,6 +138,8 @@ def hypotheses(
             unruled = erase_lines(even, found.foreground, height)
             without_lines = None if unruled is None else segment(unruled, is_dark)
             segmentations.append(without_lines or found)
+    if not segmentations and (found := find_small(even)) is not None:
+        segmentations = [found]
     segmentations.sort(key=lambda found: -found.score)
     result = []
     for found in segmentations:
@@ -159,6 +167,16 @@ def segment(
     return found if candidates else None
 
 
+def find_small(gray: FloatImage) -> Segmentation | None:
+    """Segment the surroundings of the strongest spot: a digit too small for the whole's noise."""
+    deviation = ndimage.uniform_filter(gray - np.median(gray), 5)
+    row, column = np.unravel_index(int(np.abs(deviation).argmax()), gray.shape)
+    place = Box(int(row), int(column), int(row) + 1, int(column) + 1)
+    where = place.slices(max(gray.shape) // 16)
+    found = segment(gray[where], bool(deviation[row, column] < 0))
+    return found and replace(found, origin=(where[0].start, where[1].start))
+
+
 def merge_distant(found: Segmentation) -> Segmentation | None:
     """Return the segmentation whose best candidate takes in distant components, if any."""
     candidates = group_components(found.components, found.labels, MAX_GAP_RELAXED_FRACTION)
@@ -183,7 +201,8 @@ def refine(found: Segmentation, candidate: DigitCandidate) -> Segmentation:
     # A much smaller digit would be a piece of the first.
     if refined is None or refined.candidates[0].box.size < 0.6 * candidate.box.size:
         return unrefined
-    return replace(refined, origin=(where[0].start, where[1].start))
+    down, right = found.origin
+    return replace(refined, origin=(down + where[0].start, right + where[1].start))
 
 
 def extract_digits(
@@ -248,10 +267,11 @@ def find_digits(found: Segmentation, with_cuts: bool) -> list[list[Lattice]]:
     """Return the lattices of all text lines of a segmentation; without cuts they only count."""
     height = digit_height(found.written)
     lines = filter(None, map(without_box_sides, group_lines(found.written, height)))
-    return [
+    digits = [
         line_lattices(found.foreground, found.labels, line, height, with_cuts=with_cuts)
         for line in lines
     ]
+    return [[lattice.moved(*found.origin) for lattice in line] for line in digits]
 
 
 def single_digit(found: Segmentation) -> Lattice:
@@ -260,10 +280,20 @@ def single_digit(found: Segmentation) -> Lattice:
     box = candidate.box
     sign = single_sign(box)
     is_wide = box.width >= MIN_SPLIT_ASPECT * box.height and sign is None
-    height = box.height if is_wide else 2.0 * box.size
     components = sorted(candidate.components, key=lambda c: c.box.left + c.box.right)
-    (lattice,) = line_lattices(found.foreground, found.labels, components, height, np.inf)
     too_wide = max(0.0, box.width / max(1, box.height) - 1.0)
+
+    def lattice_for(height: float) -> Lattice:
+        (lattice,) = line_lattices(found.foreground, found.labels, components, height, np.inf)
+        return lattice
+
+    if is_wide and not (len(components) == 1 and too_wide < MAX_CLEAR_WIDTH):
+        lattice = lattice_for(box.height)
+    else:
+        lattice = lattice_for(2.0 * box.size)  # too high for any cut
+        # Cuts take three quarters of the time of a wide digit, and would not be chosen.
+        if is_wide and load_detector().scores(lattice.whole.pixels[None])[0] < CLEAR_SCORE:
+            lattice = lattice_for(box.height)
     whole = replace(lattice.whole, penalty=WIDTH_PENALTY * too_wide, sign=sign)
     lattice.digits[0, lattice.num_pieces] = whole
     return lattice.moved(*origin)
