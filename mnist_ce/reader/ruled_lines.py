@@ -18,7 +18,7 @@ MAX_THICKNESS_FRACTION = 0.025  # of the image's longer side
 EDGE_MARGIN_FRACTION = 0.06  # of the image's height
 MAX_UNDERLINED_FRACTION = 0.75  # of the image's width, with ink above a line near its lower edge
 BOX_SLOPES = np.tan(np.radians(np.arange(-8, 8.01, 0.25)))
-MIN_SIDE, MAX_SIDE_THICKNESS = 0.7, 0.2  # of a box: of a digit's height, and of the former
+MIN_SIDE, MAX_SIDE_THICKNESS = 0.7, 0.25  # of a box: of a digit's height, and of the former
 FAINT_INTENSITY = 0.25
 MAX_VOTING_PIXELS = 5_000  # bounds the time of the vote on a slope
 
@@ -148,7 +148,11 @@ def find_boxes(mask: Mask, height: float) -> tuple[Mask, Mask] | None:
     chosen = [number for number, pair in ends.items() if is_side[list(pair)].all()]
     if len(chosen) < 2:
         return None
-    level, upright = is_side[levels], np.isin(uprights, chosen)
+    upright = np.isin(uprights, chosen)
+    near = ndimage.maximum_filter(np.where(upright, uprights, 0), 2 * reach + 1)
+    where = (near > 0) & level
+    crossings = np.unique(np.stack([levels[where], near[where]]), axis=1)  # of the inner sides, too
+    level = (np.bincount(crossings[0], minlength=num_levels + 1) >= 2)[levels]
     enclosed = ndimage.binary_fill_holes(level | upright) & ~ndimage.binary_dilation(
         level | upright, iterations=3
     )

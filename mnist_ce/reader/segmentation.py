@@ -42,6 +42,7 @@ from mnist_ce.reader.text_lines import (
     line_lattices,
     single_sign,
     without_box_sides,
+    without_frames,
 )
 
 Stages: TypeAlias = dict[str, NDArray[np.generic]]
@@ -134,7 +135,7 @@ def hypotheses(
     segmentations = []
     for is_dark in (True, False) if polarity is None else (polarity,):
         if (found := segment(even, is_dark)) is not None:
-            height = digit_height(found.written) if multi else None
+            height = digit_height(without_frames(found.written)) if multi else None
             unruled = erase_lines(even, found.foreground, height)
             without_lines = None if unruled is None else segment(unruled, is_dark)
             segmentations.append(without_lines or found)

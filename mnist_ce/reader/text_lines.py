@@ -34,6 +34,7 @@ CUT_PENALTY, CUT_INK_PENALTY = 1.0, 0.5  # the latter per stroke width of ink th
 NARROW_WIDTH, NARROW_PENALTY = 1.1, 3.0  # for cuts through what is as narrow as a letter
 GAP_PENALTY, WIDTH_PENALTY, HEIGHT_PENALTY = 3.0, 3.0, 4.0
 MIN_BOX_SIDES = 3
+MIN_FRAMED = 0.1  # height of what a frame is around, of its own
 WHOLE_IMAGE = Box(0, 0, FIELD_SIZE, FIELD_SIZE)
 
 
@@ -85,6 +86,17 @@ def digit_height(components: list[Component]) -> float:
     heights = np.sort([c.box.height for c in components])
     total = heights.cumsum()
     return float(heights[np.searchsorted(total, total[-1] / 2)])
+
+
+def without_frames(components: list[Component]) -> list[Component]:
+    """Return components without those around two others, or all if nothing else is left."""
+    tops, lefts, bottoms, rights = np.array([c.box for c in components]).T
+    within = (tops > tops[:, None]) & (bottoms < bottoms[:, None])
+    within &= (lefts > lefts[:, None]) & (rights < rights[:, None])  # [outer, inner]
+    heights = bottoms - tops
+    within &= heights > MIN_FRAMED * heights[:, None]
+    num_inside = within.sum(axis=1)
+    return [c for c, count in zip(components, num_inside, strict=True) if count < 2] or components
 
 
 def group_lines(components: list[Component], height: float) -> list[list[Component]]:
