@@ -17,8 +17,9 @@ MIN_SPAN_FRACTION = 0.7  # of the image's width that a line must cover
 MAX_THICKNESS_FRACTION = 0.025  # of the image's longer side
 EDGE_MARGIN_FRACTION = 0.06  # of the image's height
 MAX_UNDERLINED_FRACTION = 0.75  # of the image's width, with ink above a line near its lower edge
-BOX_SLOPES = np.tan(np.radians(np.arange(-8, 8.01, 0.25)))
-MIN_SIDE, MAX_SIDE_THICKNESS = 0.7, 0.25  # of a box: of a digit's height, and of the former
+BOX_SLOPES = np.tan(np.radians(np.arange(-8, 8.01, 0.5)))
+MIN_SIDES = 0.7, 0.7  # level and upright ones of a box, of a digit's height
+MAX_SIDE_THICKNESS = 0.25  # of the shortest length
 FAINT_INTENSITY = 0.25
 MAX_VOTING_PIXELS = 5_000  # bounds the time of the vote on a slope
 
@@ -117,15 +118,15 @@ def _spans_width(mask: Mask, reach: int) -> bool:
 def find_boxes(mask: Mask, height: float) -> tuple[Mask, Mask] | None:
     """Return the level and the upright sides of a form's boxes, or None without boxes.
 
-    A side is straight, thin and at least `MIN_SIDE` of a digit's height long. An upright one leads
+    A side is straight, thin and at least `MIN_SIDES` of a digit's height long. An upright one leads
     from one level side to another, and a level one meets two upright ones; a 1 touches neither.
     """
-    level = _straight_bands(mask, MIN_SIDE * height)
-    upright = _straight_bands(np.ascontiguousarray(mask.T), MIN_SIDE * height).T
+    level = _straight_bands(mask, MIN_SIDES[0] * height)
     levels, num_levels = ndimage.label(level, np.ones((3, 3)))
-    uprights, num_uprights = ndimage.label(upright, np.ones((3, 3)))
-    if num_levels < 2 or num_uprights < 2:
+    if num_levels < 2:
         return None
+    upright = _straight_bands(np.ascontiguousarray(mask.T), MIN_SIDES[1] * height).T
+    uprights, _ = ndimage.label(upright, np.ones((3, 3)))
     reach = round(max(3, 0.12 * height))
 
     def met(rows: NDArray[np.intp], columns: NDArray[np.intp], row: int) -> int:

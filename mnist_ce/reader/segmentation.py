@@ -29,7 +29,6 @@ from mnist_ce.reader.components import (
     find_components,
     group_components,
 )
-from mnist_ce.reader.detector import load_detector
 from mnist_ce.reader.image_io import FloatImage, to_float_image
 from mnist_ce.reader.mnist_like import MAX_BACKGROUND_LEVEL, as_mnist_image
 from mnist_ce.reader.ruled_lines import erase_lines
@@ -57,9 +56,6 @@ MIN_RELATIVE_SCORE = 0.2  # of the best segmentation's score, to become a hypoth
 MAX_COUNTED = 120  # candidates; more are noise, and are not read only to be counted
 MIN_SIMILAR_SCORE = 0.25  # of the best candidate's
 MIN_SPLIT_ASPECT = 0.95  # width over height; a single digit is seldom wider
-# A component that the detector is as sure of, and hardly wider than high, is not cut: the penalty
-# of one cut exceeds what the network could gain by it.
-CLEAR_SCORE, MAX_CLEAR_WIDTH = 3.0, 0.3
 
 
 @dataclass
@@ -281,20 +277,10 @@ def single_digit(found: Segmentation) -> Lattice:
     box = candidate.box
     sign = single_sign(box)
     is_wide = box.width >= MIN_SPLIT_ASPECT * box.height and sign is None
+    height = box.height if is_wide else 2.0 * box.size
     components = sorted(candidate.components, key=lambda c: c.box.left + c.box.right)
+    (lattice,) = line_lattices(found.foreground, found.labels, components, height, np.inf)
     too_wide = max(0.0, box.width / max(1, box.height) - 1.0)
-
-    def lattice_for(height: float) -> Lattice:
-        (lattice,) = line_lattices(found.foreground, found.labels, components, height, np.inf)
-        return lattice
-
-    if is_wide and not (len(components) == 1 and too_wide < MAX_CLEAR_WIDTH):
-        lattice = lattice_for(box.height)
-    else:
-        lattice = lattice_for(2.0 * box.size)  # too high for any cut
-        # Cuts take three quarters of the time of a wide digit, and would not be chosen.
-        if is_wide and load_detector().scores(lattice.whole.pixels[None])[0] < CLEAR_SCORE:
-            lattice = lattice_for(box.height)
     whole = replace(lattice.whole, penalty=WIDTH_PENALTY * too_wide, sign=sign)
     lattice.digits[0, lattice.num_pieces] = whole
     return lattice.moved(*origin)
