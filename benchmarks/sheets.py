@@ -1,4 +1,4 @@
-"""Rows and sheets of digits, drawn from MNIST's training digits: how many `--multi` reads.
+"""Rows and sheets of digits, most of them MNIST's training digits: how many `--multi` reads.
 
     MNIST_CE_DATA_DIR=… python -m benchmarks.sheets --count 40 --checkpoint pretrained
 
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from benchmarks.common import Format, argument_parser, mnist, percent, print_table
+from mnist_ce.data.synthetic.render import pen_path
+from mnist_ce.data.synthetic.templates import load_styles
 from mnist_ce.reader.predict import Prediction, predict
 from mnist_ce.runs.load_model import load_model
 
@@ -42,6 +44,8 @@ class Layout:
     ruling: tuple[str, ...] = ()  # "lines", "squares" or "boxes"
     own_colour: float = 0.0  # share of rulings in the pen's colour
     extras: str = ""  # signs written between the digits
+    groups: float = 0.0  # share of gaps that are as wide as between the groups of a number
+    drawn: bool = False  # by lines of 1 or 2 pixels on white, as with a mouse
     heights: tuple[int, int] = field(default=(28, 70))
 
 
@@ -56,6 +60,9 @@ KINDS = {
     "squared": Layout(lines=(1, 5), ruling=("squares",), own_colour=0.2),
     "form": Layout(lines=(1, 4), gap=(0.4, 0.6), ruling=("boxes",), own_colour=0.3, turn=1),
     "signs": Layout(lines=(1, 4), digits=(3, 8), gap=(0.3, 0.6), extras="-−.,AKM=+/"),
+    "column": Layout(lines=(3, 8), digits=(1, 1)),
+    "groups": Layout(digits=(6, 12), groups=0.3),
+    "drawn row": Layout(digits=(2, 8), turn=0, drawn=True, heights=(20, 60)),
 }
 
 
@@ -66,6 +73,20 @@ def draw_digit(pixels: NDArray[np.uint8], height: float, threshold: float) -> Co
     size = [max(2, round(side * height / 20)) for side in image.size]
     smooth = np.asarray(image.resize((size[0], size[1]), Image.Resampling.BICUBIC), float) / 255
     return (5 * (smooth - threshold) + 0.5).clip(0, 1).astype(np.float32)
+
+
+def draw_path(height: float, rng: np.random.Generator) -> tuple[Cover, int]:
+    """Return the coverage of a digit drawn by a thin line without grey levels, and its label."""
+    style = load_styles("hands")[rng.integers(len(load_styles("hands")))]
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    path = pen_path(style, 1, generator)[0][0].numpy() * height  # [samples, 2]
+    path = path - path.min(axis=0) + 2
+    page = Image.new("L", (round(path[:, 0].max()) + 3, round(path[:, 1].max()) + 3))
+    breaks = 1 + np.flatnonzero(np.hypot(*np.diff(path, axis=0).T) > 0.15 * height)
+    for stroke in np.split(path, breaks):
+        points = list(map(tuple, stroke))
+        ImageDraw.Draw(page).line(points, fill=1, width=int(rng.integers(1, 3)))
+    return np.asarray(page.crop(page.getbbox()), dtype=np.float32), style.digit
 
 
 def draw_sign(sign: str, height: float) -> Cover:
@@ -100,6 +121,9 @@ def sheet(layout: Layout, rng: np.random.Generator) -> tuple[Image.Image, list[s
             is_sign = layout.extras and place % 2 == 1 and rng.random() < 0.4
             if is_sign:
                 cover = draw_sign(str(rng.choice(list(layout.extras))), height)
+            elif layout.drawn:
+                cover, label = draw_path(height, rng)
+                text += str(label)
             else:
                 index = int(rng.integers(len(images)))
                 size = height * rng.uniform(0.88, 1.12)
@@ -109,7 +133,7 @@ def sheet(layout: Layout, rng: np.random.Generator) -> tuple[Image.Image, list[s
             top = max(0, round(base + wobble) - cover.shape[0])
             left, touch = round(x), rng.random() < layout.touching and place > 0
             if touch:
-                left -= round(height)
+                left = max(0, left - round(height))
                 while (
                     page[top : top + len(cover), left : left + cover.shape[1]] * cover
                 ).max() > 0.3:
@@ -130,6 +154,8 @@ def sheet(layout: Layout, rng: np.random.Generator) -> tuple[Image.Image, list[s
             np.maximum(area, cover[: area.shape[0], : area.shape[1]], out=area)
             if ruling != "boxes":
                 x = left + cover.shape[1] + rng.uniform(*layout.gap) * height
+                if layout.groups and rng.random() < layout.groups:
+                    x += rng.uniform(0.5, 2.0) * height
         texts.append(text)
         widest = max(widest, round(x + height))
     if ruling in ("lines", "squares"):
@@ -139,6 +165,8 @@ def sheet(layout: Layout, rng: np.random.Generator) -> tuple[Image.Image, list[s
         if ruling == "squares":
             for column in np.arange(rng.uniform(0, step), ruled.shape[1], step):
                 ruled[:, round(column) : round(column) + pen] = 1
+    if layout.drawn:
+        return Image.fromarray((255 - 255 * page[:, :widest]).astype(np.uint8)), texts
     return photograph(page[:, :widest], ruled[:, :widest], own_colour, layout.turn, rng), texts
 
 

@@ -343,5 +343,5 @@ def _line(records: list[Prediction], place: str) -> str:
         others = ", ".join(f"{k.class_name} {k.probability:.1%}" for k in first.top_k[1:])
         more = f"  ({others})" if others else ""
         return f"{first.class_name:>8}  {first.probability:7.1%}  {place}{more}"
-    guess = "-" if first.class_name is None else f"({first.class_name}?)"
+    guess = "-" if first.guess is None else f"({first.guess}?)"
     return f"{guess:>8}           {place}  ({first.reason})"

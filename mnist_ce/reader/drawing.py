@@ -27,7 +27,7 @@ def summary(records: Sequence[Prediction]) -> list[str]:
     for r in records:
         place = f"line {(r.line or 0) + 1}, digit {(r.position or 0) + 1}: " if several else ""
         if r.status != "ok":
-            guess = f" (the best guess was {r.class_name})" if r.class_name else ""
+            guess = f" (the best guess was {r.guess})" if r.guess else ""
             lines[f"{place}{r.status}: {r.reason}{guess}"] = None
         elif not several:
             lines[f"read as {r.class_name} ({r.probability:.1%})"] = None

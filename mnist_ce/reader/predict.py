@@ -35,8 +35,11 @@ from mnist_ce.system.errors import UsageError
 
 DEFAULT_WEIGHTS = "world"  # reads photographs better than a run of the classic recipe
 ImageLike: TypeAlias = ImageSource | BinaryIO | torch.Tensor
-OTHER_PENALTY, SIGN_PENALTY = 4.0, 1.0  # nats, for ink that is taken for no digit, or for a sign
+OTHER_PENALTY, SIGN_PENALTY = 3.0, 1.0  # nats, for ink that is taken for no digit, or for a sign
+# Nats by which a probable digit's score may be below the threshold among accepted digits.
+ROW_BONUS, MIN_ROW_PROBABILITY, MIN_ROW_LENGTH, MIN_ROW_QUALITY = 2.0, 0.9, 3, 0.6
 MIN_LEGIBLE_PX, MIN_LEGIBLE_CONTRAST = 14, 0.12  # below them a rejection names the cause
+USE_MULTI = ": use --multi"
 NO_INK = "no ink found: the image is empty, or its contrast too low"
 CONFIDENCE_WEIGHT = 2.0  # of the network's log-confidence beside the segmentation's log-score
 JSON_FIELDS = (
@@ -97,6 +100,11 @@ class Prediction:
     text: str | None = None  # the whole line; ? for what was not read
     pixels: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)  # [28, 28]
     stages: Stages = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def guess(self) -> str | None:
+        """The most probable class of a rejected part; None for an image of several digits."""
+        return None if (self.reason or "").endswith(USE_MULTI) else self.class_name
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record in JSON: plain values, fractions."""
@@ -208,6 +216,7 @@ class ResolvedHypothesis:
     num_found: int  # digits, where only one was wanted
     num_lines: int
     quality: float  # in [0, 1]: how much of the ink looks like writing
+    is_writing: bool  # whether most of several parts are digits
     score: float
 
 
@@ -269,7 +278,7 @@ class Predictor:
         found = [[resolve_lattice(x, scored) for x in line] for line in hypothesis.lines]
         row = [[resolve_lattice(x, scored) for x in line] for line in hypothesis.row]
         lines = [[digit for path, _ in line for digit in path] for line in found]
-        quality = hypothesis.foreground_quality
+        quality, is_writing = hypothesis.foreground_quality, False
         if self.settings.multi:
             # A line of specks is no line, unless the image holds nothing else.
             written = [line for line in lines if any(d.digit.sign is None for d in line)]
@@ -277,6 +286,7 @@ class Predictor:
             parts = [d for line in lines for d in line if d.digit.sign is None]
             if len(parts) > 1:  # among writing a digit may look odd, among specks it may not
                 quality = sum(d.log_odds >= self.threshold for d in parts) / len(parts)
+                is_writing = len(parts) >= MIN_ROW_LENGTH and quality >= MIN_ROW_QUALITY
         else:  # the best candidate as one digit, and how many there are
             chosen = [[found[0][0][1]]]
             counts = [self._count([d for path, _ in line for d in path]) for line in row]
@@ -285,7 +295,8 @@ class Predictor:
                 num_found, num_lines = len(lines[0]), 1
         confidence = float(np.mean([d.log_confidence for line in chosen for d in line]))
         score = CONFIDENCE_WEIGHT * confidence + math.log(hypothesis.segmentation_score)
-        return ResolvedHypothesis(hypothesis, chosen, num_found, num_lines, quality, score)
+        counted = num_found, num_lines
+        return ResolvedHypothesis(hypothesis, chosen, *counted, quality, is_writing, score)
 
     def _count(self, digits: list[ScoredDigit]) -> int:
         return sum(d.digit.sign is None and d.log_odds >= self.threshold for d in digits)
@@ -326,6 +337,8 @@ class Predictor:
         elif self.trained.reads_digits:
             score = scored.log_odds
             threshold = adjusted_threshold(self.threshold, chosen.quality)
+            if chosen.is_writing and probabilities[best] >= MIN_ROW_PROBABILITY:
+                threshold -= ROW_BONUS
         reason = self._rejection(scored, chosen, score, threshold)
         box, scale = scored.digit.box, chosen.hypothesis.scale
         edges = [round(scale * edge) for edge in (box.left, box.top, box.right, box.bottom)]
@@ -355,7 +368,7 @@ class Predictor:
         """Return why a digit is rejected and what may help, or None."""
         if chosen.num_found > 1:
             lines = f"{chosen.num_lines} line{'s' * (chosen.num_lines > 1)}"
-            return f"{chosen.num_found} digits in {lines}: use --multi"
+            return f"{chosen.num_found} digits in {lines}{USE_MULTI}"
         if threshold is None:
             return None
         if self.settings.min_confidence is not None:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
 from mnist_ce.data.mnist_format import FIELD_SIZE
 from mnist_ce.reader.binarize import (
@@ -20,6 +21,7 @@ from mnist_ce.reader.binarize import (
 )
 from mnist_ce.reader.components import (
     MAX_GAP_FRACTION,
+    Box,
     Component,
     DigitCandidate,
     Labels,
@@ -39,6 +41,7 @@ from mnist_ce.reader.text_lines import (
     line_lattices,
     single_sign,
     without_box_sides,
+    without_frames,
 )
 
 Stages: TypeAlias = dict[str, NDArray[np.generic]]
@@ -89,6 +92,11 @@ class Segmentation:
     candidates: list[DigitCandidate]
     max_gap: float
     origin: tuple[int, int] = (0, 0)  # row and column of this part in the image
+
+    @property
+    def written(self) -> list[Component]:
+        """The components of all candidates."""
+        return [c for candidate in self.candidates for c in candidate.components]
 
     def explained(self, candidates: list[DigitCandidate]) -> float:
         """Return the share that candidates have of the score of all components."""
@@ -143,9 +151,12 @@ def segment_as(
     segmentations = []
     for is_dark in (True, False) if polarity is None else (polarity,):
         if (found := segment(even, is_dark, structuring_size)) is not None:
-            unruled = erase_lines(even, found.foreground)
+            height = digit_height(without_frames(found.written)) if multi else None
+            unruled = erase_lines(even, found.foreground, height)
             without_lines = None if unruled is None else segment(unruled, is_dark, structuring_size)
             segmentations.append(without_lines or found)
+    if not segmentations and (found := find_small(even)) is not None:
+        segmentations = [found]
     segmentations.sort(key=lambda found: -found.score)
     result: list[Hypothesis] = []
     for found in segmentations:
@@ -173,6 +184,16 @@ def segment(
     return found if candidates else None
 
 
+def find_small(gray: FloatImage) -> Segmentation | None:
+    """Segment the surroundings of the strongest spot: a digit too small for the whole's noise."""
+    deviation = ndimage.uniform_filter(gray - np.median(gray), 5)
+    row, column = np.unravel_index(int(np.abs(deviation).argmax()), gray.shape)
+    place = Box(int(row), int(column), int(row) + 1, int(column) + 1)
+    where = place.slices(max(gray.shape) // 16)
+    found = segment(gray[where], bool(deviation[row, column] < 0))
+    return found and replace(found, origin=(where[0].start, where[1].start))
+
+
 def merge_distant(found: Segmentation) -> Segmentation | None:
     """Return the segmentation whose best candidate takes in distant components, if any."""
     candidates = group_components(found.components, found.labels, MAX_GAP_RELAXED_FRACTION)
@@ -197,7 +218,8 @@ def refine(found: Segmentation, candidate: DigitCandidate) -> Segmentation:
     # A much smaller digit would be a piece of the first.
     if refined is None or refined.candidates[0].box.size < 0.6 * candidate.box.size:
         return unrefined
-    return replace(refined, origin=(where[0].start, where[1].start))
+    down, right = found.origin
+    return replace(refined, origin=(down + where[0].start, right + where[1].start))
 
 
 def extract_digits(
@@ -260,13 +282,13 @@ def _is_beside(candidate: DigitCandidate, best: DigitCandidate) -> bool:
 
 def find_digits(found: Segmentation, with_cuts: bool) -> list[list[Lattice]]:
     """Return the lattices of all text lines of a segmentation; without cuts they only count."""
-    components = [c for candidate in found.candidates for c in candidate.components]
-    height = digit_height(components)
-    lines = filter(None, map(without_box_sides, group_lines(components, height)))
-    return [
+    height = digit_height(found.written)
+    lines = filter(None, map(without_box_sides, group_lines(found.written, height)))
+    digits = [
         line_lattices(found.foreground, found.labels, line, height, with_cuts=with_cuts)
         for line in lines
     ]
+    return [[lattice.moved(*found.origin) for lattice in line] for line in digits]
 
 
 def single_digit(found: Segmentation) -> Lattice:

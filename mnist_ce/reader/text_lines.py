@@ -18,6 +18,7 @@ from mnist_ce.data.mnist_format import FIELD_SIZE, fit_glyph
 from mnist_ce.data.stroke_width import normalise_stroke_width
 from mnist_ce.reader.binarize import Foreground
 from mnist_ce.reader.components import Box, Component, Labels, bounding_box, union
+from mnist_ce.reader.detector import load_detector
 from mnist_ce.reader.image_io import FloatImage
 
 # Lengths are fractions of the height of the image's digits, penalties are nats; all were chosen by
@@ -28,11 +29,16 @@ MAX_JOINED_GAP = 0.3  # between pieces of one digit
 MAX_SPAN_WIDTH, MAX_SPAN_PIECES = 1.5, 6
 MIN_CUT_WIDTH = 0.7  # a narrower component is not cut
 MAX_CUT_ASPECT = 10  # width over height of a component that is cut
+# A component that the detector is as sure of, and hardly wider than high, is not cut: the penalty
+# of one cut exceeds what the network could gain by it.
+CLEAR_SCORE, MAX_CLEAR_WIDTH = 3.0, 1.3
 CUT_STEP, SEAM_REACH = 0.08, 0.2  # places where a cut is looked for, and how far it may lead
 MIN_PIECE_INK = 0.2  # between two cuts, in strokes as long as a digit is high
 CUT_PENALTY, CUT_INK_PENALTY = 1.0, 0.5  # the latter per stroke width of ink that is cut through
+NARROW_WIDTH, NARROW_PENALTY = 1.1, 3.0  # for cuts through what is as narrow as a letter
 GAP_PENALTY, WIDTH_PENALTY, HEIGHT_PENALTY = 3.0, 3.0, 4.0
 MIN_BOX_SIDES = 3
+MIN_FRAMED = 0.1  # height of what a frame is around, of its own
 WHOLE_IMAGE = Box(0, 0, FIELD_SIZE, FIELD_SIZE)
 
 
@@ -77,6 +83,7 @@ class Piece:
     box: Box
     cut: float = 0.0  # the penalty of the cut at its right end, if there is one
     is_part: bool = False
+    pixels: NDArray[np.uint8] | None = None  # [28, 28], where they are known
 
 
 def digit_height(components: list[Component]) -> float:
@@ -84,6 +91,17 @@ def digit_height(components: list[Component]) -> float:
     heights = np.sort([c.box.height for c in components])
     total = heights.cumsum()
     return float(heights[np.searchsorted(total, total[-1] / 2)])
+
+
+def without_frames(components: list[Component]) -> list[Component]:
+    """Return components without those around two others, or all if nothing else is left."""
+    tops, lefts, bottoms, rights = np.array([c.box for c in components]).T
+    within = (tops > tops[:, None]) & (bottoms < bottoms[:, None])
+    within &= (lefts > lefts[:, None]) & (rights < rights[:, None])  # [outer, inner]
+    heights = bottoms - tops
+    within &= heights > MIN_FRAMED * heights[:, None]
+    num_inside = within.sum(axis=1)
+    return [c for c, count in zip(components, num_inside, strict=True) if count < 2] or components
 
 
 def group_lines(components: list[Component], height: float) -> list[list[Component]]:
@@ -163,8 +181,13 @@ def line_lattices(
     right = -1e9
     for component in line:
         pieces = [Piece(component.label, component.box)]
-        if with_cuts:
-            pieces = list(_cut(foreground.intensity, labels, component, height))
+        if with_cuts and _may_be_cut(component.box, height):
+            where = foreground.intensity, labels, [component.label], component.box
+            pixels = fit_glyph(crop_strokes(*where))
+            pieces = [replace(pieces[0], pixels=pixels)]
+            is_wide = component.box.width > MAX_CLEAR_WIDTH * height
+            if is_wide or load_detector().scores(pixels[None])[0] < CLEAR_SCORE:
+                pieces = list(_cut(foreground.intensity, labels, component, height))
         if not clusters or component.box.left - right > max_gap * height:
             clusters.append([])
         clusters[-1].extend(pieces)
@@ -182,10 +205,13 @@ def _lattice(intensity: FloatImage, labels: Labels, pieces: list[Piece], height:
             too_wide = box.width > MAX_SPAN_WIDTH * height or len(run) > MAX_SPAN_PIECES
             if len(run) > 1 and too_wide and not is_whole:
                 continue
-            strokes = crop_strokes(intensity, labels, [piece.label for piece in run], box)
+            pixels = run[0].pixels if len(run) == 1 else None
+            if pixels is None:
+                labels_of_run = [piece.label for piece in run]
+                pixels = fit_glyph(crop_strokes(intensity, labels, labels_of_run, box))
             penalty = run[-1].cut + _shape_penalty(run, box, height)
             sign = _sign(run, box, height)
-            digits[start, stop] = Digit(fit_glyph(strokes), box, penalty, sign)
+            digits[start, stop] = Digit(pixels, box, penalty, sign)
     return Lattice(count, digits)
 
 
@@ -248,15 +274,16 @@ def crop_strokes(intensity: FloatImage, labels: Labels, wanted: list[int], box: 
     return normalise_stroke_width(np.where(near, intensity[where], 0).clip(0, 1.2))
 
 
+def _may_be_cut(box: Box, height: float) -> bool:
+    is_rule = box.width > MAX_CUT_ASPECT * box.height
+    return box.width >= MIN_CUT_WIDTH * height and box.height >= MIN_ANCHOR * height and not is_rule
+
+
 def _cut(
     intensity: FloatImage, labels: Labels, component: Component, height: float
 ) -> Iterator[Piece]:
     """Yield the pieces of a component, and give each its own label in `labels`."""
     box = component.box
-    is_rule = box.width > MAX_CUT_ASPECT * box.height
-    if box.width < MIN_CUT_WIDTH * height or box.height < MIN_ANCHOR * height or is_rule:
-        yield Piece(component.label, box)
-        return
     where = box.slices()
     own = labels[where] == component.label
     ink = np.where(own, intensity[where].clip(0, 1), 0)
@@ -278,7 +305,8 @@ def _cut(
         cut = 0.0
         if number < len(seams):
             strokes = amounts[number] / component.stroke_width
-            cut = CUT_PENALTY + CUT_INK_PENALTY * max(0.0, float(strokes) - 1)
+            narrow = NARROW_PENALTY * max(0.0, NARROW_WIDTH - box.width / height)
+            cut = CUT_PENALTY + narrow + CUT_INK_PENALTY * max(0.0, float(strokes) - 1)
         label = int(labels.max()) + 1
         labels[where][part] = label
         place = bounding_box(part).moved(box.top, box.left)

@@ -23,7 +23,10 @@ from mnist_ce import load_model, predict
 from mnist_ce.data.splits import Split
 from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.network.model import MLP
-from mnist_ce.reader.predict import PredictionSettings, predict_each
+from mnist_ce.reader.pool import PreprocessedImage
+from mnist_ce.reader.predict import ROW_BONUS, PredictionSettings, Predictor, predict_each
+from mnist_ce.reader.segmentation import Hypothesis
+from mnist_ce.reader.text_lines import Digit, Lattice
 from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.system.device import use_threads
@@ -187,10 +190,32 @@ def test_several_digits_are_counted_or_classified(trained: TrainedModel, digits:
     (single,) = predict(row, checkpoint=trained)
     assert single.status == "rejected"
     assert single.reason == "5 digits in 1 line: use --multi"
+    assert single.guess is None
     records = predict(row, checkpoint=trained, multi=True)
     assert [r.index for r in records] == [0, 1, 2, 3, 4]
     right = sum(r.label == int(t) for r, t in zip(records, digits.labels[:5], strict=True))
     assert right >= 4
+
+
+def test_among_digits_less_is_asked_of_a_probable_digit(
+    trained: TrainedModel, digits: Split
+) -> None:
+    images = list(digits.images.numpy())
+    alone = predict(images, checkpoint=trained)
+    threshold = alone[0].threshold or 0.0
+    odd = next(
+        n
+        for n, r in enumerate(alone)
+        if r.status == "rejected"
+        and (r.score or 0) > threshold - ROW_BONUS
+        and (r.probability or 0) > 0.95
+    )
+    accepted = [n for n, record in enumerate(alone) if record.status == "ok"][:3]
+    predictor = Predictor(trained, PredictionSettings(multi=True))
+    for others, status in ((accepted, "ok"), (accepted[:1], "rejected")):
+        line = [Lattice.of(Digit(images[n])) for n in (*others, odd)]
+        records = predictor.predict_batch([PreprocessedImage(None, [Hypothesis([line])])])
+        assert [r.status for r in records] == [*["ok"] * len(others), status]
 
 
 def test_min_confidence_takes_the_place_of_the_score(trained: TrainedModel, digits: Split) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.reader.detector import MIN_QUALITY
@@ -198,6 +198,34 @@ def test_digits_are_extracted_line_by_line_from_left_to_right(covers: list[Cover
             assert lefts == sorted(lefts)
     for digit, cover in zip(hypotheses(row_of(covers), multi=True)[0].digits, covers, strict=True):
         assert correlation(digit.pixels, pixels_of(draw(cover))) > 0.9
+
+
+@pytest.mark.parametrize("num_rows", [1, 2])
+def test_the_boxes_of_a_form_are_no_digits(covers: list[Cover], num_rows: int) -> None:
+    cells = [np.pad(cover[20:200, 50:210], 30) for cover in covers]
+    rows = np.concatenate([np.concatenate(cells, axis=1)] * num_rows)
+    page = draw(np.pad(rows, 50)).rotate(2, fillcolor=250)
+    frames = Image.new("L", page.size, 250)
+    height, width = cells[0].shape
+    for number in range(len(cells) * num_rows):
+        row, column = divmod(number, len(cells))
+        left, top = 50 + column * width, 50 + row * height
+        ImageDraw.Draw(frames).rectangle([left, top, left + width, top + height], None, 20, 4)
+    form = ImageChops.darker(page, frames.rotate(2, fillcolor=250))
+    lines = hypotheses(form, multi=True)[0].lines
+    assert [len(line) for line in lines] == [len(covers)] * num_rows
+    for found, clean in zip(lines[0], hypotheses(page, multi=True)[0].lines[0], strict=True):
+        assert correlation(found.whole.pixels, clean.whole.pixels) > 0.9
+
+
+def test_a_digit_of_a_hundredth_of_the_image_is_found(covers: list[Cover]) -> None:
+    page = Image.new("L", (3000, 3000), 250)
+    page.paste(draw(covers[0]).resize((60, 60), Image.Resampling.BOX), (2000, 700))
+    for multi in (False, True):
+        best = hypotheses(open_image(page), multi=multi)[0]
+        box = best.digits[0].box
+        assert 2000 < best.scale * box.left < best.scale * box.right < 2060
+        assert 700 < best.scale * box.top < best.scale * box.bottom < 760
 
 
 def test_boxes_are_in_pixels_of_the_upright_image(covers: list[Cover]) -> None:

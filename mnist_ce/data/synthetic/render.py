@@ -20,14 +20,14 @@ _CHUNK = 64  # images drawn at once: their distances still fit a processor's cac
 
 def draw(style: Style, num_images: int, generator: torch.Generator) -> Tensor:
     """Draw a style many times, each time differently: uint8 [num_images, 28, 28], as in MNIST."""
-    centres, radii = _fit_to_box(*_write(style, num_images, generator))
+    centres, radii = _fit_to_box(*pen_path(style, num_images, generator))
     chunks = zip(torch.split(centres, _CHUNK), torch.split(radii, _CHUNK), strict=True)
     return torch.cat([_centre(_ink(*chunk, generator)) for chunk in chunks])
 
 
-def _write(style: Style, num_images: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    # The pen's centres [num_images, samples, 2] (x, y) and radii [num_images, samples], in heights
-    # of a digit.
+def pen_path(style: Style, num_images: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return the pen's centres [n, samples, 2] (x, y) and radii [n, samples], in digit heights."""
+
     def normal(*shape: int) -> Tensor:
         return torch.randn(num_images, *shape, generator=generator)
 
