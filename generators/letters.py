@@ -104,7 +104,7 @@ def stroke(parts: list[Part], rng: Rng) -> Stroke:
 
 
 def draw(glyph: str, pen: str, rng: Rng) -> Image.Image:
-    """Draw a key of `GLYPHS` with a pen of `generators.hands` on light paper, grey, 60 to 260 pixels high."""
+    """Draw a key of `GLYPHS` on light paper, grey, with a pen of those of `generators.hands`."""
     side = u(rng, 60, 200) if pen == "mouse" else u(rng, 120, 260)
     share = {"pen": u(rng, 0.04, 0.11), "brush": u(rng, 0.13, 0.18), "mouse": 0.0}[pen]
     width, fine = max(1, round(side * share)), 1 if pen == "mouse" else 3

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from generators import hands, letters
 from mnist_ce import evaluate
 from mnist_ce.data.dataset import load_dataset
+from mnist_ce.data.photographed import as_photographed
 from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.reader.detector import MIN_QUALITY, adjusted_threshold, load_detector
 from mnist_ce.reader.mnist_like import as_mnist_image, resize_to_mnist
+from mnist_ce.reader.segmentation import hypotheses
 
 
 @pytest.mark.slow
@@ -54,6 +57,22 @@ def test_at_most_one_percent_of_the_test_digits_of_mnist_are_rejected(mnist_dir:
     detector = load_detector()
     rejected = detector.scores(images) < detector.threshold
     assert 0 < rejected.mean() <= 0.01
+
+
+def test_digits_of_thin_strokes_and_few_pixels_are_accepted() -> None:
+    images = generate(300, seed=6, styles="hands").images.numpy()
+    thin = np.stack([as_photographed(image, 1.8, 8) for image in images])
+    detector = load_detector()
+    assert (detector.scores(thin) < detector.threshold).mean() <= 0.03
+
+
+def test_hand_drawn_letters_are_rejected() -> None:
+    images = []
+    for number, glyph in enumerate(letters.GLYPHS):
+        image = letters.draw(glyph, hands.PENS[number % 2], np.random.default_rng(number))
+        images.append(hypotheses(image)[0].digits[0].pixels)
+    detector = load_detector()
+    assert (detector.scores(np.stack(images)) < detector.threshold).mean() >= 0.85
 
 
 def test_the_shipped_weights_get_9954_of_10000_test_images_right(mnist_dir: Path) -> None:
