@@ -15,6 +15,7 @@ import argparse
 import sys
 import tomllib
 from functools import cache
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +31,12 @@ from mnist_ce.data.synthetic.templates import Style, load_styles
 from mnist_ce.reader.detector import DigitDetector
 
 LETTERS = Path(__file__).with_name("letters.toml")
-NUM_HIDDEN = 384
+HIDDEN = (384, 64)
 BATCH_SIZE = 512
 REJECTED_DIGITS = 0.006  # of the held-out digits, where 1 % is allowed
 SHARES = {  # how many of each kind to fit on, in units of --count
-    "letter": 2.0, "plain": 0.5, "reduced letter": 0.5, "reduced hard mnist": 0.5, "printed": 0.25,
-    "scribble": 1.5, "clothing": 0.5, "noise": 0.4, "noise28": 0.25, "clutter": 0.4,
+    "letter": 5.0, "plain": 1.0, "reduced letter": 1.0, "reduced hard mnist": 1.0, "printed": 0.75,
+    "scribble": 3.0, "clothing": 2.0, "noise": 0.4, "noise28": 0.25, "clutter": 1.0,
     "blank": 0.08,
 }  # fmt: skip
 HARD_SHARE = 0.006
@@ -77,7 +78,8 @@ def fit(digits: DigitImages, others: DigitImages, epochs: int, seed: int = 0) ->
     """Train by binary cross-entropy, both classes with equal weight, distorted at every step."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    model = nn.Sequential(nn.Linear(784, NUM_HIDDEN), nn.ReLU(), nn.Linear(NUM_HIDDEN, 1))
+    layers = [[nn.Linear(*sizes), nn.ReLU()] for sizes in pairwise((784, *HIDDEN, 1))]
+    model = nn.Sequential(*chain(*layers))[:-1]
     images = torch.from_numpy(np.concatenate([digits, others]))
     targets = torch.cat([torch.ones(len(digits)), torch.zeros(len(others))])
     weights = torch.where(targets > 0, 1.0, len(digits) / len(others))
@@ -134,7 +136,7 @@ def turned(images: DigitImages, seed: int) -> DigitImages:
 
 
 def training_images(count: int) -> tuple[DigitImages, DigitImages]:
-    """Return digits and non-digits, uint8 [n, 28, 28]; rare digits three times."""
+    """Return digits and non-digits, uint8 [n, 28, 28]; rare digits four times."""
     counts = {kind: round(count * share) for kind, share in SHARES.items()}
     counts |= {f"hard {kind}": round(count * HARD_SHARE) for kind in HARD_KINDS}
     digits = [mnist_digits(held_out=False), drawn_digits(round(DRAWN_SHARE * count), seed=11)]
@@ -144,7 +146,7 @@ def training_images(count: int) -> tuple[DigitImages, DigitImages]:
     for kind, images in candidates_by_kind(counts, held_out=False):
         print(f"{kind}: {len(images)}, no ink in {images.count([])}", file=sys.stderr)
         if kind == "printed" or "hard " in kind:
-            digits += [np.stack([candidates[0][0] for candidates in images if candidates])] * 3
+            digits += [np.stack([candidates[0][0] for candidates in images if candidates])] * 4
         else:
             found = np.stack([digit for candidates in images for digit, _ in candidates])
             others += [found]
@@ -154,19 +156,17 @@ def training_images(count: int) -> tuple[DigitImages, DigitImages]:
 
 
 def save(model: nn.Sequential, path: Path) -> None:
-    """Save the weights, the largest as float16, with the threshold of the held-out digits."""
-    state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
-    weights = {
-        "hidden_weight": state["0.weight"].T.astype(np.float16),
-        "hidden_bias": state["0.bias"],
-        "output_weight": state["2.weight"][0],
-        "output_bias": state["2.bias"][0],
-    }
-    plain = {name: array.astype(np.float32) for name, array in weights.items()}
-    output_bias = float(plain.pop("output_bias"))
-    detector = DigitDetector(**plain, output_bias=output_bias, threshold=0.0)
-    scores = detector.scores(mnist_digits(held_out=True))
-    np.savez_compressed(path, **weights, threshold=np.float32(np.quantile(scores, REJECTED_DIGITS)))
+    """Save the weights as float16 and the biases, with the threshold of the held-out digits."""
+    layers = [
+        (layer.weight.detach().numpy().T.astype(np.float16), layer.bias.detach().numpy())
+        for layer in model
+        if isinstance(layer, nn.Linear)
+    ]
+    plain = tuple((weight.astype(np.float32), bias) for weight, bias in layers)
+    scores = DigitDetector(plain, threshold=0.0).scores(mnist_digits(held_out=True))
+    arrays = {f"weight{i}": weight for i, (weight, _) in enumerate(layers)}
+    arrays |= {f"bias{i}": bias for i, (_, bias) in enumerate(layers)}
+    np.savez_compressed(path, **arrays, threshold=np.float32(np.quantile(scores, REJECTED_DIGITS)))
 
 
 def main() -> None:
@@ -176,7 +176,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=Path("detector.npz"))
     parser.add_argument("--count", type=int, default=2000, help="images per share to fit on")
-    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=24)
     options = parser.parse_args()
     digits, others = training_images(options.count)
     save(fit(digits, others, options.epochs), options.output)

@@ -1,10 +1,11 @@
-"""Out-of-distribution detector: a 784-256-1 MLP trained to tell digits from other marks.
+"""Out-of-distribution detector: a 784-384-64-1 MLP trained to tell digits from other marks.
 
 The confidence of a network trained on digits alone says little about letters, most of which it
-takes for some digit. This one was trained on MNIST's training digits and drawn ones in the hands of
-the world against letters of several fonts, scribbles, garments, noise and clutter (`python -m
-scripts.train_detector` trains it again). It is independent of the weights that classify, so new
-weights need no new threshold. docs/log.md compares widths and thresholds.
+takes for some digit. This one was trained on MNIST's digits and ones drawn in the hands of the
+world, also in thin strokes and of few pixels, against letters printed and drawn by hand, scribbles,
+garments, noise and clutter (`python -m scripts.train_detector` trains it again). It is independent
+of the weights that classify, so new weights need no new threshold. docs/log.md compares widths and
+thresholds.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ QUALITY_PENALTY = 2.0
 class DigitDetector:
     """Weights of the detector, float32, and the threshold that goes with them."""
 
-    hidden_weight: NDArray[np.float32]  # [784, hidden]
-    hidden_bias: NDArray[np.float32]  # [hidden]
-    output_weight: NDArray[np.float32]  # [hidden]
-    output_bias: float
+    layers: tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
+    """Weight [inputs, outputs] and bias [outputs] of each layer: 784 → 384 → 64 → 1."""
     threshold: float  # the lowest score of a digit; at most 1 % of MNIST's digits score less
 
     def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the log-odds, float32 [n], that images, uint8 [n, 28, 28], are digits."""
-        pixels = images.reshape(len(images), -1).astype(np.float32) / np.float32(255)
-        hidden = np.maximum(pixels @ self.hidden_weight + self.hidden_bias, 0)  # [n, hidden]
-        scores: NDArray[np.float32] = hidden @ self.output_weight + np.float32(self.output_bias)
+        hidden = images.reshape(len(images), -1).astype(np.float32) / np.float32(255)
+        for weight, bias in self.layers[:-1]:
+            hidden = np.maximum(hidden @ weight + bias, 0)  # [n, outputs]
+        weight, bias = self.layers[-1]
+        scores: NDArray[np.float32] = (hidden @ weight + bias)[:, 0]
         return scores
 
 
@@ -52,7 +53,8 @@ def adjusted_threshold(threshold: float, foreground_quality: float) -> float:
 def load_detector() -> DigitDetector:
     """Return the shipped detector."""
     with np.load(FILE, allow_pickle=False) as content:
-        names = ("hidden_weight", "hidden_bias", "output_weight")
-        weights = {name: content[name].astype(np.float32) for name in names}
-        bias, threshold = float(content["output_bias"]), float(content["threshold"])
-        return DigitDetector(**weights, output_bias=bias, threshold=threshold)
+        arrays = {name: content[name].astype(np.float32) for name in content.files}
+        threshold = float(arrays.pop("threshold"))
+    numbers = range(len(arrays) // 2)
+    layers = tuple((arrays[f"weight{i}"], arrays[f"bias{i}"]) for i in numbers)
+    return DigitDetector(layers, threshold)
