@@ -37,12 +37,12 @@ REJECTED_DIGITS = 0.006  # of the held-out digits, where 1 % is allowed
 SHARES = {  # how many of each kind to fit on, in units of --count
     "letter": 5.0, "plain": 1.0, "reduced letter": 1.0, "reduced hard mnist": 1.0, "printed": 0.75,
     "scribble": 3.0, "clothing": 2.0, "noise": 0.4, "noise28": 0.25, "clutter": 1.0,
-    "blank": 0.08,
+    "blank": 0.25,
 }  # fmt: skip
 HARD_SHARE = 0.006
 DRAWN_SHARE, LETTER_SHARE = 10.0, 10.0  # of what is drawn by hand
 PHOTOGRAPHED_SHARE = 0.2  # of MNIST's digits and of what is drawn by hand
-TURNED, NUM_TURNED = ("scribble", "clothing", "clutter"), 2  # also turned and mirrored, how often
+TURNED, NUM_TURNED = ("scribble", "clothing", "clutter"), 4  # also turned and mirrored, how often
 
 
 @cache
@@ -176,7 +176,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=Path("detector.npz"))
     parser.add_argument("--count", type=int, default=2000, help="images per share to fit on")
-    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--epochs", type=int, default=28)
     options = parser.parse_args()
     digits, others = training_images(options.count)
     save(fit(digits, others, options.epochs), options.output)

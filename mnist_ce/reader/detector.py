@@ -23,6 +23,8 @@ FILE = Path(__file__).with_name("detector.npz")
 MIN_QUALITY = 0.5
 # Of 0, 1, 2 and 3: noise rejected 89, 96, 98, 99 %; of 1,854 hard digits 4, 5, 6, 7 (docs/log.md).
 QUALITY_PENALTY = 2.0
+# Enlarged digits of few pixels have soft edges: without a limit a fifth of UCI's was rejected.
+MAX_QUALITY_PENALTY = 2.5
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class DigitDetector:
 def adjusted_threshold(threshold: float, foreground_quality: float) -> float:
     """Return the score required of a digit: higher than `threshold` below `MIN_QUALITY`."""
     shortfall = max(0.0, math.log(MIN_QUALITY / max(foreground_quality, 1e-9)))
-    return threshold + QUALITY_PENALTY * shortfall
+    return threshold + min(QUALITY_PENALTY * shortfall, MAX_QUALITY_PENALTY)
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,12 @@ from mnist_ce import evaluate
 from mnist_ce.data.dataset import load_dataset
 from mnist_ce.data.photographed import as_photographed
 from mnist_ce.data.synthetic.generate import generate
-from mnist_ce.reader.detector import MIN_QUALITY, adjusted_threshold, load_detector
+from mnist_ce.reader.detector import (
+    MAX_QUALITY_PENALTY,
+    MIN_QUALITY,
+    adjusted_threshold,
+    load_detector,
+)
 from mnist_ce.reader.mnist_like import as_mnist_image, resize_to_mnist
 from mnist_ce.reader.segmentation import hypotheses
 
@@ -47,9 +51,9 @@ def test_whole_images_are_only_resized_and_inverted() -> None:
 
 def test_low_quality_raises_the_threshold() -> None:
     assert adjusted_threshold(-1.5, 1.0) == adjusted_threshold(-1.5, MIN_QUALITY) == -1.5
-    thresholds = [adjusted_threshold(-1.5, quality) for quality in (0.5, 0.3, 0.1, 0.0)]
+    thresholds = [adjusted_threshold(-1.5, quality) for quality in (0.5, 0.4, 0.3, 0.0)]
     assert thresholds == sorted(set(thresholds))
-    assert math.isfinite(thresholds[-1])
+    assert thresholds[-1] == adjusted_threshold(-1.5, 0.01) == -1.5 + MAX_QUALITY_PENALTY
 
 
 def test_at_most_one_percent_of_the_test_digits_of_mnist_are_rejected(mnist_dir: Path) -> None:
