@@ -37,7 +37,7 @@ class DigitDetector:
 
     def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the log-odds, float32 [n], that images, uint8 [n, 28, 28], are digits."""
-        hidden = images.reshape(len(images), -1).astype(np.float32) / np.float32(255)
+        hidden: NDArray[np.float32] = images.reshape(len(images), -1) / np.float32(255)
         for weight, bias in self.layers[:-1]:
             hidden = np.maximum(hidden @ weight + bias, 0)  # [n, outputs]
         weight, bias = self.layers[-1]
