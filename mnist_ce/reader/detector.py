@@ -37,9 +37,9 @@ class DigitDetector:
 
     def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the log-odds, float32 [n], that images, uint8 [n, 28, 28], are digits."""
-        hidden: NDArray[np.float32] = images.reshape(len(images), -1) / np.float32(255)
+        hidden = np.divide(images.reshape(len(images), -1), 255, dtype=np.float32)  # [n, 784]
         for weight, bias in self.layers[:-1]:
-            hidden = np.maximum(hidden @ weight + bias, 0)  # [n, outputs]
+            hidden = np.maximum(hidden @ weight + bias, 0)  # → [n, outputs]
         weight, bias = self.layers[-1]
         scores: NDArray[np.float32] = (hidden @ weight + bias)[:, 0]
         return scores
