@@ -3,9 +3,9 @@
     MNIST_CE_DATA_DIR=… python -m scripts.train_detector --output detector.npz
 
 Digits are 55,000 MNIST training images, hard and reduced images of them, and printed and drawn
-digits. Non-digits are letters, printed and drawn by hand, and the images of `benchmarks.non_digits`.
-Copies in thin strokes or of few pixels, as from photographs, are among both. The other 5,000
-training images set the threshold.
+digits. Non-digits are letters, printed and drawn by hand, and the images of
+`benchmarks.non_digits`. Copies in thin strokes or of few pixels, as from photographs, are among
+both. The other 5,000 training images set the threshold.
 `python -m benchmarks.rejection` measures the shipped file.
 """
 
