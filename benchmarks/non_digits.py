@@ -83,6 +83,13 @@ def draw_text(text: str, font: Path, rng: Rng, weight: int | None = None) -> Ima
     return finish(page, rng)
 
 
+def reduced(page: Image.Image, rng: Rng) -> Image.Image:
+    """Reduce a page to 10 to 19 pixels, all that a small picture shows of it, and enlarge that."""
+    side, factor = int(rng.integers(10, 20)), int(rng.integers(4, 17))
+    small = page.convert("L").resize((side, side), Image.Resampling.BOX)
+    return small.resize((side * factor, side * factor), Image.Resampling.BICUBIC)
+
+
 def letter(fonts: list[Path], letters: str = LETTERS) -> Callable[[Rng], Image.Image]:
     """Return a function that draws one letter in one of the fonts."""
 

@@ -3,7 +3,8 @@
     MNIST_CE_DATA_DIR=… python -m benchmarks.rejection --measure 300
 
 Digits are the 5,000 MNIST training images held out, plain and as hard images. Letters are of other
-fonts than those that `scripts/train_detector.py` fits on.
+fonts than those that `scripts/train_detector.py` fits on, or drawn by hand in another way
+(`generators/letters.py`). "Reduced" are images of few pixels, enlarged.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from PIL import Image
 
 from benchmarks import non_digits
 from benchmarks.common import argument_parser, held_out_split, percent, print_table
-from generators import hard_images_a
+from generators import hands, hard_images_a, letters
 from mnist_ce.reader.detector import adjusted_threshold, load_detector
 from mnist_ce.reader.image_io import open_image
 from mnist_ce.reader.segmentation import hypotheses
 
 CHUNK = 50  # images per task of a process
 HARD_KINDS = [name for name in hard_images_a.KINDS if name not in ("phone", "close_up", "mnist")]
+REDUCED = ("reduced hard mnist", "reduced letter, test fonts")
 DigitImages: TypeAlias = NDArray[np.uint8]
 Draw: TypeAlias = Callable[[np.random.Generator], Image.Image]
 Candidates: TypeAlias = list[tuple[DigitImages, float]]
@@ -42,6 +44,12 @@ def mnist_digits(*, held_out: bool) -> DigitImages:
 
 def draw_function(kind: str, *, held_out: bool) -> Draw:
     """Return what draws images of a kind: `hard NAME`, `letter`, …, or one of `non_digits`."""
+    if kind.startswith("reduced "):
+        draw_large = draw_function(kind[8:], held_out=held_out)
+        return lambda rng: non_digits.reduced(draw_large(rng), rng)
+    if kind.startswith("drawn by "):
+        glyphs = list(letters.GLYPHS)
+        return lambda rng: letters.draw(glyphs[rng.integers(len(glyphs))], kind[9:], rng)
     if kind.startswith("hard "):
         draw_hard, digits = hard_images_a.KINDS[kind[5:]], mnist_digits(held_out=held_out)
         return lambda rng: draw_hard(digits[rng.integers(len(digits))], rng)
@@ -113,6 +121,7 @@ def rejected_fractions(count: int) -> dict[str, float]:
     counts |= dict.fromkeys(non_digits.KINDS, count)
     for source in ("test fonts", *(["system fonts"] if non_digits.system_fonts() else [])):
         counts |= {f"{text}, {source}": count for text in ("plain", "letter", "twin", "printed")}
+    counts |= {f"drawn by {pen}": count for pen in hands.PENS} | dict.fromkeys(REDUCED, count)
     scores = detector.scores(mnist_digits(held_out=True))
     fractions = {"digits, MNIST": float((scores < detector.threshold).mean())}
     for kind, images in candidates_by_kind(counts, held_out=True):

@@ -2,8 +2,10 @@
 
     MNIST_CE_DATA_DIR=… python -m scripts.train_detector --output detector.npz
 
-Digits are 55,000 MNIST training images, hard images of them, printed ones, and drawn ones in the
-hands of the world. The other 5,000 training images set the threshold.
+Digits are 55,000 MNIST training images, hard and reduced images of them, and printed and drawn
+digits. Non-digits are letters, printed and drawn by hand, and the images of
+`benchmarks.non_digits`. Copies in thin strokes or of few pixels, as from photographs, are among
+both. The other 5,000 training images set the threshold.
 `python -m benchmarks.rejection` measures the shipped file.
 """
 
@@ -11,7 +13,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tomllib
+from functools import cache
+from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,17 +25,37 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from benchmarks.rejection import HARD_KINDS, DigitImages, candidates_by_kind, mnist_digits
-from mnist_ce.data.synthetic.generate import generate
+from mnist_ce.data.photographed import add_photographed
+from mnist_ce.data.splits import Split
+from mnist_ce.data.synthetic.render import draw
+from mnist_ce.data.synthetic.templates import Style, load_styles
 from mnist_ce.reader.detector import DigitDetector
 
-NUM_HIDDEN = 256
+LETTERS = Path(__file__).with_name("letters.toml")
+HIDDEN = (384, 64)
+BATCH_SIZE = 512
 REJECTED_DIGITS = 0.006  # of the held-out digits, where 1 % is allowed
 SHARES = {  # how many of each kind to fit on, in units of --count
-    "letter": 4.0, "plain": 2.0, "printed": 0.75, "scribble": 2.25, "clothing": 1.0,
-    "noise": 0.75, "noise28": 0.75, "clutter": 0.75, "blank": 0.25,
+    "letter": 5.0, "plain": 1.0, "reduced letter": 1.0, "reduced hard mnist": 1.0, "printed": 0.75,
+    "scribble": 3.0, "clothing": 2.0, "noise": 0.4, "noise28": 0.25, "clutter": 1.0,
+    "blank": 0.25,
 }  # fmt: skip
-HARD_SHARE = 0.02
-DRAWN_SHARE = 10.0
+HARD_SHARE = 0.006
+DRAWN_SHARE, LETTER_SHARE = 15.0, 10.0  # of what is drawn by hand
+PHOTOGRAPHED_SHARE = 0.2  # of MNIST's digits and of what is drawn by hand
+TURNED, NUM_TURNED = ("scribble", "clothing", "clutter"), 4  # also turned and mirrored, how often
+
+
+@cache
+def warp_basis() -> Tensor:
+    """Return what each coefficient of a warp adds to a coordinate, float32 [28, 784].
+
+    The first three are x, y and 1, the others a coarse grid of 5×5 shifts.
+    """
+    pixels = F.affine_grid(torch.eye(2, 3)[None], [1, 1, 28, 28], align_corners=False)
+    shifts = torch.eye(25).view(1, 25, 5, 5)
+    shifts = F.interpolate(shifts, (28, 28), mode="bicubic", align_corners=False)
+    return torch.cat([pixels.reshape(784, 2).T, torch.ones(1, 784), shifts.view(25, 784)])
 
 
 def distort(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -40,30 +66,30 @@ def distort(images: Tensor, generator: torch.Generator) -> Tensor:
         return scale * torch.randn(*(shape or (n,)), generator=generator)
 
     angle, shear = normal(0.08), normal(0.08)
-    theta = torch.zeros(n, 2, 3)
-    theta[:, 0, 0], theta[:, 0, 1] = angle.cos() * (1 + normal(0.06)), -angle.sin() + shear
-    theta[:, 1, 0], theta[:, 1, 1] = angle.sin(), angle.cos() * (1 + normal(0.06))
-    theta[:, :, 2] = normal(0.03, n, 2)
-    grid = F.affine_grid(theta, [n, 1, 28, 28], align_corners=False)
-    coarse = normal(0.05, n, 2, 5, 5)
-    shift = F.interpolate(coarse, (28, 28), mode="bicubic", align_corners=False)
-    return F.grid_sample(images, grid + shift.permute(0, 2, 3, 1), align_corners=False)
+    warp = torch.zeros(n, 2, 28)
+    warp[:, 0, 0], warp[:, 0, 1] = angle.cos() * (1 + normal(0.06)), -angle.sin() + shear
+    warp[:, 1, 0], warp[:, 1, 1] = angle.sin(), angle.cos() * (1 + normal(0.06))
+    warp[:, :, 2] = normal(0.03, n, 2)
+    warp[:, :, 3:] = normal(0.05, n, 2, 25)
+    grid = (warp @ warp_basis()).view(n, 2, 28, 28).permute(0, 2, 3, 1)
+    return F.grid_sample(images, grid, align_corners=False)
 
 
 def fit(digits: DigitImages, others: DigitImages, epochs: int, seed: int = 0) -> nn.Sequential:
     """Train by binary cross-entropy, both classes with equal weight, distorted at every step."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    model = nn.Sequential(nn.Linear(784, NUM_HIDDEN), nn.ReLU(), nn.Linear(NUM_HIDDEN, 1))
+    layers = [[nn.Linear(*sizes), nn.ReLU()] for sizes in pairwise((784, *HIDDEN, 1))]
+    model = nn.Sequential(*chain(*layers))[:-1]
     images = torch.from_numpy(np.concatenate([digits, others]))
     targets = torch.cat([torch.ones(len(digits)), torch.zeros(len(others))])
     weights = torch.where(targets > 0, 1.0, len(digits) / len(others))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-3)
-    num_steps = epochs * (len(images) // 256 + 1)
+    num_steps = epochs * (len(images) // BATCH_SIZE + 1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, num_steps)
     for epoch in range(epochs):
         total = 0.0
-        for chosen in torch.randperm(len(images), generator=generator).split(256):  # type: ignore[no-untyped-call]
+        for chosen in torch.randperm(len(images), generator=generator).split(BATCH_SIZE):  # type: ignore[no-untyped-call]
             batch = distort(images[chosen].unsqueeze(1).float() / 255, generator).flatten(1)
             logits = model(batch)[:, 0]
             loss = F.binary_cross_entropy_with_logits(
@@ -78,35 +104,72 @@ def fit(digits: DigitImages, others: DigitImages, epochs: int, seed: int = 0) ->
     return model
 
 
+def drawn_letters(count: int, seed: int) -> DigitImages:
+    """Draw letters and signs by hand, uint8 [n, 28, 28], each way in `LETTERS` equally often."""
+    ways = [way for ways in tomllib.loads(LETTERS.read_text("utf-8")).values() for way in ways]
+    generator = torch.Generator().manual_seed(seed)
+    images = []
+    for way in ways:
+        strokes = [[point.split(",") for point in stroke.split()] for stroke in way.split("|")]
+        pieces = tuple(tuple(tuple(int(v) / 100 for v in p) for p in s) for s in strokes)
+        images.append(draw(Style(-1, 1.0, pieces), count // len(ways), generator).numpy())
+    return np.concatenate(images)
+
+
+def drawn_digits(count: int, seed: int) -> DigitImages:
+    """Draw digits, uint8 [n, 28, 28], each style of MNIST and of the world equally often."""
+    styles = load_styles() + load_styles("hands")
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [draw(style, count // len(styles), generator).numpy() for style in styles]
+    return np.concatenate(drawn)
+
+
+def photographed(images: DigitImages, share: float, seed: int) -> DigitImages:
+    """Return copies of a share of the images in thin strokes, a quarter of them of few pixels."""
+    split = Split(torch.from_numpy(images), torch.zeros(len(images)))
+    return add_photographed(split, share, seed).images[len(images) :].numpy()
+
+
+def turned(images: DigitImages, seed: int) -> DigitImages:
+    """Return the images, each turned or mirrored in one of eight ways."""
+    ways = np.random.default_rng(seed).integers(8, size=len(images))
+    flipped = [image.T if way > 3 else image for image, way in zip(images, ways, strict=True)]
+    return np.stack([np.rot90(image, way) for image, way in zip(flipped, ways, strict=True)])
+
+
 def training_images(count: int) -> tuple[DigitImages, DigitImages]:
-    """Return digits and non-digits, uint8 [n, 28, 28]; hard and printed digits three times."""
+    """Return digits and non-digits, uint8 [n, 28, 28]; rare digits four times."""
     counts = {kind: round(count * share) for kind, share in SHARES.items()}
     counts |= {f"hard {kind}": round(count * HARD_SHARE) for kind in HARD_KINDS}
-    drawn = generate(round(DRAWN_SHARE * count), seed=11, styles="hands").images.numpy()
-    others, digits = [], [mnist_digits(held_out=False), drawn]
+    digits = [mnist_digits(held_out=False), drawn_digits(round(DRAWN_SHARE * count), seed=11)]
+    others = [drawn_letters(round(LETTER_SHARE * count), seed=12)]
+    digits += [photographed(images, PHOTOGRAPHED_SHARE, seed=13) for images in digits]
+    others += [photographed(images, PHOTOGRAPHED_SHARE, seed=14) for images in others]
     for kind, images in candidates_by_kind(counts, held_out=False):
         print(f"{kind}: {len(images)}, no ink in {images.count([])}", file=sys.stderr)
-        if kind == "printed" or kind.startswith("hard "):
-            digits += [np.stack([candidates[0][0] for candidates in images if candidates])] * 3
+        if kind == "printed" or "hard " in kind:
+            digits += [np.stack([candidates[0][0] for candidates in images if candidates])] * 4
         else:
-            others += [digit for candidates in images for digit, _ in candidates]
-    return np.concatenate(digits), np.stack(others)
+            found = np.stack([digit for candidates in images for digit, _ in candidates])
+            others += [found]
+            if kind in TURNED:
+                others += [turned(found, seed) for seed in range(NUM_TURNED)]
+    return np.concatenate(digits), np.concatenate(others)
 
 
 def save(model: nn.Sequential, path: Path) -> None:
-    """Save the weights, the largest as float16, with the threshold of the held-out digits."""
-    state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
-    weights = {
-        "hidden_weight": state["0.weight"].T.astype(np.float16),
-        "hidden_bias": state["0.bias"],
-        "output_weight": state["2.weight"][0],
-        "output_bias": state["2.bias"][0],
-    }
-    plain = {name: array.astype(np.float32) for name, array in weights.items()}
-    output_bias = float(plain.pop("output_bias"))
-    detector = DigitDetector(**plain, output_bias=output_bias, threshold=0.0)
-    scores = detector.scores(mnist_digits(held_out=True))
-    np.savez_compressed(path, **weights, threshold=np.float32(np.quantile(scores, REJECTED_DIGITS)))
+    """Save the weights as float16 and the biases, with the threshold of the held-out digits."""
+    layers = [
+        (layer.weight.detach().numpy().T.astype(np.float16), layer.bias.detach().numpy())
+        for layer in model
+        if isinstance(layer, nn.Linear)
+    ]
+    plain = tuple((weight.astype(np.float32), bias) for weight, bias in layers)
+    scores = DigitDetector(plain, threshold=0.0).scores(mnist_digits(held_out=True))
+    arrays: dict[str, Any] = {f"weight{i}": weight for i, (weight, _) in enumerate(layers)}
+    arrays |= {f"bias{i}": bias for i, (_, bias) in enumerate(layers)}
+    arrays["threshold"] = np.float32(np.quantile(scores, REJECTED_DIGITS))
+    np.savez_compressed(path, **arrays)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.common import Format, mean_deviation, median_range, print_table
 from benchmarks.step import compare_augmentation
-from generators import hands
+from generators import hands, letters
 from mnist_ce.data.splits import Split
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +29,7 @@ PROGRAMS = [
 FROZEN_SHA256 = {
     "hard_images_b": "6cc2fe41a2850b8e4d998bca8c2bc4a4609664b4372748fff177df55d9bb0be3",
     "hands": "6e0d7bd26e40e40a4596ccebc49b4f9473d818f522c774695c41b67aeb6f37cf",
+    "letters": "7418891b531fd6374e585f81b0d89f3fd76c526e0aaf38029e97f7f5cf9e4217",
 }
 
 
@@ -72,6 +73,14 @@ def test_a_table_is_markdown_or_json(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_measuring_generator_is_frozen(name: str) -> None:
     source = (ROOT / "generators" / f"{name}.py").read_bytes()
     assert hashlib.sha256(source).hexdigest() == FROZEN_SHA256[name]
+
+
+def test_every_letter_can_be_drawn_by_every_pen() -> None:
+    for number, (glyph, pen) in enumerate(itertools.product(letters.GLYPHS, hands.PENS)):
+        image = letters.draw(glyph, pen, np.random.default_rng(number))
+        assert 30 < max(image.size) < 600
+        low, high = np.percentile(np.asarray(image), [0, 90])
+        assert high - low > 90
 
 
 def test_every_style_can_be_drawn_by_every_pen() -> None:

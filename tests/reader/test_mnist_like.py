@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from generators import hands, letters
 from mnist_ce import evaluate
 from mnist_ce.data.dataset import load_dataset
+from mnist_ce.data.photographed import as_photographed
 from mnist_ce.data.synthetic.generate import generate
-from mnist_ce.reader.detector import MIN_QUALITY, adjusted_threshold, load_detector
+from mnist_ce.reader.detector import (
+    MAX_QUALITY_PENALTY,
+    MIN_QUALITY,
+    adjusted_threshold,
+    load_detector,
+)
 from mnist_ce.reader.mnist_like import as_mnist_image, resize_to_mnist
+from mnist_ce.reader.segmentation import hypotheses
 
 
 @pytest.mark.slow
@@ -44,9 +51,9 @@ def test_whole_images_are_only_resized_and_inverted() -> None:
 
 def test_low_quality_raises_the_threshold() -> None:
     assert adjusted_threshold(-1.5, 1.0) == adjusted_threshold(-1.5, MIN_QUALITY) == -1.5
-    thresholds = [adjusted_threshold(-1.5, quality) for quality in (0.5, 0.3, 0.1, 0.0)]
+    thresholds = [adjusted_threshold(-1.5, quality) for quality in (0.5, 0.4, 0.3, 0.0)]
     assert thresholds == sorted(set(thresholds))
-    assert math.isfinite(thresholds[-1])
+    assert thresholds[-1] == adjusted_threshold(-1.5, 0.01) == -1.5 + MAX_QUALITY_PENALTY
 
 
 def test_at_most_one_percent_of_the_test_digits_of_mnist_are_rejected(mnist_dir: Path) -> None:
@@ -54,6 +61,22 @@ def test_at_most_one_percent_of_the_test_digits_of_mnist_are_rejected(mnist_dir:
     detector = load_detector()
     rejected = detector.scores(images) < detector.threshold
     assert 0 < rejected.mean() <= 0.01
+
+
+def test_digits_of_thin_strokes_and_few_pixels_are_accepted() -> None:
+    images = generate(300, seed=6, styles="hands").images.numpy()
+    thin = np.stack([as_photographed(image, 1.8, 12) for image in images])
+    detector = load_detector()
+    assert (detector.scores(thin) < detector.threshold).mean() <= 0.05
+
+
+def test_hand_drawn_letters_are_rejected() -> None:
+    images = []
+    for number, glyph in enumerate(letters.GLYPHS):
+        image = letters.draw(glyph, hands.PENS[number % 2], np.random.default_rng(number))
+        images.append(hypotheses(image)[0].digits[0].pixels)
+    detector = load_detector()
+    assert (detector.scores(np.stack(images)) < detector.threshold).mean() >= 0.75
 
 
 def test_the_shipped_weights_get_9954_of_10000_test_images_right(mnist_dir: Path) -> None:
