@@ -31,7 +31,7 @@ MIN_CUT_WIDTH = 0.7  # a narrower component is not cut
 MAX_CUT_ASPECT = 10  # width over height of a component that is cut
 # A component that the detector is as sure of, and hardly wider than high, is not cut: the penalty
 # of one cut exceeds what the network could gain by it.
-CLEAR_SCORE, MAX_CLEAR_WIDTH = 3.0, 1.3
+CLEAR_SCORE, MAX_CLEAR_WIDTH = 4.5, 1.0
 CUT_STEP, SEAM_REACH = 0.08, 0.2  # places where a cut is looked for, and how far it may lead
 MIN_PIECE_INK = 0.2  # between two cuts, in strokes as long as a digit is high
 CUT_PENALTY, CUT_INK_PENALTY = 1.0, 0.5  # the latter per stroke width of ink that is cut through

@@ -13,7 +13,6 @@ from torch import nn
 from mnist_ce.config import Config, resolve_config
 from mnist_ce.data.custom import custom_dataset
 from mnist_ce.data.dataset import DataSplits, load_splits
-from mnist_ce.data.photographed import add_photographed
 from mnist_ce.data.splits import Split
 from mnist_ce.data.upstrokes import add_upstrokes
 from mnist_ce.network.model import MLP, check_module
@@ -131,6 +130,8 @@ def load_data(config: Config, record: RunRecord | None, custom: Custom) -> DataS
         train = add_upstrokes(splits.train, label, share, seed)
         splits = replace(splits, train=train)
     if share := config.augment.photographed:
+        from mnist_ce.data.photographed import add_photographed  # imports scipy
+
         splits = replace(splits, train=add_photographed(splits.train, share, seed))
     return splits
 

@@ -197,10 +197,8 @@ def test_several_digits_are_counted_or_classified(trained: TrainedModel, digits:
     assert right >= 4
 
 
-def test_among_digits_less_is_asked_of_a_probable_digit(
-    trained: TrainedModel, digits: Split
-) -> None:
-    images = list(digits.images.numpy())
+def test_among_digits_less_is_asked_of_a_probable_digit(trained: TrainedModel) -> None:
+    images = list(generate(600, seed=7).images.numpy())
     alone = predict(images, checkpoint=trained)
     threshold = alone[0].threshold or 0.0
     odd = next(
