@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from benchmarks.common import Format, argument_parser, mnist, percent, print_table
+from generators.hard_images_a import cast_shadow
 from mnist_ce.data.synthetic.render import pen_path
 from mnist_ce.data.synthetic.templates import load_styles
 from mnist_ce.reader.predict import Prediction, predict
@@ -45,6 +46,7 @@ class Layout:
     own_colour: float = 0.0  # share of rulings in the pen's colour
     extras: str = ""  # signs written between the digits
     groups: float = 0.0  # share of gaps that are as wide as between the groups of a number
+    shadow: bool = False  # of a hand
     drawn: bool = False  # by lines of 1 or 2 pixels on white, as with a mouse
     heights: tuple[int, int] = field(default=(28, 70))
 
@@ -63,6 +65,8 @@ KINDS = {
     "column": Layout(lines=(3, 8), digits=(1, 1)),
     "groups": Layout(digits=(6, 12), groups=0.3),
     "drawn row": Layout(digits=(2, 8), turn=0, drawn=True, heights=(20, 60)),
+    "shaded sheet": Layout(lines=(2, 6), digits=(2, 10), shadow=True),
+    "shaded row": Layout(shadow=True),
 }
 
 
@@ -167,7 +171,11 @@ def sheet(layout: Layout, rng: np.random.Generator) -> tuple[Image.Image, list[s
                 ruled[:, round(column) : round(column) + pen] = 1
     if layout.drawn:
         return Image.fromarray((255 - 255 * page[:, :widest]).astype(np.uint8)), texts
-    return photograph(page[:, :widest], ruled[:, :widest], own_colour, layout.turn, rng), texts
+    image = photograph(page[:, :widest], ruled[:, :widest], own_colour, layout.turn, rng)
+    if layout.shadow:
+        light = cast_shadow((image.height, image.width), rng)[..., None]
+        image = Image.fromarray((np.asarray(image) * light).astype(np.uint8))
+    return image, texts
 
 
 def photograph(

@@ -189,19 +189,25 @@ def hard_shadow(digit: Digit, rng: Rng) -> Image.Image:
 
 
 def hand_shadow(digit: Digit, rng: Rng) -> Image.Image:
-    """The shadow of a hand or a phone reaches in from an edge and may cross the digit."""
+    """The shadow of a hand or a phone may cross the digit."""
     shape = frame(rng)
+    shade = cast_shadow(shape, rng)
+    cover = on_page(digit, rng, shape, (0.2, 0.6))
+    return photo(cover, rng, extra=lambda s: s * shade[..., None])
+
+
+def cast_shadow(shape: tuple[int, int], rng: Rng) -> Float:
+    """The light [h, w] that a rounded shadow leaves which reaches in from an edge."""
     angle = np.linspace(0, 2 * np.pi, 200)
     waves = sum(rng.normal(0, 0.25 / k) * np.sin(k * angle + rng.uniform(0, 6)) for k in range(2, 9))
-    reach = min(shape) * rng.uniform(0.3, 0.7) * (1 + np.clip(waves, -0.6, 0.6))
+    reach = min(shape) * rng.uniform(0.3, 0.8) * (1 + np.clip(waves, -0.6, 0.6))
     side = rng.uniform(0, 2 * np.pi)
     at = [(0.5 + 0.55 * f) * n for f, n in zip((np.sin(side), np.cos(side)), shape, strict=True)]
     y, x = np.mgrid[0 : shape[0], 0 : shape[1]]
     turn = np.arctan2(y - at[0], x - at[1]) % (2 * np.pi)
     edge = np.hypot(y - at[0], x - at[1]) - np.interp(turn, angle, reach)
-    shade = 1 - rng.uniform(0.3, 0.65) / (1 + np.exp(edge / rng.uniform(0.5, 6)))
-    cover = on_page(digit, rng, shape, (0.2, 0.6))
-    return photo(cover, rng, extra=lambda s: s * shade[..., None])
+    soft = np.tanh(edge / rng.uniform(1, 12))
+    return np.asarray(1 - rng.uniform(0.3, 0.65) * (1 - soft) / 2)
 
 
 def faint_pen(digit: Digit, rng: Rng) -> Image.Image:

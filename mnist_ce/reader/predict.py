@@ -295,6 +295,8 @@ class Predictor:
                 num_found, num_lines = len(lines[0]), 1
         confidence = float(np.mean([d.log_confidence for line in chosen for d in line]))
         score = CONFIDENCE_WEIGHT * confidence + math.log(hypothesis.segmentation_score)
+        if self.settings.multi:  # the more is read, and the less beside it is not, the better
+            score += 2 * self._count(parts) - len(parts)
         counted = num_found, num_lines
         return ResolvedHypothesis(hypothesis, chosen, *counted, quality, is_writing, score)
 

@@ -53,10 +53,13 @@ MAX_GAP_RELAXED_FRACTION = 0.25
 MAX_REFINED_FRACTION = 0.6  # of the image's longer side; a larger digit needs no refinement
 LIGHT_FOREGROUND_PRIOR = 0.8  # light on dark is the rarer case
 MIN_RELATIVE_SCORE = 0.2  # of the best segmentation's score, to become a hypothesis
-# Below the first quality of the best hypothesis there may be shadows or reflections wider than
-# strokes and narrower than the usual structuring element: a finer one gives further hypotheses, but
-# for those below the second, such as the inner parts of thick strokes (docs/log.md).
-CLEAR_QUALITY, MIN_FINE_QUALITY, FINE_STRUCTURING_SIZE_FRACTION = 0.75, 0.6, 0.12
+# Below this quality of the best hypothesis there may be shadows or reflections, wider than strokes
+# and narrower than the usual structuring element: a finer one gives further hypotheses.
+CLEAR_QUALITY = 0.75
+FINE_STRUCTURING_SIZE_FRACTION = 0.12
+# In an image of many digits strokes are thinner; 0.035 to 0.08 find the same ones (docs/log.md).
+ROW_STRUCTURING_SIZE_FRACTION = 0.05
+MIN_FINE_QUALITY = 0.6  # the inner parts of thick strokes are below it
 MAX_COUNTED = 120  # candidates; more are noise, and are not read only to be counted
 MIN_SIMILAR_SCORE = 0.25  # of the best candidate's
 MIN_SPLIT_ASPECT = 0.95  # width over height; a single digit is seldom wider
@@ -116,7 +119,8 @@ def hypotheses(
 
     There are up to four: dark foreground on light or light on dark, where either is possible, and
     for each a digit of near components or of more distant ones; with `multi` up to two, of rows of
-    digits. The network decides among them. If `stages` is given, it takes the stage before any
+    digits; and as many again, of a finer structuring element, where the quality of the first is
+    low. The network decides among them. If `stages` is given, it takes the stage before any
     foreground is found, and each hypothesis keeps all of its stages.
     """
     width = image.info.get("full_size", image.size)[0]
@@ -133,9 +137,10 @@ def hypotheses(
     even = correct_illumination(gray)
     polarity = detect_polarity(even)
     result = segment_as(even, polarity, STRUCTURING_SIZE_FRACTION, multi, stages)
-    if not multi and result and result[0].foreground_quality < CLEAR_QUALITY:
-        needed = max(result[0].foreground_quality, MIN_FINE_QUALITY)
-        finer = segment_as(even, polarity, FINE_STRUCTURING_SIZE_FRACTION, multi, stages)
+    if result and result[0].foreground_quality < CLEAR_QUALITY:
+        needed = 0.0 if multi else max(result[0].foreground_quality, MIN_FINE_QUALITY)
+        size = ROW_STRUCTURING_SIZE_FRACTION if multi else FINE_STRUCTURING_SIZE_FRACTION
+        finer = segment_as(even, polarity, size, multi, stages)
         result += [hypothesis for hypothesis in finer if hypothesis.foreground_quality > needed]
     return [replace(hypothesis, scale=width / gray.shape[1]) for hypothesis in result]
 
@@ -160,7 +165,8 @@ def segment_as(
     segmentations.sort(key=lambda found: -found.score)
     result: list[Hypothesis] = []
     for found in segmentations:
-        if found.score < MIN_RELATIVE_SCORE * segmentations[0].score:
+        # Among many digits a large shadow has the best score.
+        if not multi and found.score < MIN_RELATIVE_SCORE * segmentations[0].score:
             break
         result.append(extract_digits(found, multi, stages))
         if not multi and (merged := merge_distant(found)) is not None:
