@@ -97,9 +97,12 @@ def stroke(parts: list[Part], rng: Rng) -> Stroke:
     for part in parts:
         spread = np.repeat([0.03, 5], [4, 2])[: len(part)]
         varied = (np.array(part) + spread * rng.normal(size=len(part))).tolist()
-        is_arc = len(part) == 6
-        bow = part[4] if len(part) == 5 else 0.0
-        drawn.append(arc(*varied) if is_arc else line(*varied[:4], bow + rng.normal(0, 0.04)))
+        if len(part) == 6:
+            drawn.append(arc(*varied))
+        else:
+            x, y, x2, y2 = varied[:4]
+            bow = part[4] if len(part) == 5 else 0.0
+            drawn.append(line(x, y, x2, y2, bow + rng.normal(0, 0.04)))
     return join(*drawn)
 
 

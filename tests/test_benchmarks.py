@@ -29,7 +29,7 @@ PROGRAMS = [
 FROZEN_SHA256 = {
     "hard_images_b": "6cc2fe41a2850b8e4d998bca8c2bc4a4609664b4372748fff177df55d9bb0be3",
     "hands": "6e0d7bd26e40e40a4596ccebc49b4f9473d818f522c774695c41b67aeb6f37cf",
-    "letters": "7418891b531fd6374e585f81b0d89f3fd76c526e0aaf38029e97f7f5cf9e4217",
+    "letters": "b10bbc291d051279a731d84e823389baeab82546d02a7c93f565cbfaf69df9c1",
 }
 
 
