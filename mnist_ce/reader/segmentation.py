@@ -60,6 +60,7 @@ FINE_STRUCTURING_SIZE_FRACTION = 0.12
 # In an image of many digits strokes are thinner; 0.035 to 0.08 find the same ones (docs/log.md).
 ROW_STRUCTURING_SIZE_FRACTION = 0.05
 MIN_FINE_QUALITY = 0.6  # the inner parts of thick strokes are below it
+MIN_SIZE_OF_SMALL = 400  # pixels: a digit too small for a smaller image is illegible
 MAX_COUNTED = 120  # candidates; more are noise, and are not read only to be counted
 MIN_SIMILAR_SCORE = 0.25  # of the best candidate's
 MIN_SPLIT_ASPECT = 0.95  # width over height; a single digit is seldom wider
@@ -192,6 +193,8 @@ def segment(
 
 def find_small(gray: FloatImage) -> Segmentation | None:
     """Segment the surroundings of the strongest spot: a digit too small for the whole's noise."""
+    if max(gray.shape) < MIN_SIZE_OF_SMALL:
+        return None
     deviation = ndimage.uniform_filter(gray - np.median(gray), 5)
     row, column = np.unravel_index(int(np.abs(deviation).argmax()), gray.shape)
     place = Box(int(row), int(column), int(row) + 1, int(column) + 1)
