@@ -24,9 +24,13 @@ What those words leave open was measured on the 60,000 training images, counting
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+FloatImage: TypeAlias = NDArray[np.float32]  # [height, width]
 
 FIELD_SIZE = 28  # side of an MNIST image, in pixels
 BOX_SIZE = 20  # side of the box that the ink is made to fit
@@ -96,3 +100,11 @@ def _coverage(length: int, longer: int, size: int) -> NDArray[np.float32]:
     pixels = np.arange(length)
     overlap = (np.minimum(high, pixels + 1) - np.maximum(low, pixels)).clip(0, 1)
     return np.asarray(overlap / window, dtype=np.float32)
+
+
+def scale_image(
+    image: Image.Image, scale: float, enlarging: Image.Resampling = Image.Resampling.BICUBIC
+) -> Image.Image:
+    """Return an image reduced by averaging areas, or enlarged, so that outlines stay smooth."""
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.BOX if scale < 1 else enlarging)

@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from mnist_ce.data.mnist_format import BOX_SIZE
+from mnist_ce.data.mnist_format import BOX_SIZE, FloatImage, scale_image
 
 Mask: TypeAlias = NDArray[np.bool_]
-FloatImage: TypeAlias = NDArray[np.float32]
 
 WORK_SIDE_PX = 64  # about three pixels per pixel of the result
 # In pixels of the 20×20 box. Over MNIST's training images the 5, 25, 50, 75 and 95 % points of the
@@ -39,10 +38,7 @@ def normalise_stroke_width(
             intensity = ndimage.maximum_filter(np.pad(intensity, extra), size=extra + 1)
             longer = max(intensity.shape)
     image = Image.fromarray(intensity.clip(0, 1.2).astype(np.float32))
-    side = WORK_SIDE_PX / longer
-    size = max(1, round(image.width * side)), max(1, round(image.height * side))
-    smooth = Image.Resampling.BOX if side < 1 else Image.Resampling.BICUBIC
-    fine = np.pad(np.asarray(image.resize(size, smooth)), 2)
+    fine = np.pad(np.asarray(scale_image(image, WORK_SIDE_PX / longer)), 2)
     mask = fine > 0.5
     if not mask.any():
         return np.asarray((fine / fine.max()).clip(0, 1), dtype=np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from mnist_ce.reader.image_io import scale_image
+from mnist_ce.data.mnist_format import scale_image
 
 if TYPE_CHECKING:
     from mnist_ce.reader.predict import Prediction

@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from mnist_ce.data.mnist_format import FloatImage, scale_image
 from mnist_ce.reader.formats import open_foreign
 from mnist_ce.system.errors import ImageError
 from mnist_ce.system.files import one_line
 
 ImageSource: TypeAlias = Path | str | bytes | Image.Image | NDArray[np.generic]
-FloatImage: TypeAlias = NDArray[np.float32]
 
 MAX_PIXELS = 120_000_000  # above every phone of 2025 (108 megapixels) and 360 MB decoded
 MAX_BYTES = 300_000_000
@@ -265,14 +265,6 @@ def _resize(image: Image.Image) -> Image.Image:
     if image.mode == "RGBA":
         return scale_image(image.convert("RGBa"), scale).convert("RGBA")
     return scale_image(image, scale)
-
-
-def scale_image(
-    image: Image.Image, scale: float, enlarging: Image.Resampling = Image.Resampling.BICUBIC
-) -> Image.Image:
-    """Return an image reduced by averaging areas, or enlarged, so that outlines stay smooth."""
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.BOX if scale < 1 else enlarging)
 
 
 def has_transparency(image: Image.Image) -> bool:

@@ -278,14 +278,16 @@ class Predictor:
         found = [[resolve_lattice(x, scored) for x in line] for line in hypothesis.lines]
         row = [[resolve_lattice(x, scored) for x in line] for line in hypothesis.row]
         lines = [[digit for path, _ in line for digit in path] for line in found]
-        quality, is_writing = hypothesis.foreground_quality, False
+        quality, is_writing, surplus = hypothesis.foreground_quality, False, 0
         if self.settings.multi:
             # A line of specks is no line, unless the image holds nothing else.
             written = [line for line in lines if any(d.digit.sign is None for d in line)]
             chosen, num_found, num_lines = written or lines, 0, 0
             parts = [d for line in lines for d in line if d.digit.sign is None]
+            accepted = self._count(parts)
+            surplus = 2 * accepted - len(parts)  # the more is read, and the less is not, the better
             if len(parts) > 1:  # among writing a digit may look odd, among specks it may not
-                quality = sum(d.log_odds >= self.threshold for d in parts) / len(parts)
+                quality = accepted / len(parts)
                 is_writing = len(parts) >= MIN_ROW_LENGTH and quality >= MIN_ROW_QUALITY
         else:  # the best candidate as one digit, and how many there are
             chosen = [[found[0][0][1]]]
@@ -294,11 +296,10 @@ class Predictor:
             if num_found < 2 and len(lines[0]) > 1:
                 num_found, num_lines = len(lines[0]), 1
         confidence = float(np.mean([d.log_confidence for line in chosen for d in line]))
-        score = CONFIDENCE_WEIGHT * confidence + math.log(hypothesis.segmentation_score)
-        if self.settings.multi:  # the more is read, and the less beside it is not, the better
-            score += 2 * self._count(parts) - len(parts)
-        counted = num_found, num_lines
-        return ResolvedHypothesis(hypothesis, chosen, *counted, quality, is_writing, score)
+        score = CONFIDENCE_WEIGHT * confidence + math.log(hypothesis.segmentation_score) + surplus
+        return ResolvedHypothesis(
+            hypothesis, chosen, num_found, num_lines, quality, is_writing, score
+        )
 
     def _count(self, digits: list[ScoredDigit]) -> int:
         return sum(d.digit.sign is None and d.log_odds >= self.threshold for d in digits)

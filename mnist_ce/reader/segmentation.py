@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from mnist_ce.data.mnist_format import FIELD_SIZE
+from mnist_ce.data.mnist_format import FIELD_SIZE, FloatImage
 from mnist_ce.reader.binarize import (
     STRUCTURING_SIZE_FRACTION,
     Foreground,
@@ -29,7 +29,7 @@ from mnist_ce.reader.components import (
     find_components,
     group_components,
 )
-from mnist_ce.reader.image_io import FloatImage, to_float_image
+from mnist_ce.reader.image_io import to_float_image
 from mnist_ce.reader.mnist_like import MAX_BACKGROUND_LEVEL, as_mnist_image
 from mnist_ce.reader.ruled_lines import erase_lines
 from mnist_ce.reader.text_lines import (
@@ -291,8 +291,9 @@ def _is_beside(candidate: DigitCandidate, best: DigitCandidate) -> bool:
 
 def find_digits(found: Segmentation, with_cuts: bool) -> list[list[Lattice]]:
     """Return the lattices of all text lines of a segmentation; without cuts they only count."""
-    height = digit_height(found.written)
-    lines = filter(None, map(without_box_sides, group_lines(found.written, height)))
+    components = found.written
+    height = digit_height(components)
+    lines = filter(None, map(without_box_sides, group_lines(components, height)))
     digits = [
         line_lattices(found.foreground, found.labels, line, height, with_cuts=with_cuts)
         for line in lines
