@@ -23,7 +23,7 @@ from benchmarks.common import Format, argument_parser, mnist, percent, print_tab
 from generators.hard_images_a import cast_shadow
 from mnist_ce.data.synthetic.render import pen_path
 from mnist_ce.data.synthetic.templates import load_styles
-from mnist_ce.reader.predict import Prediction, predict
+from mnist_ce.prediction.predict import Prediction, predict
 from mnist_ce.runs.load_model import load_model
 
 Cover = NDArray[np.float32]

@@ -29,7 +29,7 @@ from benchmarks.common import (
 from mnist_ce.config import AugmentConfig, OptimizerConfig, resolve_config
 from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.data.splits import Split
-from mnist_ce.evaluation.inference import evaluate
+from mnist_ce.evaluation.evaluate import predict_split
 from mnist_ce.network import HIDDEN
 from mnist_ce.network.model import MLP
 from mnist_ce.network.objective import Multiclass
@@ -142,7 +142,7 @@ def evaluation(train: Split) -> Callable[[], float]:
 
     def run() -> float:
         start = time.perf_counter()
-        evaluate(model, train.images, train.labels, Multiclass())
+        predict_split(model, train.images, train.labels, Multiclass())
         return time.perf_counter() - start
 
     return run

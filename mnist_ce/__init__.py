@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mnist_ce.evaluation.evaluate import evaluate
     from mnist_ce.network.model import MLP
-    from mnist_ce.reader.predict import predict
+    from mnist_ce.prediction.predict import predict
     from mnist_ce.runs.load_model import load_model
     from mnist_ce.training.trainer import train
 
@@ -24,7 +24,7 @@ _HOMES = {
     "MLP": "network.model",
     "evaluate": "evaluation.evaluate",
     "load_model": "runs.load_model",
-    "predict": "reader.predict",
+    "predict": "prediction.predict",
     "train": "training.trainer",
 }
 

@@ -14,7 +14,7 @@ from mnist_ce.system.files import version
 HEAVY = {"torch", "numpy", "torchvision", "matplotlib", "scipy", "PIL", "tqdm"}
 MAIN = "from mnist_ce.cli import main; main"
 TRAINER = "import mnist_ce.training.trainer"
-READER = "import mnist_ce.evaluation.evaluate, mnist_ce.reader.predict"
+READER = "import mnist_ce.evaluation.evaluate, mnist_ce.prediction.predict"
 FORMULAS = (
     "from mnist_ce.explain import reference_losses as f; "
     "f.cross_entropy([[2, 1, .1]], [0]); f.binary_cross_entropy(f.sigmoid([1.2]), [1])"
@@ -33,7 +33,7 @@ CASES = {
     "usage error": (f"{MAIN}(['train', '--epoch'])", HEAVY, {"mnist_ce.cli.train"}),
     "runs": (f"{MAIN}(['runs', '--output', 'x'])", HEAVY, {"mnist_ce.runs.run_dir"}),
     "show-config": (f"{MAIN}(['train', '--show-config'])", HEAVY, {"mnist_ce.config"}),
-    "predict": (PREDICT, {"torchvision", "matplotlib", "pandas"}, {"mnist_ce.reader.predict"}),
+    "predict": (PREDICT, {"torchvision", "matplotlib", "pandas"}, {"mnist_ce.prediction.predict"}),
     "package": ("import mnist_ce", {*HEAVY, "typer", "pydantic"}, {"mnist_ce"}),
     "lazy name": ("from mnist_ce import MLP", {"typer"}, {"torch"}),
     "trainer": (TRAINER, {"scipy", "sklearn", "mnist_ce.explain"}, {"mnist_ce.network.objective"}),

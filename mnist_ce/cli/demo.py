@@ -75,7 +75,7 @@ def demo(
             ) from None
         from mnist_ce.demo.inference import InferenceService
         from mnist_ce.demo.server import make_app, serve
-        from mnist_ce.reader.predict import DEFAULT_WEIGHTS
+        from mnist_ce.prediction.predict import DEFAULT_WEIGHTS
         from mnist_ce.system.device import use_threads
 
         stack.enter_context(use_threads(1))

@@ -23,7 +23,7 @@ from mnist_ce.system.errors import RunError, UsageError, sanitize
 from mnist_ce.system.files import one_line
 
 if TYPE_CHECKING:
-    from mnist_ce.reader.predict import Prediction
+    from mnist_ce.prediction.predict import Prediction
     from mnist_ce.runs.load_model import TrainedModel
 
 MANY = 200  # images from which processes and a progress bar are worth their start
@@ -105,7 +105,7 @@ def predict(
         sources = list(find_images(images, recursive=recursive))
         many = len(sources) >= MANY
         with PreprocessPool((threads or os.cpu_count() or 1) if many else 1) as pool:
-            from mnist_ce.reader.predict import DEFAULT_WEIGHTS, PredictionSettings, predict_each
+            from mnist_ce.prediction.predict import DEFAULT_WEIGHTS, PredictOptions, predict_each
             from mnist_ce.runs.load_model import load_model
             from mnist_ce.runs.run_dir import shipped_weights
             from mnist_ce.system.device import use_threads
@@ -113,7 +113,7 @@ def predict(
             chosen = checkpoint or shipped_weights(DEFAULT_WEIGHTS)
             trained = load_model(chosen, output, input_mean=input_mean, input_std=input_std)
             note(_which_network(trained, output if checkpoint is None else None))
-            settings = PredictionSettings(
+            settings = PredictOptions(
                 top_k=top_k,
                 multi=multi,
                 min_confidence=min_confidence,
@@ -199,7 +199,7 @@ def _saving(
     """Write the network's inputs and the stages, numbered so that no name collides."""
     from PIL import Image
 
-    from mnist_ce.reader.drawing import draw_stages, summary
+    from mnist_ce.prediction.drawing import draw_stages, summary
     from mnist_ce.reader.image_io import SUFFIXES
 
     one_file = stages is not None and single and stages.suffix.lower() == ".png"
@@ -238,7 +238,7 @@ def _annotating(
     records: Iterator[Prediction], sources: Sequence[Path | bytes], folder: Path
 ) -> Iterator[Prediction]:
     """Write each image with its records drawn in, when the last of them has come."""
-    from mnist_ce.reader.drawing import annotate
+    from mnist_ce.prediction.drawing import annotate
     from mnist_ce.reader.image_io import open_image
 
     _make_folder("--annotate", folder)

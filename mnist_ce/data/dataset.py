@@ -6,10 +6,9 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from mnist_ce.config import OWN_DATASET, DataConfig, ObjectiveConfig
 from mnist_ce.data.download import DownloadError
 from mnist_ce.data.files import DatasetFiles
 from mnist_ce.data.idx import idx_parts
+from mnist_ce.data.registry import CLASS_NAMES, DIGITS
 from mnist_ce.data.splits import Split, split_test, split_validation
 from mnist_ce.data.synthetic.generate import generate, load_synthetic
 from mnist_ce.data.tables import read_csv, read_npz
@@ -26,22 +26,8 @@ from mnist_ce.system.errors import DataError, UsageError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
-_DIGITS = tuple("0123456789")
 _DRAWN_SEED = 3  # another than those of the synthetic set
-CLASS_NAMES: dict[str, tuple[str, ...]] = {
-    "mnist": _DIGITS,
-    "fashion-mnist": (
-        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
-        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-    ),
-    "kmnist": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
-    "synthetic": _DIGITS,
-}
-"""The datasets, and the meaning of label 0, 1, … of each, as in torchvision."""
 OWN_SHARE = 0.25  # of the training images of `mnist+…` are one's own; docs/own-data.md compares
-
-ReadFolder: TypeAlias = Callable[[Path], tuple[Split, Split | None, tuple[str, ...]]]
-"""Reads a folder of images: for training, for testing if they are apart, and the class names."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +80,12 @@ def load_splits(
     objective: ObjectiveConfig,
     seed: int,
     given: Dataset | None = None,
-    read_folder: ReadFolder | None = None,
 ) -> DataSplits:
     """Load the dataset of a config, or take the one given; `seed` chooses the validation images.
 
-    `read_folder` reads the images of `folder:DIR`. A `UsageError` if a class, the validation size
-    or `objective.positive` does not fit the dataset.
+    A `UsageError` if a class, the validation size or `objective.positive` does not fit the dataset.
     """
-    dataset = given or load_dataset(
-        data.dataset, Path(data.dir), mirror=data.mirror or None, read_folder=read_folder
-    )
+    dataset = given or load_dataset(data.dataset, Path(data.dir), mirror=data.mirror or None)
     if data.drawn:
         dataset = _with_drawn(dataset, data.drawn)
     kept = data.classes or tuple(range(len(dataset.class_names)))
@@ -138,7 +120,7 @@ def load_splits(
 
 def _with_drawn(dataset: Dataset, num_images: int) -> Dataset:
     """Add digits in the hands of the world to the training images; the digest stays."""
-    if dataset.class_names != _DIGITS:
+    if dataset.class_names != DIGITS:
         raise UsageError(
             f"data.drawn = {num_images}, but the images of {dataset.name} are no digits"
         )
@@ -162,27 +144,21 @@ def short_name(dataset: str) -> str:
     return plus + (stem or "own")
 
 
-def load_dataset(
-    name: str,
-    data_dir: Path,
-    *,
-    mirror: str | None = None,
-    read_folder: ReadFolder | None = None,
-) -> Dataset:
+def load_dataset(name: str, data_dir: Path, *, mirror: str | None = None) -> Dataset:
     """Load a dataset, downloading or drawing it first where necessary.
 
     The name `auto` is MNIST where it is found or can be downloaded, else, with a warning, the
     synthetic digits; any other name never becomes another dataset. Files are kept in `data_dir` or,
     where it cannot be written, in the user's cache. `mirror` replaces the dataset's own addresses.
 
-    One's own images are `csv:FILE` (see `read_csv`), `npz:FILE` (`read_npz`) or `folder:DIR`, which
-    `read_folder` reads; with `mnist+` before it, MNIST's training images become the rehearsal.
+    One's own images are `csv:FILE` (see `read_csv`), `npz:FILE` (`read_npz`) or `folder:DIR`
+    (`read_folder`); with `mnist+` before it, MNIST's training images become the rehearsal.
 
     A `DataError` if the data is missing or damaged and cannot be downloaded or kept.
     """
     if own := re.fullmatch(OWN_DATASET, name):
         rehearsal = load_dataset("mnist", data_dir, mirror=mirror).train if own[1] else None
-        return _load_own(own, rehearsal, read_folder)
+        return _load_own(own, rehearsal)
     if name not in (*CLASS_NAMES, "auto"):
         choices = [*CLASS_NAMES, "auto", "csv:FILE", "npz:FILE", "folder:DIR"]
         raise UsageError(
@@ -207,14 +183,13 @@ def load_dataset(
     return make_dataset("synthetic", *load_synthetic(data_dir), CLASS_NAMES["synthetic"])
 
 
-def _load_own(
-    name: re.Match[str], rehearsal: Split | None, read_folder: ReadFolder | None
-) -> Dataset:
+def _load_own(name: re.Match[str], rehearsal: Split | None) -> Dataset:
     kind = name[2]
     path = Path(os.path.abspath(Path(name[3]).expanduser()))  # noqa: PTH100 - also without ".."
-    class_names, split_note = _DIGITS, None
+    class_names, split_note = DIGITS, None
     if kind == "folder":
-        assert read_folder is not None
+        from mnist_ce.data.folder import read_folder  # imports SciPy, which few runs need
+
         train, test, class_names = read_folder(path)
     else:
         train, test = (read_csv if kind == "csv" else read_npz)(path)
@@ -227,7 +202,7 @@ def _load_own(
         logger.info(f"{path}: {split_note}")
     if not len(train) or not len(test):
         raise DataError(f"{path} has too few images: give at least three of a class")
-    if rehearsal is not None and class_names != _DIGITS:
+    if rehearsal is not None and class_names != DIGITS:
         raise UsageError(f"mnist+ goes with digits, but {path} has {', '.join(class_names)}")
     full_name = f"{name[1] or ''}{kind}:{path}"
     dataset = make_dataset(full_name, train, test, class_names, rehearsal)

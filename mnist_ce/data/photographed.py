@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mnist_ce.data.mnist_format import crop_to_ink, fit_glyph, fit_into
 from mnist_ce.data.splits import Split
-from mnist_ce.data.stroke_width import normalise_stroke_width
+from mnist_ce.reader.mnist_format import crop_to_ink, fit_glyph, fit_into
+from mnist_ce.reader.stroke_width import normalise_stroke_width
 from mnist_ce.system.device import derived_generator
 
 WIDTHS_PX = (1.6, 2.3)  # of strokes in MNIST's box of 20 pixels; the reader's narrowest are 1.75

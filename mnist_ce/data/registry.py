@@ -22,6 +22,18 @@ FILES = {
 }
 _NUM_CLASSES = 10
 
+DIGITS = tuple("0123456789")
+CLASS_NAMES: dict[str, tuple[str, ...]] = {
+    "mnist": DIGITS,
+    "fashion-mnist": (
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    ),
+    "kmnist": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+    "synthetic": DIGITS,
+}
+"""The datasets, and the meaning of label 0, 1, … of each, as in torchvision."""
+
 
 @dataclass(frozen=True)
 class DataFile:

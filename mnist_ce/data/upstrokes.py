@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mnist_ce.data.mnist_format import fit_glyph
 from mnist_ce.data.splits import Split
+from mnist_ce.reader.mnist_format import fit_glyph
 from mnist_ce.system.device import derived_generator
 
 MARGIN = 8  # columns added on the left, for upstrokes that would leave the image

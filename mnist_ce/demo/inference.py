@@ -15,8 +15,8 @@ from typing import TypeAlias
 
 from PIL import Image
 
+from mnist_ce.prediction.predict import Prediction, PredictOptions, Predictor
 from mnist_ce.reader.pool import PreprocessOptions, PreprocessPool
-from mnist_ce.reader.predict import Prediction, PredictionSettings, Predictor
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.run_dir import SHIPPED_WEIGHTS, find_checkpoint, list_runs
 
@@ -39,7 +39,7 @@ class _Batch:
     """Images that wait for the same network and settings."""
 
     trained: TrainedModel
-    settings: PredictionSettings
+    settings: PredictOptions
     items: list[tuple[bytes, asyncio.Future[Records]]] = field(default_factory=list)
 
 
@@ -54,7 +54,7 @@ class InferenceService:
         self._pool = PreprocessPool(num_processes, chunk=CHUNK)
         # While one thread waits for the images of its batch, the other runs the network.
         self._executor, self._num_idle = ThreadPoolExecutor(2), 2
-        self._waiting: dict[tuple[int, PredictionSettings], _Batch] = {}
+        self._waiting: dict[tuple[int, PredictOptions], _Batch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
@@ -78,7 +78,7 @@ class InferenceService:
         return _load(path, path.stat().st_mtime_ns)
 
     async def predict(
-        self, content: bytes, trained: TrainedModel, settings: PredictionSettings
+        self, content: bytes, trained: TrainedModel, settings: PredictOptions
     ) -> Records:
         """Return the records of an image, as `mnist_ce.predict` does."""
         future: asyncio.Future[Records] = asyncio.get_running_loop().create_future()

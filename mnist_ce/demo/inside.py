@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from mnist_ce.data.mnist_format import scale_image
 from mnist_ce.explain.image import explain_record
-from mnist_ce.reader.predict import Prediction
+from mnist_ce.prediction.predict import Prediction
+from mnist_ce.reader.mnist_format import scale_image
 from mnist_ce.runs.load_model import TrainedModel
 
 STAGE_SIDE_PX = 140

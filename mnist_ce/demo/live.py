@@ -15,7 +15,7 @@ import numpy as np
 from mnist_ce.config import resolve_config
 from mnist_ce.data.dataset import DataSplits, load_splits
 from mnist_ce.demo.inside import png_url
-from mnist_ce.evaluation.inference import evaluate
+from mnist_ce.evaluation.evaluate import predict_split
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, list_runs
@@ -139,7 +139,10 @@ def snapshot(run: RunDir) -> dict[str, Any]:
 def _mistakes(trained: TrainedModel, splits: DataSplits) -> dict[str, Any]:
     split = splits.validation or splits.test
     images, labels = split.images[:NUM_TESTED], split.labels[:NUM_TESTED]
-    result, names = evaluate(trained.model, images, labels, splits.objective), splits.class_names
+    result, names = (
+        predict_split(trained.model, images, labels, splits.objective),
+        splits.class_names,
+    )
     confidence = splits.objective.probabilities(result.logits).amax(dim=1).numpy()
     wrong = np.flatnonzero((result.predictions != labels).numpy())
     mistakes = [

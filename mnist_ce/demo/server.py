@@ -27,8 +27,8 @@ from mnist_ce.demo.inference import MAX_PIXELS, SHIPPED, InferenceService, Recor
 from mnist_ce.demo.inside import describe
 from mnist_ce.demo.live import RunWatcher
 from mnist_ce.demo.security import COOKIE, MAX_BODY_BYTES, SecurityMiddleware, read_body
+from mnist_ce.prediction.predict import DEFAULT_WEIGHTS, PredictOptions
 from mnist_ce.reader.image_io import open_image
-from mnist_ce.reader.predict import DEFAULT_WEIGHTS, PredictionSettings
 from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir
@@ -101,7 +101,7 @@ def make_app(service: InferenceService, host: str, token: str | None, correction
             raise HTTPException(404, f"there is no checkpoint {sanitize(name)!r}") from None
 
     async def classify(
-        images: list[tuple[str, bytes]], network: TrainedModel, settings: PredictionSettings
+        images: list[tuple[str, bytes]], network: TrainedModel, settings: PredictOptions
     ) -> list[Records]:
         try:
             async with asyncio.timeout(MAX_SECONDS):
@@ -146,7 +146,7 @@ def make_app(service: InferenceService, host: str, token: str | None, correction
         read.
         """
         network = trained(checkpoint)
-        settings = PredictionSettings(top_k=top_k, multi=multi, min_confidence=min_confidence)
+        settings = PredictOptions(top_k=top_k, multi=multi, min_confidence=min_confidence)
         results = await classify(await read_images(request), network, settings)
         records = [record.to_dict() for records in results for record in records]
         has_failed = all(record["status"] == "error" for record in records)
@@ -173,7 +173,7 @@ def make_app(service: InferenceService, host: str, token: str | None, correction
         answers: list[dict[str, Any]] = []
         for name, network in zip(names, networks, strict=True):
             top_k = len(network.class_names)
-            settings = PredictionSettings(top_k=top_k, multi=multi, keep_stages=True)
+            settings = PredictOptions(top_k=top_k, multi=multi, keep_stages=True)
             (records, *_) = await classify(images[:1], network, settings)
             if records[0].status == "error":
                 raise ImageError(str(records[0].reason))

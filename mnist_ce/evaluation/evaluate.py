@@ -14,16 +14,60 @@ from torch import Tensor, nn
 from mnist_ce.config import Config, resolve_config
 from mnist_ce.data.custom import CUSTOM, custom_dataset, is_pair_of_sets
 from mnist_ce.data.dataset import DataSplits, load_splits
-from mnist_ce.evaluation import inference, metrics
+from mnist_ce.evaluation import metrics
 from mnist_ce.evaluation.calibration import NUM_BINS, CalibrationReport, calibration_report
+from mnist_ce.network.inference import predict_logits
 from mnist_ce.network.model import kept_in_place
-from mnist_ce.network.objective import Binary
-from mnist_ce.reader.folder import read_folder
+from mnist_ce.network.objective import Binary, Objective
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.system.device import resolve_device
 from mnist_ce.system.errors import UsageError
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """A network's results on labelled images, all on the CPU."""
+
+    logits: Tensor  # float32 [n, outputs]
+    labels: Tensor  # int64 [n]
+    predictions: Tensor  # int64 [n]
+    loss: float  # the mean per example
+
+    @property
+    def num_correct(self) -> int:
+        """How many predictions are right."""
+        return int((self.predictions == self.labels).sum())
+
+    @property
+    def num_examples(self) -> int:
+        """How many images there are."""
+        return len(self.labels)
+
+    @property
+    def accuracy(self) -> float:
+        """The fraction of right predictions."""
+        return self.num_correct / self.num_examples
+
+
+def predict_split(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    objective: Objective,
+    *,
+    mean: float = 0.0,
+    std: float = 1.0,
+) -> SplitResult:
+    """Predict every image and take the mean of the losses, without label smoothing.
+
+    `labels` are int64 [n], on any device; for the other arguments see `predict_logits`.
+    """
+    logits = predict_logits(model, images, mean=mean, std=std)
+    labels = labels.cpu()
+    loss = objective.example_losses(logits, labels).double().mean().item()
+    return SplitResult(logits, labels, objective.predictions(logits), loss)
 
 
 @dataclass(frozen=True)
@@ -34,7 +78,7 @@ class EvaluationReport:
     dataset: str
     split: str
     class_names: tuple[str, ...]  # of the dataset, by label
-    result: inference.Evaluation
+    result: SplitResult
     images: Tensor  # uint8 [n, 28, 28], on the CPU
 
     @property
@@ -152,7 +196,7 @@ def evaluate_split(
     split = splits.split(name)
     model, images = trained.model.to(device), split.images.to(device)
     scale = {"mean": trained.input_mean, "std": trained.input_std}
-    result = inference.evaluate(model, images, split.labels, trained.objective, **scale)
+    result = predict_split(model, images, split.labels, trained.objective, **scale)
     return EvaluationReport(trained, splits.dataset, name, splits.class_names, result, split.images)
 
 
@@ -192,7 +236,7 @@ def load_splits_of(
     elif update["dataset"] == CUSTOM:
         raise UsageError(f"{trained.label} was trained on data given from Python; give it: data=…")
     settings = config.data.model_copy(update=update)
-    task = load_splits(settings, objective, config.train.seed, given, read_folder)
+    task = load_splits(settings, objective, config.train.seed, given)
     if len(task.class_names) != len(trained.class_names):
         raise UsageError(
             f"{trained.path} has {len(trained.class_names)} classes, but {task.dataset} has "

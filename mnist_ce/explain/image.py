@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from mnist_ce.explain.loss_table import LossTable, loss_table
 from mnist_ce.network.objective import Binary
+from mnist_ce.prediction.predict import Prediction, predict
 from mnist_ce.reader.image_io import ImageSource
-from mnist_ce.reader.predict import Prediction, predict
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.system.errors import CheckpointError, ImageError, UsageError
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mnist_ce.data.mnist_format import FloatImage
-from mnist_ce.data.stroke_width import Mask
+from mnist_ce.reader.mnist_format import FloatImage
+from mnist_ce.reader.stroke_width import Mask
 
 LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 STRUCTURING_SIZE_FRACTION = 0.35  # of the longer side: wider than any stroke, narrower than a sheet

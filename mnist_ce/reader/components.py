@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mnist_ce.data.stroke_width import Mask, outline
 from mnist_ce.reader.binarize import Foreground
+from mnist_ce.reader.stroke_width import Mask, outline
 
 Labels: TypeAlias = NDArray[np.int32]
 

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from mnist_ce.data.mnist_format import FloatImage, scale_image
 from mnist_ce.reader.formats import open_foreign
+from mnist_ce.reader.mnist_format import FloatImage, scale_image
 from mnist_ce.system.errors import ImageError
 from mnist_ce.system.files import one_line
 

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from scipy import ndimage
 
-from mnist_ce.data.mnist_format import BOX_SIZE, FIELD_SIZE
-from mnist_ce.data.stroke_width import longer_side
 from mnist_ce.reader.image_io import deep_to_unit, has_transparency, is_deep
+from mnist_ce.reader.mnist_format import BOX_SIZE, FIELD_SIZE
+from mnist_ce.reader.stroke_width import longer_side
 
 MAX_BACKGROUND_LEVEL = 40  # of 255: JPEG noise on black
 MIN_PEAK_LEVEL = 190  # a dimmer image is stretched; no brightest pixel of MNIST is as low

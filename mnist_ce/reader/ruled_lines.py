@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mnist_ce.data.mnist_format import FloatImage
-from mnist_ce.data.stroke_width import Mask
 from mnist_ce.reader.binarize import Foreground
+from mnist_ce.reader.mnist_format import FloatImage
+from mnist_ce.reader.stroke_width import Mask
 
 LINE_SLOPES = np.tan(np.radians(np.arange(-5, 5.01, 0.2)))  # within 5°, in steps of 0.2°
 MIN_SPAN_FRACTION = 0.7  # of the image's width that a line must cover

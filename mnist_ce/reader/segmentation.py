@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from mnist_ce.data.mnist_format import FIELD_SIZE, FloatImage
 from mnist_ce.reader.binarize import (
     STRUCTURING_SIZE_FRACTION,
     Foreground,
@@ -30,6 +29,7 @@ from mnist_ce.reader.components import (
     group_components,
 )
 from mnist_ce.reader.image_io import to_float_image
+from mnist_ce.reader.mnist_format import FIELD_SIZE, FloatImage
 from mnist_ce.reader.mnist_like import MAX_BACKGROUND_LEVEL, as_mnist_image
 from mnist_ce.reader.ruled_lines import erase_lines
 from mnist_ce.reader.text_lines import (

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mnist_ce.data.mnist_format import FIELD_SIZE, FloatImage, fit_glyph
-from mnist_ce.data.stroke_width import normalise_stroke_width
 from mnist_ce.reader.binarize import Foreground
 from mnist_ce.reader.components import Box, Component, Labels, bounding_box, union
 from mnist_ce.reader.detector import load_detector
+from mnist_ce.reader.mnist_format import FIELD_SIZE, FloatImage, fit_glyph
+from mnist_ce.reader.stroke_width import normalise_stroke_width
 
 # Lengths are fractions of the height of the image's digits, penalties are nats; all were chosen by
 # `benchmarks/sheets.py` (docs/log.md).

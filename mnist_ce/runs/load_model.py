@@ -13,7 +13,7 @@ from torch import nn
 from mnist_ce.network.model import MLP, as_network, check_module, unwrapped
 from mnist_ce.network.objective import Binary, Multiclass, Objective
 from mnist_ce.runs.checkpoint import load_tensors, model_from, read_weights, weights_sha256
-from mnist_ce.runs.records import PredictionSettings, RunRecord
+from mnist_ce.runs.records import Calibration, RunRecord
 from mnist_ce.runs.run_dir import RunDir, find_checkpoint
 from mnist_ce.system.errors import CheckpointError, RunError, UsageError
 
@@ -36,7 +36,7 @@ class TrainedModel:
     conversion: str | None = None
     """What was taken of a file that another program wrote; None for a plain `state_dict`."""
     temperature: float = 1.0
-    """See `PredictionSettings`, as for `rejection_threshold`."""
+    """See `Calibration`, as for `rejection_threshold`."""
     rejection_threshold: float | None = None
     input_mean: float = 0.0
     """The network's input is (pixel/255 - input_mean) / input_std."""
@@ -129,7 +129,7 @@ def load_model(
         network = model
     network, num_outputs = as_network(network)
     state = unwrapped(network).state_dict()
-    settings = _prediction_settings(path, record)
+    settings = _calibration(path, record)
     return TrainedModel(
         model=network,
         path=path,
@@ -193,11 +193,11 @@ def _class_names(path: Path, num_outputs: int, record: RunRecord | None) -> tupl
     return ("no", "yes") if num_outputs == 1 else tuple(map(str, range(num_outputs)))
 
 
-def _prediction_settings(path: Path, record: RunRecord | None) -> PredictionSettings:
+def _calibration(path: Path, record: RunRecord | None) -> Calibration:
     if record is None or "prediction" not in record.model_fields_set:
-        return PredictionSettings()
+        return Calibration()
     try:
-        return PredictionSettings.model_validate(record.prediction)
+        return Calibration.model_validate(record.prediction)
     except ValidationError as error:
         key = ".".join(("prediction", *map(str, error.errors()[0]["loc"][:1])))
         reason = "must be a number above 0" if key.endswith("temperature") else "must be a number"

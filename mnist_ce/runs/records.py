@@ -18,7 +18,7 @@ RESULTS = (
 )
 
 
-class PredictionSettings(BaseModel, extra="allow", strict=True):
+class Calibration(BaseModel, extra="allow", strict=True):
     """What `predict` uses of a run beside its weights."""
 
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
@@ -82,7 +82,7 @@ class RunRecord(BaseModel, extra="allow", strict=True):
     best_epoch: int | None = None
     best_validation_accuracy: float | None = None
     prediction: dict[str, Any] | None = None
-    """See `PredictionSettings`."""
+    """See `Calibration`."""
 
     @field_validator("*", mode="wrap")
     @classmethod

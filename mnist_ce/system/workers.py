@@ -76,7 +76,7 @@ class Workers:
                     num_running -= 1
                     errors += [error] if error is not None else []
             if errors:
-                self._new_meetings()
+                self._new_barriers()
                 raise next((e for e in errors if not isinstance(e, _AbortedError)), errors[0])
 
     def map(self, task: Task, num_items: int) -> None:
@@ -88,12 +88,12 @@ class Workers:
 
         self.run(take_turns)
 
-    def meet(self, worker: int) -> None:
+    def barrier(self, worker: int) -> None:
         """Wait until every worker of the running task has called this."""
         if self.num_workers == 1:
             return
-        # A worker can be one meeting ahead of another, never two: two sets of queues are enough.
-        queues = self._meetings[self._parity[worker]]
+        # A worker can be one barrier ahead of another, never two: two sets of queues are enough.
+        queues = self._barriers[self._parity[worker]]
         self._parity[worker] ^= 1
         for other, queue in enumerate(queues):
             if other != worker:
@@ -110,17 +110,17 @@ class Workers:
             self._abort()
 
     def _abort(self) -> None:
-        for queues in self._meetings:
+        for queues in self._barriers:
             for queue in queues:
                 queue.put(True)
 
-    def _new_meetings(self) -> None:
+    def _new_barriers(self) -> None:
         workers = range(self.num_workers)
-        self._meetings = [[SimpleQueue[bool]() for _ in workers] for _ in range(2)]
+        self._barriers = [[SimpleQueue[bool]() for _ in workers] for _ in range(2)]
         self._parity = [0 for _ in workers]
 
     def _start(self) -> None:
-        self._new_meetings()
+        self._new_barriers()
         self._inboxes = [SimpleQueue[Task | None]() for _ in range(1, self.num_workers)]
         self._done = SimpleQueue[BaseException | None]()
         for worker, inbox in enumerate(self._inboxes, start=1):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 
 from mnist_ce.data.dataset import DataSplits
-from mnist_ce.evaluation.evaluate import EvaluationReport
-from mnist_ce.evaluation.inference import Evaluation
+from mnist_ce.evaluation.evaluate import EvaluationReport, SplitResult
 from mnist_ce.report.report import draw_plots
 from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.system.errors import StoppedError
@@ -17,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def draw_final_plots(
-    result: TrainResult, splits: DataSplits, test: Evaluation, stop: StopFlag
+    result: TrainResult, splits: DataSplits, test: SplitResult, stop: StopFlag
 ) -> None:
     """Draw the plots of a complete run into its directory; a failure is only logged.
 

@@ -16,7 +16,6 @@ from mnist_ce.data.dataset import DataSplits, load_splits
 from mnist_ce.data.splits import Split
 from mnist_ce.data.upstrokes import add_upstrokes
 from mnist_ce.network.model import MLP, check_module
-from mnist_ce.reader.folder import read_folder
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, find_run
@@ -120,7 +119,7 @@ def load_data(config: Config, record: RunRecord | None, custom: Custom) -> DataS
     given = custom_dataset(custom.data, seed) if custom.data is not None else None
     if record is not None:
         data = data.model_copy(update={"dataset": str(record.dataset)})
-    splits = load_splits(data, config.objective, seed, given, read_folder)
+    splits = load_splits(data, config.objective, seed, given)
     if record is not None and record.dataset_digest != splits.digest:
         raise RunError(f"run {record.name} was trained on other data than this {splits.dataset}")
     if share := config.augment.upstroke_ones:

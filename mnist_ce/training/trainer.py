@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mnist_ce.config import Config, recipe_name, resolve_config
 from mnist_ce.data.dataset import DataSplits, short_name
 from mnist_ce.data.loader import DeviceLoader
-from mnist_ce.evaluation.inference import Evaluation, evaluate
+from mnist_ce.evaluation.evaluate import SplitResult, predict_split
 from mnist_ce.network.model import unwrapped
 from mnist_ce.runs.checkpoint import load_state_dict, load_tensors, save_tensors, weights_sha256
 from mnist_ce.runs.records import RunRecord
@@ -205,7 +205,7 @@ class Trainer:
         if custom.names:
             self.record = self.record.updated(custom=custom.names)
         self.state = TrainState()
-        self.test_result: Evaluation | None = None
+        self.test_result: SplitResult | None = None
         self._pending_best: dict[str, Tensor] | None = None
         self._num_saved_rows = 0
         self._last_save = time.monotonic()
@@ -370,11 +370,11 @@ class Trainer:
             }
         return row
 
-    def evaluate(self, split: str) -> Evaluation:
+    def evaluate(self, split: str) -> SplitResult:
         """Evaluate the current weights on a split of the data."""
         unwrapped(self._eval_model).load_state_dict(self.step.eval_weights())
         labels, images = self.splits.split(split).labels, self._eval_images[split]
-        result = evaluate(self._eval_model, images, labels, self.splits.objective)
+        result = predict_split(self._eval_model, images, labels, self.splits.objective)
         if not math.isfinite(result.loss):  # the epoch's last update was too large
             raise NonFiniteLossError(self.step.num_steps - 1, result.loss)
         return result

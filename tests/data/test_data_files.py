@@ -15,9 +15,10 @@ import torch
 import torchvision.datasets
 
 from mnist_ce.data import files, registry
-from mnist_ce.data.dataset import CLASS_NAMES, Dataset, load_dataset
+from mnist_ce.data.dataset import Dataset, load_dataset
 from mnist_ce.data.download import DownloadError
 from mnist_ce.data.idx import idx_header
+from mnist_ce.data.registry import CLASS_NAMES
 from mnist_ce.data.splits import Split
 from mnist_ce.system.errors import DataError, UsageError
 from mnist_ce.system.files import md5_of, write_atomically

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mnist_ce.data.mnist_format import fit_glyph
 from mnist_ce.data.splits import Split
 from mnist_ce.data.upstrokes import add_upstroke, add_upstrokes
+from mnist_ce.reader.mnist_format import fit_glyph
 from mnist_ce.system.errors import UsageError
 from mnist_ce.training.trainer import train
 

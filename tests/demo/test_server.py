@@ -26,8 +26,8 @@ from mnist_ce import load_model, predict
 from mnist_ce.demo import security
 from mnist_ce.demo.server import make_app
 from mnist_ce.explain.image import explain_image
+from mnist_ce.prediction.predict import PredictOptions, Predictor
 from mnist_ce.reader.image_io import open_image
-from mnist_ce.reader.predict import PredictionSettings, Predictor
 
 MonkeyPatch = pytest.MonkeyPatch
 
@@ -115,7 +115,7 @@ def test_images_that_arrive_together_are_classified_together(
     classify = Predictor.predict_batch
     count = Mock(side_effect=classify)
     monkeypatch.setattr(Predictor, "predict_batch", lambda *a: count(*a))
-    network, settings = load_model("world"), PredictionSettings()
+    network, settings = load_model("world"), PredictOptions()
 
     async def ask() -> list[Any]:
         wanted = (demo.service.predict(SEVEN, network, settings) for _ in range(12))

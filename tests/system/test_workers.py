@@ -25,9 +25,9 @@ def test_no_worker_passes_a_meeting_before_the_others_reach_it(num_workers: int)
     def task(worker: int) -> None:
         for _ in range(50):
             reached.append(worker)
-            workers.meet(worker)
+            workers.barrier(worker)
             seen.append(len(reached))
-            workers.meet(worker)
+            workers.barrier(worker)
 
     for _ in range(3):
         workers.run(task)
@@ -57,10 +57,10 @@ def test_an_exception_ends_all_and_is_raised_and_the_next_task_runs(failing: int
     done: list[int] = []
 
     def task(worker: int) -> None:
-        workers.meet(worker)
+        workers.barrier(worker)
         if worker == failing:
             raise ValueError(worker)
-        workers.meet(worker)
+        workers.barrier(worker)
         done.append(worker)
 
     for _ in range(2):
@@ -124,7 +124,7 @@ def test_a_signal_that_raises_ends_the_task_after_every_worker_has_stopped() -> 
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.2)
             stopped.append(worker)
-        workers.meet(worker)
+        workers.barrier(worker)
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:

@@ -12,8 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-from mnist_ce.data.mnist_format import BOX_SIZE, FIELD_SIZE
 from mnist_ce.data.synthetic.templates import Style, spline_matrix
+from mnist_ce.reader.mnist_format import BOX_SIZE, FIELD_SIZE
 
 _CHUNK = 64  # images drawn at once: their distances still fit a processor's cache
 

@@ -119,7 +119,7 @@ class FastStep(Step):
                 if len(own):  # a batch may be smaller than the number of shares
                     self.loader.gather(own, part, share.pixels, inputs=share.images, labels=labels)
                     loss_sums[number] = self._forward_and_back(share, logits, labels)
-            self.workers.meet(worker)
+            self.workers.barrier(worker)
             if math.isfinite(sum(loss_sums)):
                 for number in numbers:
                     self._update(number, batch, learning_rate)

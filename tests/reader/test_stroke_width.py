@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from mnist_ce.data.stroke_width import normalise_stroke_width
+from mnist_ce.reader.stroke_width import normalise_stroke_width
 
 
 def stroke_width(mask: np.ndarray) -> float:

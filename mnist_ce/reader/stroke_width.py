@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from mnist_ce.data.mnist_format import BOX_SIZE, FloatImage, scale_image
+from mnist_ce.reader.mnist_format import BOX_SIZE, FloatImage, scale_image
 
 Mask: TypeAlias = NDArray[np.bool_]
 

@@ -16,11 +16,11 @@ from PIL import Image
 
 from mnist_ce.cli import main
 from mnist_ce.data.files import DatasetFiles
+from mnist_ce.data.folder import read_folder
 from mnist_ce.data.splits import Split
 from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.data.synthetic.render import draw
 from mnist_ce.data.synthetic.templates import Style
-from mnist_ce.reader.folder import read_folder
 from mnist_ce.system.errors import DataError
 
 # A hand that writes 0 with a slash and 1 with a long upstroke, and nothing else.

@@ -23,8 +23,8 @@ from mnist_ce import load_model, predict
 from mnist_ce.data.splits import Split
 from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.network.model import MLP
+from mnist_ce.prediction.predict import ROW_BONUS, PredictOptions, Predictor, predict_each
 from mnist_ce.reader.pool import PreprocessedImage
-from mnist_ce.reader.predict import ROW_BONUS, PredictionSettings, Predictor, predict_each
 from mnist_ce.reader.segmentation import Hypothesis
 from mnist_ce.reader.text_lines import Digit, Lattice
 from mnist_ce.runs.load_model import TrainedModel
@@ -156,7 +156,7 @@ def test_a_bad_array_is_a_record_with_a_reason(
 
 def test_the_keywords_can_be_seen() -> None:
     keywords = set(inspect.signature(predict).parameters)
-    settings = {field.name for field in dataclasses.fields(PredictionSettings)}
+    settings = {field.name for field in dataclasses.fields(PredictOptions)}
     assert settings | {"images", "checkpoint", "model", "input_mean"} <= keywords
 
 
@@ -209,7 +209,7 @@ def test_among_digits_less_is_asked_of_a_probable_digit(trained: TrainedModel) -
         and (r.probability or 0) > 0.95
     )
     accepted = [n for n, record in enumerate(alone) if record.status == "ok"][:3]
-    predictor = Predictor(trained, PredictionSettings(multi=True))
+    predictor = Predictor(trained, PredictOptions(multi=True))
     for others, status in ((accepted, "ok"), (accepted[:1], "rejected")):
         line = [Lattice.of(Digit(images[n])) for n in (*others, odd)]
         records = predictor.predict_batch([PreprocessedImage(None, [Hypothesis([line])])])
@@ -244,7 +244,7 @@ def test_settings_that_make_no_sense_are_refused(
 def test_images_are_read_only_a_little_ahead(trained: TrainedModel, digits: Split) -> None:
     images, yielded = digits.images.numpy(), itertools.count()
     endless = (images[number % 100] for number in yielded)
-    records = predict_each(endless, trained, PredictionSettings(batch_size=8))
+    records = predict_each(endless, trained, PredictOptions(batch_size=8))
     for _ in range(20):
         next(records)
     assert next(yielded) <= 32

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from mnist_ce.data.mnist_format import scale_image
+from mnist_ce.reader.mnist_format import scale_image
 
 if TYPE_CHECKING:
-    from mnist_ce.reader.predict import Prediction
+    from mnist_ce.prediction.predict import Prediction
 
 TILE_PX, CAPTION_PX, GAP_PX = 240, 18, 6  # of the stages
 MIN_ANNOTATED_PX = 640  # a smaller image is enlarged, so that the text on it is legible

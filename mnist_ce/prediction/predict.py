@@ -49,7 +49,7 @@ JSON_FIELDS = (
 
 
 @dataclass(frozen=True)
-class PredictionSettings:
+class PredictOptions:
     """How images are classified and which predictions are rejected."""
 
     top_k: int = 3  # how many of the most probable classes each record lists
@@ -152,7 +152,7 @@ def predict(
         TypeError: If an image is of another type. One that cannot be read gets a record.
         UsageError: If a setting makes no sense.
     """
-    settings = PredictionSettings(top_k, multi, min_confidence, device, batch_size, keep_stages)
+    settings = PredictOptions(top_k, multi, min_confidence, device, batch_size, keep_stages)
     if not isinstance(checkpoint, TrainedModel):
         if checkpoint is None and model is None:
             checkpoint = shipped_weights(DEFAULT_WEIGHTS)
@@ -172,7 +172,7 @@ def predict(
 def predict_each(
     images: Iterable[ImageSource],
     trained: TrainedModel,
-    settings: PredictionSettings,
+    settings: PredictOptions,
     pool: PreprocessPool | None = None,
 ) -> Iterator[Prediction]:
     """Yield the records of `predict` one by one, in bounded memory; without a pool in this process.
@@ -223,7 +223,7 @@ class ResolvedHypothesis:
 class Predictor:
     """A network, the detector, and the settings that make records of their outputs."""
 
-    def __init__(self, trained: TrainedModel, settings: PredictionSettings) -> None:
+    def __init__(self, trained: TrainedModel, settings: PredictOptions) -> None:
         self.trained, self.settings = trained, settings
         self.device = resolve_device(settings.device)
         self.model = trained.model.to(self.device)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mnist_ce.data.mnist_format import centre_by_mass, crop_to_ink, fit_glyph, fit_into
+from mnist_ce.reader.mnist_format import centre_by_mass, crop_to_ink, fit_glyph, fit_into
 
 
 def blob(height: int, width: int, seed: int = 0) -> NDArray[np.float32]:

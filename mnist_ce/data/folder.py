@@ -10,24 +10,20 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mnist_ce.data.dataset import CLASS_NAMES
+from mnist_ce.data.registry import DIGITS
 from mnist_ce.data.splits import Split
 from mnist_ce.reader.detector import load_detector
 from mnist_ce.reader.image_io import SUFFIXES
+from mnist_ce.reader.pool import PreprocessedImage, PreprocessOptions, preprocess
 from mnist_ce.system.errors import DataError
-
-if TYPE_CHECKING:
-    from mnist_ce.reader.pool import PreprocessedImage
 
 logger = logging.getLogger(__name__)
 
-DIGITS = CLASS_NAMES["mnist"]
 MAX_NAMED = 3  # images that were left out, in the warning
 TRAIN_NAMES, TEST_NAMES = {"train", "training", "trainingset"}, {"test", "testing", "testset"}
 
@@ -44,9 +40,6 @@ def read_folder(folder: Path) -> tuple[Split, Split | None, tuple[str, ...]]:
     Hidden files and folders are skipped. Images without a label, without one clear digit and those
     that cannot be read are left out, with a warning. A `DataError` where nothing is left.
     """
-    # Here, because most runs need neither a folder nor SciPy.
-    from mnist_ce.reader.pool import PreprocessOptions, preprocess
-
     paths = _images(folder)
     labels = {path: _class_name(path.relative_to(folder)) for path in paths}
     names = {name for name in labels.values() if name is not None}

@@ -1,0 +1,1 @@
+"""Network and detector choose among what the reader proposes: predictions for images."""
