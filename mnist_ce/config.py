@@ -19,7 +19,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from mnist_ce.network import HIDDEN, INPUT_SIZE
 from mnist_ce.system.errors import UsageError, did_you_mean, percent_hint, plain_reason, sanitize
@@ -103,7 +110,7 @@ class TrainConfig(Section):
     """CPU threads; 0: torch's default. The `fast` step gives the same bytes with any number."""
     shares: Annotated[int, Field(ge=1, le=256)] = 2
     """Parts of a batch that the `fast` step computes apart: the most threads that it can use."""
-    step: Literal["auto", "plain", "fast", "cuda-graph"] = "auto"
+    step: Literal["auto", "plain", "fast"] = "auto"
     """How one optimisation step is computed; the result is the same."""
     test_every: Annotated[int, Field(ge=-1)] = 1
     """Test after every so many epochs; 0: at the end only; -1: never, as in a search."""
@@ -111,6 +118,11 @@ class TrainConfig(Section):
     """Stop after so many epochs without a better validation result; 0: never."""
     init: str = ""
     """The run, checkpoint or shipped weights to start from; empty: random weights."""
+
+    @field_validator("step", mode="before")
+    @classmethod
+    def _replace_removed_step(cls, step: object) -> object:
+        return "plain" if step == "cuda-graph" else step  # in the configs of older runs
 
 
 class OptimizerConfig(Section):

@@ -51,9 +51,7 @@ def train(
     threads: Annotated[
         int | None, Option(help="CPU threads; 0: as torch chooses.", metavar="N")
     ] = None,
-    step: Annotated[
-        str | None, Option(help="auto, plain, fast or cuda-graph.", metavar="KIND")
-    ] = None,
+    step: Annotated[str | None, Option(help="auto, plain or fast.", metavar="KIND")] = None,
     output: Annotated[str | None, Option(help="Folder that holds the runs.", metavar="DIR")] = None,
     name: Annotated[str | None, Option(help="The run's name.")] = None,
     resume: Annotated[

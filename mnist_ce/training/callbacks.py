@@ -24,7 +24,7 @@ class RunInfo:
     num_batches: int  # per epoch
     num_epochs: int  # in all
     epoch: int  # to be trained next, from 1; above 1 in a resumed run
-    step: str  # `plain`, `fast`, `cuda-graph` or `distributed`
+    step: str  # `plain`, `fast` or `distributed`
     num_workers: int  # CPU threads that compute a step
     device: str
 

@@ -124,7 +124,6 @@ WRONG_COMMANDS = {
     "train --dataset cifar": "data.dataset = 'cifar'",
     "train --device tpu": "must be auto, cpu, mps, cuda or cuda:N",
     "train --step quick": "train.step = 'quick'",
-    f"{TRAIN} --device cpu --step cuda-graph": "does not run on cpu",
     "train --set train.epoch=3": "did you mean train.epochs?",
     "train --set train.epochs": "section.key=value",
     "train --set train.epochs=ten": "train.epochs = 'ten'",

@@ -1,4 +1,4 @@
-"""Optimisation steps: the plain one, and the fast ones that must equal it."""
+"""Optimisation steps: the plain one, and the fast one that must equal it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from mnist_ce.network.objective import Objective
 from mnist_ce.system.distributed import num_processes
 from mnist_ce.system.errors import UsageError
 from mnist_ce.training.steps.base import NonFiniteLossError, OptimizerFactory, Step
-from mnist_ce.training.steps.cuda_graph import CudaGraphStep
 from mnist_ce.training.steps.distributed import DistributedStep
 from mnist_ce.training.steps.fast import FastStep
 from mnist_ce.training.steps.plain import PlainStep
@@ -33,7 +32,7 @@ def choose_step(kind: str, device_type: str, *, needs_autograd: bool = False) ->
                 f"train.step = '{kind}' does not run in several processes; use 'auto' or 'plain'"
             )
         return "distributed"
-    fastest = {"cpu": "fast", "cuda": "cuda-graph"}.get(device_type, "plain")
+    fastest = "fast" if device_type == "cpu" else "plain"
     if needs_autograd:
         fastest = "plain"
         if kind not in ("auto", "plain"):
@@ -58,7 +57,6 @@ def make_step(
     kinds: dict[str, type[Step]] = {
         "plain": PlainStep,
         "fast": FastStep,
-        "cuda-graph": CudaGraphStep,
         "distributed": DistributedStep,
     }
     return kinds[kind](model, loader, objective, optimizer, average_decay, make_optimizer)

@@ -78,8 +78,7 @@ class Step(ABC):
         """Train on the images at these indices, int64 [batch].
 
         Raises:
-            NonFiniteLossError: If the loss is not finite; the weights are as before the step. The
-                CUDA-graph step raises it later, in `metrics` and `state`.
+            NonFiniteLossError: If the loss is not finite; the weights are as before the step.
         """
 
     @property
