@@ -29,8 +29,9 @@ from pydantic import (
 )
 
 from mnist_ce.network import HIDDEN, INPUT_SIZE
-from mnist_ce.system.errors import UsageError, did_you_mean, percent_hint, plain_reason, sanitize
-from mnist_ce.system.files import one_line, shipped_dir
+from mnist_ce.system.errors import UsageError
+from mnist_ce.system.files import shipped_dir
+from mnist_ce.system.text import did_you_mean, one_line, percent_hint, plain_reason, sanitize
 
 logger = logging.getLogger(__name__)
 _warn_once = functools.cache(logger.warning)  # however many layers and files hold an old key

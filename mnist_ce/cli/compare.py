@@ -11,7 +11,7 @@ from typer import Argument, Option
 from mnist_ce.cli import options
 from mnist_ce.cli.evaluate import accuracy_text
 from mnist_ce.cli.printing import note, print_json, print_table
-from mnist_ce.system.errors import sanitize, truncate_middle
+from mnist_ce.system.text import sanitize, truncate_middle
 
 if TYPE_CHECKING:
     from mnist_ce.evaluation.comparison import Comparison, MultipleComparison

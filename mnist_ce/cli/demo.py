@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Annotated
 
@@ -20,9 +19,10 @@ from typer import Option
 from mnist_ce.cli import options
 from mnist_ce.cli.predict import one_blas_thread
 from mnist_ce.cli.printing import warn
-from mnist_ce.system.errors import MnistCeError, UsageError
-from mnist_ce.system.files import one_line
+from mnist_ce.system.errors import UsageError, require
+from mnist_ce.system.text import one_line
 
+PACKAGES = ("fastapi", "uvicorn", "python_multipart")  # of the extra demo
 MIN_TOKEN_LENGTH = 12
 
 
@@ -53,7 +53,7 @@ def demo(
       mnist-ce demo
       mnist-ce demo --no-browser --port 9000 --output my-runs
     """
-    check_packages()
+    require(*PACKAGES, extra="demo")
     if token is not None and (len(token) < MIN_TOKEN_LENGTH or not token.isascii()):
         raise UsageError(f"--token: use at least {MIN_TOKEN_LENGTH} ASCII characters")
     if host not in ("127.0.0.1", "::1", "localhost"):
@@ -100,19 +100,12 @@ def _end_with(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def check_packages() -> None:
-    """Raise a MnistCeError unless the packages of the extra `demo` are installed."""
-    for package in ("fastapi", "uvicorn", "python_multipart"):
-        if find_spec(package) is None:
-            raise MnistCeError(f"demo needs the package {package}: pip install 'mnist-ce[demo]'")
-
-
 @contextlib.contextmanager
 def live_page(output: str | Path) -> Iterator[None]:
     """Serve the page for a folder of runs, from a process of low priority, until the block ends."""
     import subprocess
 
-    check_packages()
+    require(*PACKAGES, extra="demo")
     command = [sys.executable, "-m", "mnist_ce", "demo", "--no-browser", "--port", "0"]
     command += ["--threads", "1", "--output", str(output), "--parent", str(os.getpid())]
     # In a session of its own, since Ctrl-C is for the training, which then ends this process.

@@ -179,7 +179,8 @@ def _plot_image(explained: ImageExplanation, path: Path) -> None:
 
 
 def _write(path: Path, png: bytes) -> None:
-    from mnist_ce.system.files import one_line, write_atomically
+    from mnist_ce.system.files import write_atomically
+    from mnist_ce.system.text import one_line
 
     try:
         write_atomically(path, png)

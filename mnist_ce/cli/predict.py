@@ -19,8 +19,8 @@ from typer import Argument, Option
 
 from mnist_ce.cli import options
 from mnist_ce.cli.printing import error, is_terminal, note
-from mnist_ce.system.errors import RunError, UsageError, sanitize
-from mnist_ce.system.files import one_line
+from mnist_ce.system.errors import RunError, UsageError
+from mnist_ce.system.text import one_line, sanitize
 
 if TYPE_CHECKING:
     from mnist_ce.prediction.predict import Prediction

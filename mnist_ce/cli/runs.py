@@ -14,7 +14,8 @@ from typer import Option
 
 from mnist_ce.cli import options
 from mnist_ce.cli.printing import note, print_json, print_table
-from mnist_ce.system.errors import RunError, UsageError, sanitize, truncate_middle
+from mnist_ce.system.errors import RunError, UsageError
+from mnist_ce.system.text import sanitize, truncate_middle
 
 if TYPE_CHECKING:
     from mnist_ce.runs.groups import RunGroup
@@ -99,12 +100,11 @@ def _delete(name: str, output: Path, *, is_confirmed: bool, json: bool) -> None:
 
 
 def _summary(run: RunDir, record: RunRecord) -> dict[str, Any]:
+    from mnist_ce.runs.run_dir import run_state
+
     num_epochs_done = 0
     with contextlib.suppress(RunError):
         num_epochs_done = len(run.read_metrics())
-    unfinished = "resumable" if run.resume_path.is_file() else "lost"  # nothing to continue from
-    ended = record.status if record.status in ("finished", "pruned") else unfinished
-    state = "running" if run.is_locked() else ended
     return {
         "name": run.name,
         "path": str(run.path),
@@ -116,7 +116,7 @@ def _summary(run: RunDir, record: RunRecord) -> dict[str, Any]:
         "epochs": record.epochs,
         "test_accuracy": record.test_accuracy,
         "train_seconds": record.train_seconds,
-        "state": state,
+        "state": run_state(run, record),
         "weights_sha256": record.weights_sha256,
     }
 

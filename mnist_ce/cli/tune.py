@@ -13,7 +13,7 @@ from typer import Option
 from mnist_ce.cli import options
 from mnist_ce.cli.printing import logging_to_terminal, note, print_json
 from mnist_ce.cli.runs import print_groups
-from mnist_ce.system.errors import MnistCeError, StoppedError, TrainingError, UsageError
+from mnist_ce.system.errors import MnistCeError, StoppedError, TrainingError, UsageError, require
 
 if TYPE_CHECKING:
     from mnist_ce.training.callbacks import StopFlag
@@ -73,7 +73,7 @@ def tune(
     from mnist_ce.config import parse_assignments
     from mnist_ce.training import plan as planning
 
-    planning.require_optuna()
+    require("optuna", extra="tune")
     if jobs > 1:
         threads = max((threads or os.cpu_count() or 1) // jobs, 1)
     settings: dict[str, Any] = {"data.dataset": dataset, "data.dir": data_dir}

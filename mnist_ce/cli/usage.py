@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from mnist_ce.cli.options import CONFIG_KEYS
-from mnist_ce.system.errors import did_you_mean, percent_hint, plain_reason, sanitize
+from mnist_ce.system.text import did_you_mean, percent_hint, plain_reason, sanitize
 
 # The click inside Typer, whose place may change.
 ClickError: type[Exception] = typer.BadParameter.__mro__[2]

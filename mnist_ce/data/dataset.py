@@ -22,7 +22,8 @@ from mnist_ce.data.splits import Split, split_test, split_validation
 from mnist_ce.data.synthetic.generate import generate, load_synthetic
 from mnist_ce.data.tables import read_csv, read_npz
 from mnist_ce.network.objective import Binary, Multiclass, Objective
-from mnist_ce.system.errors import DataError, UsageError, did_you_mean
+from mnist_ce.system.errors import DataError, UsageError
+from mnist_ce.system.text import did_you_mean
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from http.client import HTTPException
 from urllib.parse import urlsplit
 
 from mnist_ce.system.errors import DataError, UsageError
-from mnist_ce.system.files import md5_of, one_line
+from mnist_ce.system.files import md5_of
+from mnist_ce.system.text import one_line
 
 logger = logging.getLogger(__name__)
 

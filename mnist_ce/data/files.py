@@ -22,7 +22,8 @@ from mnist_ce.data.download import DownloadError, download_file, mirror_url
 from mnist_ce.data.idx import idx_parts
 from mnist_ce.data.registry import TORCHVISION_CLASSES, DataFile, files_of, torchvision_class
 from mnist_ce.system.errors import DataError
-from mnist_ce.system.files import cache_dir, check_writable, md5_of, one_line, write_atomically
+from mnist_ce.system.files import cache_dir, check_writable, md5_of, write_atomically
+from mnist_ce.system.text import one_line
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from mnist_ce.system.errors import DataError
-from mnist_ce.system.files import one_line, write_atomically
+from mnist_ce.system.files import write_atomically
+from mnist_ce.system.text import one_line
 
 _UINT8 = 8
 _MAX_DIMENSIONS = 3

@@ -10,7 +10,7 @@ from typing import Any
 from mnist_ce.data.idx import idx_header
 from mnist_ce.system.device import environment
 from mnist_ce.system.errors import DataError
-from mnist_ce.system.files import one_line
+from mnist_ce.system.text import one_line
 
 TORCHVISION_CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 # Each file's shape, and the MD5 of MNIST's when unpacked; torchvision lists those of the .gz only.

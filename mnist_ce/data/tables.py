@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from mnist_ce.data.splits import Split
-from mnist_ce.system.errors import DataError, sanitize, truncate_middle
-from mnist_ce.system.files import one_line
+from mnist_ce.system.errors import DataError
+from mnist_ce.system.text import one_line, sanitize, truncate_middle
 
 NUM_CLASSES = 10
 NUM_PIXELS = 28 * 28

@@ -32,8 +32,9 @@ from mnist_ce.reader.image_io import open_image
 from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir
-from mnist_ce.system.errors import ImageError, MnistCeError, RunError, plain_reason, sanitize
-from mnist_ce.system.files import one_line, version, write_atomically
+from mnist_ce.system.errors import ImageError, MnistCeError, RunError
+from mnist_ce.system.files import version, write_atomically
+from mnist_ce.system.text import one_line, plain_reason, sanitize
 
 STATIC = Path(__file__).parent / "static"
 MAX_FILES = 64  # images of one request

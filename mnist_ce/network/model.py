@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mnist_ce.network import HIDDEN, INPUT_SIZE
 from mnist_ce.system.errors import UsageError
-from mnist_ce.system.files import one_line
+from mnist_ce.system.text import one_line
 
 # What a module may take, the usual form first.
 _INPUT_SHAPES = ((1, 28, 28), (INPUT_SIZE,), (28, 28))

@@ -9,7 +9,7 @@ import re
 
 from PIL import Image
 
-from mnist_ce.system.errors import ImageError
+from mnist_ce.system.errors import ImageError, UsageError, require
 
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 IN_PYTHON = "pass its images to mnist_ce.predict as arrays [28, 28]"
@@ -55,10 +55,10 @@ def open_foreign(content: bytes, name: str) -> Image.Image:
 
 def _open_heic(content: bytes, name: str) -> Image.Image:
     try:
-        from pillow_heif import HeifImageFile
-    except ImportError:
-        raise ImageError(
-            f"{name} is a HEIC image: pip install 'mnist-ce[heic]' reads it, or save it as JPEG"
-        ) from None
+        require("pillow_heif", extra="heic")
+    except UsageError as error:
+        raise ImageError(f"{name} is a HEIC image, but {error}, or save it as JPEG") from None
+    from pillow_heif import HeifImageFile
+
     image: Image.Image = HeifImageFile(io.BytesIO(content))  # type: ignore[no-untyped-call]
     return image

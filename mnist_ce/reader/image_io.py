@@ -20,7 +20,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from mnist_ce.reader.formats import open_foreign
 from mnist_ce.reader.mnist_format import FloatImage, scale_image
 from mnist_ce.system.errors import ImageError
-from mnist_ce.system.files import one_line
+from mnist_ce.system.text import one_line
 
 ImageSource: TypeAlias = Path | str | bytes | Image.Image | NDArray[np.generic]
 

@@ -19,7 +19,7 @@ from mnist_ce.reader.mnist_like import resize_to_mnist
 from mnist_ce.reader.segmentation import Hypothesis, Stages, hypotheses
 from mnist_ce.reader.text_lines import Digit, Lattice
 from mnist_ce.system.errors import ImageError
-from mnist_ce.system.files import one_line
+from mnist_ce.system.text import one_line
 
 CHUNK = 16  # images per message between processes
 

@@ -19,7 +19,7 @@ from mnist_ce.network.inference import scale_pixels
 from mnist_ce.network.objective import Binary
 from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.runs.run_dir import RunDir
-from mnist_ce.system.errors import CheckpointError, UsageError
+from mnist_ce.system.errors import CheckpointError, require
 from mnist_ce.system.files import version, write_atomically
 
 if TYPE_CHECKING:
@@ -64,13 +64,7 @@ def export(
         CheckpointError: The predictions or logits of ONNX Runtime differ.
         DataError: The test images are not available.
     """
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            f"export needs the package {error.name}: pip install 'mnist-ce[export]'"
-        ) from None
+    require("onnx", "onnxruntime", extra="export")
     if file is None:
         source = trained.path.resolve()
         is_run = source == RunDir(source.parent).model_path and trained.record

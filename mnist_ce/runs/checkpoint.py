@@ -23,8 +23,9 @@ from mnist_ce.runs.foreign_formats import (
     describe_pickle,
 )
 from mnist_ce.runs.linear_layers import NumpyValue, find_linear_layers
-from mnist_ce.system.errors import CheckpointError, sanitize
-from mnist_ce.system.files import one_line, write_atomically
+from mnist_ce.system.errors import CheckpointError
+from mnist_ce.system.files import write_atomically
+from mnist_ce.system.text import one_line, sanitize
 
 MAX_BYTES = 1 << 30  # the standard network takes 2.7 MB
 SAFETENSORS = "safetensors"

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mnist_ce.system.errors import sanitize, truncate_middle
+from mnist_ce.system.text import sanitize, truncate_middle
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch.save before version 1.6
 _CONTAINER_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mnist_ce.config import MAX_HIDDEN
 from mnist_ce.network import INPUT_SIZE
-from mnist_ce.system.errors import sanitize
+from mnist_ce.system.text import sanitize
 
 MAX_DICTS = 1000  # nested in a checkpoint
 _EXPECTED = "a plain state_dict is expected: save model.state_dict()"

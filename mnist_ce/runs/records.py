@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
@@ -16,6 +17,27 @@ RESULTS = (
     *("test_loss", "test_accuracy", "test_correct", "test_total"),
     *("best_epoch", "best_validation_accuracy", "prediction"),
 )
+
+
+class RunState(StrEnum):
+    """The state of a run: what its record says, or what `run_state` makes of it.
+
+    A record says `running` from the start on, also after the process was killed.
+    """
+
+    RUNNING = "running"
+    """A process trains it."""
+    STOPPED = "stopped"
+    """A record's: a signal ended it."""
+    FAILED = "failed"
+    """A record's: its loss was not finite."""
+    FINISHED = "finished"
+    PRUNED = "pruned"
+    """A search ended it."""
+    RESUMABLE = "resumable"
+    """It can be continued."""
+    LOST = "lost"
+    """It ended before there was anything to continue from."""
 
 
 class Calibration(BaseModel, extra="allow", strict=True):
@@ -40,8 +62,7 @@ class RunRecord(BaseModel, extra="allow", strict=True):
     recipe: str | None = None
     created: str | None = None
     """UTC, ISO 8601."""
-    status: str | None = None
-    """`running`, `stopped`, `failed`, `finished`, or `pruned` by a search."""
+    status: RunState | None = Field(default=None, strict=False)
     dataset: str | None = None
     dataset_digest: str | None = None
     """SHA-256 of the dataset's arrays."""
@@ -99,7 +120,7 @@ class RunRecord(BaseModel, extra="allow", strict=True):
     @property
     def is_finished(self) -> bool:
         """Whether the run ended as configured."""
-        return self.status == "finished"
+        return self.status == RunState.FINISHED
 
     @property
     def flat_config(self) -> dict[str, Any]:

@@ -20,16 +20,16 @@ from filelock import FileLock, Timeout
 
 from mnist_ce.config import rename_old_keys
 from mnist_ce.runs.foreign_formats import describe_folder
-from mnist_ce.runs.records import FORMAT_VERSION, RunRecord
-from mnist_ce.system.errors import CheckpointError, RunError, UsageError, did_you_mean
+from mnist_ce.runs.records import FORMAT_VERSION, RunRecord, RunState
+from mnist_ce.system.errors import CheckpointError, RunError, UsageError
 from mnist_ce.system.files import (
     check_writable,
     flush_folder,
-    one_line,
     remove_unfinished,
     shipped_dir,
     write_atomically,
 )
+from mnist_ce.system.text import did_you_mean, one_line
 
 try:
     import fcntl
@@ -316,6 +316,15 @@ def list_runs(output: Path) -> list[tuple[RunDir, RunRecord]]:
     return sorted(runs, key=lambda item: (item[1].created or "", item[0].name), reverse=True)
 
 
+def run_state(run: RunDir, record: RunRecord) -> RunState:
+    """Return the state of a run as users see it: any but `stopped` and `failed`."""
+    if run.is_locked():
+        return RunState.RUNNING
+    if record.status in (RunState.FINISHED, RunState.PRUNED):
+        return record.status
+    return RunState.RESUMABLE if run.resume_path.is_file() else RunState.LOST
+
+
 def newest_run(output: Path) -> tuple[RunDir, RunRecord] | None:
     """Return the newest finished multi-class run of ten classes or more, the user's own only."""
     for run, record in list_runs(output):
@@ -372,7 +381,7 @@ def find_run(name: str, output: Path) -> RunDir:
     """
     if name == "latest":
         for run, record in list_runs(output):
-            if record.status in ("running", "stopped") and not run.is_locked():
+            if record.status in (RunState.RUNNING, RunState.STOPPED) and not run.is_locked():
                 return run
         raise RunError(f"there is no interrupted run in {output}")
     for folder in (Path(name), output / name):

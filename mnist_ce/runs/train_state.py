@@ -15,8 +15,8 @@ from torch import Tensor
 from mnist_ce.runs.checkpoint import load_tensors, save_tensors
 from mnist_ce.runs.records import FORMAT_VERSION
 from mnist_ce.runs.run_dir import RunDir
-from mnist_ce.system.errors import RunError, sanitize
-from mnist_ce.system.files import one_line
+from mnist_ce.system.errors import RunError
+from mnist_ce.system.text import one_line, sanitize
 
 EpochMetrics = dict[str, Any]
 """A row of `metrics.csv`, by column; what was not measured is missing or None."""

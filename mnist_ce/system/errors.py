@@ -1,4 +1,15 @@
-"""Errors that a user can cause, with their exit codes, and text that is safe to show.
+"""Errors that a user can cause, with their exit codes.
+
+    MnistCeError                1: the work failed
+    ├── UsageError              2: the command line or the config is wrong
+    │   └── DeviceError
+    ├── DataError
+    ├── CheckpointError
+    ├── ImageError
+    ├── RunError
+    ├── TrainingError
+    ├── MainProcessFailedError  that of the main process
+    └── StoppedError            128 + the signal's number
 
 A message has one line, which names the file, key or value and says what to do. A bug is an ordinary
 exception and shows its traceback.
@@ -6,26 +17,7 @@ exception and shows its traceback.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from difflib import get_close_matches
-
-_REASONS = (
-    (r"(Input|String) should (be|have|match)", "must be"),
-    (r"a valid integer.*", "a whole number"),
-    (r"a valid number.*", "a number"),
-    (r"a valid string.*", "a text"),
-    (r"a valid boolean.*", "true or false"),
-    (r"a valid (tuple|list).*", "a list, such as 100,50"),
-    (r"a valid dictionary or instance of \w+", "a table"),
-    (
-        r"(greater|less) than or equal to",
-        lambda match: f"at {'least' if match[1] == 'greater' else 'most'}",
-    ),
-    (r"greater than (?=\S)", "above "),
-    (r"less than (?=\S)", "below "),
-    (r"at least 1 character", "not empty"),
-)
+from importlib.util import find_spec
 
 
 class MnistCeError(Exception):
@@ -80,35 +72,10 @@ class StoppedError(MnistCeError):
         self.signal_number, self.exit_code = signal_number, 128 + signal_number
 
 
-def sanitize(text: str) -> str:
-    """Return a text with `?` for whatever is not printable, such as a terminal's control codes."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return `; did you mean …?` with the most similar name; empty where none is similar."""
-    near = get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f"; did you mean {sanitize(near[0])}?" if near else ""
-
-
-def plain_reason(message: str) -> str:
-    """Return pydantic's reason why a value is wrong in the words of all messages."""
-    for pattern, text in _REASONS:
-        message = re.sub(pattern, text, message)
-    return message
-
-
-def percent_hint(value: object) -> str:
-    """Return `; did you mean 0.9?` for 90 where a fraction is expected; else nothing."""
-    try:
-        number = float(str(value).removesuffix("%"))
-    except ValueError:
-        return ""
-    return f"; did you mean {number / 100:g}?" if 1 < number <= 100 else ""
-
-
-def truncate_middle(text: str, length: int) -> str:
-    """Cut out the middle of a text of more than `length` characters: names differ at the ends."""
-    tail = (length - 1) // 2
-    cut = f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"
-    return text if len(text) <= length else cut
+def require(*packages: str, extra: str) -> None:
+    """Raise a UsageError unless the packages of one of the program's extras are installed."""
+    for package in packages:
+        if find_spec(package) is None:
+            raise UsageError(
+                f"the package {package} is not installed: pip install 'mnist-ce[{extra}]'"
+            )

@@ -12,14 +12,6 @@ from pathlib import Path
 import platformdirs
 
 
-def one_line(error: BaseException) -> str:
-    """Return an exception's reason in one line, without a path."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
-
-
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a file so that at every moment it has either its old or its new content, whole.
 

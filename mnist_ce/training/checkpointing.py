@@ -10,7 +10,7 @@ from mnist_ce.config import Config
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.runs.train_state import Snapshot, TrainState, load_snapshot
 from mnist_ce.system.errors import RunError, UsageError
-from mnist_ce.system.files import one_line
+from mnist_ce.system.text import one_line
 from mnist_ce.training.steps import Step
 
 

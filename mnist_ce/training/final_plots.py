@@ -9,7 +9,7 @@ from mnist_ce.evaluation.evaluate import EvaluationReport, SplitResult
 from mnist_ce.report.report import draw_plots
 from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.system.errors import StoppedError
-from mnist_ce.system.files import one_line
+from mnist_ce.system.text import one_line
 from mnist_ce.training.callbacks import StopFlag, TrainResult
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from torch import nn
 
 from mnist_ce.config import Config
 from mnist_ce.data.dataset import DataSplits
-from mnist_ce.runs.records import FORMAT_VERSION, RESULTS, RunRecord
+from mnist_ce.runs.records import FORMAT_VERSION, RESULTS, RunRecord, RunState
 from mnist_ce.runs.train_state import TrainState
 from mnist_ce.system.device import device_name, environment
 from mnist_ce.system.distributed import num_processes
@@ -41,7 +41,7 @@ def run_metadata(
         format_version=FORMAT_VERSION,
         recipe=recipe,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        status="running",
+        status=RunState.RUNNING,
         dataset=splits.dataset,
         dataset_digest=splits.digest,
         dataset_split=splits.split_note,

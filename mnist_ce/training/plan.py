@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_ce.config import Config, check_value, read_settings, recipe_name, resolve_config
 from mnist_ce.runs.groups import is_of_recipe
 from mnist_ce.system.errors import UsageError
-from mnist_ce.system.files import one_line
+from mnist_ce.system.text import one_line
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -139,16 +139,6 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
         if key.count(".") != 1 or not grid[key]:
             raise UsageError(f"--grid {text}: write section.key=a,b, as optimizer.momentum=0.5,0.9")
     return grid
-
-
-def require_optuna() -> None:
-    """Raise a UsageError if Optuna is missing."""
-    try:
-        import optuna  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            f"tune needs the package {error.name or 'optuna'}: pip install 'mnist-ce[tune]'"
-        ) from None
 
 
 def read_space(file: str | Path) -> dict[str, BaseDistribution]:

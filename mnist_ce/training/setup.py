@@ -21,7 +21,7 @@ from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, find_run
 from mnist_ce.system.distributed import num_processes
 from mnist_ce.system.errors import CheckpointError, RunError, StoppedError, UsageError
-from mnist_ce.system.files import one_line
+from mnist_ce.system.text import one_line
 from mnist_ce.training.steps import OptimizerFactory
 
 # The keys that may differ in a resumed run; messages name the first five.

@@ -10,7 +10,7 @@ from PIL import Image
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.distributed import is_main
-from mnist_ce.system.errors import UsageError
+from mnist_ce.system.errors import require
 from mnist_ce.training.callbacks import Callback, RunInfo, TrainResult
 
 if TYPE_CHECKING:
@@ -36,13 +36,7 @@ class TensorBoardCallback(Callback):
     """
 
     def __init__(self) -> None:
-        try:
-            import torch.utils.tensorboard  # noqa: F401
-        except ImportError as error:
-            raise UsageError(
-                f"--tensorboard needs the package {error.name or 'tensorboard'}: "
-                "pip install 'mnist-ce[tensorboard]'"
-            ) from None
+        require("tensorboard", extra="tensorboard")
         self.writer: SummaryWriter | None = None
         self.has_trained = False
 

@@ -21,7 +21,7 @@ from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.evaluation.evaluate import SplitResult, predict_split
 from mnist_ce.network.model import unwrapped
 from mnist_ce.runs.checkpoint import load_state_dict, load_tensors, save_tensors, weights_sha256
-from mnist_ce.runs.records import RunRecord
+from mnist_ce.runs.records import RunRecord, RunState
 from mnist_ce.runs.run_dir import RunDir, check_new_run, create_run
 from mnist_ce.runs.train_state import EpochMetrics, MetricSums, Snapshot, TrainState
 from mnist_ce.system.device import reproducible, resolve_device, synchronize
@@ -232,7 +232,7 @@ class Trainer:
     def resume(self, before: RunRecord) -> None:
         """Continue from the last snapshot of a run; from its beginning, if it has none."""
         changed = environment_diff(before, self.record)
-        self.record = merge_resumed(before, self.record).updated(status="running")
+        self.record = merge_resumed(before, self.record).updated(status=RunState.RUNNING)
         found = broadcast_from_main(
             lambda: load_progress(self.run, self.step, self.config, self.num_batches)
         )
@@ -249,7 +249,7 @@ class Trainer:
                 f"since this has changed: {'; '.join(changed)}"
             )
         self.checkpointer.write(self.run.write_config, self._config_tables())
-        self._write_record("running")
+        self._write_record(RunState.RUNNING)
         self.checkpointer.write(self.run.truncate_steps, self.step.num_steps)
         if self.state.rows:
             self.checkpointer.write(self.run.write_metrics, self.state.rows)
@@ -293,7 +293,7 @@ class Trainer:
         except NonFiniteLossError as error:
             with contextlib.suppress(NonFiniteLossError):
                 self.step_metrics.flush()
-            self._write_record("failed")
+            self._write_record(RunState.FAILED)
             rate = self.config.optimizer.learning_rate
             raise TrainingError(
                 f"the loss is {error.loss} in epoch {self.state.epoch}, batch "
@@ -413,14 +413,14 @@ class Trainer:
         if not (signal_number := all_reduce_max(self.stop.signal_number or 0)):
             return
         self._save(epoch_is_done=not batch)
-        self._write_record("stopped")
+        self._write_record(RunState.STOPPED)
         raise StoppedError(
             f"stopped in epoch {self.state.epoch} after batch {batch} of {self.num_batches}; "
             f"continue with: mnist-ce train --resume {self.run.path}",
             signal_number,
         )
 
-    def _write_record(self, status: str) -> None:
+    def _write_record(self, status: RunState) -> None:
         self.record = self.record.updated(status=status)
         self.checkpointer.write(self.run.write_record, self.record)
 
@@ -433,7 +433,7 @@ class Trainer:
         self.record = self.record.updated(**final_metrics(self.state, weights_sha256(weights)))
         self.checkpointer.write(save_tensors, self.run.model_path, weights)
         self.checkpointer.write(self.run.write_metrics, rows)
-        self._write_record("finished")
+        self._write_record(RunState.FINISHED)
         model = self.custom.model
         kept = (load_state_dict if model is None else load_tensors)(self.run.model_path)
         if weights_sha256(kept) != self.record.weights_sha256:

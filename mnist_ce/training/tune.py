@@ -18,11 +18,11 @@ from filelock import FileLock, Timeout
 
 from mnist_ce.config import Config, resolve_config
 from mnist_ce.runs.groups import RunGroup, group_runs, recipe_settings
-from mnist_ce.runs.records import RunRecord
+from mnist_ce.runs.records import RunRecord, RunState
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.errors import RunError, TrainingError, UsageError
-from mnist_ce.system.files import one_line
+from mnist_ce.system.text import one_line
 from mnist_ce.training.callbacks import BatchInfo, Callback, RunInfo, StopFlag
 from mnist_ce.training.plan import FOLDER, Plan, PlannedRun, searched_settings
 from mnist_ce.training.trainer import train
@@ -215,7 +215,7 @@ class _Study:
             self._finish(trial, "FAIL", str(error))
             return
         except TrialPruned:
-            run.write_record((run.read_record() or RunRecord()).updated(status="pruned"))
+            run.write_record((run.read_record() or RunRecord()).updated(status=RunState.PRUNED))
             self._finish(trial, "PRUNED", "pruned")
             return
         record = run.read_record() or RunRecord()

@@ -141,5 +141,5 @@ def test_a_missing_package_is_named(
     monkeypatch: MonkeyPatch, refused: Refused, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    message = f"error: export needs the package {package}: pip install 'mnist-ce[export]'"
+    message = f"error: the package {package} is not installed: pip install 'mnist-ce[export]'"
     assert refused("export") == (2, message)

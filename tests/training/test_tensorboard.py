@@ -106,5 +106,5 @@ def test_without_the_package_training_does_not_begin(
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     code, error = refused("train", "--tensorboard", "--output", str(tmp_path))
     assert code == 2
-    assert "needs the package tensorboard: pip install 'mnist-ce[tensorboard]'" in error
+    assert "the package tensorboard is not installed: pip install 'mnist-ce[tensorboard]'" in error
     assert list(tmp_path.iterdir()) == []

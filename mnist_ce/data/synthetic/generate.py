@@ -15,7 +15,8 @@ from mnist_ce.data.synthetic.render import draw
 from mnist_ce.data.synthetic.templates import load_styles
 from mnist_ce.system.device import use_threads
 from mnist_ce.system.errors import DataError
-from mnist_ce.system.files import cache_dir, md5_of, one_line, write_atomically
+from mnist_ce.system.files import cache_dir, md5_of, write_atomically
+from mnist_ce.system.text import one_line
 
 logger = logging.getLogger(__name__)
 

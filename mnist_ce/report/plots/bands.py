@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mnist_ce.report.plots.canvas import COLOURS, Heading, drawing
 from mnist_ce.report.plots.curves import Rows
-from mnist_ce.system.errors import sanitize, truncate_middle
+from mnist_ce.system.text import sanitize, truncate_middle
 
 
 def draw_group_curves(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mnist_ce.system.errors import sanitize, truncate_middle
+from mnist_ce.system.text import sanitize, truncate_middle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from mnist_ce.evaluation.calibration import confidences, expected_calibration_error
 from mnist_ce.evaluation.metrics import wilson_interval
 from mnist_ce.report.plots.canvas import COLOURS, GREY, Heading, drawing, percent, short_names
-from mnist_ce.system.errors import sanitize
+from mnist_ce.system.text import sanitize
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

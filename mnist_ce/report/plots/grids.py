@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_ce.report.plots.canvas import COLOURS, DPI, GREY, Heading, drawing, percent, short_names
-from mnist_ce.system.errors import sanitize, truncate_middle
+from mnist_ce.system.text import sanitize, truncate_middle
 
 if TYPE_CHECKING:
     from mnist_ce.evaluation.comparison import MultipleComparison

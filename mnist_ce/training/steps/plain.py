@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mnist_ce.data.augment import generator_seed
 from mnist_ce.network.model import MLP, unwrapped
 from mnist_ce.system.errors import RunError, UsageError
-from mnist_ce.system.files import one_line
+from mnist_ce.system.text import one_line
 from mnist_ce.training.steps.base import NonFiniteLossError, Step
 
 OTHER_STREAM = 1 << 63  # no seed of a run is as large

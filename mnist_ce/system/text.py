@@ -1,0 +1,66 @@
+"""Text for messages: safe to print, short, in one line, with suggestions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+_REASONS = (
+    (r"(Input|String) should (be|have|match)", "must be"),
+    (r"a valid integer.*", "a whole number"),
+    (r"a valid number.*", "a number"),
+    (r"a valid string.*", "a text"),
+    (r"a valid boolean.*", "true or false"),
+    (r"a valid (tuple|list).*", "a list, such as 100,50"),
+    (r"a valid dictionary or instance of \w+", "a table"),
+    (
+        r"(greater|less) than or equal to",
+        lambda match: f"at {'least' if match[1] == 'greater' else 'most'}",
+    ),
+    (r"greater than (?=\S)", "above "),
+    (r"less than (?=\S)", "below "),
+    (r"at least 1 character", "not empty"),
+)
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's reason in one line, without a path."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def sanitize(text: str) -> str:
+    """Return a text with `?` for whatever is not printable, such as a terminal's control codes."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return `; did you mean …?` with the most similar name; empty where none is similar."""
+    near = get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"; did you mean {sanitize(near[0])}?" if near else ""
+
+
+def plain_reason(message: str) -> str:
+    """Return pydantic's reason why a value is wrong in the words of all messages."""
+    for pattern, text in _REASONS:
+        message = re.sub(pattern, text, message)
+    return message
+
+
+def percent_hint(value: object) -> str:
+    """Return `; did you mean 0.9?` for 90 where a fraction is expected; else nothing."""
+    try:
+        number = float(str(value).removesuffix("%"))
+    except ValueError:
+        return ""
+    return f"; did you mean {number / 100:g}?" if 1 < number <= 100 else ""
+
+
+def truncate_middle(text: str, length: int) -> str:
+    """Cut out the middle of a text of more than `length` characters: names differ at the ends."""
+    tail = (length - 1) // 2
+    cut = f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"
+    return text if len(text) <= length else cut
