@@ -44,6 +44,15 @@ def save_tensors(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
+def check_claimed_bytes(tensor: Tensor) -> None:
+    """Raise a ValueError if a tensor has more elements than its file.
+
+    A file of 1.6 kB can hold a tensor of 2^40 elements with stride 0: check before any copy.
+    """
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(f"claims {tensor.numel():,} values, but the file holds fewer")
+
+
 def load_tensors(path: Path) -> Any:  # noqa: ANN401 - the caller checks the content
     """Read a file of `torch.save`, in either of its formats, or of safetensors.
 
@@ -162,6 +171,10 @@ def _checked_tensor(path: Path, key: str, tensor: Tensor) -> Tensor:
     name = sanitize(key)
     if tensor.dtype not in FLOATS:
         raise CheckpointError(f"checkpoint {path}: {name} is not a dense tensor of floats")
+    try:
+        check_claimed_bytes(tensor)
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint {path}: {name} {error}") from None
     tensor = tensor.detach().to(torch.float32).contiguous()
     if not torch.isfinite(tensor).all():
         raise CheckpointError(f"checkpoint {path}: {name} holds values that are NaN or infinite")

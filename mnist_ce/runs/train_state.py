@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, Field, StrictFloat, StrictInt, ValidationError, model_validator
 from torch import Tensor
 
-from mnist_ce.runs.checkpoint import load_tensors, save_tensors
+from mnist_ce.runs.checkpoint import check_claimed_bytes, load_tensors, save_tensors
 from mnist_ce.runs.records import FORMAT_VERSION
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import RunError
@@ -134,7 +134,7 @@ def load_snapshot(
         for part in ("weights", "momentum", "average"):
             _check_tensors(part, step[part], weights)
         _check_tensors("buffers", step.get("buffers", {}), buffers or {})
-        _check_held(step.get("optimizer"))
+        _check_optimizer(step.get("optimizer"))
         return step, TrainState.model_validate(content["progress"])
     except ValidationError as error:
         first = error.errors()[0]
@@ -161,11 +161,9 @@ def _check_tensors(part: str, found: Any, expected: dict[str, Tensor]) -> None: 
             raise ValueError(f"{name} in its {part} has another shape")
 
 
-def _check_held(content: Any) -> None:  # noqa: ANN401
-    """Check that the file holds all elements of the tensors in an optimizer's state."""
+def _check_optimizer(content: Any) -> None:  # noqa: ANN401
     if isinstance(content, Tensor):
-        if content.numel() * content.element_size() > content.untyped_storage().nbytes():
-            raise ValueError("a tensor of its optimizer has more elements than the file holds")
+        check_claimed_bytes(content)
     elif isinstance(content, dict | list | tuple):
         for value in content.values() if isinstance(content, dict) else content:
-            _check_held(value)
+            _check_optimizer(value)

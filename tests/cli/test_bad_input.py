@@ -79,7 +79,12 @@ GOOD_SAFETENSORS = safetensors.torch.save(WEIGHTS)
 LAYER = {"weight": torch.zeros(784, 784), "bias": torch.zeros(784)}
 SIDE_BY_SIDE = {f"{name}.{part}": t.clone() for name in "ab" for part, t in LAYER.items()}
 SQUARE = {**LAYER, "out.weight": torch.zeros(784, 10), "out.bias": torch.zeros(10)}
-HUGE = {**WEIGHTS, "l1.weight": ZERO.expand(2**30, 784), "l1.bias": ZERO.expand(2**30)}
+HUGE = {  # chained layers, in a small file
+    "l1.weight": ZERO.expand(2**30, 784),
+    "l1.bias": ZERO.expand(2**30),
+    "l2.weight": ZERO.expand(10, 2**30),
+    "l2.bias": torch.zeros(10),
+}
 
 # Four IDX files that are not MNIST's.
 TINY_MNIST = {
