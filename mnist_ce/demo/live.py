@@ -6,16 +6,20 @@ import base64
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from mnist_ce.config import resolve_config
 from mnist_ce.data.dataset import DataSplits, load_splits
 from mnist_ce.demo.inside import png_url
-from mnist_ce.evaluation.evaluate import predict_split
+from mnist_ce.evaluation.evaluate import evaluate_split
+from mnist_ce.evaluation.metrics import most_confident_mistakes
+from mnist_ce.report.plots.grids import strongest_units
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, list_runs
@@ -112,7 +116,11 @@ def _splits(folder: Path, dataset: str | None) -> DataSplits:
     config = resolve_config(folder / "config.toml", environment={})
     # From the disk alone: looking at a run downloads nothing.
     update = {"dataset": dataset or config.data.dataset, "mirror": "file:///nowhere"}
-    return load_splits(config.data.model_copy(update=update), config.objective, config.train.seed)
+    data = config.data.model_copy(update=update)
+    splits = load_splits(data, config.objective, config.train.seed)
+    if splits.validation is None:
+        return replace(splits, test=splits.test[:NUM_TESTED])
+    return replace(splits, validation=splits.validation[:NUM_TESTED])
 
 
 def snapshot(run: RunDir) -> dict[str, Any]:
@@ -125,9 +133,8 @@ def snapshot(run: RunDir) -> dict[str, Any]:
     """
     trained = load_model(run.model_path)
     weight = trained.mlp.layers[0].weight.detach().numpy()  # [units, 784]
-    shown = weight[np.argsort(-np.linalg.norm(weight, axis=1), kind="stable")[:NUM_UNITS]]
-    scale = max(float(np.quantile(np.abs(shown), 0.998)), 1e-9)
-    whole = (shown / scale * 127).clip(-127, 127).astype(np.int8)
+    units, scale = strongest_units(weight, NUM_UNITS)
+    whole = (units / scale * 127).clip(-127, 127).astype(np.int8)
     content = {"weights": base64.b64encode(whole.tobytes()).decode(), "scale": scale}
     try:
         return content | _mistakes(trained, _splits(run.path, trained.dataset))
@@ -137,23 +144,19 @@ def snapshot(run: RunDir) -> dict[str, Any]:
 
 
 def _mistakes(trained: TrainedModel, splits: DataSplits) -> dict[str, Any]:
-    split = splits.validation or splits.test
-    images, labels = split.images[:NUM_TESTED], split.labels[:NUM_TESTED]
-    result, names = (
-        predict_split(trained.model, images, labels, splits.objective),
-        splits.class_names,
-    )
-    confidence = splits.objective.probabilities(result.logits).amax(dim=1).numpy()
-    wrong = np.flatnonzero((result.predictions != labels).numpy())
+    name = "test" if splits.validation is None else "validation"
+    report = evaluate_split(trained, splits, name, torch.device("cpu"))
+    labels, predictions = report.result.labels.numpy(), report.result.predictions.numpy()
+    probabilities, names = report.probabilities.numpy(), report.class_names
+    wrong = most_confident_mistakes(labels, predictions, probabilities)
     mistakes = [
         {
-            "image": png_url(images[index].numpy()),
-            "label": names[int(labels[index])],
-            "prediction": names[int(result.predictions[index])],
-            "probability": float(confidence[index]),
+            "image": png_url(report.images[index].numpy()),
+            "label": names[labels[index]],
+            "prediction": names[predictions[index]],
+            "probability": float(probabilities[index, predictions[index]]),
         }
-        for index in wrong[np.argsort(-confidence[wrong], kind="stable")][:NUM_MISTAKES]
+        for index in wrong[:NUM_MISTAKES]
     ]
-    split_name = "test" if splits.validation is None else "validation"
-    tested = {"num_wrong": len(wrong), "num_tested": len(labels), "split": split_name}
+    tested = {"num_wrong": len(wrong), "num_tested": len(labels), "split": name}
     return {"mistakes": mistakes, **tested}

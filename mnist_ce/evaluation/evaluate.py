@@ -81,6 +81,11 @@ class EvaluationReport:
     result: SplitResult
     images: Tensor  # uint8 [n, 28, 28], on the CPU
 
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """The probabilities at the network's temperature, float32 [n, classes]."""
+        return self.trained.objective.probabilities(self.result.logits / self.trained.temperature)
+
     @property
     def accuracy_interval(self) -> tuple[float, float]:
         """The 95 % Wilson interval of the accuracy."""

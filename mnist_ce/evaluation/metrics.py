@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
@@ -33,6 +35,18 @@ def confusion_matrix(predictions: Tensor, labels: Tensor, num_classes: int) -> l
     cells = torch.bincount(labels * num_classes + predictions, minlength=num_classes**2)
     rows: list[list[int]] = cells.reshape(num_classes, num_classes).tolist()
     return rows
+
+
+def most_confident_mistakes(
+    labels: NDArray[np.int64], predictions: NDArray[np.int64], probabilities: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """Return the indices of the wrong predictions, the most probable one first.
+
+    `labels` and `predictions` are [n], `probabilities` [n, classes].
+    """
+    wrong = np.flatnonzero(predictions != labels)
+    confidence = probabilities[wrong, predictions[wrong]]
+    return wrong[np.argsort(-confidence, kind="stable")]
 
 
 @dataclass(frozen=True)

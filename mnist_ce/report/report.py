@@ -114,7 +114,7 @@ def _draw(
 
 
 def _test_plots(name: str, report: EvaluationReport) -> dict[str, bytes]:
-    trained, result, class_names = report.trained, report.result, report.class_names
+    result, class_names = report.result, report.class_names
     matrix = Heading(f"{name}: confusion matrix", result_line(report))
     mistakes = Heading(
         f"{name}: the most confident mistakes",
@@ -128,7 +128,7 @@ def _test_plots(name: str, report: EvaluationReport) -> dict[str, bytes]:
             report.images.numpy(),
             result.labels.numpy(),
             result.predictions.numpy(),
-            trained.objective.probabilities(result.logits / trained.temperature).numpy(),
+            report.probabilities.numpy(),
             class_names,
         ),
         "calibration": reliability_diagram(report, name),

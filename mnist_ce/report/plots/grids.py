@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from mnist_ce.evaluation.metrics import most_confident_mistakes
 from mnist_ce.report.plots.canvas import COLOURS, DPI, GREY, Heading, drawing, percent, short_names
 from mnist_ce.system.text import sanitize, truncate_middle
 
@@ -40,9 +41,7 @@ def draw_mistakes(
     `predictions` are [n], `probabilities` [n, classes].
     """
     names = short_names(class_names)
-    wrong = np.flatnonzero(predictions != labels)
-    confidence = probabilities[wrong, predictions[wrong]]
-    shown = wrong[np.argsort(-confidence, kind="stable")][:_MAX_IMAGES]
+    shown = most_confident_mistakes(labels, predictions, probabilities)[:_MAX_IMAGES]
     captions = []
     for index in shown:
         true, predicted = (names[classes[index]] for classes in (labels, predictions))
@@ -62,17 +61,13 @@ def draw_differences(compared: MultipleComparison) -> bytes:
     """
     first, letters = compared.reports[0], [chr(65 + n) for n in range(len(compared.reports))]
     names, labels = short_names(first.class_names), first.result.labels.tolist()
-    probabilities = [
-        report.trained.objective.probabilities(report.result.logits / report.trained.temperature)
-        for report in compared.reports
-    ]
     shown = compared.differing[:_MAX_IMAGES]
     captions = []
     for index in shown:
         caption = [(19, f"true: {names[labels[index]]}  #{index}", GREY, 9)]
         for number, letter in enumerate(letters):
             prediction = int(compared.predictions[index, number])
-            probability = percent(float(probabilities[number][index, prediction]))
+            probability = percent(float(compared.reports[number].probabilities[index, prediction]))
             colour = COLOURS[2] if prediction == labels[index] else COLOURS[1]
             text = f"{letter}: {names[prediction]}  {probability}"
             caption.append((19 * (number + 2), text, colour, 9))
@@ -123,21 +118,31 @@ def _draw_captioned(
         return canvas.png()
 
 
+def strongest_units(
+    weight: npt.NDArray[np.float32], max_units: int
+) -> tuple[npt.NDArray[np.float32], float]:
+    """Return the units of the largest norm, and the limit of a colour scale for their weights.
+
+    `weight` is [units, inputs]. The limit is the 99.8 % quantile of the absolute weights, since a
+    few extreme ones would make all others pale.
+    """
+    order = np.argsort(-np.linalg.norm(weight, axis=1), kind="stable")
+    strongest = weight[order[:max_units]]
+    return strongest, max(float(np.quantile(np.abs(strongest).astype(np.float64), 0.998)), 1e-9)
+
+
 def draw_weights(heading: Heading, weight: npt.NDArray[np.float32]) -> bytes:
     """Draw up to 72 units of the first layer, `weight` [units, 784], the largest norm first.
 
     All share one diverging colour scale that is white at 0.
     """
     max_rows, columns = _UNITS
-    norms = np.linalg.norm(weight, axis=1)
-    shown = np.argsort(-norms, kind="stable")[: max_rows * columns]
+    shown, limit = strongest_units(weight, max_rows * columns)
     rows = -(-len(shown) // columns)
     mosaic = np.full((rows * _UNIT_PITCH - 2, columns * _UNIT_PITCH - 2), np.nan)
     for place, unit in enumerate(shown):
         top, left = place // columns * _UNIT_PITCH, place % columns * _UNIT_PITCH
-        mosaic[top : top + 28, left : left + 28] = weight[unit].reshape(28, 28)
-    # The 99.8 % quantile, since a few extreme weights would make all others pale.
-    limit = max(float(np.nanquantile(np.abs(mosaic), 0.998)), 1e-9)
+        mosaic[top : top + 28, left : left + 28] = unit.reshape(28, 28)
     height, width = (size * _UNIT_SCALE / DPI for size in mosaic.shape)
     with drawing(heading, width + 0.7, height + 0.95) as canvas:
         axes = canvas.axes(0.35, 0.1, width, height)
