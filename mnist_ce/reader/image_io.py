@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mnist_ce.reader.formats import open_foreign
 from mnist_ce.reader.mnist_format import FloatImage, scale_image
-from mnist_ce.system.errors import ImageError
+from mnist_ce.system.errors import ImageError, ImageTooLargeError
 from mnist_ce.system.text import one_line
 
 ImageSource: TypeAlias = Path | str | bytes | Image.Image | NDArray[np.generic]
@@ -172,7 +172,8 @@ def _decode_file(content: bytes, name: str) -> Image.Image:
     except UnidentifiedImageError:
         image = open_foreign(content, name)
     except Image.DecompressionBombError:
-        raise ImageError(f"{name} has too many pixels (more than {MAX_PIXELS:,})") from None
+        reason = f"{name} has too many pixels (more than {MAX_PIXELS:,})"
+        raise ImageTooLargeError(reason) from None
     except Exception as error:  # decoders raise many kinds for damaged headers
         raise ImageError(f"{name} is damaged: {one_line(error)}") from None
     return _decode(image, name)
@@ -181,7 +182,7 @@ def _decode_file(content: bytes, name: str) -> Image.Image:
 def _decode(image: Image.Image, name: str, *, can_draft: bool = True) -> Image.Image:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise ImageError(
+        raise ImageTooLargeError(
             f"{name} is {width}×{height}, {width * height:,} pixels, more than {MAX_PIXELS:,}"
         )
     if min(width, height) < 1 or max(width, height) > MAX_ASPECT * min(width, height):

@@ -18,7 +18,7 @@ from mnist_ce.reader.image_io import ImageSource, open_image
 from mnist_ce.reader.mnist_like import resize_to_mnist
 from mnist_ce.reader.segmentation import Hypothesis, Stages, hypotheses
 from mnist_ce.reader.text_lines import Digit, Lattice
-from mnist_ce.system.errors import ImageError
+from mnist_ce.system.errors import ImageError, ImageTooLargeError
 from mnist_ce.system.text import one_line
 
 CHUNK = 16  # images per message between processes
@@ -40,6 +40,7 @@ class PreprocessedImage:
     path: str | None
     hypotheses: list[Hypothesis] = field(default_factory=list)
     error: str | None = None
+    is_too_large: bool = False  # which is the error then
     stages: Stages = field(default_factory=dict)  # those common to all hypotheses
 
 
@@ -61,7 +62,7 @@ def preprocess(source: ImageSource, options: PreprocessOptions) -> PreprocessedI
                 gray = np.asarray(image.convert("L"))
                 result.hypotheses[0].stages = {"image": gray, "what the network reads": pixels}
     except ImageError as error:
-        result.error = str(error)
+        result.error, result.is_too_large = str(error), isinstance(error, ImageTooLargeError)
     except MemoryError:
         result.error = f"{name} does not fit into memory"
     except Exception as error:  # a bug, which must not cost the predictions for other images

@@ -6,6 +6,7 @@
     ├── DataError
     ├── CheckpointError
     ├── ImageError
+    │   └── ImageTooLargeError
     ├── RunError
     ├── TrainingError
     ├── MainProcessFailedError  that of the main process
@@ -46,6 +47,10 @@ class CheckpointError(MnistCeError):
 
 class ImageError(MnistCeError):
     """An image cannot be read."""
+
+
+class ImageTooLargeError(ImageError):
+    """An image has too many pixels to decode it."""
 
 
 class RunError(MnistCeError):
