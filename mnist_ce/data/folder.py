@@ -118,7 +118,7 @@ def _only_digit(image: PreprocessedImage) -> NDArray[np.uint8] | str:
             for hypothesis, odds in zip(image.hypotheses, log_odds, strict=True)
         ]
         best = image.hypotheses[int(np.argmax(scores))]
-    found = [lattice.whole for line in best.row for lattice in line if not lattice.whole.sign]
+    found = [lattice.whole for line in best.all_lines for lattice in line if not lattice.whole.mark]
     if len(found) > 1:
         log_odds = detector.scores(np.stack([digit.pixels for digit in found]))
         if (num_found := int((log_odds >= detector.threshold).sum())) > 1:

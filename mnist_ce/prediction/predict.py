@@ -202,7 +202,7 @@ class ScoredDigit:
     @property
     def plausibility(self) -> float:
         """How plausible it is as a part of its line, in nats: as a digit, or else as no digit."""
-        if self.digit.sign is not None:
+        if self.digit.mark is not None:
             return -SIGN_PENALTY
         return max(self.log_confidence, -OTHER_PENALTY) - self.digit.penalty
 
@@ -248,7 +248,7 @@ class Predictor:
             digit
             for image in images
             for hypothesis in image.hypotheses
-            for line in (*hypothesis.lines, *hypothesis.row)
+            for line in (*hypothesis.lines, *hypothesis.all_lines)
             for lattice in line
             for digit in lattice.digits.values()
         ]
@@ -276,14 +276,14 @@ class Predictor:
     def resolve(self, hypothesis: Hypothesis, scored: Iterator[ScoredDigit]) -> ResolvedHypothesis:
         """Choose the most plausible digits of each lattice; `scored` yields them all in order."""
         found = [[resolve_lattice(x, scored) for x in line] for line in hypothesis.lines]
-        row = [[resolve_lattice(x, scored) for x in line] for line in hypothesis.row]
+        row = [[resolve_lattice(x, scored) for x in line] for line in hypothesis.all_lines]
         lines = [[digit for path, _ in line for digit in path] for line in found]
         quality, is_writing, surplus = hypothesis.foreground_quality, False, 0
         if self.settings.multi:
             # A line of specks is no line, unless the image holds nothing else.
-            written = [line for line in lines if any(d.digit.sign is None for d in line)]
+            written = [line for line in lines if any(d.digit.mark is None for d in line)]
             chosen, num_found, num_lines = written or lines, 0, 0
-            parts = [d for line in lines for d in line if d.digit.sign is None]
+            parts = [d for line in lines for d in line if d.digit.mark is None]
             accepted = self._count(parts)
             surplus = 2 * accepted - len(parts)  # the more is read, and the less is not, the better
             if len(parts) > 1:  # among writing a digit may look odd, among specks it may not
@@ -302,7 +302,7 @@ class Predictor:
         )
 
     def _count(self, digits: list[ScoredDigit]) -> int:
-        return sum(d.digit.sign is None and d.log_odds >= self.threshold for d in digits)
+        return sum(d.digit.mark is None and d.log_odds >= self.threshold for d in digits)
 
     def to_predictions(self, path: str | None, chosen: ResolvedHypothesis) -> Iterator[Prediction]:
         """Yield the records of the digits of an image."""
@@ -383,8 +383,8 @@ class Predictor:
                 else None
             )
         hypothesis, digit = chosen.hypothesis, scored.digit
-        if digit.sign is not None:
-            return f"looks like {digit.sign}, not a digit"
+        if digit.mark is not None:
+            return f"looks like {digit.mark}, not a digit"
         if score >= threshold:
             return None
         side = round(hypothesis.scale * digit.box.size)

@@ -39,7 +39,7 @@ from mnist_ce.reader.text_lines import (
     digit_height,
     group_lines,
     line_lattices,
-    single_sign,
+    single_mark,
     without_box_sides,
     without_frames,
 )
@@ -76,7 +76,7 @@ class Hypothesis:
     foreground_quality: float = 1.0
     contrast: float = 1.0  # of the ink, as a fraction of the paper's brightness
     scale: float = 1.0  # pixels of the upright image per pixel of the boxes
-    row: list[list[Lattice]] = field(default_factory=list)  # all digits, where there may be several
+    all_lines: list[list[Lattice]] = field(default_factory=list)  # where there may be several
     stages: Stages = field(default_factory=dict, repr=False)
 
     @property
@@ -171,7 +171,7 @@ def segment_as(
             break
         result.append(extract_digits(found, multi, stages))
         if not multi and (merged := merge_distant(found)) is not None:
-            result.append(extract_digits(merged, multi, stages, result[-1].row))
+            result.append(extract_digits(merged, multi, stages, result[-1].all_lines))
     return result
 
 
@@ -305,12 +305,12 @@ def single_digit(found: Segmentation) -> Lattice:
     """Return the best candidate as one digit, with cuts where it may be several that touch."""
     candidate, origin = found.candidates[0], found.origin
     box = candidate.box
-    sign = single_sign(box)
-    is_wide = box.width >= MIN_SPLIT_ASPECT * box.height and sign is None
+    mark = single_mark(box)
+    is_wide = box.width >= MIN_SPLIT_ASPECT * box.height and mark is None
     height = box.height if is_wide else 2.0 * box.size
     components = sorted(candidate.components, key=lambda c: c.box.left + c.box.right)
     (lattice,) = line_lattices(found.foreground, found.labels, components, height, np.inf)
     too_wide = max(0.0, box.width / max(1, box.height) - 1.0)
-    whole = replace(lattice.whole, penalty=WIDTH_PENALTY * too_wide, sign=sign)
+    whole = replace(lattice.whole, penalty=WIDTH_PENALTY * too_wide, mark=mark)
     lattice.digits[0, lattice.num_pieces] = whole
     return lattice.moved(*origin)

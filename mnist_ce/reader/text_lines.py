@@ -48,7 +48,7 @@ class Digit:
     pixels: NDArray[np.uint8]  # [28, 28]
     box: Box = WHOLE_IMAGE  # at the working size of the image
     penalty: float = 0.0  # for an unlikely size, for gaps within it, and for cuts at its ends
-    sign: str | None = None  # what it is if it is too small for a digit
+    mark: str | None = None  # the punctuation that its shape shows, which is no digit
 
 
 @dataclass(frozen=True)
@@ -209,8 +209,8 @@ def _lattice(intensity: FloatImage, labels: Labels, pieces: list[Piece], height:
                 labels_of_run = [piece.label for piece in run]
                 pixels = fit_glyph(crop_strokes(intensity, labels, labels_of_run, box))
             penalty = run[-1].cut + _shape_penalty(run, box, height)
-            sign = _sign(run, box, height)
-            digits[start, stop] = Digit(pixels, box, penalty, sign)
+            mark = _mark(run, box, height)
+            digits[start, stop] = Digit(pixels, box, penalty, mark)
     return Lattice(count, digits)
 
 
@@ -224,12 +224,12 @@ def _shape_penalty(run: list[Piece], box: Box, height: float) -> float:
     return GAP_PENALTY * gaps / height + WIDTH_PENALTY * wide + HEIGHT_PENALTY * unlike
 
 
-def single_sign(box: Box) -> str | None:
+def single_mark(box: Box) -> str | None:
     """Return what the only ink of an image is by its shape, if that is no digit's."""
     return "a dash" if box.height < 0.25 * box.width else None
 
 
-def _sign(run: list[Piece], box: Box, height: float) -> str | None:
+def _mark(run: list[Piece], box: Box, height: float) -> str | None:
     if any(piece.is_part for piece in run):
         return None
     if len(run) == 2 and all(_is_dash(piece.box, height) for piece in run):
