@@ -255,8 +255,8 @@ def extract_digits(
         chosen = [[single_digit(refined)]]
         on_line = [c for c in others if _is_beside(c, best)]
         quality = best.stroke_score * found.explained([best, *on_line])
-    contrast, row = found.foreground.contrast, lines if several and not multi else []
-    hypothesis = Hypothesis(chosen, found.score, quality, contrast, row=row)
+    contrast, all_lines = found.foreground.contrast, lines if several and not multi else []
+    hypothesis = Hypothesis(chosen, found.score, quality, contrast, all_lines=all_lines)
     if stages is not None:
         ink, mask = found.foreground.intensity.clip(0, 1), found.foreground.mask
         hypothesis.stages = stages | {
