@@ -8,11 +8,11 @@ import csv
 import json as json_module
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Argument, Option
@@ -96,42 +96,75 @@ def predict(
       mnist-ce predict scans/ --csv > predictions.csv
       mnist-ce predict sheet.jpg --multi --annotate marked
     """
-    if json + jsonl + as_csv > 1:
+    formats = {_print_json: json, _print_json_lines: jsonl, _print_csv: as_csv, _print_text: True}
+    print_records, *others = [print_as for print_as, is_chosen in formats.items() if is_chosen]
+    if len(others) > 1:
         raise typer.BadParameter("choose one of --json, --jsonl and --csv")
-    with one_blas_thread():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(one_blas_thread())
         from mnist_ce.reader.image_io import find_images
         from mnist_ce.reader.pool import PreprocessPool
 
         sources = list(find_images(images, recursive=recursive))
+        _make_folders(save_inputs, stages, annotate, is_single=len(sources) == 1)
         many = len(sources) >= MANY
-        with PreprocessPool((threads or os.cpu_count() or 1) if many else 1) as pool:
-            from mnist_ce.prediction.predict import DEFAULT_WEIGHTS, PredictOptions, predict_each
-            from mnist_ce.runs.load_model import load_model
-            from mnist_ce.runs.run_dir import shipped_weights
-            from mnist_ce.system.device import use_threads
+        # Images and stages that are kept take megabytes each: few at a time.
+        chunk, batch_size = (16, 256) if stages is annotate is None else (2, 16)
+        num_processes = (threads or os.cpu_count() or 1) if many else 1
+        pool = stack.enter_context(PreprocessPool(num_processes, chunk))
 
-            chosen = checkpoint or shipped_weights(DEFAULT_WEIGHTS)
-            trained = load_model(chosen, output, input_mean=input_mean, input_std=input_std)
-            note(_which_network(trained, output if checkpoint is None else None))
-            settings = PredictOptions(
-                top_k=top_k,
-                multi=multi,
-                min_confidence=min_confidence,
-                device=device,
-                keep_stages=stages is not None,
-            )
-            contents = [sys.stdin.buffer.read() if path is None else path for path in sources]
-            with use_threads(1 if many else threads):
-                records = predict_each(contents, trained, settings, pool)
-                if save_inputs is not None or stages is not None:
-                    records = _saving(records, save_inputs, stages, single=len(sources) == 1)
-                if annotate is not None:
-                    records = _annotating(records, contents, annotate)
-                records = _with_progress(records, len(sources) if many and is_terminal() else 0)
-                if not (json or jsonl or as_csv):
-                    num_errors = _print_lines(records)
-                else:
-                    num_errors = _print(records, json=json, jsonl=jsonl, as_csv=as_csv)
+        from PIL import Image
+        from tqdm import tqdm
+
+        from mnist_ce.prediction import drawing
+        from mnist_ce.prediction.predict import DEFAULT_WEIGHTS, PredictOptions, predict_each
+        from mnist_ce.runs.load_model import load_model
+        from mnist_ce.runs.run_dir import shipped_weights
+        from mnist_ce.system.device import use_threads
+
+        chosen = checkpoint or shipped_weights(DEFAULT_WEIGHTS)
+        trained = load_model(chosen, output, input_mean=input_mean, input_std=input_std)
+        note(_which_network(trained, output if checkpoint is None else None))
+        predict_options = PredictOptions(
+            top_k=top_k,
+            multi=multi,
+            min_confidence=min_confidence,
+            device=device,
+            batch_size=batch_size,
+            keep_stages=stages is not None,
+            keep_image=annotate is not None,
+        )
+        stack.enter_context(use_threads(1 if many else threads))
+        contents = [sys.stdin.buffer.read() if path is None else path for path in sources]
+        results = predict_each(contents, trained, predict_options, pool)
+        bar = {"total": len(sources), "unit": " images", "leave": False, "dynamic_ncols": True}
+        progress = tqdm(results, **bar, disable=not (many and is_terminal()))
+        _tolerate_any_name()
+        num_images = num_errors = 0
+        try:
+            for num_images, result in enumerate(progress, 1):
+                records = [_for_the_shell(record) for record in result.records]
+                stem = _file_stem(num_images, str(records[0].path))
+                if records[0].status == "error":
+                    num_errors += 1
+                    progress.clear()
+                    error(sanitize(records[0].reason or ""))
+                elif annotate is not None and result.image is not None:
+                    page = drawing.annotate(result.image, records)
+                    page.save(annotate / f"{stem}.png", "PNG")
+                if stages is not None and records[0].stages:
+                    is_file = stages.suffix.lower() == ".png"
+                    montage = drawing.draw_stages(records[0].stages, drawing.summary(records))
+                    montage.save(stages if is_file else stages / f"{stem}-stages.png", "PNG")
+                for record in records:
+                    if save_inputs is not None and record.pixels is not None:
+                        path = save_inputs / f"{stem}-{record.index}.png"
+                        Image.fromarray(record.pixels).save(path)
+                print_records(records, is_first=num_images == 1)
+        finally:  # valid JSON even if an error comes between
+            if json and num_images:
+                sys.stdout.write("\n]\n")
+            sys.stdout.flush()
     if num_errors:
         raise typer.Exit(1)
 
@@ -176,172 +209,97 @@ def one_blas_thread() -> Iterator[None]:
         os.environ.pop(name, None)
 
 
-def _with_progress(records: Iterator[Prediction], total: int) -> Iterator[Prediction]:
-    """Report what cannot be read on stderr, and draw a progress bar if `total` > 0."""
-    from tqdm import tqdm
-
-    disable = not total
-    with tqdm(total=total, unit=" images", leave=False, dynamic_ncols=True, disable=disable) as bar:
-        for record in records:
-            if record.path is None:
-                record = replace(record, path="-")
-            if record.index == 0:
-                bar.update()
-            if record.status == "error":
-                bar.clear()
-                error(sanitize(record.reason or ""))
-            yield record
-
-
-def _saving(
-    records: Iterator[Prediction], inputs: Path | None, stages: Path | None, *, single: bool
-) -> Iterator[Prediction]:
-    """Write the network's inputs and the stages, numbered so that no name collides."""
-    from PIL import Image
-
-    from mnist_ce.prediction.drawing import draw_stages, summary
+def _make_folders(
+    save_inputs: Path | None, stages: Path | None, annotate: Path | None, *, is_single: bool
+) -> None:
     from mnist_ce.reader.image_io import SUFFIXES
 
-    one_file = stages is not None and single and stages.suffix.lower() == ".png"
-    if stages is not None and not one_file and stages.suffix.lower() in SUFFIXES:
+    suffix = "" if stages is None else stages.suffix.lower()
+    is_file = is_single and suffix == ".png"
+    if suffix in SUFFIXES and not is_file:
         raise UsageError(
             f"--stages {stages}: name a folder, or for one image a file that is a .png"
         )
-    for option, folder in (("--save-inputs", inputs), ("--stages", None if one_file else stages)):
-        _make_folder(option, folder)
-    for number, found in enumerate(_by_image(records), 1):
-        stem = _file_stem(number, found[0])
-        for record in found:
-            if inputs is not None and record.pixels is not None:
-                Image.fromarray(record.pixels).save(inputs / f"{stem}-{record.index}.png")
-        if stages is not None and found[0].stages:
-            path = stages if one_file else stages / f"{stem}-stages.png"
-            draw_stages(found[0].stages, summary(found)).save(path, "PNG")
-        yield from found
+    folders = {"--save-inputs": save_inputs, "--annotate": annotate}
+    for option, folder in (folders | {"--stages": None if is_file else stages}).items():
+        try:
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as failure:
+            reason = f"the folder cannot be made: {one_line(failure)}"
+            raise RunError(f"{option} {folder}: {reason}") from None
 
 
-def _make_folder(option: str, folder: Path | None) -> None:
-    try:
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as failure:
-        reason = f"the folder cannot be made: {one_line(failure)}"
-        raise RunError(f"{option} {folder}: {reason}") from None
+def _for_the_shell(record: Prediction) -> Prediction:
+    reason = f"{record.reason}: use --multi" if record.has_several else record.reason
+    return replace(record, path=record.path or "-", reason=reason)
 
 
-def _file_stem(number: int, record: Prediction) -> str:
-    name = os.fsencode(Path(record.path or "-").stem)[:200]  # of 255 that a file name may have
-    return f"{number:05d}-{name.decode('utf-8', 'ignore')}"
+def _file_stem(number: int, path: str) -> str:
+    name = os.fsencode(Path(path).stem)[:200]  # of 255 that a file name may have
+    return f"{number:05d}-{name.decode('utf-8', 'ignore')}"  # the number: no name collides
 
 
-def _annotating(
-    records: Iterator[Prediction], sources: Sequence[Path | bytes], folder: Path
-) -> Iterator[Prediction]:
-    """Write each image with its records drawn in, when the last of them has come."""
-    from mnist_ce.prediction.drawing import annotate
-    from mnist_ce.reader.image_io import open_image
-
-    _make_folder("--annotate", folder)
-    for number, (source, found) in enumerate(zip(sources, _by_image(records), strict=True), 1):
-        if found[0].status != "error":
-            path = folder / f"{_file_stem(number, found[0])}.png"
-            annotate(open_image(source), found).save(path, "PNG")
-        yield from found
+def _print_text(records: list[Prediction], *, is_first: bool) -> None:
+    path = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(records[0].path))
+    lines = [list(line) for _, line in groupby(records, key=lambda record: record.line)]
+    for number, line in enumerate(lines, 1):
+        place = f"{path} line {number}" if len(lines) > 1 else path
+        sys.stdout.write(_text_of(line, place) + "\n")
 
 
-def _by_image(records: Iterator[Prediction]) -> Iterator[list[Prediction]]:
-    """Yield the records of each image."""
-    found: list[Prediction] = []
+def _text_of(line: list[Prediction], place: str) -> str:
+    """Return the records of a text line for people; a rejected guess has no probability."""
+    first = line[0]
+    accepted = [record.probability or 0.0 for record in line if record.status == "ok"]
+    lowest = f"{min(accepted):.1%}" if accepted else ""
+    text, details = first.class_name, first.reason
+    if len(line) > 1:
+        text = first.text
+        details = "; ".join(f"{(r.position or 0) + 1}: {r.reason}" for r in line if r.reason)
+    elif first.status == "ok":
+        details = ", ".join(f"{k.class_name} {k.probability:.1%}" for k in first.top_k[1:])
+    elif first.status == "error":
+        text, details = "error", None  # which stderr names
+    else:
+        text = "-" if first.guess is None else f"({first.guess}?)"
+    return f"{text:>8}  {lowest:>7}  {place}" + (f"  ({details})" if details else "")
+
+
+def _print_json(records: list[Prediction], *, is_first: bool) -> None:
+    for number, record in enumerate(records):
+        sys.stdout.write("[\n" if is_first and not number else ",\n")
+        sys.stdout.write(_json(record))
+
+
+def _print_json_lines(records: list[Prediction], *, is_first: bool) -> None:
     for record in records:
-        if record.index == 0 and found:
-            yield found
-            found = []
-        found.append(record)
-    if found:
-        yield found
+        sys.stdout.write(_json(record) + "\n")
 
 
-def _print(records: Iterator[Prediction], *, json: bool, jsonl: bool, as_csv: bool) -> int:
-    """Print the records as they come and return the number of errors."""
-    encoding = _tolerant_stdout()
-    num_errors = num_printed = 0
+def _print_csv(records: list[Prediction], *, is_first: bool) -> None:
     table = csv.writer(sys.stdout, lineterminator="\n")
-    try:
-        for record in records:
-            num_errors += record.status == "error"
-            row = record.to_dict()
-            if json:
-                sys.stdout.write((",\n" if num_printed else "[\n") + _json(row, encoding))
-            elif jsonl:
-                sys.stdout.write(_json(row, encoding) + "\n")
-            else:
-                if not num_printed:
-                    table.writerow(row)
-                box = " ".join(map(str, row["box"] or ()))
-                best = (f"{k['label']}:{k['probability']:.6f}" for k in row["top_k"])
-                table.writerow(
-                    (row | {"top_k": " ".join(best), "box": box}).values()
-                )  # None: empty
-            num_printed += 1
-    finally:  # valid JSON even if an error comes between
-        if json and num_printed:
-            sys.stdout.write("\n]\n")
-        sys.stdout.flush()
-    return num_errors
+    if is_first:
+        table.writerow(records[0].to_dict())
+    for record in records:
+        top_k = " ".join(f"{k.label}:{k.probability:.6f}" for k in record.top_k)
+        box = " ".join(map(str, record.box or ()))
+        table.writerow((record.to_dict() | {"top_k": top_k, "box": box}).values())  # None: empty
 
 
-def _tolerant_stdout() -> str:
-    """Let stdout print names of files that are no valid text, and return its encoding."""
-    encoding = codecs.lookup(sys.stdout.encoding or "utf-8").name
+def _tolerate_any_name() -> None:
+    """Let stdout print names of files that are no valid text."""
     if hasattr(sys.stdout, "reconfigure"):
-        errors = "surrogateescape" if encoding == "utf-8" else "backslashreplace"
-        sys.stdout.reconfigure(errors=errors)
-    return encoding
+        is_utf8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+        sys.stdout.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")
 
 
-def _json(row: dict[str, Any], encoding: str) -> str:
-    """Return a record as JSON; characters that the output cannot encode are escaped."""
+def _json(record: Prediction) -> str:
+    """Return a record as JSON; characters that stdout cannot encode are escaped."""
+    row = record.to_dict()
     text = json_module.dumps(row, ensure_ascii=False, allow_nan=False)
     try:
-        text.encode(encoding)
+        text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
         return json_module.dumps(row, allow_nan=False)
     return text
-
-
-def _print_lines(records: Iterator[Prediction]) -> int:
-    """Print a line of text for each text line of an image, and return the number of errors."""
-    _tolerant_stdout()
-    num_errors = 0
-    for found in _by_image(records):
-        path = "".join(c if c.isprintable() else repr(c)[1:-1] for c in found[0].path or "-")
-        num_errors += found[0].status == "error"
-        lines = [list(line) for _, line in groupby(found, key=lambda record: record.line)]
-        for line in lines:
-            place = f" line {(line[0].line or 0) + 1}" if len(lines) > 1 else ""
-            sys.stdout.write(_line(line, path + place) + "\n")
-    sys.stdout.flush()
-    return num_errors
-
-
-def _line(records: list[Prediction], place: str) -> str:
-    """Return the records of a text line for people; a rejected guess has no probability."""
-    first = records[0]
-    if len(records) > 1:
-        accepted = [
-            r.probability for r in records if r.status == "ok" and r.probability is not None
-        ]
-        least = f"{min(accepted):7.1%}" if accepted else f"{'':7}"
-        reasons = [
-            f"{r.position + 1}: {r.reason}" for r in records if r.reason and r.position is not None
-        ]
-        more = f"  ({'; '.join(reasons)})" if reasons else ""
-        return f"{first.text:>8}  {least}  {place}{more}"
-    if first.status == "error":
-        return f"{'error':>8}           {place}"
-    if first.status == "ok":
-        others = ", ".join(f"{k.class_name} {k.probability:.1%}" for k in first.top_k[1:])
-        more = f"  ({others})" if others else ""
-        return f"{first.class_name:>8}  {first.probability:7.1%}  {place}{more}"
-    guess = "-" if first.guess is None else f"({first.guess}?)"
-    return f"{guess:>8}           {place}  ({first.reason})"

@@ -16,7 +16,7 @@ from typing import TypeAlias
 from PIL import Image
 
 from mnist_ce.prediction.predict import Prediction, PredictOptions, Predictor
-from mnist_ce.reader.pool import PreprocessOptions, PreprocessPool
+from mnist_ce.reader.pool import PreprocessPool
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.run_dir import SHIPPED_WEIGHTS, find_checkpoint, list_runs
 
@@ -118,23 +118,22 @@ class InferenceService:
 
     def _classify(self, batch: _Batch) -> list[Records]:
         trained, settings, pool = batch.trained, batch.settings, self._pool
-        options = PreprocessOptions(trained.reads_digits, settings.multi, settings.keep_stages)
+        predictor = Predictor(trained, settings)
         try:
-            images = list(pool.preprocess_all([content for content, _ in batch.items], options))
+            images = list(
+                pool.preprocess_all(
+                    [content for content, _ in batch.items], predictor.preprocess_options
+                )
+            )
         except BrokenExecutor:  # a process was ended: for its memory, for example
             if self._pool is pool and not self._is_closed:
                 self._pool = PreprocessPool(self.num_processes, chunk=CHUNK)
             if len(batch.items) == 1:
                 reason = "preprocessing the image took too much memory or time"
-                return [[Prediction(None, 0, "error", reason=reason)]]
+                return [[Prediction(path=None, status="error", reason=reason)]]
             alone = (_Batch(trained, settings, [item]) for item in batch.items)
             return [records for one in alone for records in self._classify(one)]
-        results: list[Records] = []
-        for record in Predictor(trained, settings).predict_batch(images):
-            if record.index == 0:
-                results.append([])
-            results[-1].append(record)
-        return results
+        return [result.records for result in predictor.predict_batch(images)]
 
 
 def _end_processes() -> None:

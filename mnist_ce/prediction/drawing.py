@@ -57,15 +57,12 @@ def draw_stages(stages: Mapping[str, NDArray[np.generic]], lines: Sequence[str])
 
 
 def annotate(image: Image.Image, records: Sequence[Prediction]) -> Image.Image:
-    """Return a decoded image with the box, digit and probability of each record drawn in.
+    """Return an image (see `to_rgb`) with the box, digit and probability of each record drawn in.
 
     The text of each line, and the reason of each rejection, stand below the image.
     """
-    full_width = image.info.get("full_size", image.size)[0]
-    white = Image.new("RGBA", image.size, "white")
-    white.alpha_composite(image.convert("RGBA"))
-    enlarged = scale_image(white.convert("RGB"), max(1.0, MIN_ANNOTATED_PX / max(image.size)))
-    scale = enlarged.width / full_width
+    enlarged = scale_image(image, max(1.0, MIN_ANNOTATED_PX / max(image.size)))
+    scale = enlarged.width / image.info["full_size"][0]
     captions, font = summary(records), ImageFont.load_default(16)
     width = max(enlarged.width, *(round(font.getlength(line)) + 16 for line in captions))
     bottom = LABEL_PX + enlarged.height

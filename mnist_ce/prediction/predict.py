@@ -9,8 +9,8 @@ segmentation and network together find the most plausible.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -18,11 +18,12 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 from mnist_ce.network.inference import predict_logits
 from mnist_ce.network.model import kept_in_place
-from mnist_ce.network.objective import Binary
+from mnist_ce.reader.components import Box
 from mnist_ce.reader.detector import adjusted_threshold, load_detector
 from mnist_ce.reader.image_io import ImageSource, each_image
 from mnist_ce.reader.pool import PreprocessedImage, PreprocessOptions, PreprocessPool
@@ -35,17 +36,12 @@ from mnist_ce.system.errors import UsageError
 
 DEFAULT_WEIGHTS = "world"  # reads photographs better than a run of the classic recipe
 ImageLike: TypeAlias = ImageSource | BinaryIO | torch.Tensor
-OTHER_PENALTY, SIGN_PENALTY = 3.0, 1.0  # nats, for ink that is taken for no digit, or for a sign
+OTHER_PENALTY, MARK_PENALTY = 3.0, 1.0  # nats, for ink that is taken for no digit, or for a mark
 # Nats by which a probable digit's score may be below the threshold among accepted digits.
 ROW_BONUS, MIN_ROW_PROBABILITY, MIN_ROW_LENGTH, MIN_ROW_QUALITY = 2.0, 0.9, 3, 0.6
 MIN_LEGIBLE_PX, MIN_LEGIBLE_CONTRAST = 14, 0.12  # below them a rejection names the cause
-USE_MULTI = ": use --multi"
 NO_INK = "no ink found: the image is empty, or its contrast too low"
 CONFIDENCE_WEIGHT = 2.0  # of the network's log-confidence beside the segmentation's log-score
-JSON_FIELDS = (
-    *("path", "index", "label", "class_name", "probability", "top_k", "status", "reason"),
-    *("score", "threshold", "box", "line", "position", "text"),
-)
 
 
 @dataclass(frozen=True)
@@ -58,6 +54,7 @@ class PredictOptions:
     device: str = "cpu"  # see `resolve_device`
     batch_size: int = 256  # how many images are classified at a time
     keep_stages: bool = False  # keep the image after each stage of preprocessing in the records
+    keep_image: bool = False  # keep the decoded image in the results
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
@@ -77,7 +74,7 @@ class ClassProbability:
     probability: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prediction:
     """The prediction for one digit, or the record of an image without one.
 
@@ -85,12 +82,12 @@ class Prediction:
     """
 
     path: str | None  # None where the image came as bytes, image or array
-    index: int  # the digit's place in its image, from the left, counted from 0
-    status: str  # ok, rejected (no single digit is visible) or error
+    index: int = 0  # the digit's place in its image, from the left, counted from 0
     label: int | None = None
     class_name: str | None = None
     probability: float | None = None  # of the label, as a fraction
     top_k: tuple[ClassProbability, ...] = ()  # the most probable classes, in order
+    status: str  # ok, rejected (no single digit is visible) or error
     reason: str | None = None  # why it was rejected or failed
     score: float | None = None  # log-odds that it is a digit, or the probability (min_confidence)
     threshold: float | None = None  # a lower score is rejected
@@ -98,18 +95,28 @@ class Prediction:
     line: int | None = None  # the text line, from the top, counted from 0
     position: int | None = None  # the place in the line, from the left, counted from 0
     text: str | None = None  # the whole line; ? for what was not read
+    # Not in JSON:
+    has_several: bool = field(default=False, repr=False)  # digits, of which one was wanted
     pixels: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)  # [28, 28]
-    stages: Stages = field(default_factory=dict, repr=False, compare=False)
+    stages: Stages = field(default_factory=dict, repr=False, compare=False)  # of its whole image
 
     @property
     def guess(self) -> str | None:
         """The most probable class of a rejected part; None for an image of several digits."""
-        return None if (self.reason or "").endswith(USE_MULTI) else self.class_name
+        return None if self.has_several else self.class_name
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record in JSON: plain values, fractions."""
-        row = {name: getattr(self, name) for name in JSON_FIELDS}
+        row = {f.name: getattr(self, f.name) for f in fields(self) if f.repr}
         return row | {"top_k": [asdict(item) for item in self.top_k]}
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """The records of one image: one, or with `multi` one for each of its digits."""
+
+    records: list[Prediction]
+    image: Image.Image | None = None  # decoded, RGB, where it was to be kept
 
 
 def predict(
@@ -152,7 +159,7 @@ def predict(
         TypeError: If an image is of another type. One that cannot be read gets a record.
         UsageError: If a setting makes no sense.
     """
-    settings = PredictOptions(top_k, multi, min_confidence, device, batch_size, keep_stages)
+    options = PredictOptions(top_k, multi, min_confidence, device, batch_size, keep_stages)
     if not isinstance(checkpoint, TrainedModel):
         if checkpoint is None and model is None:
             checkpoint = shipped_weights(DEFAULT_WEIGHTS)
@@ -166,23 +173,23 @@ def predict(
         check_input_scale(input_mean, input_std)
         trained = replace(checkpoint, input_mean=input_mean, input_std=input_std)
     with kept_in_place(trained.model):
-        return list(predict_each(each_image(images), trained, settings))
+        results = predict_each(each_image(images), trained, options)
+        return [record for result in results for record in result.records]
 
 
 def predict_each(
     images: Iterable[ImageSource],
     trained: TrainedModel,
-    settings: PredictOptions,
+    options: PredictOptions,
     pool: PreprocessPool | None = None,
-) -> Iterator[Prediction]:
-    """Yield the records of `predict` one by one, in bounded memory; without a pool in this process.
+) -> Iterator[ImageResult]:
+    """Yield the result of each image, in bounded memory; without a pool in this process.
 
     Raises `UsageError` if the device is absent or the network's logits are not finite.
     """
-    predictor = Predictor(trained, settings)
-    options = PreprocessOptions(trained.reads_digits, settings.multi, settings.keep_stages)
-    preprocessed = (pool or PreprocessPool()).preprocess_all(images, options)
-    while batch := list(islice(preprocessed, settings.batch_size)):
+    predictor = Predictor(trained, options)
+    preprocessed = (pool or PreprocessPool()).preprocess_all(images, predictor.preprocess_options)
+    while batch := list(islice(preprocessed, options.batch_size)):
         yield from predictor.predict_batch(batch)
 
 
@@ -190,9 +197,19 @@ def predict_each(
 class ScoredDigit:
     """A digit with the network's class probabilities and the detector's log-odds."""
 
-    digit: Digit
-    probabilities: NDArray[np.float64]
+    candidate: Digit
+    probabilities: NDArray[np.float64]  # [classes]
     log_odds: float
+
+    @property
+    def best_class(self) -> int:
+        """The index of the most probable class."""
+        return int(self.probabilities.argmax())
+
+    @property
+    def probability(self) -> float:
+        """The probability of the most probable class."""
+        return float(self.probabilities.max())
 
     @property
     def log_confidence(self) -> float:
@@ -202,9 +219,9 @@ class ScoredDigit:
     @property
     def plausibility(self) -> float:
         """How plausible it is as a part of its line, in nats: as a digit, or else as no digit."""
-        if self.digit.mark is not None:
-            return -SIGN_PENALTY
-        return max(self.log_confidence, -OTHER_PENALTY) - self.digit.penalty
+        if self.candidate.mark is not None:
+            return -MARK_PENALTY
+        return max(self.log_confidence, -OTHER_PENALTY) - self.candidate.penalty
 
 
 @dataclass(frozen=True)
@@ -213,53 +230,48 @@ class ResolvedHypothesis:
 
     hypothesis: Hypothesis
     lines: list[list[ScoredDigit]]
-    num_found: int  # digits, where only one was wanted
-    num_lines: int
+    score: float
     quality: float  # in [0, 1]: how much of the ink looks like writing
     is_writing: bool  # whether most of several parts are digits
-    score: float
+    num_digits: int  # where only one was wanted
+    num_lines: int
+
+    @property
+    def stages(self) -> Stages:
+        """The stages of preprocessing, and last what the network reads, line below line."""
+        if not self.hypothesis.stages:
+            return {}
+        rows = [np.hstack([digit.candidate.pixels for digit in line]) for line in self.lines]
+        width = max(row.shape[1] for row in rows)
+        padded = [np.pad(row, ((0, 0), (0, width - row.shape[1]))) for row in rows]
+        return self.hypothesis.stages | {"what the network reads": np.vstack(padded)}
 
 
 class Predictor:
-    """A network, the detector, and the settings that make records of their outputs."""
+    """A network, the detector, and the options that make records of their outputs."""
 
-    def __init__(self, trained: TrainedModel, settings: PredictOptions) -> None:
-        self.trained, self.settings = trained, settings
-        self.device = resolve_device(settings.device)
+    def __init__(self, trained: TrainedModel, options: PredictOptions) -> None:
+        self.trained, self.options = trained, options
+        self.device = resolve_device(options.device)
         self.model = trained.model.to(self.device)
         threshold = trained.rejection_threshold
         self.threshold = load_detector().threshold if threshold is None else threshold
+        self.preprocess_options = PreprocessOptions(
+            trained.reads_digits, options.multi, options.keep_stages, options.keep_image
+        )
 
-    def predict_batch(self, images: Sequence[PreprocessedImage]) -> Iterator[Prediction]:
-        """Yield the records of a batch of images."""
-        for image, resolved in zip(images, self.classify(images), strict=True):
-            if image.error is not None:
-                yield Prediction(image.path, 0, "error", reason=image.error)
-            elif not resolved:
-                yield Prediction(image.path, 0, "rejected", reason=NO_INK, stages=image.stages)
-            else:
-                yield from self.to_predictions(
-                    image.path, max(resolved, key=lambda hypothesis: hypothesis.score)
-                )
+    def predict_batch(self, images: Sequence[PreprocessedImage]) -> list[ImageResult]:
+        """Return the results of a batch of images, after one run of the models on all digits."""
+        hypotheses = [hypothesis for image in images for hypothesis in image.hypotheses]
+        lattices = [x for h in hypotheses for line in (*h.lines, *h.all_lines) for x in line]
+        scores = self.score([digit for lattice in lattices for digit in lattice.digits.values()])
+        return [ImageResult(self.records_of(image, scores), image.image) for image in images]
 
-    def classify(self, images: Sequence[PreprocessedImage]) -> list[list[ResolvedHypothesis]]:
-        """Return the hypotheses of each image, after one run of the models on all their digits."""
-        digits = [
-            digit
-            for image in images
-            for hypothesis in image.hypotheses
-            for line in (*hypothesis.lines, *hypothesis.all_lines)
-            for lattice in line
-            for digit in lattice.digits.values()
-        ]
-        scored = iter(self.run_models(digits))
-        return [[self.resolve(h, scored) for h in image.hypotheses] for image in images]
-
-    def run_models(self, found: Sequence[Digit]) -> list[ScoredDigit]:
+    def score(self, digits: Sequence[Digit]) -> dict[Digit, ScoredDigit]:
         """Run the network, and where classes are digits the detector, on all digits."""
-        if not found:
-            return []
-        pixels = np.stack([digit.pixels for digit in found])  # [n, 28, 28]
+        if not digits:
+            return {}
+        pixels = np.stack([digit.pixels for digit in digits])  # [n, 28, 28]
         inputs, trained = torch.from_numpy(pixels).to(self.device), self.trained
         mean, std = trained.input_mean, trained.input_std
         logits = predict_logits(self.model, inputs, mean=mean, std=std)  # [n, outputs]
@@ -269,151 +281,151 @@ class Predictor:
             )
         scaled = logits.double() / trained.temperature
         probabilities = trained.objective.probabilities(scaled).numpy()  # [n, classes]
-        digits = trained.reads_digits
-        log_odds = load_detector().scores(pixels) if digits else np.ones(len(pixels))
-        return list(map(ScoredDigit, found, probabilities, log_odds.tolist()))
+        log_odds = load_detector().scores(pixels) if trained.reads_digits else np.ones(len(pixels))
+        scored = map(ScoredDigit, digits, probabilities, log_odds.tolist())
+        return dict(zip(digits, scored, strict=True))
 
-    def resolve(self, hypothesis: Hypothesis, scored: Iterator[ScoredDigit]) -> ResolvedHypothesis:
-        """Choose the most plausible digits of each lattice; `scored` yields them all in order."""
-        found = [[resolve_lattice(x, scored) for x in line] for line in hypothesis.lines]
-        row = [[resolve_lattice(x, scored) for x in line] for line in hypothesis.all_lines]
-        lines = [[digit for path, _ in line for digit in path] for line in found]
+    def records_of(
+        self, image: PreprocessedImage, scores: Mapping[Digit, ScoredDigit]
+    ) -> list[Prediction]:
+        """Return the records of an image: of the digits of its most plausible hypothesis."""
+        if image.error is not None:
+            return [Prediction(path=image.path, status="error", reason=image.error)]
+        if not image.hypotheses:
+            stages = image.stages
+            return [Prediction(path=image.path, status="rejected", reason=NO_INK, stages=stages)]
+        resolved = [self.resolve(hypothesis, scores) for hypothesis in image.hypotheses]
+        best = max(resolved, key=lambda hypothesis: hypothesis.score)
+        names, labels = self.trained.class_names, self.trained.labels
+        records: list[Prediction] = []
+        stages = best.stages
+        for number, line in enumerate(best.lines):
+            judged = [(digit, *self.judge(digit, best)) for digit in line]
+            text = "".join(
+                names[digit.best_class] or "?" if reason is None else "?"
+                for digit, _, _, reason in judged
+            )
+            for position, (digit, score, threshold, reason) in enumerate(judged):
+                order = np.argsort(-digit.probabilities, kind="stable")[: self.options.top_k]
+                records.append(
+                    Prediction(
+                        path=image.path,
+                        index=len(records),
+                        label=labels[digit.best_class],
+                        class_name=names[digit.best_class],
+                        probability=digit.probability,
+                        top_k=tuple(
+                            ClassProbability(labels[k], names[k], float(digit.probabilities[k]))
+                            for k in order
+                        ),
+                        status="ok" if reason is None else "rejected",
+                        reason=reason,
+                        score=score,
+                        threshold=threshold,
+                        box=_in_pixels(digit.candidate.box, best.hypothesis.scale),
+                        line=number,
+                        position=position,
+                        text=text,
+                        has_several=best.num_digits > 1,
+                        pixels=digit.candidate.pixels,
+                        stages=stages,
+                    )
+                )
+        return records
+
+    def resolve(
+        self, hypothesis: Hypothesis, scores: Mapping[Digit, ScoredDigit]
+    ) -> ResolvedHypothesis:
+        """Choose the most plausible digits of each line."""
+        lines = _resolve_lines(hypothesis.lines, scores)
         quality, is_writing, surplus = hypothesis.foreground_quality, False, 0
-        if self.settings.multi:
-            # A line of specks is no line, unless the image holds nothing else.
-            written = [line for line in lines if any(d.digit.mark is None for d in line)]
-            chosen, num_found, num_lines = written or lines, 0, 0
-            parts = [d for line in lines for d in line if d.digit.mark is None]
-            accepted = self._count(parts)
-            surplus = 2 * accepted - len(parts)  # the more is read, and the less is not, the better
+        num_digits = num_lines = 1
+        if self.options.multi:
+            parts = [digit for line in lines for digit in line if digit.candidate.mark is None]
+            num_accepted = self.num_accepted(parts)
+            # The more is read, and the less is not, the better.
+            surplus = num_accepted - (len(parts) - num_accepted)
             if len(parts) > 1:  # among writing a digit may look odd, among specks it may not
-                quality = accepted / len(parts)
+                quality = num_accepted / len(parts)
                 is_writing = len(parts) >= MIN_ROW_LENGTH and quality >= MIN_ROW_QUALITY
+            # A line of specks is no line, unless the image holds nothing else.
+            lines = [line for line in lines if any(d.candidate.mark is None for d in line)] or lines
         else:  # the best candidate as one digit, and how many there are
-            chosen = [[found[0][0][1]]]
-            counts = [self._count([d for path, _ in line for d in path]) for line in row]
-            num_found, num_lines = sum(counts), sum(count > 0 for count in counts)
-            if num_found < 2 and len(lines[0]) > 1:
-                num_found, num_lines = len(lines[0]), 1
-        confidence = float(np.mean([d.log_confidence for line in chosen for d in line]))
+            counts = list(map(self.num_accepted, _resolve_lines(hypothesis.all_lines, scores)))
+            if sum(counts) > 1:
+                num_digits, num_lines = sum(counts), sum(count > 0 for count in counts)
+            else:
+                num_digits = len(lines[0])
+            lines = [[scores[hypothesis.lines[0][0].whole]]]
+        confidence = float(np.mean([digit.log_confidence for line in lines for digit in line]))
         score = CONFIDENCE_WEIGHT * confidence + math.log(hypothesis.segmentation_score) + surplus
         return ResolvedHypothesis(
-            hypothesis, chosen, num_found, num_lines, quality, is_writing, score
+            hypothesis, lines, score, quality, is_writing, num_digits, num_lines
         )
 
-    def _count(self, digits: list[ScoredDigit]) -> int:
-        return sum(d.digit.mark is None and d.log_odds >= self.threshold for d in digits)
+    def num_accepted(self, digits: list[ScoredDigit]) -> int:
+        """Return how many digits are no marks and reach the threshold."""
+        return sum(d.candidate.mark is None and d.log_odds >= self.threshold for d in digits)
 
-    def to_predictions(self, path: str | None, chosen: ResolvedHypothesis) -> Iterator[Prediction]:
-        """Yield the records of the digits of an image."""
-        index, stages = 0, chosen.hypothesis.stages
-        if stages:
-            rows = [np.hstack([d.digit.pixels for d in line]) for line in chosen.lines]
-            width = max(row.shape[1] for row in rows)
-            padded = [np.pad(row, ((0, 0), (0, width - row.shape[1]))) for row in rows]
-            stages = stages | {"what the network reads": np.vstack(padded)}
-        for number, line in enumerate(chosen.lines):
-            records = []
-            for position, scored in enumerate(line):
-                record = self.to_prediction(scored, chosen)
-                placed = replace(record, path=path, index=index, line=number, position=position)
-                records.append(replace(placed, stages={} if index else stages))
-                index += 1
-            text = "".join(r.class_name or "?" if r.status == "ok" else "?" for r in records)
-            yield from (replace(record, text=text) for record in records)
-
-    def to_prediction(self, scored: ScoredDigit, chosen: ResolvedHypothesis) -> Prediction:
-        """Return the record of one digit, without its place."""
-        names, labels = self.trained.class_names, self.trained.labels
-        probabilities = scored.probabilities
-        order = np.argsort(-probabilities, kind="stable")
-        # A network of one output predicts yes above 1/2, as its objective does.
-        binary = isinstance(self.trained.objective, Binary)
-        best = int(probabilities[1] > 0.5) if binary else int(order[0])
-        top = tuple(
-            ClassProbability(labels[k], names[k], float(probabilities[k]))
-            for k in order[: self.settings.top_k]
-        )
-        limit, score, threshold = self.settings.min_confidence, float(probabilities[best]), None
+    def judge(
+        self, digit: ScoredDigit, chosen: ResolvedHypothesis
+    ) -> tuple[float, float | None, str | None]:
+        """Return a digit's score, the threshold for it, and why it is rejected, or None."""
+        probability, limit = digit.probability, self.options.min_confidence
+        score, threshold, reason = probability, limit, None
         if limit is not None:
-            threshold = limit
+            if probability < limit:
+                # Rounded down, so that it is below the threshold as printed, too.
+                rounded = int(probability * 1000) / 1000
+                reason = f"probability {rounded:.3f} is below {limit:g}"
         elif self.trained.reads_digits:
-            score = scored.log_odds
-            threshold = adjusted_threshold(self.threshold, chosen.quality)
-            if chosen.is_writing and probabilities[best] >= MIN_ROW_PROBABILITY:
+            score, threshold = digit.log_odds, adjusted_threshold(self.threshold, chosen.quality)
+            if chosen.is_writing and probability >= MIN_ROW_PROBABILITY:
                 threshold -= ROW_BONUS
-        reason = self._rejection(scored, chosen, score, threshold)
-        box, scale = scored.digit.box, chosen.hypothesis.scale
-        edges = [round(scale * edge) for edge in (box.left, box.top, box.right, box.bottom)]
-        left, top_edge, right, bottom = edges
-        return Prediction(
-            None,
-            0,
-            "ok" if reason is None else "rejected",
-            labels[best],
-            names[best],
-            float(probabilities[best]),
-            top,
-            reason,
-            score,
-            threshold,
-            (left, top_edge, right - left, bottom - top_edge),
-            pixels=scored.digit.pixels,
-        )
-
-    def _rejection(
-        self,
-        scored: ScoredDigit,
-        chosen: ResolvedHypothesis,
-        score: float,
-        threshold: float | None,
-    ) -> str | None:
-        """Return why a digit is rejected and what may help, or None."""
-        if chosen.num_found > 1:
+            if digit.candidate.mark is not None or score < threshold:
+                reason = self.why_unlike_a_digit(digit, chosen.hypothesis)
+        if chosen.num_digits > 1:
             lines = f"{chosen.num_lines} line{'s' * (chosen.num_lines > 1)}"
-            return f"{chosen.num_found} digits in {lines}{USE_MULTI}"
-        if threshold is None:
-            return None
-        if self.settings.min_confidence is not None:
-            too_low = score < threshold
-            # Rounded down, so that it is below the threshold as printed, too.
-            return (
-                f"probability {int(score * 1000) / 1000:.3f} is below {threshold:g}"
-                if too_low
-                else None
-            )
-        hypothesis, digit = chosen.hypothesis, scored.digit
-        if digit.mark is not None:
-            return f"looks like {digit.mark}, not a digit"
-        if score >= threshold:
-            return None
-        side = round(hypothesis.scale * digit.box.size)
-        if side < MIN_LEGIBLE_PX:
-            return f"the digit is {side} pixels high: photograph it closer"
+            reason = f"{chosen.num_digits} digits in {lines}"
+        return score, threshold, reason
+
+    def why_unlike_a_digit(self, digit: ScoredDigit, hypothesis: Hypothesis) -> str:
+        """Return why a digit is rejected and what may help."""
+        if digit.candidate.mark is not None:
+            return f"looks like {digit.candidate.mark}, not a digit"
+        box = digit.candidate.box
+        longer_side_px = round(hypothesis.scale * box.size)
+        if longer_side_px < MIN_LEGIBLE_PX:
+            extent = "high" if box.height >= box.width else "wide"
+            return f"the digit is {longer_side_px} pixels {extent}: photograph it closer"
         if hypothesis.contrast < MIN_LEGIBLE_CONTRAST:
             return "the ink hardly differs from the paper: use a darker pen or more light"
-        if score >= self.threshold:
+        if digit.log_odds >= self.threshold:
             return "its edges are soft, or much else is beside it: crop the image to the digit"
         return "looks like a letter, a sign or a scribble, not a digit"
 
 
-def resolve_lattice(
-    lattice: Lattice, scored: Iterator[ScoredDigit]
-) -> tuple[list[ScoredDigit], ScoredDigit]:
-    """Return the most plausible path through a lattice, and all of it as one digit.
+def _resolve_lines(
+    lines: list[list[Lattice]], scores: Mapping[Digit, ScoredDigit]
+) -> list[list[ScoredDigit]]:
+    return [[d for lattice in line for d in resolve_lattice(lattice, scores)] for line in lines]
 
-    `scored` yields the lattice's digits in order. The plausibilities along a path add up.
-    """
-    digits = {place: next(scored) for place in lattice.digits}
-    best: list[tuple[float, list[ScoredDigit]]] = [(0.0, [])]
+
+def resolve_lattice(lattice: Lattice, scores: Mapping[Digit, ScoredDigit]) -> list[ScoredDigit]:
+    """Return the path through a lattice of the highest total plausibility (Viterbi)."""
+    best: list[tuple[float, list[ScoredDigit]]] = [(0.0, [])]  # by the piece a path ends before
     for stop in range(1, lattice.num_pieces + 1):
         paths = [
-            (
-                best[start][0] + digits[start, stop].plausibility,
-                [*best[start][1], digits[start, stop]],
-            )
+            (best[start][0] + scores[digit].plausibility, [*best[start][1], scores[digit]])
             for start in range(stop)
-            if (start, stop) in digits
+            if (digit := lattice.digits.get((start, stop))) is not None
         ]
         best.append(max(paths, key=lambda path: path[0]))
-    return best[-1][1], digits[0, lattice.num_pieces]
+    return best[-1][1]
+
+
+def _in_pixels(box: Box, scale: float) -> tuple[int, int, int, int]:
+    left, top, right, bottom = (
+        round(scale * edge) for edge in (box.left, box.top, box.right, box.bottom)
+    )
+    return left, top, right - left, bottom - top

@@ -235,6 +235,18 @@ def _to_uint8(array: NDArray[np.generic]) -> NDArray[np.uint8]:
     return (pixels * (255 if is_fraction else 1)).round().astype(np.uint8)
 
 
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return a decoded image in RGB, as a person sees it: on white where it is transparent."""
+    shown = image
+    if is_deep(image):
+        shown = Image.fromarray((255 * deep_to_unit(image)).round().astype(np.uint8))
+    page = Image.new("RGBA", image.size, "white")
+    page.alpha_composite(shown.convert("RGBA"))
+    rgb = page.convert("RGB")
+    rgb.info["full_size"] = image.info["full_size"]
+    return rgb
+
+
 def to_float_image(image: Image.Image) -> FloatImage:
     """Return a decoded image of any mode at working size, with transparency resolved.
 

@@ -12,9 +12,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from mnist_ce.reader.components import Box
-from mnist_ce.reader.image_io import ImageSource, open_image
+from mnist_ce.reader.image_io import ImageSource, open_image, to_rgb
 from mnist_ce.reader.mnist_like import resize_to_mnist
 from mnist_ce.reader.segmentation import Hypothesis, Stages, hypotheses
 from mnist_ce.reader.text_lines import Digit, Lattice
@@ -31,6 +32,7 @@ class PreprocessOptions:
     crop: bool = True
     multi: bool = False
     keep_stages: bool = False
+    keep_image: bool = False
 
 
 @dataclass
@@ -42,6 +44,7 @@ class PreprocessedImage:
     error: str | None = None
     is_too_large: bool = False  # which is the error then
     stages: Stages = field(default_factory=dict)  # those common to all hypotheses
+    image: Image.Image | None = None  # RGB, with its `full_size`
 
 
 def preprocess(source: ImageSource, options: PreprocessOptions) -> PreprocessedImage:
@@ -50,6 +53,8 @@ def preprocess(source: ImageSource, options: PreprocessOptions) -> PreprocessedI
     name = result.path or "the image"
     try:
         image = open_image(source)
+        if options.keep_image:
+            result.image = to_rgb(image)
         if options.crop:
             stages = result.stages if options.keep_stages else None
             result.hypotheses = hypotheses(image, multi=options.multi, stages=stages)

@@ -41,9 +41,9 @@ MIN_FRAMED = 0.1  # height of what a frame is around, of its own
 WHOLE_IMAGE = Box(0, 0, FIELD_SIZE, FIELD_SIZE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Digit:
-    """What may be one digit, in MNIST's format."""
+    """What may be one digit, in MNIST's format; equal to itself only, so that it can be a key."""
 
     pixels: NDArray[np.uint8]  # [28, 28]
     box: Box = WHOLE_IMAGE  # at the working size of the image
