@@ -48,21 +48,22 @@ def tune(
     storage: Annotated[
         str | None,
         Option(
-            help="A journal file, or a database URL as Optuna takes it.",
-            show_default="a journal in the folder of the runs",
-            metavar="FILE or URL",
+            help="A database as Optuna takes it, for a search without a common --output.",
+            show_default="the folder of the runs",
+            metavar="URL",
         ),
     ] = None,
     name: Annotated[
-        str | None, Option(help="Name of the study.", show_default="made from the settings")
+        str | None,
+        Option(help="Name of the search and of its runs.", show_default="made from the settings"),
     ] = None,
     output: options.Output = "checkpoints",
     json: options.Json = False,
 ) -> None:
     """Train many runs: several recipes and seeds, a grid, or a search by Optuna.
 
-    The same command, started again or elsewhere with the same --output or --storage,
-    shares the work, and goes on with what a killed process left. A search chooses on
+    The same command, started again or elsewhere with the same --output, shares the work,
+    and goes on with what a killed process left. A search chooses on
     the validation split; only the chosen setting is tested, once per seed.
 
     Examples:
@@ -73,7 +74,6 @@ def tune(
     from mnist_ce.config import parse_assignments
     from mnist_ce.training import plan as planning
 
-    require("optuna", extra="tune")
     if jobs > 1:
         threads = max((threads or os.cpu_count() or 1) // jobs, 1)
     settings: dict[str, Any] = {"data.dataset": dataset, "data.dir": data_dir}
@@ -85,20 +85,23 @@ def tune(
     runs = planning.plan_runs(
         configs, settings, planning.parse_grid(grid or []), planning.parse_seeds(seeds)
     )
-    space = planning.read_space(search) if search else {}
+    space = {}
+    if search:
+        require("optuna", extra="tune")
+        from mnist_ce.training.search import read_space
+
+        space = read_space(search)
     plan = planning.make_plan(runs, space, trials, name, storage)
 
-    if grid and not runs[0].config.data.validation_size:
+    if grid and not runs[0].settings["data.validation_size"]:
         note("to choose among these, measure on a split: --set data.validation_size=5000")
 
     from mnist_ce.cli.terminal import stop_on_signals
-    from mnist_ce.training.tune import open_study
     from mnist_ce.training.tune import tune as run_tuning
 
     try:
         with stop_on_signals() as stop:
             if jobs > 1:
-                open_study(plan.study, plan.storage)  # once, before several processes do
                 _run_workers(plan, jobs, stop)
             result = run_tuning(plan, stop)  # what is left to do, if anything, and the results
     except StoppedError as stopped:

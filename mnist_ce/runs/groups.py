@@ -51,9 +51,13 @@ class RunGroup:
 
 
 def recipe_settings(record: RunRecord) -> dict[str, Any]:
-    """Return the settings that make a run's recipe; keys newer than the run have their defaults."""
+    """Return what makes a run's recipe; keys newer than the run have their defaults.
+
+    The names of a module, optimizer or data from Python have the keys `custom.model` and so on.
+    """
     settings = Config().flat() | record.flat_config
-    return {key: value for key, value in settings.items() if is_of_recipe(key)}
+    custom = {f"custom.{key}": name for key, name in (record.custom or {}).items()}
+    return {key: value for key, value in settings.items() if is_of_recipe(key)} | custom
 
 
 def is_of_recipe(key: str) -> bool:

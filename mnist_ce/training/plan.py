@@ -1,4 +1,4 @@
-"""The runs of `mnist-ce tune`: configs × seeds × points of a grid, or a space to be searched."""
+"""The runs of `mnist-ce tune`: configs × seeds × points of a grid, and a search's."""
 
 from __future__ import annotations
 
@@ -7,41 +7,49 @@ import itertools
 import json
 import re
 import tomllib
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_ce.config import Config, check_value, read_settings, recipe_name, resolve_config
+from mnist_ce.config import Config, recipe_name, resolve_config
 from mnist_ce.runs.groups import is_of_recipe
-from mnist_ce.system.errors import UsageError
-from mnist_ce.system.text import one_line
+from mnist_ce.runs.run_dir import RunDir
+from mnist_ce.system.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 MAX_RUNS = 10_000
-FOLDER = ".tune"  # in the folder of the runs: the default storage, and locks
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run to be trained under the name `config.run.name`."""
+    """A run to be trained."""
 
     recipe: str
-    config: Config
+    settings: dict[str, Any]  # all, by dotted key; `run.name` is made from what differs
+
+    @property
+    def run(self) -> RunDir:
+        """Its directory."""
+        return RunDir(Path(self.settings["run.output"]) / self.settings["run.name"])
+
+    def changed(self, name: str, values: Mapping[str, Any], test_every: int) -> PlannedRun:
+        """Return a run of another name with other values, which may not go together."""
+        other = {**values, "run.name": name, "train.test_every": test_every}
+        return PlannedRun(self.recipe, self.settings | other)
 
 
 @dataclass(frozen=True)
 class Plan:
     """What one or many processes train together."""
 
-    study: str  # the name of the Optuna study; processes with equal plans share it
+    study: str  # the name of a search, with which the names of its runs begin
     runs: tuple[PlannedRun, ...]  # of a search, those of its test, without the values searched
     space: Mapping[str, BaseDistribution]  # of each key that is searched; empty: no search
-    num_trials: int  # of the search, else the number of runs
-    storage: str  # a journal file, or the URL of a database
+    num_trials: int  # of the search
+    storage: str | None  # the URL of a search's database; None: its trials are the runs on disk
 
 
 def plan_runs(
@@ -53,7 +61,8 @@ def plan_runs(
     """Return a run for each config, point of the grid and seed, named after what it is made from.
 
     Raises:
-        UsageError: If a config or a value is wrong, or if there are too many runs.
+        UsageError: If a config or a value is wrong, if there are too many runs, or if two would
+            have one name.
     """
     for key, instead in (("run.name", "--name"), ("train.seed", "--seeds")):
         if key in settings or key in grid:
@@ -62,7 +71,7 @@ def plan_runs(
     combinations = list(itertools.product(configs, points, seeds))
     if len(combinations) > MAX_RUNS:
         raise UsageError(f"{len(combinations):,} runs are more than {MAX_RUNS:,}")
-    runs = []
+    runs: dict[str, PlannedRun] = {}
     for config, point, seed in combinations:
         flags = {**settings, **point, "train.seed": seed}
         parts = [
@@ -71,9 +80,13 @@ def plan_runs(
             if value is not None and (key == "data.dataset" or is_of_recipe(key))
         ]
         name = "-".join([recipe_name(config), *parts, f"seed{seed}"])
+        if name in runs:
+            raise UsageError(
+                f"two of the runs would be called {name}; give each value and file once"
+            )
         resolved = resolve_config(config, flags={**flags, "run.name": name})
-        runs.append(PlannedRun(recipe_name(config), resolved))
-    return tuple(runs)
+        runs[name] = PlannedRun(recipe_name(config), resolved.flat())
+    return tuple(runs.values())
 
 
 def _in_a_name(value: object) -> str:
@@ -87,30 +100,48 @@ def make_plan(
     study: str | None = None,
     storage: str | None = None,
 ) -> Plan:
-    """Return a plan; without a name it is named by a digest of all that it is made from.
+    """Return a plan; without a name it is named by a digest of all that defines its runs.
 
     Raises:
-        UsageError: If a search has no validation split, or if two runs would have one name.
+        UsageError: If the name or the URL is none, or if a search has no validation split.
     """
-    configs = [run.config for run in runs]
-    if space and not configs[0].data.validation_size:
+    definitions = [definition(run.settings) for run in runs]
+    if space and not definitions[0]["data.validation_size"]:
         raise UsageError(
             "a search chooses by the accuracy on a validation split, never on the test set: "
             "--set data.validation_size=5000"
         )
-    names = [config.run.name for config in configs]
-    if len(set(names)) < len(names):
-        name = max(names, key=names.count)
-        raise UsageError(f"two of the runs would be called {name}; give each value and file once")
-    items = (item for config in configs for item in config.flat().items())
-    content = [item for item in items if is_of_recipe(item[0]) or item[0] == "run.name"]
-    described = json.dumps([content, {key: repr(space[key]) for key in space}])
-    digest = hashlib.sha256(described.encode()).hexdigest()[:8]
+    if storage is not None and not (space and "://" in storage):
+        raise UsageError(f"--storage {storage}: give the URL of a database, to --search in")
     if study and not re.fullmatch(r"\w[\w.=+-]*", study):
         raise UsageError(f"--name {study}: use letters, digits and . = + - _ alone")
-    study = study or f"{'search' if space else 'runs'}-{digest}"
-    default = Path(configs[0].run.output) / FOLDER / f"{study}.journal"
-    return Plan(study, runs, space, num_trials if space else len(runs), storage or str(default))
+    if not study:
+        # The seeds of a search's test and the number of its trials may grow.
+        content = [definitions[0], sorted(map(repr, space.items()))] if space else definitions
+        digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
+        study = f"{'search' if space else 'runs'}-{digest}"
+    return Plan(study, runs, space, num_trials, storage)
+
+
+def definition(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what defines a run, by dotted key; keys that are missing have their defaults."""
+    flat = Config().flat() | settings
+    named = ("train.seed", "data.dataset")
+    return {key: value for key, value in flat.items() if is_of_recipe(key) or key in named}
+
+
+def check_equal(what: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Raise a RunError that names what differs between a definition on disk and the plan's."""
+    differing = [
+        f"{key} is {there.get(key)} there and {value} here"
+        for key, value in here.items()
+        if there.get(key) != value
+    ]
+    if differing:
+        raise RunError(
+            f"{what} exists with other settings: {'; '.join(differing)}. Choose another --name or "
+            "--output, or delete it"
+        )
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -139,50 +170,3 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
         if key.count(".") != 1 or not grid[key]:
             raise UsageError(f"--grid {text}: write section.key=a,b, as optimizer.momentum=0.5,0.9")
     return grid
-
-
-def read_space(file: str | Path) -> dict[str, BaseDistribution]:
-    """Read the space of a search: by key a list of choices, or a range with `low` and `high`.
-
-    A range may have `log = true` or a `step`. It is one of integers where the key is an integer.
-
-    Raises:
-        UsageError: If the file is not such a space, or a value is not valid for its key.
-    """
-    if not Path(file).is_file():
-        raise UsageError(f"--search {file}: there is no such file")
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    space: dict[str, BaseDistribution] = {}
-    defaults = Config().flat()
-    for key, value in read_settings(file)[1].items():
-        if not is_of_recipe(key) or key.startswith("data."):
-            raise UsageError(f"{file}: {key} belongs to no recipe, so it cannot be searched")
-        limits = value if isinstance(value, dict) else {}
-        values = [limits[name] for name in ("low", "high") if name in limits] if limits else value
-        for each in values if isinstance(values, list) else [values]:
-            check_value(key, each, str(file))
-        is_number = type(defaults[key]) in (int, float)
-        is_range = len(limits) > 1 and is_number
-        if not values or not isinstance(values, list) or bool(limits) != is_range:
-            kind = " or a range { low = …, high = … }" if is_number else ""
-            raise UsageError(f"{file}: {key} must be a list of choices{kind}")
-        number = IntDistribution if type(defaults[key]) is int else FloatDistribution
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")  # a step that does not divide the range
-                choices = [json.dumps(one) if isinstance(one, list) else one for one in values]
-                space[key] = number(**limits) if limits else CategoricalDistribution(choices)
-        except (TypeError, ValueError, UserWarning) as error:
-            raise UsageError(f"{file}: {key}: {one_line(error)}") from None
-    if not space:
-        raise UsageError(f"{file} names no key to search")
-    return space
-
-
-def searched_settings(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a trial as settings; lists are JSON in Optuna."""
-    return {
-        key: json.loads(value) if isinstance(value, str) and value.startswith("[") else value
-        for key, value in params.items()
-    }

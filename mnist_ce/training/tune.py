@@ -1,41 +1,32 @@
-"""Training of many runs by any number of processes, which share them through an Optuna study.
+"""Training of many runs by any number of processes: the runs on disk are the queue.
 
-Each trial of a study is a run. A process asks the study for the next trial, or takes over one whose
-process was killed: its run is then resumed, and ends with the same weights.
+A missing run is trained, an unfinished one that no process has locked is resumed, and one that has
+ended is left as it is.
 """
 
 from __future__ import annotations
 
 import logging
-import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from filelock import FileLock, Timeout
-
-from mnist_ce.config import Config, resolve_config
-from mnist_ce.runs.groups import RunGroup, group_runs, recipe_settings
+from mnist_ce.config import resolve_config
+from mnist_ce.data.dataset import load_dataset
+from mnist_ce.runs.groups import RunGroup, group_runs
 from mnist_ce.runs.records import RunRecord, RunState
 from mnist_ce.runs.run_dir import RunDir
-from mnist_ce.runs.train_state import EpochMetrics
-from mnist_ce.system.errors import RunError, TrainingError, UsageError
-from mnist_ce.system.text import one_line
-from mnist_ce.training.callbacks import BatchInfo, Callback, RunInfo, StopFlag
-from mnist_ce.training.plan import FOLDER, Plan, PlannedRun, searched_settings
+from mnist_ce.system.errors import DeviceError, RunError, StoppedError, TrainingError, UsageError
+from mnist_ce.training.callbacks import Callback, StopFlag
+from mnist_ce.training.plan import Plan, PlannedRun, check_equal, definition
 from mnist_ce.training.trainer import train
-
-if TYPE_CHECKING:
-    from optuna import Study
-    from optuna.trial import FrozenTrial, Trial
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS = 30.0
-GRACE_SECONDS = 180.0  # without a heartbeat, before a process on another machine counts as killed
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.5  # between two looks at the runs of other processes
+TRIAL_STATES = {"finished": "complete", "pruned": "pruned", "failed": "fail"}  # of runs that ended
 
 
 @dataclass(frozen=True)
@@ -66,263 +57,162 @@ def tune(plan: Plan, stop: StopFlag | None = None) -> TuneResult:
     chosen, and its runs, one per seed, are trained anew and tested once.
 
     Raises:
-        UsageError: If the storage cannot be opened, or a run of a planned name has other settings.
+        RunError: If a run of a planned name has other settings or other data, or if the database
+            cannot be opened.
         TrainingError: If no trial of a search is complete.
         StoppedError: If `stop` was set; the same call continues.
     """
-    stop = stop or StopFlag()
+    queue = RunQueue(stop or StopFlag())
     if not plan.space:
-        study = _Study(plan, plan.study, lambda number, _: plan.runs[number], len(plan.runs), stop)
-        trials = study.train_all()
-        return TuneResult(plan.study, [_summary(trial) for trial in trials], _groups(trials))
+        records = queue.train_all(plan.runs, {"study": plan.study})
+        return TuneResult(plan.study, list(map(summary, records)), _groups(records))
 
-    def searched(number: int, params: Mapping[str, Any]) -> PlannedRun:
-        changes = {"run.name": f"{plan.study}-{number}", "train.test_every": -1}
-        return _changed(plan.runs[0], searched_settings(params) | changes)
+    from mnist_ce.training.search import run_trials  # imports Optuna
 
-    search = _Study(plan, plan.study, searched, plan.num_trials, stop)
-    trials = search.train_all()
-    complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    trials = run_trials(plan, queue)
+    complete = [trial for trial in trials if trial["state"] == "complete"]
     if not complete:
         raise TrainingError(f"no trial of the search {plan.study} is complete")
-    best = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number))
-    tested = [*dict.fromkeys([*search.study.user_attrs.get("tested", []), best.number])]
-    search.study.set_user_attr("tested", tested)
-    settings = searched_settings(best.params)
+    best = max(complete, key=lambda trial: trial["validation_accuracy"])  # the first of equals
+    number, values = trials.index(best), best["settings"]
+    prefix = f"{plan.study}-chosen"
+    runs = Path(plan.runs[0].settings["run.output"]).glob(f"{prefix}*-seed*")
+    tested = {int(run.name.removeprefix(prefix).partition("-")[0]) for run in runs} - {number}
     chosen = {
-        "chosen_trial": best.number,
-        "settings": settings,
-        "validation_accuracy": best.value,
+        "chosen_trial": number,
+        "settings": values,
+        "validation_accuracy": best["validation_accuracy"],
         "num_trials": len(trials),
-        "tested_trials": tested,  # several where a search was extended after its test
+        "tested_trials": [*sorted(tested), number],  # several where a search was extended
     }
-    name = f"{plan.study}-chosen{best.number}"
-
-    def final(number: int, params: Mapping[str, Any]) -> PlannedRun:
-        run = plan.runs[number]
-        changes = {"run.name": f"{name}-seed{run.config.train.seed}", "train.test_every": 0}
-        return _changed(run, settings | changes)
-
-    finals = _Study(plan, name, final, len(plan.runs), stop, origin=chosen).train_all()
-    return TuneResult(plan.study, [_summary(t) for t in trials], _groups(finals), chosen)
+    finals = [
+        run.changed(f"{prefix}{number}-seed{run.settings['train.seed']}", values, test_every=0)
+        for run in plan.runs
+    ]
+    records = queue.train_all(finals, {"study": f"{prefix}{number}", **chosen})
+    return TuneResult(plan.study, trials, _groups(records), chosen)
 
 
-Planned = Callable[[int, Mapping[str, Any]], PlannedRun]
+@dataclass
+class RunQueue:
+    """Runs on disk, trained by any number of processes."""
 
+    stop: StopFlag
+    digests: dict[str, str] = field(default_factory=dict)  # of one's own data, by dataset name
+    num_awaited: int = 0  # runs of other processes
 
-class _Study:
-    """An Optuna study each of whose trials is trained as a run.
-
-    `planned` returns the run of a trial, given its number and the values searched; `origin` is what
-    the record of each run says about its origin, beside study and trial.
-    """
-
-    def __init__(
-        self,
-        plan: Plan,
-        name: str,
-        planned: Planned,
-        num_trials: int,
-        stop: StopFlag,
-        origin: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.planned, self.num_trials, self.stop = planned, num_trials, stop
-        self.space, self.origin = ({}, origin) if origin else (dict(plan.space), {})
-        self.output = Path(plan.runs[0].config.run.output)
-        self.host = socket.gethostname()
-        self.study = open_study(name, plan.storage)
-
-    def train_all(self) -> list[FrozenTrial]:
-        """Return the trials when all are done, here or by other processes."""
-        is_waiting = False
+    def train_all(self, runs: Sequence[PlannedRun], origin: Mapping[str, Any]) -> list[RunRecord]:
+        """Return the records of runs when all have ended, here or in other processes."""
+        ended: dict[int, RunRecord] = {}
         while True:
-            trials = self.study.get_trials(deepcopy=False)
-            running = [trial for trial in trials if not trial.state.is_finished()]
-            if any(self._take_over(trial) for trial in running):
-                continue
-            if len(trials) < self.num_trials:
-                self._train(self._next_trial(len(trials)))
-                continue
-            if not running:
-                return trials[: self.num_trials]
-            if not is_waiting:
-                logger.info(f"waiting for {len(running)} runs of other processes")
-            is_waiting = True
-            time.sleep(POLL_SECONDS)
+            for number, run in enumerate(runs):
+                place = {**origin, "trial": number}
+                if number not in ended and (record := self.train(run, place, len(runs))):
+                    ended[number] = record
+            if len(ended) == len(runs):
+                return [ended[number] for number in range(len(runs))]
+            self.wait(len(runs) - len(ended))
 
-    def _next_trial(self, count: int) -> Trial:
-        from optuna.samplers import TPESampler
+    def train(
+        self,
+        planned: PlannedRun,
+        origin: Mapping[str, Any],
+        num_runs: int,
+        callbacks: Sequence[Callback] = (),
+    ) -> RunRecord | None:
+        """Return the record of a run when it has ended; None: another process trains it.
 
-        # Seeded by the count, so that one process alone repeats a search exactly.
-        self.study.sampler = TPESampler(seed=count, constant_liar=True)
-        trial = self.study.ask(self.space)
-        trial.set_user_attr("process", self._process())
-        return trial
-
-    def _process(self) -> dict[str, Any]:
-        return {"host": self.host, "seen_at": time.time()}
-
-    def _take_over(self, trial: FrozenTrial) -> bool:
-        """Train a trial if its process was killed, and return whether it was."""
-        from optuna.trial import Trial
-
-        # On this machine the lock shows it. Another machine may have another disk, so its processes
-        # count as killed when they have been silent for long.
-        started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-        process = trial.user_attrs.get("process", {"host": None, "seen_at": started})
-        is_silent = time.time() - process["seen_at"] > GRACE_SECONDS
-        if process["host"] != self.host and not is_silent:
-            return False
-        return self._train(Trial(self.study, trial._trial_id))
-
-    def _train(self, trial: Trial) -> bool:
-        """Train a trial that no other process is training; return whether it is done."""
-        if trial.number >= self.num_trials:  # two processes took the last one at the same time
-            self._finish(trial, "FAIL", None)
-            return True
+        A run whose settings cannot be trained has failed, as one whose loss is not finite; where
+        nothing of it is on disk, it is tried again by the next call.
+        """
+        run, settings = planned.run, planned.settings
+        exists, before = run.path.exists(), run.read_record()
+        if before is not None:
+            self.check(run, before, settings)
+            if before.status in TRIAL_STATES:
+                return before
+        elif exists:
+            raise RunError(f"{run.path} is in the way of a run of this name: it has no record")
+        if run.is_locked():
+            return None
+        changes: dict[str, Any] = {"tune": dict(origin)}
         try:
-            run = self.planned(trial.number, trial.params)
-        except UsageError as error:  # values that do not go together
-            self._finish(trial, "FAIL", str(error))
-            return True
-        folder = self.output / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(folder / f"{run.config.run.name}.lock", blocking=False):
-                before = self.study.get_trials(deepcopy=False)[trial.number]
-                if not before.state.is_finished():
-                    callback = _TrialCallback(trial, before, prunes=bool(self.space))
-                    self._train_locked(trial, run, callback)
-        except Timeout:
-            return False
-        return True
-
-    def _train_locked(self, trial: Trial, planned: PlannedRun, callback: Callback) -> None:
-        from optuna.exceptions import TrialPruned
-
-        run = RunDir(self.output / planned.config.run.name)
-        trial.set_user_attr("process", self._process() | {"run": run.name})
-        record = run.read_record()
-        if record is not None and not _has_settings(record, planned.config):
-            raise RunError(f"run {run.path} exists with other settings; choose another --output")
-        try:
-            if record is None:
-                config, callbacks = planned.config, [callback]
+            if before is None:
+                config = resolve_config(flags=settings, environment={})
                 train(config, recipe=planned.recipe, callbacks=callbacks, stop=self.stop)
-            elif not record.is_finished:
-                train(resume=str(run.path.absolute()), callbacks=[callback], stop=self.stop)
-        except TrainingError as error:
-            self._finish(trial, "FAIL", str(error))
-            return
-        except TrialPruned:
-            run.write_record((run.read_record() or RunRecord()).updated(status=RunState.PRUNED))
-            self._finish(trial, "PRUNED", "pruned")
-            return
-        record = run.read_record() or RunRecord()
-        if "tune" not in record.to_dict():
-            origin = {"study": self.study.study_name, "trial": trial.number, **self.origin}
-            record = record.updated(tune=origin)
+            else:
+                train(resume=str(run.path.absolute()), callbacks=callbacks, stop=self.stop)
+        except PrunedError:
+            changes["status"] = RunState.PRUNED
+        except DeviceError:
+            raise
+        except (UsageError, TrainingError) as error:
+            if isinstance(error, UsageError) and before is None and run.path.exists():
+                return None  # another process made the run first
+            changes |= {"status": RunState.FAILED, "error": str(error)}
+        except RunError:
+            if run.is_locked():
+                return None
+            raise
+        new = RunRecord(name=run.name, recipe=planned.recipe, seed=settings["train.seed"])
+        record = (run.read_record() or new).updated(**changes)
+        if run.path.exists():
             run.write_record(record)
-        trial.set_user_attr("record", record.to_dict())
-        splits = ("validation",) if self.space else ("test", "validation", "train")
-        split = next(name for name in splits if record[f"{name}_accuracy"] is not None)
-        value = record[f"{split}_accuracy"]
-        detail = f"{split} accuracy {value:.2%} ({trial.number + 1} of {self.num_trials})"
-        self._finish(trial, "COMPLETE", detail, value)
+        _log(record, f"({origin['trial'] + 1} of {num_runs})")
+        return record
 
-    def _finish(
-        self, trial: Trial, state: str, message: str | None, value: float | None = None
+    def check(
+        self, run: RunDir, record: RunRecord, settings: dict[str, Any], but: Collection[str] = ()
     ) -> None:
-        from optuna.trial import TrialState
+        """Raise a RunError unless a run has the data and the settings of a plan, `but` for some."""
+        there = definition(record.flat_config) | {"custom": record.custom}
+        here = definition(settings) | {"custom": None}
+        dataset = settings["data.dataset"]
+        if ":" in dataset and record.dataset_digest:  # files of one's own, which may have changed
+            if dataset not in self.digests:
+                self.digests[dataset] = load_dataset(dataset, settings["data.dir"]).digest
+            there["dataset_digest"] = record.dataset_digest
+            here["dataset_digest"] = self.digests[dataset]
+        check_equal(f"run {run.path}", there, {k: v for k, v in here.items() if k not in but})
 
-        if message is not None:
-            name = trial.user_attrs["process"].get("run", f"trial {trial.number}")
-            logger.log(logging.WARNING if state == "FAIL" else logging.INFO, f"{name}: {message}")
-            trial.set_user_attr("message", message)
-        # Another machine may have finished it too, after a long silence of this one.
-        self.study.tell(trial.number, value, TrialState[state], skip_if_finished=True)
-
-
-class _TrialCallback(Callback):
-    """Shows that a trial is being trained, and prunes it: see Optuna's `MedianPruner`."""
-
-    def __init__(self, trial: Trial, before: FrozenTrial, *, prunes: bool) -> None:
-        self.trial, self.prunes = trial, prunes
-        self.reported = set(before.intermediate_values)  # of a run that is resumed
-
-    def on_start(self, info: RunInfo) -> None:
-        self.num_epochs = info.num_epochs
-        self.next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
-
-    def on_batch(self, info: BatchInfo) -> None:
-        if time.monotonic() >= self.next_heartbeat:
-            process = self.trial.user_attrs["process"] | {"seen_at": time.time()}
-            self.trial.set_user_attr("process", process)
-            self.next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
-
-    def on_epoch(self, metrics: EpochMetrics) -> None:
-        epoch = metrics["epoch"]
-        if not self.prunes or epoch == self.num_epochs:
-            return
-        if epoch not in self.reported:
-            self.trial.report(metrics["validation_accuracy"], epoch)
-        if self.trial.should_prune():
-            from optuna.exceptions import TrialPruned
-
-            raise TrialPruned
+    def wait(self, num_runs: int) -> None:
+        """Wait a moment for other processes; raise a StoppedError when stopped."""
+        if num_runs != self.num_awaited:
+            logger.info(f"waiting for {num_runs} runs of other processes")
+        self.num_awaited = num_runs
+        self.stop.is_checked = True
+        time.sleep(POLL_SECONDS)
+        self.stop.is_checked = False
+        if self.stop.signal_number is not None:
+            raise StoppedError("stopped while waiting", self.stop.signal_number)
 
 
-def open_study(name: str, storage: str) -> Study:
-    """Return an Optuna study, created if it is new; a RunError if the storage cannot be opened."""
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        opened: Any = storage
-        if "://" not in storage:
-            path = Path(storage).absolute()  # Optuna's lock is a symbolic link to it
-            path.parent.mkdir(parents=True, exist_ok=True)
-            opened = JournalStorage(JournalFileBackend(str(path)))
-        return optuna.create_study(
-            storage=opened,
-            study_name=name,
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2),
-            direction="maximize",
-            load_if_exists=True,
-        )
-    except OSError:
-        raise
-    except Exception as error:  # SQLAlchemy, its drivers and Optuna raise many kinds
-        reason = one_line(error)
-        raise RunError(f"the study {name} cannot be opened in --storage: {reason}") from None
+class PrunedError(Exception):
+    """Raised by a callback: a trial is worse than most before it at the same epoch."""
 
 
-def _changed(run: PlannedRun, settings: Mapping[str, Any]) -> PlannedRun:
-    flags = {**run.config.flat(), **settings}
-    return PlannedRun(run.recipe, resolve_config(flags=flags, environment={}))
+def summary(record: RunRecord, searched: Collection[str] = ()) -> dict[str, Any]:
+    """Return what a result has of a run that ended."""
+    return {
+        "run": record.name,
+        "host": (record.process or {}).get("host"),
+        "message": record["error"] if record.status == RunState.FAILED else None,
+        "state": TRIAL_STATES[str(record.status)],
+        "settings": {key: record.flat_config[key] for key in searched},
+        **{key: record[key] for key in ("seed", "validation_accuracy", "test_accuracy")},
+    }
 
 
-def _has_settings(record: RunRecord, config: Config) -> bool:
-    planned = RunRecord(config=config.to_dict())
-    return recipe_settings(record) == recipe_settings(planned) and all(
-        record.flat_config.get(key) == planned.flat_config[key]
-        for key in ("train.seed", "data.dataset")
-    )
+def _log(record: RunRecord, place: str) -> None:
+    if record.status == RunState.FAILED:
+        logger.warning(f"{record.name}: {record['error']}")
+    elif record.status == RunState.PRUNED:
+        logger.info(f"{record.name}: pruned {place}")
+    else:
+        splits = ("test", "validation", "train")
+        split = next(name for name in splits if record[f"{name}_accuracy"] is not None)
+        logger.info(f"{record.name}: {split} accuracy {record[f'{split}_accuracy']:.2%} {place}")
 
 
-def _groups(trials: Sequence[FrozenTrial]) -> list[RunGroup]:
-    return group_runs((str(record.name), record) for record in map(_record, trials))
-
-
-def _record(trial: FrozenTrial) -> RunRecord:
-    return RunRecord.model_validate(trial.user_attrs.get("record", {}))
-
-
-def _summary(trial: FrozenTrial) -> dict[str, Any]:
-    record, process = _record(trial), trial.user_attrs.get("process", {})
-    summary = {key: process.get(key) for key in ("run", "host")}
-    summary |= {"message": trial.user_attrs.get("message"), "state": trial.state.name.lower()}
-    summary["settings"] = searched_settings(trial.params)
-    return summary | {key: record[key] for key in ("seed", "validation_accuracy", "test_accuracy")}
+def _groups(records: Sequence[RunRecord]) -> list[RunGroup]:
+    return group_runs((str(record.name), record) for record in records)

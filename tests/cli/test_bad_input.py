@@ -271,7 +271,7 @@ CASES = [
     Case(f"{RESUME} -b 3", 2, "batch_size cannot change", UNFINISHED),
     Case("evaluate {} --verify", 1, "there is no run"),
     Case("evaluate {}/a --verify", 1, "is not finished", UNFINISHED),
-    Case("tune --storage nosql://x --output {}/runs", 1, "--storage"),
+    Case("tune --storage nosql://x --output {}/runs", 2, "--storage nosql://x: give the URL"),
     # Evaluation
     Case("evaluate {}/x.pt", 1, "neither a file nor a run"),
     Case("evaluate y --output {}", 1, "did you mean y2?", {"y2/notes": b""}),

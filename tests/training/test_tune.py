@@ -2,25 +2,29 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 
 from mnist_ce.cli import main
-from mnist_ce.runs.run_dir import RunDir
-from mnist_ce.system.errors import RunError, StoppedError
-from mnist_ce.training.plan import make_plan, parse_grid, parse_seeds, plan_runs, read_space
+from mnist_ce.system.errors import RunError, StoppedError, UsageError
+from mnist_ce.training import search
+from mnist_ce.training.callbacks import StopFlag
+from mnist_ce.training.plan import make_plan, parse_grid, parse_seeds, plan_runs
+from mnist_ce.training.search import read_space
 from mnist_ce.training.trainer import train
-from mnist_ce.training.tune import TuneResult, open_study, tune
+from mnist_ce.training.tune import RunQueue, TuneResult, tune
 
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 POSTGRESQL = "MNIST_CE_TEST_POSTGRESQL"  # the URL of an empty database, as Optuna takes it
 SPACE = """
 [optimizer]
@@ -34,67 +38,148 @@ batch_size = { low = 30, high = 90, step = 30 }
 Settings = dict[str, Any]
 
 
-def search(
-    settings: Settings, tmp_path: Path, num_trials: int, seeds: Sequence[int] = (0,), **options: Any
+def trained(settings: Settings, *grids: str, seeds: Sequence[int] = (0,)) -> TuneResult:
+    runs = plan_runs([None], settings, parse_grid(grids), seeds)
+    return tune(make_plan(runs, {}, 0))
+
+
+def searched(
+    settings: Settings,
+    num_trials: int,
+    seeds: Sequence[int] = (0,),
+    space: str = SPACE,
+    **options: Any,
 ) -> TuneResult:
-    file = tmp_path / "space.toml"
-    file.write_text(SPACE)
     settings = {**settings, "data.validation_size": 100, "train.epochs": 3}
+    folder = Path(settings["run.output"])
+    folder.mkdir(exist_ok=True)
+    (folder / "space.toml").write_text(space)
     runs = plan_runs([None], settings, {}, seeds)
-    return tune(make_plan(runs, read_space(file), num_trials, **options))
+    return tune(make_plan(runs, read_space(folder / "space.toml"), num_trials, **options))
 
 
-def records(folder: Path) -> dict[str, dict[str, Any]]:
-    return {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/run.json")}
+def records(folder: str | Path) -> dict[str, dict[str, Any]]:
+    paths = Path(folder).glob("*/run.json")
+    return {path.parent.name: json.loads(path.read_text()) for path in paths}
+
+
+def digests(folder: str | Path) -> dict[str, Any]:
+    return {name: record.get("weights_sha256") for name, record in records(folder).items()}
+
+
+def command(settings: Settings, *arguments: str) -> list[str]:
+    assignments = [f"--set={key}={json.dumps(value)}" for key, value in settings.items()]
+    return ["tune", *arguments, *assignments]
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start `mnist-ce` commands, and end those that still run."""
+    processes = []
+
+    def run(*arguments: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen([sys.executable, "-m", "mnist_ce", *arguments])
+        processes.append(process)
+        return process
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.wait()
 
 
 def test_every_config_point_and_seed_is_a_run_and_is_trained_once(
     small_settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.toml").write_text("[optimizer]\nlearning_rate = 0.05\n")
-    small_settings.pop("optimizer.learning_rate")
-    given = [f"--set={key}={json.dumps(value)}" for key, value in small_settings.items()]
-    command = ["tune", "-c", f"default,{tmp_path}/a.toml", "--seeds", "0,1", *given]
-    command += ["--output", str(tmp_path), "--json"]
-    assert main(command) == 0
-    found = json.loads(capsys.readouterr().out)
+    del small_settings["optimizer.learning_rate"]
+    small_settings["run.output"] = str(tmp_path)
+    both = command(small_settings, "-c", f"default,{tmp_path}/a.toml", "--seeds", "0,1", "--json")
+    assert main(both) == 0
+    result = json.loads(capsys.readouterr().out)
     runs = records(tmp_path)
-    assert len(runs) == len(found["trials"]) == 4
-    assert [group["n"] for group in found["groups"]] == [2, 2]
-    assert [group["label"] for group in found["groups"]] == ["synthetic default", "synthetic a"]
-    for group in found["groups"]:
+    assert len(runs) == len(result["trials"]) == 4
+    assert [group["n"] for group in result["groups"]] == [2, 2]
+    assert [group["label"] for group in result["groups"]] == ["synthetic default", "synthetic a"]
+    for group in result["groups"]:
         accuracies = [runs[name]["test_accuracy"] for name in group["runs"]]
         assert group["test_accuracy_mean"] == pytest.approx(sum(accuracies) / 2)
     for record in runs.values():
         assert record["status"] == "finished"
-        assert record["tune"]["study"] == found["study"]
-    assert main(command) == 0  # again: nothing is left to do
-    assert json.loads(capsys.readouterr().out) == found
+        assert record["tune"]["study"] == result["study"]
+    assert main(both) == 0  # again: nothing is missing
+    assert json.loads(capsys.readouterr().out) == result
     assert records(tmp_path) == runs
     # Other seeds of the same settings, and a point of a grid
-    more = ["--seeds", "1-2", "--grid", "optimizer.learning_rate=0.01,0.05"]
-    assert main([*command[:1], *command[3:-1], *more]) == 0
+    more = command(small_settings, "--seeds", "1-2", "--grid", "optimizer.learning_rate=0.01,0.05")
+    assert main(more) == 0
     table = capsys.readouterr().out
     assert "synthetic default learning_rate=0.01" in table
     assert table.count("±") == 2
     assert len(records(tmp_path)) == 8
 
 
+def test_exactly_what_is_missing_is_trained(small_settings: Settings) -> None:
+    output = Path(small_settings["run.output"])
+    trained(small_settings, seeds=[0, 1])
+    before = records(output)
+    result = trained(small_settings, seeds=[0, 1, 2])
+    after = records(output)
+    assert {name: after[name] for name in before} == before
+    assert len(after) == len(result.groups[0].names) == 3
+    shutil.rmtree(output / max(before))
+    trained(small_settings, seeds=[0, 1, 2])
+    assert digests(output) == {name: record["weights_sha256"] for name, record in after.items()}
+
+
 def test_a_run_with_other_settings_is_not_taken_for_a_planned_one(
-    small_settings: Settings,
+    small_settings: Settings, tmp_path: Path
 ) -> None:
-    train(None, {**small_settings, "run.name": "other", "train.seed": 3})
-    runs = plan_runs([None], small_settings, {}, [0])
-    plan = make_plan(runs, {}, 1)
-    folder = Path(small_settings["run.output"])
-    (folder / "other").rename(folder / runs[0].config.run.name)
-    with pytest.raises(RunError, match="exists with other settings"):
-        tune(plan)
+    def plan(recipe: str, data: np.ndarray[Any, Any] | None = None) -> None:
+        (tmp_path / "a.toml").write_text(recipe)
+        if data is not None:
+            np.savez(tmp_path / "own.npz", x_train=data, y_train=np.arange(100) % 10)
+        settings = {k: v for k, v in small_settings.items() if k != "data.dataset"}
+        tune(make_plan(plan_runs([str(tmp_path / "a.toml")], settings, {}, [0]), {}, 1))
+
+    images = np.random.default_rng(0).integers(0, 255, (100, 28, 28), dtype=np.uint8)
+    own = f"[data]\ndataset = 'npz:{tmp_path}/own.npz'\n"
+    plan(own, images)
+    for recipe, data, differing in (
+        (own + "[optimizer]\nmomentum = 0.25", images, "optimizer.momentum is 0.5 there and 0.25"),
+        ("[data]\ndataset = 'synthetic'", images, "data.dataset is npz:"),
+        (own, images[::-1], "dataset_digest is "),
+    ):
+        with pytest.raises(RunError, match=f"a-seed0 exists with other settings: {differing}"):
+            plan(recipe, data)
+    plan(own, images)
 
 
-def test_a_search_tests_the_chosen_setting_alone(small_settings: Settings, tmp_path: Path) -> None:
-    result = search(small_settings, tmp_path, 8, [0, 1])
-    runs, chosen = records(tmp_path), result.chosen
+def test_settings_that_cannot_be_trained_fail_alone(
+    small_settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fast = {**small_settings, "train.step": "fast"}
+    assert main(command(fast, "--grid", "optimizer.name=adam,sgd", "--json")) == 1
+    printed = capsys.readouterr()
+    failed, complete = json.loads(printed.out)["trials"]
+    assert (failed["state"], complete["state"]) == ("fail", "complete")
+    assert "train.step = 'fast'" in failed["message"]
+    assert "1 of 2 runs failed" in printed.err
+    small_settings["run.output"] += "-searched"
+    space = SPACE.replace("[optimizer]", "[optimizer]\nmomentum = [0.0, 0.9]")
+    first = searched(small_settings, 6, space=space)
+    assert [trial["state"] == "fail" for trial in first.trials] == [
+        trial["settings"]["optimizer.nesterov"] and not trial["settings"]["optimizer.momentum"]
+        for trial in first.trials
+    ]
+    assert 0 < first.count("fail") < 6
+    assert searched(small_settings, 6, space=space).to_dict() == first.to_dict()
+
+
+def test_a_search_tests_the_chosen_setting_alone(small_settings: Settings) -> None:
+    output = Path(small_settings["run.output"])
+    result = searched(small_settings, 8, [0, 1], study="s")
+    runs, chosen = records(output), result.chosen
     assert chosen is not None
     trials = {name: record for name, record in runs.items() if "-chosen" not in name}
     assert len(trials) == len(result.trials) == 8
@@ -113,90 +198,131 @@ def test_a_search_tests_the_chosen_setting_alone(small_settings: Settings, tmp_p
         assert record["tune"]["tested_trials"] == [chosen["chosen_trial"]]
         rate = record["config"]["optimizer"]["learning_rate"]
         assert rate == chosen["settings"]["optimizer.learning_rate"]
-    # One process repeats a search exactly, and more trials go on with it.
-    again = {**small_settings, "run.output": str(tmp_path / "again")}
-    for a, b in zip(search(again, tmp_path, 3).trials, result.trials[:3], strict=True):
-        assert (a["settings"], a["state"]) == (b["settings"], b["state"])
+    # One process repeats a search exactly; more trials and seeds go on with it; a deleted run is
+    # trained again with the same values.
+    again = {**small_settings, "run.output": f"{output}-again"}
+    assert searched(again, 3, study="s").trials == result.trials[:3]
+    shutil.rmtree(Path(again["run.output"]) / "s-1")
+    longer = searched(again, 8, [0, 1], study="s")
+    assert longer.trials == result.trials
+    assert digests(output).items() <= digests(again["run.output"]).items()
+    for settings, space, differing in (
+        ({"optimizer.momentum": 0.25}, SPACE, "optimizer.momentum is 0.5 there and 0.25 here"),
+        ({}, SPACE.replace("0.5", "0.002"), "another search"),
+        ({}, SPACE.replace("nesterov", "dampening"), "nesterov"),
+    ):
+        with pytest.raises((RunError, UsageError), match=differing):
+            searched({**small_settings, **settings}, 8, space=space, study="s")
 
 
-def wait_for(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def test_the_run_of_a_killed_process_is_resumed_by_another(
-    small_settings: Settings, tmp_path: Path
+@pytest.mark.parametrize("of_a_search", [False, True])
+def test_processes_share_the_runs(
+    small_settings: Settings,
+    tmp_path: Path,
+    start: Callable[..., subprocess.Popen[bytes]],
+    of_a_search: bool,
 ) -> None:
-    settings = {**small_settings, "train.epochs": 80, "run.save_every_seconds": 0.05}
-    given = [f"--set={key}={json.dumps(value)}" for key, value in settings.items()]
-    command = [sys.executable, "-m", "mnist_ce", "tune", "--seeds", "0-3", *given]
-    with subprocess.Popen([*command, "--output", str(tmp_path)], stderr=subprocess.PIPE) as other:
-        runs: list[RunDir] = []
-
-        def trained_by(process_id: int) -> list[RunDir]:
-            names = [name for name, r in records(tmp_path).items() if is_by(r, process_id)]
-            runs = map(RunDir, map(tmp_path.joinpath, names))
-            return [run for run in runs if 0 < len(run.read_metrics()) < 60]
-
-        def is_by(record: dict[str, Any], process_id: int) -> bool:
-            return bool(record["status"] == "running" and record["process"]["id"] == process_id)
-
-        def kill() -> None:
-            wait_for(lambda: trained_by(os.getpid()))  # both are at work
-            wait_for(lambda: trained_by(other.pid))
-            runs.extend(trained_by(other.pid))
-            other.kill()
-
-        try:
-            wait_for(lambda: trained_by(other.pid))
-            killer = threading.Thread(target=kill)
-            killer.start()
-            plan = make_plan(plan_runs(["default"], settings, {}, range(4)), {}, 0)
-            result = tune(plan)
-            killer.join()
-        finally:
-            other.kill()
-    assert len([*tmp_path.glob(".tune/*.journal")]) == 1
-    assert result.count("complete") == 4
-    found = records(tmp_path)
-    assert {record["status"] for record in found.values()} == {"finished"}
-    (killed,) = runs
-    assert found[killed.name]["process"]["id"] == os.getpid()
-    assert found[killed.name]["train_seconds"] > 0
-    whole = train(None, {**settings, "train.seed": found[killed.name]["seed"], "run.name": "whole"})
-    assert whole.record.weights_sha256 == found[killed.name]["weights_sha256"]
-    first = result.trials[0]["run"]
-    assert result.groups[0].records[0]["weights_sha256"] == found[first]["weights_sha256"]
+    settings = {**small_settings, "train.epochs": 4, "data.validation_size": 100}
+    (tmp_path / "space.toml").write_text(SPACE)
+    options = ["--search", f"{tmp_path}/space.toml", "--trials", "5"]
+    arguments = command(settings, *(options if of_a_search else ["--seeds", "0-4"]))
+    processes = [start(*arguments) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    runs = records(settings["run.output"])
+    assert len(runs) == 5 + of_a_search
+    assert len({record["process"]["id"] for record in runs.values()}) == 2
+    assert {record["status"] for record in runs.values()} <= {"finished", "pruned"}
 
 
-def test_a_process_on_another_machine_counts_as_killed_after_long_silence(
-    small_settings: Settings, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow
+@pytest.mark.parametrize("of_a_search", [False, True])
+def test_after_kills_the_same_command_gives_the_same_runs(
+    small_settings: Settings,
+    tmp_path: Path,
+    start: Callable[..., subprocess.Popen[bytes]],
+    of_a_search: bool,
 ) -> None:
+    settings = {**small_settings, "train.epochs": 20, "data.validation_size": 100}
+    settings["run.save_every_seconds"] = 0.05
+    (tmp_path / "space.toml").write_text(SPACE)
+    options = ["--search", f"{tmp_path}/space.toml", "--trials", "7", "--name", "s"]
+    options = options if of_a_search else ["--seeds", "0-4"]
+    folders = [str(tmp_path / name) for name in ("whole", "killed")]
+    whole, killed = (command({**settings, "run.output": folder}, *options) for folder in folders)
+    assert start(*whole).wait() == 0
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        process = start(*killed)
+        end = time.monotonic() + 30
+        before = len(records(folders[1]))
+        while len(records(folders[1])) <= before and process.poll() is None:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 0.5))
+        process.kill()
+        process.wait()
+    assert start(*killed).wait() == 0
+    assert digests(folders[1]) == digests(folders[0])
+
+
+def test_a_stop_while_waiting_stops(small_settings: Settings) -> None:
+    run = train(None, {**small_settings, "run.name": "default-seed0"}).run
+    run.write_record((run.read_record() or Mock()).updated(status="running"))
     plan = make_plan(plan_runs([None], small_settings, {}, [0]), {}, 0)
-    trial = open_study(plan.study, plan.storage).ask()
-    trial.set_user_attr("process", {"host": "elsewhere", "seen_at": time.time()})
-    monkeypatch.setattr("mnist_ce.training.tune.time.sleep", Mock(side_effect=InterruptedError))
-    with pytest.raises(InterruptedError):  # it waits
-        tune(plan)
-    trial.set_user_attr("process", {"host": "elsewhere", "seen_at": time.time() - 1_000})
-    (done,) = tune(plan).trials
-    assert (done["state"], done["run"]) == ("complete", plan.runs[0].config.run.name)
-    assert done["host"] != "elsewhere"
+    stop = StopFlag()
+
+    def set_stop() -> None:
+        while not stop.is_checked:
+            time.sleep(0.01)
+        stop.signal_number = signal.SIGINT
+
+    with run.lock():
+        threading.Thread(target=set_stop).start()
+        with pytest.raises(StoppedError):
+            tune(plan, stop)
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_a_database_is_shared_like_a_journal(
-    small_settings: Settings, tmp_path: Path, kind: str
+def test_processes_with_other_folders_share_a_search_by_a_database(
+    small_settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    start: Callable[..., subprocess.Popen[bytes]],
+    kind: str,
 ) -> None:
     storage = f"sqlite:///{tmp_path}/study.db" if kind == "sqlite" else os.environ.get(POSTGRESQL)
     if storage is None:
         pytest.skip(f"needs PostgreSQL: {POSTGRESQL} is not the URL of a database")
     options: dict[str, Any] = {"storage": storage, "study": f"test-{time.time_ns()}"}
-    result = search(small_settings, tmp_path, 2, **options)
-    assert result.count("complete") == 2
-    assert search(small_settings, tmp_path, 2, **options).to_dict() == result.to_dict()
+    small_settings |= {"train.epochs": 3, "data.validation_size": 100}
+    (tmp_path / "space.toml").write_text(SPACE)
+    arguments = ("--search", f"{tmp_path}/space.toml", "--trials", "6", "--name", options["study"])
+    processes = [
+        start(*command({**small_settings, "run.output": output}, *arguments, "--storage", storage))
+        for output in (str(tmp_path / "a"), str(tmp_path / "b"))
+    ]
+    assert [process.wait() for process in processes] == [0, 0]
+    a, b = (
+        {name for name in records(tmp_path / output) if "-chosen" not in name} for output in "ab"
+    )
+    assert len(a) + len(b) == 6
+    assert not a & b
+    # A stopped or killed trial is tried again with its values.
+    monkeypatch.setattr(search, "HEARTBEAT_SECONDS", 1)
+    settings = {**small_settings, "run.output": str(tmp_path / "a")}
+    monkeypatch.setattr(RunQueue, "train", Mock(side_effect=StoppedError("", 2)))
+    with pytest.raises(StoppedError):
+        searched(settings, 7, **options)
+    monkeypatch.setattr(RunQueue, "train", Mock(side_effect=SystemExit))
+    with pytest.raises(SystemExit):
+        searched(settings, 7, **options)
+    monkeypatch.undo()
+    monkeypatch.setattr(search, "HEARTBEAT_SECONDS", 1)
+    result = searched(settings, 7, **options)
+    assert len(result.trials) == 7
+    assert result.count("fail") == 0
+    with pytest.raises(RunError, match="other settings: optimizer"):
+        searched({**settings, "optimizer.momentum": 0.25}, 7, **options)
 
 
 def test_seeds_and_grids_are_read() -> None:
@@ -220,10 +346,15 @@ def test_a_stop_names_the_command_that_continues(
     assert "--resume" not in error
 
 
-def test_without_optuna_the_package_is_named(
-    monkeypatch: pytest.MonkeyPatch, refused: Callable[..., tuple[int, str]]
+def test_optuna_is_needed_for_a_search_alone(
+    monkeypatch: pytest.MonkeyPatch,
+    refused: Callable[..., tuple[int, str]],
+    small_settings: Settings,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    code, error = refused("tune")
+    monkeypatch.delitem(sys.modules, "mnist_ce.training.search")
+    assert main(command(small_settings)) == 0
+    code, error = refused("tune", "--search", "space.toml")
     assert code == 2
     assert "pip install 'mnist-ce[tune]'" in error
