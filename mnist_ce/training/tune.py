@@ -16,7 +16,7 @@ from typing import Any
 from mnist_ce.config import resolve_config
 from mnist_ce.data.dataset import load_dataset
 from mnist_ce.runs.groups import RunGroup, group_runs
-from mnist_ce.runs.records import RunRecord, RunState
+from mnist_ce.runs.records import FORMAT_VERSION, RunRecord, RunState
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import DeviceError, RunError, StoppedError, TrainingError, UsageError
 from mnist_ce.training.callbacks import Callback, StopFlag
@@ -154,8 +154,9 @@ class RunQueue:
             if run.is_locked():
                 return None
             raise
-        new = RunRecord(name=run.name, recipe=planned.recipe, seed=settings["train.seed"])
-        record = (run.read_record() or new).updated(**changes)
+        new: dict[str, Any] = {"format_version": FORMAT_VERSION, "name": run.name}
+        new |= {"recipe": planned.recipe, "seed": settings["train.seed"]}
+        record = (run.read_record() or RunRecord(**new)).updated(**changes)
         if run.path.exists():
             run.write_record(record)
         _log(record, f"({origin['trial'] + 1} of {num_runs})")

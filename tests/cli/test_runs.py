@@ -61,12 +61,14 @@ def test_runs_that_differ_in_the_seed_alone_are_a_group(tmp_path: Path, capsys: 
         config = {} if name == "old" else config
         make_run(tmp_path, name, seed=seed, test_accuracy=accuracy, config=config)
     make_run(tmp_path, "pruned", seed=2, status="pruned", config=config)
+    config = {"optimizer": {"learning_rate": 0.1}}  # an MLP's, and a module of one's own
+    make_run(tmp_path, "cnn", seed=2, test_accuracy=0.5, config=config, custom={"model": "a.CNN"})
     text = listed(tmp_path, capsys)
     assert text.count("±") == 1
     cells = ["mnist", "default", "learning_rate=0.1", "2", "98.50", "±", "0.71", "%"]
     assert text.splitlines()[-1].split() == [*cells, "12.3", "s"]
     groups = {run["name"]: run["group"] for run in json.loads(listed(tmp_path, capsys, "--json"))}
-    assert groups["other"] is groups["pruned"] is None
+    assert groups["other"] is groups["pruned"] is groups["cnn"] is None
     assert groups["a"]["n"] == 2
     assert groups["a"]["seeds"] == [0, 1]
     assert groups["a"]["test_accuracy_mean"] == pytest.approx(0.985)
