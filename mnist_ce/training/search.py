@@ -41,7 +41,7 @@ from mnist_ce.system.errors import MnistCeError, RunError, UsageError
 from mnist_ce.system.text import one_line
 from mnist_ce.training.callbacks import Callback, RunInfo
 from mnist_ce.training.plan import Plan, PlannedRun, check_equal, definition
-from mnist_ce.training.tune import TRIAL_STATES, PrunedError, RunQueue, summary
+from mnist_ce.training.run_queue import TRIAL_STATES, PrunedError, RunQueue, summary
 
 HEARTBEAT_SECONDS = 30  # of a database's trials; Optuna counts a process as killed after two
 
