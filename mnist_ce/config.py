@@ -46,7 +46,12 @@ MAX_HIDDEN = 63  # as many as a checkpoint may have
 MAX_PARAMETERS = 100_000_000  # 400 MB of weights, and as much momentum; MNIST needs a hundredth
 OWN_DATASET = r"(mnist\+)?(csv|npz|folder):(.+)"
 DATASETS = rf"^(auto|mnist|fashion-mnist|kmnist|synthetic|{OWN_DATASET})$"
-RENAMED_KEYS = {"augment.flagged_ones": "augment.upstroke_ones"}  # the old names stay valid
+RENAMED_KEYS = {  # the old names stay valid
+    "data.drawn": "data.num_synthetic",
+    "augment.flagged_ones": "data.upstrokes",
+    "augment.upstroke_ones": "data.upstrokes",
+    "augment.photographed": "data.thin_copies",
+}
 
 
 class Section(BaseModel):
@@ -68,12 +73,18 @@ class DataConfig(Section):
     """The folder of the datasets; files are downloaded to it."""
     mirror: str = ""
     """The only address to download from; empty: torchvision's mirrors."""
-    drawn: Count = 0
-    """How many digits in the hands of the world are drawn and added to the training images."""
-    validation_size: Count = 0
-    """How many training images are held out for validation; 0: none."""
     classes: tuple[Count, ...] = Field(default=(), strict=False)
     """The classes to keep, renumbered in this order; empty: all."""
+    validation_size: Count = 0
+    """How many training images are held out for validation; 0: none."""
+    num_synthetic: Count = 0
+    """How many digits are drawn, in handwriting styles of many countries, and join the training
+    images, before the validation split."""
+    upstrokes: Fraction = 0.0
+    """The fraction of training ones that get an upstroke, as Europeans write them; docs/log.md."""
+    thin_copies: Fraction = 0.0
+    """The fraction of training images that are added again, as photographs of thin pens are
+    read."""
 
 
 class ModelConfig(Section):
@@ -184,10 +195,6 @@ class AugmentConfig(Section):
     """The standard deviation of the smooth displacement, in pixels."""
     elastic_grid: Annotated[int, Field(ge=2, le=28)] = 6
     """Control points of the smooth displacement, per side."""
-    upstroke_ones: Fraction = 0.0
-    """The share of ones that get an upstroke, as Europeans write them; see docs/log.md."""
-    photographed: Fraction = 0.0
-    """The share of the images that are added again, as photographs of thin pens are read."""
     final_epochs: Count = 0
     """How many epochs at the end are without distortion."""
 
@@ -280,18 +287,21 @@ def recipe_name(config: str | Path | None) -> str:
 
 
 def resolve_config(
-    config: str | Path | None = None,
+    config: str | Path | Mapping[str, Any] | None = None,
     *,
     flags: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Config:
     """Merge the layers, each over the one before, and check the result.
 
-    `config` is a TOML file or the name of a shipped config (`fast`); `flags` has values by dotted
-    key (`train.epochs`), None ones left out; `environment` stands for the process's own.
+    `config` is a TOML file, the name of a shipped config (`fast`), or the tables of a run's record;
+    `flags` has values by dotted key (`train.epochs`), None ones left out; `environment` stands for
+    the process's own.
     """
     layers: list[tuple[str, Mapping[str, Any]]] = []
-    if config is not None:
+    if isinstance(config, Mapping):
+        layers.append(("the run's record", dict(_flatten(config))))
+    elif config is not None:
         layers.append(read_settings(config))
     if data_dir := (os.environ if environment is None else environment).get("MNIST_CE_DATA_DIR"):
         layers.append(("MNIST_CE_DATA_DIR", {"data.dir": data_dir}))
@@ -323,8 +333,9 @@ def rename_old_keys(tables: dict[str, Any]) -> None:
     """Give keys of older versions their present names, in the tables of a recorded config."""
     for old, new in RENAMED_KEYS.items():
         section, _, name = old.partition(".")
+        new_section, _, new_name = new.partition(".")
         if isinstance(table := tables.get(section), dict) and name in table:
-            table[new.partition(".")[2]] = table.pop(name)
+            tables.setdefault(new_section, {})[new_name] = table.pop(name)
 
 
 def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from benchmarks.rejection import HARD_KINDS, DigitImages, candidates_by_kind, mnist_digits
-from mnist_ce.data.photographed import add_photographed
+from mnist_ce.data.extra import add_thin_copies
 from mnist_ce.data.splits import Split
 from mnist_ce.data.synthetic.render import draw
 from mnist_ce.data.synthetic.templates import Style, load_styles
@@ -42,7 +42,7 @@ SHARES = {  # how many of each kind to fit on, in units of --count
 }  # fmt: skip
 HARD_SHARE = 0.006
 DRAWN_SHARE, LETTER_SHARE = 15.0, 10.0  # of what is drawn by hand
-PHOTOGRAPHED_SHARE = 0.2  # of MNIST's digits and of what is drawn by hand
+THIN_FRACTION = 0.2  # of MNIST's digits and of what is drawn by hand
 TURNED, NUM_TURNED = ("scribble", "clothing", "clutter"), 4  # also turned and mirrored, how often
 
 
@@ -124,10 +124,10 @@ def drawn_digits(count: int, seed: int) -> DigitImages:
     return np.concatenate(drawn)
 
 
-def photographed(images: DigitImages, share: float, seed: int) -> DigitImages:
-    """Return copies of a share of the images in thin strokes, a quarter of them of few pixels."""
+def thin_copies(images: DigitImages, fraction: float, seed: int) -> DigitImages:
+    """Return thin copies of a fraction of the images, a quarter of them of few pixels."""
     split = Split(torch.from_numpy(images), torch.zeros(len(images)))
-    return add_photographed(split, share, seed).images[len(images) :].numpy()
+    return add_thin_copies(split, fraction, seed).images[len(images) :].numpy()
 
 
 def turned(images: DigitImages, seed: int) -> DigitImages:
@@ -143,8 +143,8 @@ def training_images(count: int) -> tuple[DigitImages, DigitImages]:
     counts |= {f"hard {kind}": round(count * HARD_SHARE) for kind in HARD_KINDS}
     digits = [mnist_digits(held_out=False), drawn_digits(round(DRAWN_SHARE * count), seed=11)]
     others = [drawn_letters(round(LETTER_SHARE * count), seed=12)]
-    digits += [photographed(images, PHOTOGRAPHED_SHARE, seed=13) for images in digits]
-    others += [photographed(images, PHOTOGRAPHED_SHARE, seed=14) for images in others]
+    digits += [thin_copies(images, THIN_FRACTION, seed=13) for images in digits]
+    others += [thin_copies(images, THIN_FRACTION, seed=14) for images in others]
     for kind, images in candidates_by_kind(counts, held_out=False):
         print(f"{kind}: {len(images)}, no ink in {images.count([])}", file=sys.stderr)
         if kind == "printed" or "hard " in kind:

@@ -26,8 +26,8 @@ def test_a_renamed_key_is_valid_with_one_warning(tmp_path: Path) -> None:
     options = ["--config", str(tmp_path / "old.toml"), "--set", "augment.flagged_ones=0.3"]
     command = [sys.executable, "-m", "mnist_ce", "train", "--show-config", *options]
     shown = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert tomllib.loads(shown.stdout)["augment"]["upstroke_ones"] == 0.3
-    assert shown.stderr == "warning: augment.flagged_ones is now called augment.upstroke_ones\n"
+    assert tomllib.loads(shown.stdout)["data"]["upstrokes"] == 0.3
+    assert shown.stderr == "warning: augment.flagged_ones is now called data.upstrokes\n"
 
 
 def test_a_run_of_an_older_version_can_be_resumed_and_verified(
@@ -37,19 +37,23 @@ def test_a_run_of_an_older_version_can_be_resumed_and_verified(
         _, checks = verify("old", output=tmp_path, data_dir=small_settings["data.dir"])
         return [check.name for check in checks if not check.ok]
 
-    train(None, {**small_settings, "run.name": "old", "augment.flagged_ones": 0.5})
+    old = {"data.drawn": 30, "augment.flagged_ones": 0.5, "augment.photographed": 0.1}
+    train(None, {**small_settings, "run.name": "old"} | old)
     run = RunDir(tmp_path / "old")
-    for path in (run.config_path, run.record_path):
-        text = path.read_text()
-        assert "flagged_ones" not in text
-        path.write_text(text.replace("upstroke_ones", "flagged_ones"))
+    new = {"num_synthetic": ("data", "drawn"), "upstrokes": ("augment", "flagged_ones")}
+    new["thin_copies"] = ("augment", "photographed")
+    record = json.loads(run.record_path.read_text())
+    for key, (section, old_key) in new.items():
+        record["config"][section][old_key] = record["config"]["data"].pop(key)
+    run.record_path.write_text(json.dumps(record))
+    run.write_config(record["config"])
     assert mismatches() == []
 
     train(None, {"train.epochs": 3, "run.output": str(tmp_path)}, resume="old")
     record = json.loads(run.record_path.read_text())
     assert record["epochs_done"] == 3
-    assert record["config"]["augment"]["upstroke_ones"] == 0.5
-    assert "flagged_ones" not in record["config"]["augment"]
+    assert [record["config"]["data"][key] for key in new] == [30, 0.5, 0.1]
+    assert not {"flagged_ones", "photographed"} & record["config"]["augment"].keys()
     assert mismatches() == []
 
 

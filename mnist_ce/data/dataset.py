@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mnist_ce.config import OWN_DATASET, DataConfig, ObjectiveConfig
 from mnist_ce.data.download import DownloadError
+from mnist_ce.data.extra import extra_steps
 from mnist_ce.data.files import DatasetFiles
 from mnist_ce.data.idx import idx_parts
 from mnist_ce.data.registry import CLASS_NAMES, DIGITS
@@ -27,8 +28,7 @@ from mnist_ce.system.text import did_you_mean
 
 logger = logging.getLogger(__name__)
 
-_DRAWN_SEED = 3  # another than those of the synthetic set
-OWN_SHARE = 0.25  # of the training images of `mnist+…` are one's own; docs/own-data.md compares
+_SYNTHETIC_SEED = 3  # another than those of the synthetic dataset
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Dataset:
     """A training and a test split with the meaning of label 0, 1, ….
 
     `digest` is the SHA-256 (hex) of the unpacked IDX files, training images, training labels,
-    test images, test labels and what `rehearsal` has, of all classes.
+    test images, test labels and those of `mnist`, of all classes.
     """
 
     name: str  # never `auto`; a path in it is absolute
@@ -44,7 +44,7 @@ class Dataset:
     test: Split  # for reporting, never for choosing anything
     class_names: tuple[str, ...]
     digest: str
-    rehearsal: Split | None = None  # other images to train on, never for validation
+    mnist: Split | None = None  # MNIST's training images beside one's own, never for validation
     split_note: str | None = None  # how the test images were chosen, if not by the dataset
 
 
@@ -67,74 +67,96 @@ class DataSplits:
         return 1 if isinstance(self.objective, Binary) else len(self.class_names)
 
     def split(self, name: str) -> Split:
-        """Return `train`, `validation` or `test`; a `UsageError` where there is no such split."""
+        """Return `train`, `validation` or `test` to evaluate on; a `UsageError` if there is none.
+
+        An image that training repeats counts once: its copies say nothing new of the network.
+        """
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         if name not in splits:
             raise UsageError(f"split '{name}' is not one of {', '.join(splits)}")
         if (chosen := splits[name]) is None:
             raise UsageError("there is no validation split: data.validation_size is 0 in this run")
-        return chosen
+        return chosen.distinct() if name == "train" else chosen
 
 
 def load_splits(
     data: DataConfig,
     objective: ObjectiveConfig,
     seed: int,
-    given: Dataset | None = None,
+    dataset: Dataset | None = None,
+    *,
+    only_test: bool = False,
 ) -> DataSplits:
-    """Load the dataset of a config, or take the one given; `seed` chooses the validation images.
+    """Load the dataset of a config, unless one is given, and split it: the one way of all data.
 
-    A `UsageError` if a class, the validation size or `objective.positive` does not fit the dataset.
+    Source → (train, test) → classes → validation → extra training images. `seed` chooses the
+    validation images and the extra ones. With `only_test` the other splits, which may take a
+    while, are left as they come from the source.
+
+    Raises:
+        DataError: If the data is missing or damaged.
+        UsageError: If a class, the validation size, an extra or `objective.positive` does not fit.
     """
-    dataset = given or load_dataset(data.dataset, Path(data.dir), mirror=data.mirror or None)
-    if data.drawn:
-        dataset = _with_drawn(dataset, data.drawn)
-    kept = data.classes or tuple(range(len(dataset.class_names)))
-    is_binary = objective.kind == "binary"
-    if is_binary and objective.positive not in kept:
-        raise UsageError(
-            f"objective.positive = {objective.positive} is not among the classes {list(kept)}"
-        )
-    if data.classes:
-        dataset = select_classes(dataset, data.classes)
-    loss: Objective = Multiclass(objective.label_smoothing)
-    if is_binary:
-        loss = Binary(objective.positive_weight)
-        positive = kept.index(objective.positive)
-        name = dataset.class_names[positive]
-        is_yes = torch.arange(len(dataset.class_names)) == positive
-        dataset = _relabel(dataset, is_yes.long(), (f"not {name}", name))
-    train, validation = split_validation(dataset.train, data.validation_size, seed)
-    if dataset.rehearsal is not None:
-        train = _mix(train, dataset.rehearsal)
+    dataset = dataset or load_dataset(data.dataset, Path(data.dir), mirror=data.mirror or None)
+    class_names, new_labels, loss = _classes(dataset, data.classes, objective)
+    train, test = dataset.train, dataset.test.relabel(new_labels)
+    validation = None
+    if not only_test:
+        if data.num_synthetic:
+            # They are no copies of others, so the validation split may have its part of them.
+            train = Split.concatenate(train, _synthetic(dataset, data.num_synthetic))
+        train, validation = split_validation(train.relabel(new_labels), data.validation_size, seed)
+        mnist = dataset.mnist and dataset.mnist.relabel(new_labels)
+        for add in extra_steps(data, mnist, class_names, seed):
+            train = add(train)
     return DataSplits(
         dataset=dataset.name,
         digest=dataset.digest,
-        class_names=dataset.class_names,
+        class_names=class_names,
         objective=loss,
         train=train,
-        validation=validation if data.validation_size else None,
-        test=dataset.test,
+        validation=validation or None,
+        test=test,
         split_note=dataset.split_note,
     )
 
 
-def _with_drawn(dataset: Dataset, num_images: int) -> Dataset:
-    """Add digits in the hands of the world to the training images; the digest stays."""
+def _classes(
+    dataset: Dataset, classes: Sequence[int], objective: ObjectiveConfig
+) -> tuple[tuple[str, ...], Tensor, Objective]:
+    """Return the names of the classes to learn, the new label of each old one and the loss.
+
+    The first of `classes`, labels of `dataset`, becomes label 0, the next label 1, and so on; -1
+    are those left out. For a yes/no network, label 0 is no and 1 is yes.
+    """
+    num_classes = len(dataset.class_names)
+    chosen = list(classes) or list(range(num_classes))
+    if max(chosen) >= num_classes:
+        raise UsageError(
+            f"data.classes: {dataset.name} has no class {max(chosen)}; its classes are 0 to "
+            f"{num_classes - 1}"
+        )
+    new_labels = torch.full((num_classes,), -1, dtype=torch.int64)
+    if objective.kind == "binary":
+        if objective.positive not in chosen:
+            raise UsageError(
+                f"objective.positive = {objective.positive} is not among the classes {chosen}"
+            )
+        name = dataset.class_names[objective.positive]
+        new_labels[chosen] = 0
+        new_labels[objective.positive] = 1
+        return (f"not {name}", name), new_labels, Binary(objective.positive_weight)
+    new_labels[chosen] = torch.arange(len(chosen))
+    names = tuple(dataset.class_names[label] for label in chosen)
+    return names, new_labels, Multiclass(objective.label_smoothing)
+
+
+def _synthetic(dataset: Dataset, num_images: int) -> Split:
     if dataset.class_names != DIGITS:
         raise UsageError(
-            f"data.drawn = {num_images}, but the images of {dataset.name} are no digits"
+            f"data.num_synthetic = {num_images}, but the images of {dataset.name} are no digits"
         )
-    own, drawn = dataset.train, generate(num_images, _DRAWN_SEED, "hands")
-    images, labels = torch.cat([own.images, drawn.images]), torch.cat([own.labels, drawn.labels])
-    return replace(dataset, train=Split(images, labels))
-
-
-def _mix(own: Split, others: Split) -> Split:
-    """Return all images, one's own repeated until they are `OWN_SHARE` of them."""
-    repeats = max(1, round(OWN_SHARE / (1 - OWN_SHARE) * len(others) / max(1, len(own))))
-    images = torch.cat([others.images, own.images.repeat(repeats, 1, 1)])
-    return Split(images, torch.cat([others.labels, own.labels.repeat(repeats)]))
+    return generate(num_images, _SYNTHETIC_SEED, "hands")
 
 
 def short_name(dataset: str) -> str:
@@ -153,13 +175,13 @@ def load_dataset(name: str, data_dir: Path, *, mirror: str | None = None) -> Dat
     where it cannot be written, in the user's cache. `mirror` replaces the dataset's own addresses.
 
     One's own images are `csv:FILE` (see `read_csv`), `npz:FILE` (`read_npz`) or `folder:DIR`
-    (`read_folder`); with `mnist+` before it, MNIST's training images become the rehearsal.
+    (`read_folder`); with `mnist+` before it, MNIST's training images join the training images.
 
     A `DataError` if the data is missing or damaged and cannot be downloaded or kept.
     """
     if own := re.fullmatch(OWN_DATASET, name):
-        rehearsal = load_dataset("mnist", data_dir, mirror=mirror).train if own[1] else None
-        return _load_own(own, rehearsal)
+        mnist = load_dataset("mnist", data_dir, mirror=mirror).train if own[1] else None
+        return _load_own(own, mnist)
     if name not in (*CLASS_NAMES, "auto"):
         choices = [*CLASS_NAMES, "auto", "csv:FILE", "npz:FILE", "folder:DIR"]
         raise UsageError(
@@ -184,7 +206,7 @@ def load_dataset(name: str, data_dir: Path, *, mirror: str | None = None) -> Dat
     return make_dataset("synthetic", *load_synthetic(data_dir), CLASS_NAMES["synthetic"])
 
 
-def _load_own(name: re.Match[str], rehearsal: Split | None) -> Dataset:
+def _load_own(name: re.Match[str], mnist: Split | None) -> Dataset:
     kind = name[2]
     path = Path(os.path.abspath(Path(name[3]).expanduser()))  # noqa: PTH100 - also without ".."
     class_names, split_note = DIGITS, None
@@ -203,10 +225,10 @@ def _load_own(name: re.Match[str], rehearsal: Split | None) -> Dataset:
         logger.info(f"{path}: {split_note}")
     if not len(train) or not len(test):
         raise DataError(f"{path} has too few images: give at least three of a class")
-    if rehearsal is not None and class_names != DIGITS:
+    if mnist is not None and class_names != DIGITS:
         raise UsageError(f"mnist+ goes with digits, but {path} has {', '.join(class_names)}")
     full_name = f"{name[1] or ''}{kind}:{path}"
-    dataset = make_dataset(full_name, train, test, class_names, rehearsal)
+    dataset = make_dataset(full_name, train, test, class_names, mnist)
     return replace(dataset, split_note=split_note)
 
 
@@ -215,45 +237,11 @@ def make_dataset(
     train: Split,
     test: Split,
     class_names: tuple[str, ...],
-    rehearsal: Split | None = None,
+    mnist: Split | None = None,
 ) -> Dataset:
     """Return a dataset with the digest of its images and labels; see `Dataset`."""
     digest = hashlib.sha256()
-    for split in (train, test) if rehearsal is None else (train, test, rehearsal):
+    for split in (train, test) if mnist is None else (train, test, mnist):
         for part in (*idx_parts(split.images), *idx_parts(split.labels)):
             digest.update(part)
-    return Dataset(name, train, test, class_names, digest.hexdigest(), rehearsal)
-
-
-def select_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
-    """Keep only the images of some classes, in the same order.
-
-    The first of `classes`, labels of `dataset`, becomes label 0, the next label 1, and so on. A
-    `UsageError` if a class is unknown or given twice, or none is given.
-    """
-    num_classes = len(dataset.class_names)
-    if not classes:
-        raise UsageError("data.classes: name at least one class")
-    for position, label in enumerate(classes):
-        if not 0 <= label < num_classes:
-            raise UsageError(
-                f"data.classes: {dataset.name} has no class {label}; its classes are 0 to "
-                f"{num_classes - 1}"
-            )
-        if label in classes[:position]:
-            raise UsageError(f"data.classes: class {label} is given twice")
-    new_labels = torch.full((num_classes,), -1, dtype=torch.int64)
-    new_labels[list(classes)] = torch.arange(len(classes))
-    return _relabel(dataset, new_labels, tuple(dataset.class_names[label] for label in classes))
-
-
-def _relabel(dataset: Dataset, new_labels: Tensor, class_names: tuple[str, ...]) -> Dataset:
-    """Replace each label i by `new_labels[i]`, leaving out the images where that is -1."""
-
-    def relabel(split: Split) -> Split:
-        labels = new_labels[split.labels]  # [n]
-        return Split(split.images, labels)[labels >= 0]
-
-    others = None if dataset.rehearsal is None else relabel(dataset.rehearsal)
-    train, test = relabel(dataset.train), relabel(dataset.test)
-    return replace(dataset, train=train, test=test, class_names=class_names, rehearsal=others)
+    return Dataset(name, train, test, class_names, digest.hexdigest(), mnist)

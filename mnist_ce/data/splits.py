@@ -27,6 +27,25 @@ class Split:
     def __getitem__(self, chosen: Tensor | slice) -> Split:
         return Split(self.images[chosen], self.labels[chosen])
 
+    @classmethod
+    def concatenate(cls, *splits: Split) -> Split:
+        """Return the images of all splits, in this order."""
+        images = torch.cat([split.images for split in splits])
+        return cls(images, torch.cat([split.labels for split in splits]))
+
+    def relabel(self, new_labels: Tensor) -> Split:
+        """Replace each label i by `new_labels[i]`, leaving out the images where that is -1."""
+        labels = new_labels[self.labels]  # [n]
+        return Split(self.images, labels)[labels >= 0]
+
+    def distinct(self) -> Split:
+        """Return each pair of image and label once, in the order of their first places."""
+        places: dict[tuple[bytes, int], int] = {}
+        pairs = zip(self.images.numpy(), self.labels.tolist(), strict=True)
+        for place, (image, label) in enumerate(pairs):
+            places.setdefault((image.tobytes(), label), place)
+        return self if len(places) == len(self) else self[torch.tensor([*places.values()])]
+
 
 def split_validation(train: Split, size: int, seed: int) -> tuple[Split, Split]:
     """Return the training split without `size` images, and these as the validation split.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mnist_ce.config import Config, resolve_config
+from mnist_ce.config import DataConfig, resolve_config
 from mnist_ce.data.custom import CUSTOM, custom_dataset, is_pair_of_sets
 from mnist_ce.data.dataset import DataSplits, load_splits
 from mnist_ce.evaluation import metrics
@@ -20,6 +20,7 @@ from mnist_ce.network.inference import predict_logits
 from mnist_ce.network.model import kept_in_place
 from mnist_ce.network.objective import Binary, Objective
 from mnist_ce.runs.load_model import TrainedModel, load_model
+from mnist_ce.runs.records import RunRecord
 from mnist_ce.system.device import resolve_device
 from mnist_ce.system.errors import UsageError
 
@@ -215,43 +216,43 @@ def load_splits_of(
 ) -> DataSplits:
     """Load the data that a network was trained on, split as in training.
 
-    With `only_test` no digits are drawn, which takes a while, for the other splits.
+    With `only_test` nothing is done for the other splits, which may take a while.
 
     Raises:
         DataError: If the data is missing or damaged; no other dataset takes its place.
         UsageError: If the dataset's classes are not the network's.
     """
-    path = trained.path.parent / "config.toml"
-    has_config = trained.record is not None and path.is_file()
-    config = resolve_config(path, environment={}) if has_config else Config()
-    folder = str(data_dir) if data_dir is not None else resolve_config().data.dir
-    update: dict[str, Any] = {"dataset": dataset or trained.dataset or "mnist", "dir": folder}
-    if only_test or data is not None:
-        update["drawn"] = 0
-    if dataset not in (None, trained.dataset):
-        update |= {"validation_size": 0, "drawn": 0}  # of its own dataset
-    kind = "binary" if isinstance(trained.objective, Binary) else "multiclass"
-    objective = config.objective.model_copy(update={"kind": kind})
+    record = trained.record or RunRecord()
+    is_binary = isinstance(trained.objective, Binary)
+    name = dataset or trained.dataset or "mnist"
     given = None
     if data is not None:
         sets = data if is_pair_of_sets(data) else (data, data)
-        is_whole = kind == "multiclass" and not config.data.classes
+        is_whole = not is_binary and not record.flat_config.get("data.classes")
         names = trained.class_names if is_whole else ()
-        given = custom_dataset(sets, config.train.seed, names)
-    elif update["dataset"] == CUSTOM:
+        given = custom_dataset(sets, record.seed or 0, names)
+    elif name == CUSTOM:
         raise UsageError(f"{trained.label} was trained on data given from Python; give it: data=…")
-    settings = config.data.model_copy(update=update)
-    task = load_splits(settings, objective, config.train.seed, given)
-    if len(task.class_names) != len(trained.class_names):
+    flags = {
+        "data.dataset": name if given is None else None,
+        "data.dir": data_dir and str(data_dir),
+        "objective.kind": "binary" if is_binary else "multiclass",
+    }
+    config = resolve_config(record.config, flags=flags)
+    settings = config.data
+    if dataset not in (None, trained.dataset):  # validation and extra images are for its own
+        settings = DataConfig(dataset=dataset, dir=settings.dir, classes=settings.classes)
+    splits = load_splits(settings, config.objective, config.train.seed, given, only_test=only_test)
+    if len(splits.class_names) != len(trained.class_names):
         raise UsageError(
-            f"{trained.path} has {len(trained.class_names)} classes, but {task.dataset} has "
-            f"{len(task.class_names)}"
+            f"{trained.path} has {len(trained.class_names)} classes, but {splits.dataset} has "
+            f"{len(splits.class_names)}"
         )
     digest = trained.record.dataset_digest if trained.record else None
-    is_own = ":" in task.dataset and task.dataset == trained.dataset
-    if is_own and digest not in (None, task.digest):
+    is_own = ":" in splits.dataset and splits.dataset == trained.dataset
+    if is_own and digest not in (None, splits.digest):
         logger.warning(
-            f"{task.dataset} is not what {trained.path} was trained on (another digest): its test "
-            "images may be among those that the network was trained on"
+            f"{splits.dataset} is not what {trained.path} was trained on (another digest): its "
+            "test images may be among those that the network was trained on"
         )
-    return replace(task, objective=trained.objective)
+    return replace(splits, objective=trained.objective)

@@ -15,7 +15,7 @@ import torch
 from mnist_ce.system.errors import DeviceError
 
 # Different uses of one seed get unrelated random numbers; the values are part of every result.
-STREAMS = {"order": 1, "validation": 2, "flags": 3, "photographed": 4}
+STREAMS = {"order": 1, "validation": 2, "upstrokes": 3, "thin_copies": 4}
 _NAMES = "use auto, cpu, mps, cuda or cuda:N"
 
 

@@ -14,7 +14,6 @@ from mnist_ce.config import Config, resolve_config
 from mnist_ce.data.custom import custom_dataset
 from mnist_ce.data.dataset import DataSplits, load_splits
 from mnist_ce.data.splits import Split
-from mnist_ce.data.upstrokes import add_upstrokes
 from mnist_ce.network.model import MLP, check_module
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord
@@ -108,30 +107,14 @@ def _depends_on_epochs(config: Config) -> str | None:
 
 
 def load_data(config: Config, record: RunRecord | None, custom: Custom) -> DataSplits:
-    """Load the data of a run.
-
-    Args:
-        config: The resolved config.
-        record: The record of a resumed run, whose dataset is loaded again; None: a new run.
-        custom: With the data, if it is given.
-    """
-    data, seed = config.data, config.train.seed
-    given = custom_dataset(custom.data, seed) if custom.data is not None else None
+    """Load the data of a run; `record` is that of a resumed one, whose data must be the same."""
+    data = config.data
     if record is not None:
         data = data.model_copy(update={"dataset": str(record.dataset)})
-    splits = load_splits(data, config.objective, seed, given)
+    dataset = None if custom.data is None else custom_dataset(custom.data, config.train.seed)
+    splits = load_splits(data, config.objective, config.train.seed, dataset)
     if record is not None and record.dataset_digest != splits.digest:
         raise RunError(f"run {record.name} was trained on other data than this {splits.dataset}")
-    if share := config.augment.upstroke_ones:
-        if "1" not in splits.class_names or splits.num_outputs == 1:
-            raise UsageError(f"augment.upstroke_ones = {share}, but no class is called 1")
-        label = splits.class_names.index("1")
-        train = add_upstrokes(splits.train, label, share, seed)
-        splits = replace(splits, train=train)
-    if share := config.augment.photographed:
-        from mnist_ce.data.photographed import add_photographed  # imports scipy
-
-        splits = replace(splits, train=add_photographed(splits.train, share, seed))
     return splits
 
 

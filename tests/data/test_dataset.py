@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mnist_ce.config import DataConfig, ObjectiveConfig
-from mnist_ce.data.dataset import Dataset, load_splits, select_classes
+from mnist_ce.data.dataset import Dataset, load_splits
 from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.data.splits import Split, split_validation
 from mnist_ce.system.errors import UsageError
@@ -29,24 +29,33 @@ def positions(split: Split) -> list[int]:
 
 
 def test_selected_classes_are_numbered_as_given(letters: Dataset) -> None:
-    chosen = select_classes(letters, [3, 2])
-    assert (chosen.name, chosen.digest, chosen.class_names) == ("kmnist", "digest", ("d", "c"))
+    chosen = load_splits(DataConfig(classes=(3, 2)), ObjectiveConfig(), 0, letters)
+    assert (chosen.dataset, chosen.digest, chosen.class_names) == ("kmnist", "digest", ("d", "c"))
     assert (chosen.train.labels.tolist(), positions(chosen.train)) == ([1, 1, 0], [0, 3, 4])
     assert (chosen.test.labels.tolist(), positions(chosen.test)) == ([0, 1], [0, 1])
 
 
+def test_a_binary_objective_asks_for_one_of_the_classes(letters: Dataset) -> None:
+    binary = ObjectiveConfig(kind="binary", positive=2)
+    asked = load_splits(DataConfig(classes=(3, 2)), binary, 0, letters)
+    assert (asked.class_names, asked.num_outputs) == (("not c", "c"), 1)
+    assert (asked.train.labels.tolist(), positions(asked.train)) == ([1, 1, 0], [0, 3, 4])
+
+
 @pytest.mark.parametrize(
-    ("classes", "reason"),
+    ("data", "objective", "reason"),
     [
-        ([], "at least one"),
-        ([4], "kmnist has no class 4; its classes are 0 to 3"),
-        ([-1], "no class -1"),
-        ([1, 0, 1], "class 1 is given twice"),
+        ({"classes": (1, 4)}, {}, "kmnist has no class 4; its classes are 0 to 3"),
+        ({}, {"kind": "binary", "positive": 7}, "objective.positive = 7 is not among the classes"),
+        ({"classes": (0, 1)}, {"kind": "binary", "positive": 2}, "positive = 2 is not among"),
+        ({"validation_size": 6}, {}, "must be from 0 to 5"),
     ],
 )
-def test_classes_that_cannot_be_selected(letters: Dataset, classes: list[int], reason: str) -> None:
+def test_what_does_not_fit_the_dataset(
+    letters: Dataset, data: dict[str, Any], objective: dict[str, Any], reason: str
+) -> None:
     with pytest.raises(UsageError, match=reason):
-        select_classes(letters, classes)
+        load_splits(DataConfig(**data), ObjectiveConfig(**objective), 0, letters)
 
 
 def test_a_validation_split_is_a_partition_in_order_and_follows_from_its_seed_alone() -> None:
@@ -87,26 +96,3 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     assert order(1, 1) == order(1, 1)
     assert sorted(order(1, 1)) == list(range(100))
     assert len({tuple(order(seed, epoch)) for seed in (1, 2) for epoch in (1, 2)}) == 4
-
-
-def test_drawn_digits_join_the_training_images_alone(small_settings: dict[str, Any]) -> None:
-    data = {"dataset": "synthetic", "dir": small_settings["data.dir"]}
-    plain = load_splits(DataConfig(**data), ObjectiveConfig(), seed=0)
-    mixed = load_splits(DataConfig(**data, drawn=200), ObjectiveConfig(), seed=0)
-    assert (len(plain.train), len(mixed.train)) == (300, 500)
-    assert torch.equal(mixed.train.images[:300], plain.train.images)
-    assert mixed.train.labels[300:].bincount().tolist() == [20] * 10
-    assert torch.equal(mixed.test.images, plain.test.images)
-    assert mixed.digest == plain.digest
-    chosen = DataConfig(**data, drawn=200, classes=(7, 1), validation_size=50)
-    some = load_splits(chosen, ObjectiveConfig(), seed=0)
-    assert len(some.train) + len(some.validation or ()) == 60 + 40
-    assert set(some.train.labels.tolist()) == {0, 1}
-
-
-def test_digits_are_not_drawn_for_other_classes(letters: Dataset, monkeypatch: Any) -> None:
-    monkeypatch.setattr("mnist_ce.data.dataset.load_dataset", lambda *_, **__: letters)
-    with pytest.raises(
-        UsageError, match=r"data.drawn = 10, but the images of kmnist are no digits"
-    ):
-        load_splits(DataConfig(dataset="kmnist", drawn=10), ObjectiveConfig(), seed=0)

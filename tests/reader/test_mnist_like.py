@@ -11,7 +11,7 @@ from PIL import Image
 from generators import hands, letters
 from mnist_ce import evaluate
 from mnist_ce.data.dataset import load_dataset
-from mnist_ce.data.photographed import as_photographed
+from mnist_ce.data.extra import thin_copy
 from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.reader.detector import (
     MAX_QUALITY_PENALTY,
@@ -65,7 +65,7 @@ def test_at_most_one_percent_of_the_test_digits_of_mnist_are_rejected(mnist_dir:
 
 def test_digits_of_thin_strokes_and_few_pixels_are_accepted() -> None:
     images = generate(300, seed=6, styles="hands").images.numpy()
-    thin = np.stack([as_photographed(image, 1.8, 12) for image in images])
+    thin = np.stack([thin_copy(image, 1.8, 12) for image in images])
     detector = load_detector()
     assert (detector.scores(thin) < detector.threshold).mean() <= 0.05
 

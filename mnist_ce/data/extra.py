@@ -1,0 +1,141 @@
+"""Extra training images: each kind is a function of the training split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mnist_ce.config import DataConfig
+from mnist_ce.data.splits import Split
+from mnist_ce.reader.mnist_format import crop_to_ink, fit_glyph, fit_into
+from mnist_ce.system.device import derived_generator
+from mnist_ce.system.errors import UsageError
+
+OWN_FRACTION = 0.25  # of the training images of `mnist+…` are one's own; docs/own-data.md compares
+
+THIN_WIDTHS_PX = (1.6, 2.3)  # in MNIST's box of 20 pixels; the reader's narrowest strokes are 1.75
+SMALL_HEIGHTS_PX = (7, 12)
+SMALL_FRACTION = 0.25  # of the thin copies have few pixels
+
+UPSTROKE_MARGIN = 8  # columns added on the left, for upstrokes that would leave the image
+UPSTROKE_ANGLES = (20.0, 65.0)  # degrees below the horizontal; a flatter stroke makes a 7
+UPSTROKE_LENGTHS = (0.2, 0.3)  # of the digit's height
+EXTRA_LENGTH = 0.2  # more for the longest, the steeper it is
+MAX_STROKE_WIDTH = 7.0  # pixels; wider ink is no single stroke
+MIN_HEIGHT = 12  # pixels
+
+
+def extra_steps(
+    data: DataConfig, mnist: Split | None, class_names: Sequence[str], seed: int
+) -> list[Callable[[Split], Split]]:
+    """Return what changes or adds training images, in order.
+
+    It comes after the validation split, so that no copy of a validation image is trained on.
+    `mnist` are the images that `mnist+…` puts beside one's own.
+    """
+    steps: list[Callable[[Split], Split]] = []
+    if mnist is not None:
+        steps.append(lambda own: mix(own, mnist))
+    if data.upstrokes:
+        if "1" not in class_names:
+            raise UsageError(f"data.upstrokes = {data.upstrokes}, but no class is called 1")
+        label = class_names.index("1")
+        steps.append(lambda train: add_upstrokes(train, label, data.upstrokes, seed))
+    if data.thin_copies:
+        steps.append(lambda train: add_thin_copies(train, data.thin_copies, seed))
+    return steps
+
+
+def mix(own: Split, others: Split) -> Split:
+    """Return all images, one's own repeated until they are `OWN_FRACTION` of them."""
+    repeats = max(1, round(OWN_FRACTION / (1 - OWN_FRACTION) * len(others) / max(1, len(own))))
+    return Split.concatenate(others, *[own] * repeats)
+
+
+def add_upstrokes(train: Split, label: int, fraction: float, seed: int) -> Split:
+    """Draw an upstroke, as Europeans write it, on a fraction of the images of a label, the ones.
+
+    MNIST, an American set, has few. Which ones and which upstrokes depends on `seed` alone.
+    """
+    generator = derived_generator(seed, "upstrokes")
+    ones = torch.nonzero(train.labels == label).flatten()
+    chosen = ones[torch.rand(len(ones), generator=generator) < fraction]
+    random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+    images = train.images.clone()
+    for index in chosen.tolist():
+        images[index] = torch.from_numpy(add_upstroke(images[index].numpy(), random))
+    return Split(images, train.labels)
+
+
+def add_upstroke(image: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    """Return a 1 with a stroke from its top down to the left, fitted as MNIST fits its digits.
+
+    uint8 [28, 28] → uint8 [28, 28]; the image itself where its ink is no upright stroke.
+    """
+    ink = image.astype(np.float32) / 255
+    widths = ink.sum(axis=1)  # of the ink in each row, in pixels
+    rows = np.flatnonzero(ink.max(axis=1) > 0.5)
+    if len(rows) == 0:
+        return image
+    top, height, width = rows[0], rows[-1] - rows[0] + 1, float(np.median(widths[rows]))
+    if height < MIN_HEIGHT or width > MAX_STROKE_WIDTH:
+        return image
+    angle = math.radians(random.uniform(*UPSTROKE_ANGLES))
+    shortest, longest = UPSTROKE_LENGTHS
+    length = height * random.uniform(shortest, longest + EXTRA_LENGTH * math.sin(angle))
+    left, down = -length * math.cos(angle), length * math.sin(angle)
+    columns = np.arange(ink.shape[1])
+    # The top row may be one faint pixel: the next one says where the stem begins.
+    start_x = float((ink[top + 1] * columns).sum() / max(widths[top + 1], 1e-6)) + UPSTROKE_MARGIN
+    start_y = top + width / 2
+    ink = np.pad(ink, ((0, 0), (UPSTROKE_MARGIN, 0)))
+    y, x = np.mgrid[: ink.shape[0], : ink.shape[1]].astype(np.float32)
+    # The nearest point of the stroke, 0 at its start, 1 at its end.
+    along = (((x - start_x) * left + (y - start_y) * down) / length**2).clip(0, 1)
+    distance = np.hypot(x - start_x - along * left, y - start_y - along * down)
+    stroke_width = max(1.6, width * random.uniform(0.7, 1.0))
+    stroke = (stroke_width / 2 + 0.5 - distance).clip(0, 1)  # antialiased over one pixel
+    return fit_glyph(np.maximum(ink, stroke).astype(np.float32))
+
+
+def add_thin_copies(train: Split, fraction: float, seed: int) -> Split:
+    """Add copies of a fraction of the images as the reader gets them from photographs.
+
+    Most photographs are of thin pens, and come out of the reader in its narrowest strokes; a digit
+    of a few pixels has lost its finer shapes. MNIST, scanned forms filled in with pencils, holds
+    neither. Which images are copied, and how, depends on `seed` alone.
+    """
+    generator = derived_generator(seed, "thin_copies")
+    chosen = torch.randperm(len(train), generator=generator)[: round(fraction * len(train))]
+    low, high = THIN_WIDTHS_PX
+    widths = torch.rand(len(chosen), generator=generator) * (high - low) + low
+    shortest, tallest = SMALL_HEIGHTS_PX
+    heights = torch.randint(shortest, tallest + 1, (len(chosen),), generator=generator)
+    heights[torch.rand(len(chosen), generator=generator) >= SMALL_FRACTION] = 0
+    copies = train[chosen]
+    for image, width, height in zip(
+        copies.images.numpy(), widths.tolist(), heights.tolist(), strict=True
+    ):
+        image[...] = thin_copy(image, width, height or None)
+    return Split.concatenate(train, copies)
+
+
+def thin_copy(
+    image: NDArray[np.uint8], width: float, height: int | None = None
+) -> NDArray[np.uint8]:
+    """Return a digit with strokes of at most `width` pixels, as MNIST fits it, uint8 [28, 28].
+
+    With `height` it first loses what a photograph that shows it so many pixels high does not hold.
+    """
+    from mnist_ce.reader.stroke_width import normalise_stroke_width  # imports SciPy
+
+    if not image.any():
+        return image
+    intensity = (image / 255).astype(np.float32)
+    if height is not None:
+        intensity = fit_into(crop_to_ink(intensity), height)
+    return fit_glyph(normalise_stroke_width(intensity, 0.0, width))
