@@ -16,13 +16,13 @@ import torch
 
 from mnist_ce.config import resolve_config
 from mnist_ce.data.dataset import DataSplits, load_splits
-from mnist_ce.demo.inside import png_url
+from mnist_ce.demo.inspect import png_url
 from mnist_ce.evaluation.evaluate import evaluate_split
 from mnist_ce.evaluation.metrics import most_confident_mistakes
 from mnist_ce.report.plots.grids import strongest_units
 from mnist_ce.runs.load_model import TrainedModel, load_model
-from mnist_ce.runs.records import RunRecord
-from mnist_ce.runs.run_dir import RunDir, list_runs
+from mnist_ce.runs.records import RunRecord, RunState
+from mnist_ce.runs.run_dir import RunDir, list_runs, run_state
 from mnist_ce.system.errors import MnistCeError
 
 MAX_POINTS = 1000  # of a curve; each is a mean over rows where there are more
@@ -45,7 +45,7 @@ class RunWatcher:
         """Yield events, each a name and plain values: `runs`, `curve`, `snapshot`."""
         runs = [(summary(run, record), run, record) for run, record in list_runs(self.output)]
         if not self.names and runs:
-            newest = next((s for s, _, _ in runs if s["state"] == "running"), runs[0][0])
+            newest = next((s for s, _, _ in runs if s["state"] == RunState.RUNNING), runs[0][0])
             self.names = (newest["name"],)
         by_name = {run.name: (run, record) for _, run, record in runs}
         self.names = names = tuple(name for name in self.names if name in by_name)
@@ -76,10 +76,9 @@ def _modified_ns(path: Path) -> int:
 
 
 def summary(run: RunDir, record: RunRecord) -> dict[str, Any]:
-    """Return what a list of runs shows; the state is running, stopped, failed or finished."""
-    ended = "stopped" if record.status == "running" else record.status
-    content = {"name": run.name, "state": "running" if run.is_locked() else ended}
+    """Return what a list of runs shows."""
     keys = ("dataset", "recipe", "epochs", "created", "test_accuracy")
+    content = {"name": run.name, "state": run_state(run, record)}
     return content | {key: record[key] for key in keys}
 
 
@@ -88,27 +87,22 @@ def curve(run: RunDir, record: RunRecord) -> dict[str, Any]:
 
     A row of `epochs` is [step, epoch, training loss, validation accuracy, test accuracy].
     """
-    rows = []  # step, epoch, loss, accuracy, learning_rate
-    with contextlib.suppress(OSError), run.steps_path.open(encoding="utf-8") as file:
-        for line in file:
-            with contextlib.suppress(ValueError):  # the header, and a line that is being written
-                values = [float(cell) for cell in line.split(",")]
-                if len(values) == 5 and line.endswith("\n") and all(map(math.isfinite, values)):
-                    rows.append(values)
-    table = np.array(rows).reshape(-1, 5)
-    last_step = {int(epoch): step for step, epoch in table[:, :2].tolist()}
+    steps, epochs = list[dict[str, float]](), list[list[float | None]]()
+    with contextlib.suppress(MnistCeError):
+        steps = [row for row in run.read_steps() if all(map(math.isfinite, row.values()))]
+    last_step = {row["epoch"]: row["step"] for row in steps}
     batch_size = record.flat_config.get("train.batch_size") or 1
-    columns = ("epoch", "train_loss", "validation_accuracy", "test_accuracy")
-    epochs = []
     with contextlib.suppress(MnistCeError):
         for row in run.read_metrics():
             # Runs of an earlier version have no steps.csv.
             num_images = (row.get("images_per_second") or 0) * (row.get("seconds") or 0)
             step = row["epoch"] * math.ceil(round(num_images) / batch_size)
-            epochs.append([last_step.get(row["epoch"], step), *(row.get(key) for key in columns)])
-    parts = np.array_split(table, min(len(table), MAX_POINTS)) if len(table) else []
-    steps = [[*part.mean(axis=0)[[0, 2, 3, 4]].round(6).tolist()] for part in parts]
-    return {"steps": steps, "epochs": epochs}
+            keys = ("epoch", "train_loss", "validation_accuracy", "test_accuracy")
+            epochs.append([last_step.get(row["epoch"], step), *map(row.get, keys)])
+    columns = ("step", "loss", "accuracy", "learning_rate")
+    table = np.array([[row[column] for column in columns] for row in steps])
+    parts = np.array_split(table, min(len(table), MAX_POINTS)) if steps else []
+    return {"steps": [part.mean(axis=0).round(6).tolist() for part in parts], "epochs": epochs}
 
 
 @lru_cache(maxsize=2)

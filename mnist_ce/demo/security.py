@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
+import re
 import secrets
 import socket
-from urllib.parse import urlsplit
+from collections import Counter
 
 from fastapi import HTTPException, Request
 from starlette.datastructures import MutableHeaders
@@ -15,7 +17,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 16_000_000  # above the photographs of most phones
-MAX_ACTIVE_POSTS = 32  # with MAX_BODY_BYTES this bounds the memory of what is received
+# Requests at once: with MAX_BODY_BYTES those of POST bound the memory of what is received.
+MAX_ACTIVE = {"POST requests": 32, "streams": 8, "requests": 256}
 MAX_BODY_SECONDS = 15.0
 COOKIE = "mnist_ce_token"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -44,7 +47,7 @@ class SecurityMiddleware:
 
     def __init__(self, app: ASGIApp, host: str, token: str | None) -> None:
         self.app, self.host, self.token = app, host, token
-        self.num_active = 0
+        self.num_active: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass it on."""
@@ -58,24 +61,28 @@ class SecurityMiddleware:
             await send(message)
 
         request = Request(scope)
+        kind = "POST requests" if request.method == "POST" else "requests"
+        kind = "streams" if request.url.path == "/v1/events" else kind
         refusal = self.refusal(request)
+        if refusal is None and self.num_active[kind] >= MAX_ACTIVE[kind]:
+            refusal = 429, f"more than {MAX_ACTIVE[kind]} {kind} at once: try again"
         if refusal is not None:
             status, reason = refusal
             response = JSONResponse({"error": reason}, status, {"Retry-After": "1"})
             await response(scope, receive, send_with_headers)
             return
-        self.num_active += request.method == "POST"
+        self.num_active[kind] += 1  # nothing was awaited since it was compared
         try:
             await self.app(scope, receive, send_with_headers)
         finally:
-            self.num_active -= request.method == "POST"
+            self.num_active[kind] -= 1
 
     def refusal(self, request: Request) -> tuple[int, str] | None:
-        """Return why a request is refused, with the HTTP status."""
+        """Return why a request may not be made, with the HTTP status."""
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
         if not self.is_own_host(host):
             return 421, "the Host header names another host than this server"
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin not in (None, f"http://{host}", f"https://{host}"):
             return 403, "requests from pages of another origin are refused"
         if not request.url.path.startswith("/v1/"):
             return None
@@ -83,25 +90,19 @@ class SecurityMiddleware:
             return 403, "requests from pages of another site are refused"
         if self.token is not None and not self.has_token(request):
             return 401, "the token is missing or wrong: send it as Authorization: Bearer TOKEN"
-        if request.method == "POST" and self.num_active >= MAX_ACTIVE_POSTS:
-            return 429, f"more than {MAX_ACTIVE_POSTS} requests at once: try again"
         return None
 
     def is_own_host(self, header: str) -> bool:
         """Whether a Host header names this server; no name that only DNS could have led here."""
-        try:
-            host = urlsplit(f"//{header}").hostname or ""
-        except ValueError:
-            return False
+        match = re.fullmatch(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]*)?", header.lower())
+        host = "" if match is None else match[1] or match[2]
         if host in LOOPBACK or host == self.host:
-            return True
+            return bool(host)
         if self.host in LOOPBACK:
             return False
-        try:
-            ipaddress.ip_address(host)
-        except ValueError:
-            return host == socket.gethostname().lower()
-        return True
+        with contextlib.suppress(ValueError):
+            return bool(ipaddress.ip_address(host))
+        return host == socket.gethostname().lower()
 
     def has_token(self, request: Request) -> bool:
         """Whether the token comes with a request, compared in constant time."""

@@ -3,43 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import logging
 import secrets
 import signal
 import socket
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import uvicorn
-from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from mnist_ce.demo.inference import MAX_PIXELS, SHIPPED, InferenceService, Records, num_pixels
-from mnist_ce.demo.inside import describe
+from mnist_ce.demo.inference import SHIPPED, InferenceService
+from mnist_ce.demo.inspect import inspect_image
+from mnist_ce.demo.isolation import to_png
 from mnist_ce.demo.live import RunWatcher
 from mnist_ce.demo.security import COOKIE, MAX_BODY_BYTES, SecurityMiddleware, read_body
-from mnist_ce.prediction.predict import DEFAULT_WEIGHTS, PredictOptions
-from mnist_ce.reader.image_io import open_image
+from mnist_ce.prediction.predict import DEFAULT_WEIGHTS, Prediction, PredictOptions
 from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir
-from mnist_ce.system.errors import ImageError, MnistCeError, RunError
+from mnist_ce.system.errors import ImageError, ImageTooLargeError, MnistCeError, RunError
 from mnist_ce.system.files import version, write_atomically
 from mnist_ce.system.text import one_line, plain_reason, sanitize
 
 STATIC = Path(__file__).parent / "static"
 MAX_FILES = 64  # images of one request
 MAX_SECONDS = 20.0  # for the predictions of one request
-MAX_STREAMS, STREAM_SECONDS = 8, 1.0
+STREAM_SECONDS = 1.0
 MAX_CORRECTIONS = 10_000
 
 _BYTES = {"type": "string", "format": "binary"}
@@ -54,6 +53,163 @@ Checkpoint = Annotated[str, Query(description="A name of /v1/models.")]
 Multi = Annotated[bool, Query(description="Read every digit.")]
 TopK = Annotated[int, Query(ge=1, le=100, description="Most probable classes to list.")]
 Confidence = Annotated[float | None, Query(ge=0, le=1, description="As --min-confidence.")]
+
+
+def _service(request: Request) -> InferenceService:
+    service: InferenceService = request.app.state.service
+    return service
+
+
+Service = Annotated[InferenceService, Depends(_service)]
+router = APIRouter()
+
+
+@router.get("/healthz")
+async def health() -> dict[str, str]:
+    """Whether the server answers."""
+    return {"status": "ok"}
+
+
+@router.get("/v1/models")
+def models(service: Service) -> list[dict[str, Any]]:
+    """The checkpoints at hand: the shipped ones, then the runs, newest first."""
+    keys = ("dataset", "recipe", "class_names", "test_accuracy", "status")
+    listed = []
+    for name, path in service.checkpoints().items():
+        record = RunDir(path.parent).read_record() or RunRecord()
+        about = {"name": name, "is_shipped": name in SHIPPED, "path": str(path)}
+        listed.append(about | {key: record[key] for key in keys})
+    return listed
+
+
+@router.post("/v1/predict", openapi_extra=IMAGES)
+async def predict(
+    request: Request,
+    service: Service,
+    checkpoint: Checkpoint = DEFAULT_WEIGHTS,
+    multi: Multi = False,
+    top_k: TopK = 3,
+    min_confidence: Confidence = None,
+) -> JSONResponse:
+    """Read the digits in one or more images.
+
+    The body is one image, or a form with files. The answer is that of `mnist-ce predict --json`, a
+    record for each image, or digit with `multi`. Status 422 where no image could be read.
+    """
+    trained = await asyncio.to_thread(load_trained, service, checkpoint)
+    options = PredictOptions(top_k=top_k, multi=multi, min_confidence=min_confidence)
+    results = await classify(service, await read_images(request), trained, options)
+    records = [record.to_dict() for records in results for record in records]
+    has_failed = all(record["status"] == "error" for record in records)
+    return JSONResponse(records, 422 if has_failed else 200)
+
+
+@router.post("/v1/inspect", openapi_extra=IMAGES)
+async def inspect(
+    request: Request,
+    service: Service,
+    checkpoint: Annotated[list[str] | None, Query(max_length=2, description="Up to two.")] = None,
+    multi: Multi = False,
+    target: Annotated[str | None, Query(description="The right class.")] = None,
+    index: Annotated[int, Query(ge=0, description="Which digit to explain.")] = 0,
+) -> JSONResponse:
+    """Show what one or two networks make of an image.
+
+    Records, stages, activations of each layer, gradient × input, and the loss for `target` as in
+    `mnist-ce explain --json`.
+    """
+    names = checkpoint or [DEFAULT_WEIGHTS]
+    models = [await asyncio.to_thread(load_trained, service, name) for name in names]
+    images = await read_images(request)
+    inspected: list[dict[str, Any]] = []
+    for name, trained in zip(names, models, strict=True):
+        top_k = len(trained.class_names)
+        options = PredictOptions(top_k=top_k, multi=multi, keep_stages=True)
+        (records,) = await classify(service, images[:1], trained, options)
+        if records[0].status == "error":
+            raise ImageError(str(records[0].reason))
+        # The second network may have other classes.
+        known = None if inspected and target not in trained.class_names else target
+        content = await asyncio.to_thread(inspect_image, trained, records, known, index)
+        inspected.append({"checkpoint": name, **content})
+    return JSONResponse(inspected)
+
+
+@router.post("/v1/corrections", openapi_extra=IMAGES, status_code=201)
+async def correct(
+    request: Request,
+    service: Service,
+    label: Annotated[int, Query(ge=0, le=9, description="The digit.")],
+) -> dict[str, str | int]:
+    """Keep an image with its label, in the folder that `--dataset folder:DIR` reads."""
+    ((_, content), *_) = await read_images(request)
+    png = await asyncio.wrap_future(service.pool.submit(to_png, content))
+    folder: Path = request.app.state.corrections
+    path, number = await asyncio.to_thread(keep_correction, folder, png, label)
+    return {"file": path.name, "folder": str(folder), "number": number}
+
+
+@router.get("/v1/events", response_class=StreamingResponse)
+async def events(
+    request: Request,
+    service: Service,
+    run: Annotated[list[str] | None, Query(description="Names.")] = None,
+) -> StreamingResponse:
+    """Stream what changes in the runs: server-sent events `runs`, `curve` and `snapshot`."""
+    watcher = RunWatcher(service.output, run or ())
+
+    async def stream() -> AsyncIterator[str]:
+        while not request.app.state.is_stopping():
+            changes = watcher.changes()
+            while event := await asyncio.to_thread(next, changes, None):
+                name, content = event
+                yield f"event: {name}\ndata: {json.dumps(content)}\n\n"
+            yield ":\n\n"  # a comment, which finds out whether the page is still there
+            await asyncio.sleep(STREAM_SECONDS)
+
+    return StreamingResponse(stream(), media_type="text/event-stream")
+
+
+@router.post("/v1/session", status_code=204)
+def session(request: Request) -> Response:
+    """Turn the token of this request into a cookie, for the page."""
+    response = Response(status_code=204)
+    token: str = request.app.state.token or ""
+    response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
+    return response
+
+
+@router.get("/docs", include_in_schema=False)
+def docs() -> FileResponse:
+    """The page that describes the interface."""
+    return FileResponse(STATIC / "docs.html")
+
+
+def load_trained(service: InferenceService, name: str) -> TrainedModel:
+    """Return a network by name; unlike what the event loop does this may take a while."""
+    try:
+        return service.trained(name)
+    except KeyError:
+        raise HTTPException(404, f"there is no checkpoint {sanitize(name)!r}") from None
+
+
+async def classify(
+    service: InferenceService,
+    images: Sequence[tuple[str, bytes]],
+    trained: TrainedModel,
+    options: PredictOptions,
+) -> list[list[Prediction]]:
+    """Return the records of each image, a name and its bytes; 422 after `MAX_SECONDS`."""
+    predicting = (service.predict(content, trained, options) for _, content in images)
+    try:
+        async with asyncio.timeout(MAX_SECONDS):
+            results = await asyncio.gather(*predicting)
+    except TimeoutError:
+        raise HTTPException(422, f"the images took more than {MAX_SECONDS:g} s") from None
+    return [
+        [replace(record, path=name) for record in records]
+        for (name, _), records in zip(images, results, strict=True)
+    ]
 
 
 class _MultiPartInMemory(MultiPartParser):
@@ -81,184 +237,15 @@ async def read_images(request: Request) -> list[tuple[str, bytes]]:
         await form.close()
         if not images:
             raise HTTPException(400, "the form holds no file")
-    for name, content in images:
-        if num_pixels(content) > MAX_PIXELS:
-            raise HTTPException(413, f"image {name} has more than {MAX_PIXELS:,} pixels")
     return images
 
 
-def make_app(service: InferenceService, host: str, token: str | None, corrections: Path) -> FastAPI:
-    """Return the application; for `host` and `token` see `SecurityMiddleware`.
-
-    `corrections` is the folder for images with a label that the user gives.
-    """
-    app = FastAPI(title="mnist-ce", version=version(), docs_url=None, redoc_url=None)
-    app.add_middleware(SecurityMiddleware, host=host, token=token)
-
-    def trained(name: str) -> TrainedModel:
-        try:
-            return service.trained(name)
-        except KeyError:
-            raise HTTPException(404, f"there is no checkpoint {sanitize(name)!r}") from None
-
-    async def classify(
-        images: list[tuple[str, bytes]], network: TrainedModel, settings: PredictOptions
-    ) -> list[Records]:
-        try:
-            async with asyncio.timeout(MAX_SECONDS):
-                results = await asyncio.gather(
-                    *(service.predict(content, network, settings) for _, content in images)
-                )
-        except TimeoutError:
-            raise HTTPException(422, f"the images took more than {MAX_SECONDS:g} s") from None
-        return [
-            [replace(record, path=name) for record in records]
-            for (name, _), records in zip(images, results, strict=True)
-        ]
-
-    @app.get("/healthz")
-    async def health() -> dict[str, str]:
-        """Whether the server answers."""
-        return {"status": "ok"}
-
-    @app.get("/v1/models")
-    def models() -> list[dict[str, Any]]:
-        """The checkpoints at hand: the shipped ones, then the runs, newest first."""
-        keys = ("dataset", "recipe", "class_names", "test_accuracy", "status")
-        answer = []
-        for name, path in service.checkpoints().items():
-            record = RunDir(path.parent).read_record() or RunRecord()
-            about = {"name": name, "is_shipped": name in SHIPPED, "path": str(path)}
-            answer.append(about | {key: record[key] for key in keys})
-        return answer
-
-    @app.post("/v1/predict", openapi_extra=IMAGES)
-    async def predict(
-        request: Request,
-        checkpoint: Checkpoint = DEFAULT_WEIGHTS,
-        multi: Multi = False,
-        top_k: TopK = 3,
-        min_confidence: Confidence = None,
-    ) -> JSONResponse:
-        """Read the digits in one or more images.
-
-        The body is one image, or a form with files. The answer is that of `mnist-ce predict
-        --json`, a record for each image, or digit with `multi`. Status 422 where no image could be
-        read.
-        """
-        network = trained(checkpoint)
-        settings = PredictOptions(top_k=top_k, multi=multi, min_confidence=min_confidence)
-        results = await classify(await read_images(request), network, settings)
-        records = [record.to_dict() for records in results for record in records]
-        has_failed = all(record["status"] == "error" for record in records)
-        return JSONResponse(records, 422 if has_failed else 200)
-
-    @app.post("/v1/inspect", openapi_extra=IMAGES)
-    async def inspect(
-        request: Request,
-        checkpoint: Annotated[
-            list[str] | None, Query(max_length=2, description="Up to two.")
-        ] = None,
-        multi: Multi = False,
-        target: Annotated[str | None, Query(description="The right class.")] = None,
-        index: Annotated[int, Query(ge=0, description="Which digit to explain.")] = 0,
-    ) -> JSONResponse:
-        """Show what one or two networks make of an image.
-
-        Records, stages, activations of each layer, gradient × input, and the loss for `target` as
-        in `mnist-ce explain --json`.
-        """
-        names = checkpoint or [DEFAULT_WEIGHTS]
-        networks = [trained(name) for name in names]
-        images = await read_images(request)
-        answers: list[dict[str, Any]] = []
-        for name, network in zip(names, networks, strict=True):
-            top_k = len(network.class_names)
-            settings = PredictOptions(top_k=top_k, multi=multi, keep_stages=True)
-            (records, *_) = await classify(images[:1], network, settings)
-            if records[0].status == "error":
-                raise ImageError(str(records[0].reason))
-            # The second network may have other classes.
-            known = None if answers and target not in network.class_names else target
-            content = await asyncio.to_thread(describe, network, records, known, index)
-            answers.append({"checkpoint": name, **content})
-        return JSONResponse(answers)
-
-    @app.post("/v1/corrections", openapi_extra=IMAGES, status_code=201)
-    async def correct(
-        request: Request, label: Annotated[int, Query(ge=0, le=9, description="The digit.")]
-    ) -> dict[str, str | int]:
-        """Keep an image with its label, in the folder that `--dataset folder:DIR` reads."""
-        ((_, content), *_) = await read_images(request)
-        path, number = await asyncio.to_thread(keep_correction, corrections, content, label)
-        return {"file": path.name, "folder": str(corrections), "number": number}
-
-    @app.get("/v1/events", response_class=StreamingResponse)
-    async def events(
-        run: Annotated[list[str] | None, Query(description="Names.")] = None,
-    ) -> StreamingResponse:
-        """Stream what changes in the runs: server-sent events `runs`, `curve` and `snapshot`."""
-        if app.state.num_streams >= MAX_STREAMS:
-            raise HTTPException(429, f"more than {MAX_STREAMS} streams at once: try again")
-        watcher = RunWatcher(service.output, run or ())
-
-        async def stream() -> AsyncIterator[str]:
-            app.state.num_streams += 1
-            try:
-                while not app.state.is_stopping():
-                    changes = watcher.changes()
-                    while event := await asyncio.to_thread(next, changes, None):
-                        name, content = event
-                        yield f"event: {name}\ndata: {json.dumps(content)}\n\n"
-                    yield ":\n\n"  # a comment, which finds out whether the page is still there
-                    await asyncio.sleep(STREAM_SECONDS)
-            finally:
-                app.state.num_streams -= 1
-
-        return StreamingResponse(stream(), media_type="text/event-stream")
-
-    @app.post("/v1/session", status_code=204)
-    def session() -> Response:
-        """Turn the token of this request into a cookie, for the page."""
-        response = Response(status_code=204)
-        response.set_cookie(COOKIE, token or "", httponly=True, samesite="strict")
-        return response
-
-    @app.get("/docs", include_in_schema=False)
-    def docs() -> FileResponse:
-        return FileResponse(STATIC / "docs.html")
-
-    @app.exception_handler(MnistCeError)
-    def known_error(_: Request, error: MnistCeError) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, 422)
-
-    @app.exception_handler(RequestValidationError)
-    def wrong_option(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        reason = f"{first['loc'][-1]} {plain_reason(first['msg'])}"
-        return JSONResponse({"error": reason}, 422)
-
-    @app.exception_handler(StarletteHTTPException)
-    def http_error(_: Request, error: StarletteHTTPException) -> JSONResponse:
-        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
-
-    app.state.num_streams, app.state.is_stopping = 0, lambda: False
-    app.mount("/", StaticFiles(directory=STATIC, html=True))
-    return app
-
-
-def keep_correction(folder: Path, content: bytes, label: int) -> tuple[Path, int]:
-    """Write an image as a new PNG whose name begins with its label; return how many there are.
+def keep_correction(folder: Path, png: bytes, label: int) -> tuple[Path, int]:
+    """Write an image under a new name that begins with its label; return how many there are.
 
     Raises:
-        ImageError: If the image cannot be read.
         RunError: If the folder is full or cannot be written.
     """
-    image = open_image(content)
-    if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
-        image = image.convert("RGB")
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")  # encoded anew, without the metadata
     name = f"{label}_{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}.png"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -267,10 +254,39 @@ def keep_correction(folder: Path, content: bytes, label: int) -> tuple[Path, int
             raise RunError(
                 f"{folder} holds {MAX_CORRECTIONS:,} images: choose another --corrections"
             )
-        write_atomically(folder / name, buffer.getvalue())
+        write_atomically(folder / name, png)
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {one_line(error)}") from None
     return folder / name, number
+
+
+def make_app(service: InferenceService, host: str, token: str | None, corrections: Path) -> FastAPI:
+    """Return the application; for `host` and `token` see `SecurityMiddleware`.
+
+    `corrections` is the folder for images with a label that the user gives.
+    """
+    app = FastAPI(title="mnist-ce", version=version(), docs_url=None, redoc_url=None)
+    state = app.state
+    state.service, state.token, state.corrections = service, token, corrections
+    state.is_stopping = lambda: False
+    app.add_middleware(SecurityMiddleware, host=host, token=token)
+    app.include_router(router)
+    for kind in (MnistCeError, RequestValidationError, StarletteHTTPException):
+        app.add_exception_handler(kind, error_response)
+    app.mount("/", StaticFiles(directory=STATIC, html=True))
+    return app
+
+
+async def error_response(_: Request, error: Exception) -> JSONResponse:
+    """Return the reason of an error, in one line, with its status."""
+    if isinstance(error, StarletteHTTPException):
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        reason = f"{first['loc'][-1]} {plain_reason(first['msg'])}"
+        return JSONResponse({"error": reason}, 422)
+    status = 413 if isinstance(error, ImageTooLargeError) else 422
+    return JSONResponse({"error": str(error)}, status)
 
 
 def serve(app: FastAPI, listener: socket.socket) -> None:

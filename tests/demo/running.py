@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image, ImageDraw
 
 pytest.importorskip("fastapi")
 from mnist_ce.demo.inference import InferenceService
@@ -22,3 +24,20 @@ class Demo:
 
     def post(self, path: str, content: bytes, **headers: str) -> httpx.Response:
         return httpx.post(f"{self.url}{path}", content=content, headers=headers, timeout=30)
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def drawing(*lines: list[tuple[int, int]]) -> bytes:
+    page = Image.new("L", (280, 280), 255)
+    for line in lines:
+        ImageDraw.Draw(page).line(line, fill=0, width=22, joint="curve")
+    return png(page)
+
+
+SEVEN = drawing([(70, 60), (210, 60), (120, 230)])
+ONE_AND_SEVEN = drawing([(50, 70), (50, 210)], [(130, 70), (230, 70), (170, 210)])

@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("fastapi")
 from mnist_ce.cli.demo import live_page
 from mnist_ce.demo.live import MAX_POINTS, RunWatcher
+from mnist_ce.runs.records import RunState
 from mnist_ce.training.callbacks import TrainResult
 
 HEADER = "step,epoch,loss,accuracy,learning_rate\n"
@@ -46,8 +47,8 @@ def test_a_run_is_watched_as_it_goes_on(
         seen = latest(watcher)
     assert seen["curve"]["steps"] == [[10, 2, 0.2, 0.1]]
     assert seen["runs"]["runs"][0]["state"] == "running"
-    run.write_record(run.read_record().updated(status="stopped"))  # type: ignore[union-attr]
-    assert latest(watcher)["runs"]["runs"][0]["state"] == "stopped"
+    run.write_record(run.read_record().updated(status=RunState.STOPPED))  # type: ignore[union-attr]
+    assert latest(watcher)["runs"]["runs"][0]["state"] == "resumable"
 
 
 def test_a_run_without_steps_is_drawn_by_epoch(

@@ -8,8 +8,7 @@ from shutil import which
 from typing import Any
 
 import pytest
-from running import Demo
-from test_server import SEVEN
+from running import SEVEN, Demo
 
 from mnist_ce import load_model
 from mnist_ce.explain.image import explain_image

@@ -19,7 +19,7 @@ from mnist_ce.runs.load_model import TrainedModel
 STAGE_SIDE_PX = 140
 
 
-def describe(
+def inspect_image(
     trained: TrainedModel, records: list[Prediction], target: str | None, index: int
 ) -> dict[str, Any]:
     """Return the records of an image as plain values, with all that led to one of them.
