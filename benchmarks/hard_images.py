@@ -89,7 +89,7 @@ def main() -> None:
             labels_found = predict_logits(trained.model, small).argmax(1).numpy()
             accuracies.append(float((labels_found == targets).mean()))
         reasons = [p.reason or "" for p in predictions]
-        several = float(np.mean(["--multi" in r for r in reasons]))
+        several = float(np.mean([p.has_several for p in predictions]))
         rejected = float(np.mean(["look" in r or "no ink" in r for r in reasons]))
         rows.append((kind, count, *accuracies, several, rejected, milliseconds))
         print(f"{kind}: {accuracies[0]:.1%}", file=sys.stderr)

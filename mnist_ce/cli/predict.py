@@ -96,10 +96,10 @@ def predict(
       mnist-ce predict scans/ --csv > predictions.csv
       mnist-ce predict sheet.jpg --multi --annotate marked
     """
-    formats = {_print_json: json, _print_json_lines: jsonl, _print_csv: as_csv, _print_text: True}
-    print_records, *others = [print_as for print_as, is_chosen in formats.items() if is_chosen]
-    if len(others) > 1:
+    if json + jsonl + as_csv > 1:
         raise typer.BadParameter("choose one of --json, --jsonl and --csv")
+    printers = ((json, _print_json), (jsonl, _print_json_lines), (as_csv, _print_csv))
+    print_records = next((printer for wanted, printer in printers if wanted), _print_text)
     with contextlib.ExitStack() as stack:
         stack.enter_context(one_blas_thread())
         from mnist_ce.reader.image_io import find_images
@@ -108,8 +108,8 @@ def predict(
         sources = list(find_images(images, recursive=recursive))
         _make_folders(save_inputs, stages, annotate, is_single=len(sources) == 1)
         many = len(sources) >= MANY
-        # Images and stages that are kept take megabytes each: few at a time.
-        chunk, batch_size = (16, 256) if stages is annotate is None else (2, 16)
+        # Images that are kept take megabytes each: few at a time.
+        chunk, batch_size = (16, 256) if stages is None and annotate is None else (2, 16)
         num_processes = (threads or os.cpu_count() or 1) if many else 1
         pool = stack.enter_context(PreprocessPool(num_processes, chunk))
 
@@ -140,11 +140,11 @@ def predict(
         bar = {"total": len(sources), "unit": " images", "leave": False, "dynamic_ncols": True}
         progress = tqdm(results, **bar, disable=not (many and is_terminal()))
         _tolerate_any_name()
-        num_images = num_errors = 0
+        num_printed = num_errors = 0
         try:
-            for num_images, result in enumerate(progress, 1):
+            for result in progress:
                 records = [_for_the_shell(record) for record in result.records]
-                stem = _file_stem(num_images, str(records[0].path))
+                stem = _file_stem(num_printed + 1, str(records[0].path))
                 if records[0].status == "error":
                     num_errors += 1
                     progress.clear()
@@ -160,9 +160,10 @@ def predict(
                     if save_inputs is not None and record.pixels is not None:
                         path = save_inputs / f"{stem}-{record.index}.png"
                         Image.fromarray(record.pixels).save(path)
-                print_records(records, is_first=num_images == 1)
+                print_records(records, is_first=not num_printed)
+                num_printed += 1
         finally:  # valid JSON even if an error comes between
-            if json and num_images:
+            if json and num_printed:
                 sys.stdout.write("\n]\n")
             sys.stdout.flush()
     if num_errors:

@@ -233,8 +233,7 @@ class ResolvedHypothesis:
     score: float
     quality: float  # in [0, 1]: how much of the ink looks like writing
     is_writing: bool  # whether most of several parts are digits
-    num_digits: int  # where only one was wanted
-    num_lines: int
+    several: str | None = None  # how many digits there are, where one was wanted
 
     @property
     def stages(self) -> Stages:
@@ -326,7 +325,7 @@ class Predictor:
                         line=number,
                         position=position,
                         text=text,
-                        has_several=best.num_digits > 1,
+                        has_several=best.several is not None,
                         pixels=digit.candidate.pixels,
                         stages=stages,
                     )
@@ -339,7 +338,7 @@ class Predictor:
         """Choose the most plausible digits of each line."""
         lines = _resolve_lines(hypothesis.lines, scores)
         quality, is_writing, surplus = hypothesis.foreground_quality, False, 0
-        num_digits = num_lines = 1
+        several = None
         if self.options.multi:
             parts = [digit for line in lines for digit in line if digit.candidate.mark is None]
             num_accepted = self.num_accepted(parts)
@@ -353,15 +352,14 @@ class Predictor:
         else:  # the best candidate as one digit, and how many there are
             counts = list(map(self.num_accepted, _resolve_lines(hypothesis.all_lines, scores)))
             if sum(counts) > 1:
-                num_digits, num_lines = sum(counts), sum(count > 0 for count in counts)
-            else:
-                num_digits = len(lines[0])
+                num_lines = sum(count > 0 for count in counts)
+                several = f"{sum(counts)} digits in {num_lines} line{'s' * (num_lines > 1)}"
+            elif len(lines[0]) > 1:  # they touch
+                several = f"{len(lines[0])} digits in 1 line"
             lines = [[scores[hypothesis.lines[0][0].whole]]]
         confidence = float(np.mean([digit.log_confidence for line in lines for digit in line]))
         score = CONFIDENCE_WEIGHT * confidence + math.log(hypothesis.segmentation_score) + surplus
-        return ResolvedHypothesis(
-            hypothesis, lines, score, quality, is_writing, num_digits, num_lines
-        )
+        return ResolvedHypothesis(hypothesis, lines, score, quality, is_writing, several)
 
     def num_accepted(self, digits: list[ScoredDigit]) -> int:
         """Return how many digits are no marks and reach the threshold."""
@@ -384,10 +382,7 @@ class Predictor:
                 threshold -= ROW_BONUS
             if digit.candidate.mark is not None or score < threshold:
                 reason = self.why_unlike_a_digit(digit, chosen.hypothesis)
-        if chosen.num_digits > 1:
-            lines = f"{chosen.num_lines} line{'s' * (chosen.num_lines > 1)}"
-            reason = f"{chosen.num_digits} digits in {lines}"
-        return score, threshold, reason
+        return score, threshold, chosen.several or reason
 
     def why_unlike_a_digit(self, digit: ScoredDigit, hypothesis: Hypothesis) -> str:
         """Return why a digit is rejected and what may help."""

@@ -18,6 +18,7 @@ from PIL import Image
 from mnist_ce.cli import main
 from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.network.model import MLP
+from mnist_ce.reader.image_io import open_image
 
 Capsys = pytest.CaptureFixture[str]
 MonkeyPatch = pytest.MonkeyPatch
@@ -132,6 +133,30 @@ def test_what_is_no_digit_is_a_part_that_was_not_read(capsys: Capsys) -> None:
     assert [r["status"] for r in records] == ["ok", "rejected", "ok"]
     assert records[1]["reason"] == "looks like a dash, not a digit"
     assert records[1]["text"][1] == "?"
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "RGBA"])
+def test_an_annotated_image_is_read_once(
+    mode: str, monkeypatch: MonkeyPatch, capsys: Capsys
+) -> None:
+    dark = np.full((90, 90), 200, np.uint8)
+    dark[20:70, 40:50] = 10
+    image = Image.fromarray(dark)
+    if mode == "I;16":
+        image = Image.fromarray(dark.astype(np.uint16) * 257)
+    image.convert(mode).save("one.png")
+
+    def open_and_remove(source: Path) -> Image.Image:
+        decoded = open_image(source)
+        source.unlink()
+        return decoded
+
+    monkeypatch.setattr("mnist_ce.reader.pool.open_image", open_and_remove)
+    assert run("one.png", "--annotate", "marked", "--min-confidence", "0") == 0
+    assert "error" not in capsys.readouterr().out
+    with Image.open("marked/00001-one.png") as marked:
+        paper = marked.convert("RGB").getpixel((marked.width - 10, 300))
+    assert paper == (200, 200, 200)
 
 
 def test_an_unexpanded_pattern(capsys: Capsys) -> None:

@@ -9,6 +9,7 @@ import itertools
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -23,7 +26,15 @@ from mnist_ce import load_model, predict
 from mnist_ce.data.splits import Split
 from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.network.model import MLP
-from mnist_ce.prediction.predict import ROW_BONUS, PredictOptions, Predictor, predict_each
+from mnist_ce.prediction.predict import (
+    ROW_BONUS,
+    PredictOptions,
+    Predictor,
+    ScoredDigit,
+    predict_each,
+    resolve_lattice,
+)
+from mnist_ce.reader.components import Box
 from mnist_ce.reader.pool import PreprocessedImage
 from mnist_ce.reader.segmentation import Hypothesis
 from mnist_ce.reader.text_lines import Digit, Lattice
@@ -94,15 +105,14 @@ def test_every_kind_of_input_gets_the_same_prediction(
     path = tmp_path / "a digit\nü.png"
     Image.fromarray(image).save(path)
     content, fractions = path.read_bytes(), tensor.float() / 255
-    inputs: list[Any] = [
-        path,
-        str(path),
-        content,
-        bytearray(content),
-        io.BytesIO(content),
+    inputs: list[Any] = [path, str(path), content, bytearray(content), io.BytesIO(content)]
+    inputs += [
         Image.open(path),
+        image,
+        image[..., None],
+        np.stack([image] * 3, axis=-1),
+        image.astype(np.int64),
     ]
-    inputs += [image, image[..., None], np.stack([image] * 3, axis=-1), image.astype(np.int64)]
     inputs += [image / 255, image.astype(np.float32), tensor, tensor[None], fractions]
     inputs += [fractions.requires_grad_(), np.stack([image / 255] * 3, axis=-1)]
     records = predict(inputs, checkpoint=trained)
@@ -154,20 +164,16 @@ def test_a_bad_array_is_a_record_with_a_reason(
     assert re.search(reason, record.reason or "")
 
 
-def test_the_keywords_can_be_seen() -> None:
-    keywords = set(inspect.signature(predict).parameters)
-    settings = {field.name for field in dataclasses.fields(PredictOptions)}
-    assert (settings - {"keep_image"}) | {"images", "checkpoint", "model", "input_mean"} <= keywords
+def test_the_keywords_are_the_options() -> None:
+    options = {field.name for field in dataclasses.fields(PredictOptions)} - {"keep_image"}
+    assert options < set(inspect.signature(predict).parameters)
 
 
 def test_records_hold_plain_values_that_add_up(trained: TrainedModel, digits: Split) -> None:
     (record,) = predict(digits.images.numpy()[3], checkpoint=trained, top_k=10)
     row = record.to_dict()
     assert list(row["top_k"][0]) == ["label", "class_name", "probability"]
-    best = record.top_k[0]
-    assert (best.label, best.class_name, best.probability) == tuple(row["top_k"][0].values())
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        best.label = 3  # type: ignore[misc]
+    assert json.loads(json.dumps(row)) == row | {"box": list(row["box"])}
     assert sum(item["probability"] for item in row["top_k"]) == pytest.approx(1)
     assert row["top_k"][0]["label"] == row["label"]
     assert row["probability"] == row["top_k"][0]["probability"]
@@ -188,13 +194,82 @@ def test_several_digits_are_counted_or_classified(trained: TrainedModel, digits:
     row = Image.fromarray(255 - np.pad(np.concatenate(tiles, axis=1), 8))
     row = row.resize((row.width * 4, row.height * 4), Image.Resampling.BICUBIC)
     (single,) = predict(row, checkpoint=trained)
-    assert single.status == "rejected"
-    assert single.reason == "5 digits in 1 line"
-    assert single.guess is None
-    records = predict(row, checkpoint=trained, multi=True)
-    assert [r.index for r in records] == [0, 1, 2, 3, 4]
+    assert (single.status, single.reason) == ("rejected", "5 digits in 1 line")  # names no flag
+    assert (single.has_several, single.guess) == (True, None)
+    records = predict(row, checkpoint=trained, multi=True, keep_stages=True)
+    assert [(r.index, r.line, r.position) for r in records] == [(i, 0, i) for i in range(5)]
     right = sum(r.label == int(t) for r, t in zip(records, digits.labels[:5], strict=True))
     assert right >= 4
+    inputs = np.hstack([np.asarray(r.pixels) for r in records])
+    np.testing.assert_array_equal(records[0].stages["what the network reads"], inputs)
+
+
+def test_an_image_has_one_result_whatever_it_holds(trained: TrainedModel, digits: Split) -> None:
+    pair = Image.fromarray(255 - np.hstack(list(digits.images.numpy()[:2]))).resize((448, 224))
+    blank = Image.new("LA", (99, 60), (0, 0))
+    options = PredictOptions(multi=True, keep_image=True)
+    several, none, gone = predict_each([pair, blank, Path("gone.png")], trained, options)
+    assert [r.index for r in several.records] == list(range(len(several.records)))
+    assert len(several.records) > 1
+    assert [r.status for r in (*none.records, *gone.records)] == ["rejected", "error"]
+    assert several.image is not None
+    assert none.image is not None
+    assert (several.image.size, none.image.getpixel((0, 0))) == (pair.size, (255, 255, 255))
+    assert gone.image is None
+
+
+@st.composite
+def lattices(draw: st.DrawFn) -> tuple[Lattice, dict[Digit, ScoredDigit]]:
+    """A lattice in which every piece may be a digit, and some of the longer runs; with scores."""
+    num_pieces = draw(st.integers(1, 6))
+    scores = {}
+    digits = {}
+    for start in range(num_pieces):
+        for stop in range(start + 1, num_pieces + 1):
+            if stop == start + 1 or draw(st.booleans()):
+                mark, penalty = draw(st.sampled_from([None, "a dash"])), draw(st.floats(0, 5))
+                digit = Digit(np.zeros((28, 28), np.uint8), penalty=penalty, mark=mark)
+                probability = draw(st.floats(0.5, 1))
+                probabilities = np.array([probability, 1 - probability])
+                scores[digit] = ScoredDigit(digit, probabilities, draw(st.floats(-20, 20)))
+                digits[start, stop] = digit
+    return Lattice(num_pieces, digits), scores
+
+
+@given(lattices())
+@settings(deadline=None)
+def test_the_best_path_is_that_of_all_paths(
+    drawn: tuple[Lattice, dict[Digit, ScoredDigit]],
+) -> None:
+    lattice, scores = drawn
+
+    def paths_from(start: int) -> Iterator[list[Digit]]:
+        if start == lattice.num_pieces:
+            yield []
+        for (first, stop), digit in lattice.digits.items():
+            if first == start:
+                yield from ([digit, *rest] for rest in paths_from(stop))
+
+    totals = [sum(scores[digit].plausibility for digit in path) for path in paths_from(0)]
+    path = resolve_lattice(lattice, scores)
+    assert [scored.candidate for scored in path] in list(paths_from(0))
+    assert sum(scored.plausibility for scored in path) == pytest.approx(max(totals))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"box": Box(0, 0, 11, 6)}, "the digit is 11 pixels high: photograph it closer"),
+        ({"box": Box(0, 0, 6, 11)}, "the digit is 11 pixels wide: photograph it closer"),
+        ({"mark": "a point"}, "looks like a point, not a digit"),
+        ({}, "looks like a letter, a sign or a scribble, not a digit"),
+    ],
+)
+def test_a_rejection_says_why(trained: TrainedModel, change: dict[str, Any], reason: str) -> None:
+    digit = Digit(np.full((28, 28), 200, np.uint8), **change)
+    image = PreprocessedImage(None, [Hypothesis([[Lattice.of(digit)]])])
+    (result,) = Predictor(trained, PredictOptions()).predict_batch([image])
+    assert result.records[0].reason == reason
 
 
 def test_among_digits_less_is_asked_of_a_probable_digit(trained: TrainedModel) -> None:
@@ -232,21 +307,21 @@ def test_a_normalised_network_is_served(trained: TrainedModel, digits: Split) ->
 
 
 @pytest.mark.parametrize(
-    "settings", [{"top_k": 0}, {"min_confidence": 1.5}, {"input_std": 0.0}, {"device": "tpu"}]
+    "options", [{"top_k": 0}, {"min_confidence": 1.5}, {"input_std": 0.0}, {"device": "tpu"}]
 )
 def test_settings_that_make_no_sense_are_refused(
-    settings: dict[str, Any], trained: TrainedModel
+    options: dict[str, Any], trained: TrainedModel
 ) -> None:
     with pytest.raises(UsageError):
-        predict([], checkpoint=trained, **settings)
+        predict([], checkpoint=trained, **options)
 
 
 def test_images_are_read_only_a_little_ahead(trained: TrainedModel, digits: Split) -> None:
     images, yielded = digits.images.numpy(), itertools.count()
     endless = (images[number % 100] for number in yielded)
-    records = predict_each(endless, trained, PredictOptions(batch_size=8))
+    results = predict_each(endless, trained, PredictOptions(batch_size=8))
     for _ in range(20):
-        next(records)
+        next(results)
     assert next(yielded) <= 32
 
 
