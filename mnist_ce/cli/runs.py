@@ -81,10 +81,9 @@ def print_groups(groups: Sequence[RunGroup]) -> None:
 
 
 def _delete(name: str, output: Path, *, is_confirmed: bool, json: bool) -> None:
-    from mnist_ce.runs.run_dir import SHIPPED_WEIGHTS, delete_run, find_run, is_shipped
+    from mnist_ce.runs.run_dir import FINISHED, LATEST, delete_run, find_run, is_shipped
 
-    missing = name in SHIPPED_WEIGHTS and not (output / name).is_dir()
-    if name == "latest" or missing or is_shipped(run := find_run(name, output)):
+    if name == LATEST or is_shipped(run := find_run(name, output, FINISHED)):
         raise UsageError(f"--delete {name}: give the name of a run that 'mnist-ce runs' lists")
     if not is_confirmed:
         if not sys.stdin.isatty():

@@ -54,7 +54,7 @@ class InferenceService:
         """Return the weights at hand by name: the shipped ones, then the runs, newest first."""
         shipped = {name: find_checkpoint(name, self.output) for name in SHIPPED}
         runs = {run.name: run.model_path for run, _ in list_runs(self.output)}
-        return shipped | {name: path for name, path in runs.items() if path.is_file()}
+        return shipped | {n: p for n, p in runs.items() if p.is_file() and n not in shipped}
 
     def trained(self, name: str) -> TrainedModel:
         """Return a network by its name in `checkpoints`; a KeyError if it is none of them."""

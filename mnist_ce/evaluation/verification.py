@@ -13,7 +13,7 @@ from mnist_ce.data.dataset import DataSplits
 from mnist_ce.evaluation.evaluate import evaluate_split, load_splits_of
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord
-from mnist_ce.runs.run_dir import RunDir, find_run
+from mnist_ce.runs.run_dir import FINISHED, RunDir, find_run
 from mnist_ce.runs.train_state import load_snapshot
 from mnist_ce.system.device import resolve_device
 from mnist_ce.system.errors import MnistCeError, RunError
@@ -55,7 +55,7 @@ def verify(
     Raises:
         RunError: If there is no such run, or it is not finished.
     """
-    run = find_run(name, Path(output))
+    run = find_run(name, Path(output), FINISHED)
     record = run.read_record()
     if record is None or not record.is_finished:
         raise RunError(f"run {run.path} is not finished, and has no results to verify")

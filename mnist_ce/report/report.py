@@ -18,7 +18,7 @@ from mnist_ce.report.plots.evaluation import draw_confusion_matrix, reliability_
 from mnist_ce.report.plots.grids import draw_mistakes, draw_weights
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord
-from mnist_ce.runs.run_dir import RunDir, find_run, list_runs
+from mnist_ce.runs.run_dir import FINISHED, RunDir, find_run, list_runs
 from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.errors import DataError, RunError
 from mnist_ce.system.files import write_atomically
@@ -46,7 +46,7 @@ def report(
         CheckpointError: A run's weights cannot be loaded.
     """
     output = Path(output)
-    runs = [find_run(name, output) for name in names]
+    runs = [find_run(name, output, FINISHED) for name in names]
     if not names:
         runs = [run for run, record in list_runs(output) if record.is_finished][:1]
     if not runs:

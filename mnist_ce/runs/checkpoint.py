@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import re
 import sys
 import warnings
 import zipfile
@@ -16,25 +17,46 @@ import torch
 from torch import Tensor
 
 from mnist_ce.network.model import MLP
-from mnist_ce.runs.foreign_formats import (
-    LEGACY_MAGIC,
-    describe_archive,
-    describe_file,
-    describe_pickle,
-)
-from mnist_ce.runs.linear_layers import NumpyValue, find_linear_layers
+from mnist_ce.runs.linear_layers import find_linear_layers
 from mnist_ce.system.errors import CheckpointError
 from mnist_ce.system.files import write_atomically
 from mnist_ce.system.text import one_line, sanitize
 
 MAX_BYTES = 1 << 30  # the standard network takes 2.7 MB
 SAFETENSORS = "safetensors"
-NUMPY_NAMES = (
-    *("numpy.dtype", "numpy.ndarray"),
-    *("numpy.core.multiarray.scalar", "numpy.core.multiarray._reconstruct"),
-    *("numpy._core.multiarray.scalar", "numpy._core.multiarray._reconstruct"),
-)
+LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch.save before version 1.6
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+NUMPY_NAMES = (
+    *("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
+    *("numpy.ndarray", "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"),
+)
+_PACKED = "is compressed, or an archive: unpack it first"
+# What the first bytes of a file say that torch.save did not write.
+FORMATS: tuple[tuple[bytes, str], ...] = (
+    (rb"\0*\Z", "is empty or full of zeros: copy or download it again"),
+    (rb"version https://git-lfs", "is a Git LFS pointer: git lfs pull fetches the file itself"),
+    (rb"\s*<", "is an HTML or XML page: download the file itself, not the page about it"),
+    (rb"\x89PNG|\xff\xd8\xff", "is an image: mnist-ce predict reads it"),
+    (rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!|(?s:.{257})ustar", _PACKED),
+    (rb"PK", "is a zip archive that torch.save did not write (of TorchScript, Keras or NumPy?)"),
+    (rb"\x80", "is a pickle that torch.save did not write"),
+    (rb"\x89HDF", "is an HDF5 file, as Keras writes"),
+    (rb"\x93NUMPY", "is a NumPy file"),
+    (rb"\x08[\x01-\x1f][\x12\x1a\x22\x2a\x32\x3a\x42]", "is a model of TensorFlow or ONNX"),
+    (rb"[\t\n\r -~]+\Z", "is text, not a file that torch.save wrote"),
+    (rb"", "is damaged, or of a format not known here"),
+)
+CONVERSION = "docs/own-network.md says how weights are converted"
+
+
+class _NumpyValue:
+    """Takes the place of NumPy's scalars and arrays in a pickle; no code of NumPy runs."""
+
+    def __init__(self, *arguments: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
 
 
 def save_tensors(path: Path, content: dict[str, Any]) -> None:
@@ -50,7 +72,7 @@ def check_claimed_bytes(tensor: Tensor) -> None:
     A file of 1.6 kB can hold a tensor of 2^40 elements with stride 0: check before any copy.
     """
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise ValueError(f"claims {tensor.numel():,} values, but the file holds fewer")
+        raise ValueError(f"has a tensor of {tensor.numel():,} values, but the file holds fewer")
 
 
 def load_tensors(path: Path) -> Any:  # noqa: ANN401 - the caller checks the content
@@ -82,7 +104,13 @@ def _load(path: Path) -> tuple[Any, str]:
             raise CheckpointError(
                 f"checkpoint {path} is a damaged {SAFETENSORS} file: {one_line(error)}"
             ) from None
-    raise CheckpointError(f"checkpoint {path} {describe_file(path, content)}")
+    raise _foreign(path, content)
+
+
+def _foreign(path: Path, content: bytes) -> CheckpointError:
+    description = next(text for magic, text in FORMATS if re.match(magic, content[:300]))
+    advice = "" if ":" in description else f": {CONVERSION}"
+    return CheckpointError(f"checkpoint {path} {description}{advice}")
 
 
 def _read(path: Path) -> bytes:
@@ -104,8 +132,9 @@ def _pickle_of(path: Path, content: bytes) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             records = archive.infolist()
-            if (description := describe_archive(path, archive.namelist())) is not None:
-                raise CheckpointError(f"checkpoint {path} {description}")
+            names = {name.rpartition("/")[2]: name for name in archive.namelist()}
+            if "data.pkl" not in names or "constants.pkl" in names:  # the latter: TorchScript
+                raise _foreign(path, content)
             # torch.save compresses nothing: a compressed record could unpack to any size.
             if any(record.compress_type != zipfile.ZIP_STORED for record in records) or (
                 sum(record.file_size for record in records) > len(content)
@@ -118,8 +147,7 @@ def _pickle_of(path: Path, content: bytes) -> bytes:
                 raise CheckpointError(
                     f"checkpoint {path} is damaged: its bytes have changed ({sanitize(damaged)})"
                 )
-            name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-            return archive.read(name)
+            return archive.read(names["data.pkl"])
     except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, OSError, EOFError):
         raise CheckpointError(
             f"checkpoint {path} is damaged: it is not a whole zip archive; copy it again"
@@ -131,11 +159,15 @@ def _unpickle(path: Path, content: bytes, pickled: bytes) -> Any:  # noqa: ANN40
         reason = "holds a bytearray, which no checkpoint needs"
         raise CheckpointError(f"checkpoint {path} {reason}")
     try:
-        names: list[Any] = [(NumpyValue, name) for name in NUMPY_NAMES]
+        names: list[Any] = [(_NumpyValue, name) for name in NUMPY_NAMES]
         with torch.serialization.safe_globals(names), warnings.catch_warnings(action="ignore"):
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = describe_pickle(path, pickled, str(error))
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = (
+            f"holds {f'an object of {named[1]}' if named else 'code, or is damaged'}, and no code "
+            f"is run from a checkpoint: save model.state_dict() alone; {CONVERSION}"
+        )
     except Exception as error:  # torch raises many kinds for a damaged file
         state = "is damaged" if pickled is content else "cannot be loaded"
         reason = f"{state}: {one_line(error)}"
@@ -155,29 +187,24 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
     """Return `load_state_dict`, and what was taken of the file; None for a plain `state_dict`."""
     content, form = _load(path)
     try:
-        found = find_linear_layers(content, is_sorted=form == SAFETENSORS)
-    except (ValueError, TypeError) as error:  # of NumPy's, too
-        raise CheckpointError(f"checkpoint {path} {one_line(error)}") from None
-    state: dict[str, Tensor] = {}
-    for number, keys in enumerate(found.keys, start=1):
-        for part, key in zip(("weight", "bias"), keys, strict=True):
-            tensor = _checked_tensor(path, key, found.tensors[key])
-            state[f"l{number}.{part}"] = tensor.t().contiguous() if found.is_transposed else tensor
-    taken = "; ".join(filter(None, (form, found.description())))
-    return state, taken or None
-
-
-def _checked_tensor(path: Path, key: str, tensor: Tensor) -> Tensor:
-    name = sanitize(key)
-    if tensor.dtype not in FLOATS:
-        raise CheckpointError(f"checkpoint {path}: {name} is not a dense tensor of floats")
-    try:
-        check_claimed_bytes(tensor)
+        tensors = find_linear_layers(content, is_ordered=form != SAFETENSORS)
+        values = [_to_float32(key, tensor) for key, tensor in tensors.items()]
     except ValueError as error:
-        raise CheckpointError(f"checkpoint {path}: {name} {error}") from None
+        raise CheckpointError(f"checkpoint {path} {one_line(error)}") from None
+    keys = list(tensors)
+    names = [f"l{i // 2 + 1}.{'bias' if i % 2 else 'weight'}" for i in range(len(keys))]
+    renamed = f"{keys[0]} … {keys[-1]} read as {names[0]} … {names[-1]}"
+    taken = [form] * bool(form) + [sanitize(renamed)] * (keys != names)
+    return dict(zip(names, values, strict=True)), "; ".join(taken) or None
+
+
+def _to_float32(key: str, tensor: Tensor) -> Tensor:
+    if tensor.dtype not in FLOATS or tensor.layout != torch.strided or tensor.is_meta:
+        raise ValueError(f"has {sanitize(key)}, which is not a dense tensor of floats")
+    check_claimed_bytes(tensor)
     tensor = tensor.detach().to(torch.float32).contiguous()
     if not torch.isfinite(tensor).all():
-        raise CheckpointError(f"checkpoint {path}: {name} holds values that are NaN or infinite")
+        raise ValueError(f"has {sanitize(key)}, which holds values that are NaN or infinite")
     return tensor
 
 

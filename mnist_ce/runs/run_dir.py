@@ -7,19 +7,19 @@ import csv
 import io
 import itertools
 import json
+import os
 import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tomli_w
 from filelock import FileLock, Timeout
 
 from mnist_ce.config import rename_old_keys
-from mnist_ce.runs.foreign_formats import describe_folder
 from mnist_ce.runs.records import FORMAT_VERSION, RunRecord, RunState
 from mnist_ce.system.errors import CheckpointError, RunError, UsageError
 from mnist_ce.system.files import (
@@ -36,9 +36,18 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-SHIPPED_WEIGHTS = {"world": "world", "mnist": "mnist", "pretrained": "mnist"}
+LATEST = "latest"
+SHIPPED_WEIGHTS = {
+    "world": "world",
+    "world-mlp": "world",
+    "mnist": "mnist",
+    "mnist-mlp": "mnist",
+    "pretrained": "mnist",
+}
 """The folder of each shipped network by its names; `pretrained` is the old name of `mnist`."""
+RESERVED_NAMES = (LATEST, *SHIPPED_WEIGHTS)  # which no run can have
 NUM_DIGITS = 10  # a run with fewer classes is never a default
+WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 MAX_RECORD_BYTES = 1 << 24
 _COLUMNS = (
     *("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy"),
@@ -232,10 +241,19 @@ def _parse_metric(column: str, text: str) -> float | None:
     return float(text) if text else None
 
 
+def check_run_name(name: str) -> None:
+    """Raise a UsageError unless a run can have this name."""
+    if Path(name).name != name or name.startswith(".") or "\0" in name:
+        raise UsageError(f"run.name = {name!r} is not the name of a folder")
+    if name in RESERVED_NAMES:
+        meaning = "the newest run" if name == LATEST else "shipped weights"
+        raise UsageError(f"run.name = {name!r} stands for {meaning}; choose another --name")
+
+
 def check_new_run(output: Path, name: str) -> None:
     """Fail early, before the data is loaded, where `create_run` would fail."""
-    if name and (Path(name).name != name or name.startswith(".") or "\0" in name):
-        raise UsageError(f"run.name = {name!r} is not the name of a folder")
+    if name:
+        check_run_name(name)
     try:
         if name and (output / name).exists():
             raise _exists(output / name)
@@ -325,15 +343,6 @@ def run_state(run: RunDir, record: RunRecord) -> RunState:
     return RunState.RESUMABLE if run.resume_path.is_file() else RunState.LOST
 
 
-def newest_run(output: Path) -> tuple[RunDir, RunRecord] | None:
-    """Return the newest finished multi-class run of ten classes or more, the user's own only."""
-    for run, record in list_runs(output):
-        is_whole = record.objective == "multiclass" and len(record.class_names or ()) >= NUM_DIGITS
-        if not is_shipped(run) and record.is_finished and is_whole and run.model_path.is_file():
-            return run, record
-    return None
-
-
 def shipped_weights(name: str) -> Path:
     """Return the file of one of the `SHIPPED_WEIGHTS`."""
     return shipped_dir(SHIPPED_WEIGHTS[name]) / "model.pt"
@@ -344,57 +353,98 @@ def is_shipped(run: RunDir) -> bool:
     return run.path.resolve() in {shipped_weights(name).parent for name in SHIPPED_WEIGHTS}
 
 
+class Criterion(NamedTuple):
+    """Which runs a command can use."""
+
+    description: str
+    is_met: Callable[[RunDir, RunRecord], bool]
+
+
+FINISHED = Criterion("finished run", lambda run, record: record.is_finished)
+CLASSIFIER = Criterion(
+    f"finished run of {NUM_DIGITS} classes",
+    lambda run, record: (
+        record.is_finished
+        and record.objective == "multiclass"
+        and len(record.class_names or ()) >= NUM_DIGITS
+        and run.model_path.is_file()
+    ),
+)
+INTERRUPTED = Criterion(
+    "interrupted run",
+    lambda run, record: (
+        record.status in (RunState.RUNNING, RunState.STOPPED) and not run.is_locked()
+    ),
+)
+
+
+def newest_run(output: Path, criterion: Criterion = CLASSIFIER) -> tuple[RunDir, RunRecord] | None:
+    """Return the newest of the user's own runs that a command can use: what `latest` means."""
+    for run, record in list_runs(output):
+        if criterion.is_met(run, record) and not is_shipped(run):
+            return run, record
+    return None
+
+
+def _find_folder(name: str, output: Path, criterion: Criterion, file: str) -> Path | None:
+    """Return the folder of a run or of shipped weights: the one meaning of their names.
+
+    Shipped weights go before a run of their name, which is reached by its path; of a path and a
+    name, the one is taken that has the file.
+    """
+    if name == LATEST:
+        newest = newest_run(output, criterion)
+        return newest[0].path if newest else None
+    if name in SHIPPED_WEIGHTS:
+        return shipped_weights(name).parent
+    return next((path for path in (Path(name), output / name) if (path / file).is_file()), None)
+
+
 def find_checkpoint(checkpoint: str | Path | None, output: Path) -> Path:
     """Return the file of a checkpoint; for arguments and errors see `load_model`."""
-    if checkpoint is None or str(checkpoint) == "latest":
-        if newest := newest_run(output):
-            return newest[0].model_path
-        if checkpoint is None:
-            return shipped_weights("mnist")
-        raise CheckpointError(
-            f"there is no finished run of {NUM_DIGITS} classes in {output}: train one with "
-            "'mnist-ce train'"
-        )
-    path = Path(checkpoint)
-    if path.exists() and not path.is_dir():
+    name = str(LATEST if checkpoint is None else checkpoint)
+    path = Path(name)
+    if name not in RESERVED_NAMES and path.exists() and not path.is_dir():
         return path
-    for folder in (path, output / path):
-        if (folder / "model.pt").is_file():
-            return folder / "model.pt"
-    if str(checkpoint) in SHIPPED_WEIGHTS:
-        return shipped_weights(str(checkpoint))
+    if folder := _find_folder(name, output, CLASSIFIER, "model.pt"):
+        return folder / "model.pt"
+    if checkpoint is None:
+        return shipped_weights("mnist")
+    if name == LATEST:
+        raise CheckpointError(
+            f"there is no {CLASSIFIER.description} in {output}: train one with 'mnist-ce train'"
+        )
     if path.is_dir() or (output / path).is_dir():
-        folder = path if path.is_dir() else output / path
-        description = describe_folder(folder) or "has no model.pt yet: let it finish an epoch first"
-        raise CheckpointError(f"checkpoint {checkpoint} {description}")
-    near = did_you_mean(
-        str(path), [*SHIPPED_WEIGHTS, *_names(output), *_names(path.parent, path.parent)]
-    )
-    raise CheckpointError(f"checkpoint {checkpoint} is neither a file nor a run in {output}{near}")
+        run = RunDir(path if path.is_dir() else output / path)
+        if run.config_path.is_file() or run.record_path.is_file():
+            raise CheckpointError(f"checkpoint {name} has no model.pt yet: let it finish an epoch")
+        files = [p for p in run.path.iterdir() if p.suffix in WEIGHTS_SUFFIXES]
+        advice = f"; name one of its files: {', '.join(sorted(map(str, files))[:3])}"
+        raise CheckpointError(
+            f"checkpoint {name} is a folder without a run (it has no model.pt)"
+            f"{advice if files else ''}"
+        )
+    beside = [str(path.parent / other) for other in _entries(path.parent)]
+    near = did_you_mean(str(path), [*SHIPPED_WEIGHTS, *_entries(output), *beside])
+    raise CheckpointError(f"checkpoint {name} is neither a file nor a run in {output}{near}")
 
 
-def find_run(name: str, output: Path) -> RunDir:
-    """Return a run by directory, by name, or `latest`: the newest interrupted one.
+def find_run(name: str, output: Path, criterion: Criterion) -> RunDir:
+    """Return a run by directory, by name, or `latest`: the newest that meets a criterion.
 
     Raises:
         RunError: If there is no such run.
     """
-    if name == "latest":
-        for run, record in list_runs(output):
-            if record.status in (RunState.RUNNING, RunState.STOPPED) and not run.is_locked():
-                return run
-        raise RunError(f"there is no interrupted run in {output}")
-    for folder in (Path(name), output / name):
-        run = RunDir(folder)
-        if run.config_path.is_file():
-            return run
-    raise RunError(f"there is no run {name} in {output}{did_you_mean(name, _names(output))}")
+    if folder := _find_folder(name, output, criterion, "config.toml"):
+        return RunDir(folder)
+    if name == LATEST:
+        raise RunError(f"there is no {criterion.description} in {output}")
+    raise RunError(f"there is no run {name} in {output}{did_you_mean(name, _entries(output))}")
 
 
-def _names(folder: Path, base: Path | None = None) -> list[str]:
-    """Return the names of a folder's entries, or with `base` their paths from there on."""
+def _entries(folder: Path) -> list[str]:
     with contextlib.suppress(OSError):
-        return [str((base or Path()) / p.name) for p in folder.iterdir() if p.name[0] != "."]
+        return [path.name for path in folder.iterdir() if not path.name.startswith(".")]
     return []
 
 
@@ -408,6 +458,7 @@ def delete_run(run: RunDir) -> None:
         pass  # Windows renames no directory with an open file
     hidden = run.path.with_name(f".new-{secrets.token_hex(4)}.tmp")
     try:
+        os.utime(run.path)  # new, so that no `create_run` takes it for what a killed process left
         run.path.rename(hidden)  # at once: `create_run` removes what a killed process leaves
         shutil.rmtree(hidden)
     except OSError as error:

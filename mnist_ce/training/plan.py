@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_ce.config import Config, recipe_name, resolve_config
 from mnist_ce.runs.groups import is_of_recipe
-from mnist_ce.runs.run_dir import RunDir
+from mnist_ce.runs.run_dir import RunDir, check_run_name
 from mnist_ce.system.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -115,7 +115,9 @@ def make_plan(
         raise UsageError(f"--storage {storage}: give the URL of a database, to --search in")
     if study and not re.fullmatch(r"\w[\w.=+-]*", study):
         raise UsageError(f"--name {study}: use letters, digits and . = + - _ alone")
-    if not study:
+    if study:
+        check_run_name(study)
+    else:
         # The seeds of a search's test and the number of its trials may grow.
         content = [definitions[0], sorted(map(repr, space.items()))] if space else definitions
         digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]

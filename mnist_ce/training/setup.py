@@ -17,7 +17,7 @@ from mnist_ce.data.splits import Split
 from mnist_ce.network.model import MLP, check_module
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord
-from mnist_ce.runs.run_dir import RunDir, find_run
+from mnist_ce.runs.run_dir import INTERRUPTED, RunDir, find_run, is_shipped
 from mnist_ce.system.distributed import num_processes
 from mnist_ce.system.errors import CheckpointError, RunError, StoppedError, UsageError
 from mnist_ce.system.text import one_line
@@ -68,7 +68,9 @@ def open_run(
     stack: contextlib.ExitStack, name: str, settings: Mapping[str, Any], custom: Custom
 ) -> tuple[RunDir, RunRecord, Config]:
     """Lock a run that is to be resumed, and read its record and config."""
-    run = find_run(name, Path(settings.get("run.output", Config().run.output)))
+    run = find_run(name, Path(settings.get("run.output", Config().run.output)), INTERRUPTED)
+    if is_shipped(run):
+        raise RunError(f"{name} are shipped weights, which are not continued: see --init")
     stack.enter_context(run.lock())
     record = run.read_record()
     if record is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,17 @@ from PIL import Image
 
 from mnist_ce import load_model, predict
 from mnist_ce.cli import main
-from mnist_ce.runs.run_dir import RunDir, find_checkpoint, shipped_weights
+from mnist_ce.runs.records import RunRecord, RunState
+from mnist_ce.runs.run_dir import (
+    FINISHED,
+    INTERRUPTED,
+    RESERVED_NAMES,
+    SHIPPED_WEIGHTS,
+    RunDir,
+    find_checkpoint,
+    find_run,
+    shipped_weights,
+)
 from mnist_ce.system.errors import CheckpointError
 from mnist_ce.training.callbacks import TrainResult
 
@@ -21,7 +32,8 @@ Train = Callable[..., TrainResult]
 def test_the_shipped_weights_have_names(tmp_path: Path) -> None:
     world, mnist = (load_model(name, tmp_path) for name in ("world", "mnist"))
     assert world.weights_sha256 != mnist.weights_sha256
-    assert load_model("pretrained", tmp_path).weights_sha256 == mnist.weights_sha256
+    for alias, trained in (("pretrained", mnist), ("mnist-mlp", mnist), ("world-mlp", world)):
+        assert load_model(alias, tmp_path).weights_sha256 == trained.weights_sha256
     for trained in (world, mnist):
         assert trained.record is not None
         assert trained.weights_sha256 == trained.record.weights_sha256
@@ -49,6 +61,33 @@ def test_the_shipped_weights_are_no_runs_of_the_user(tmp_path: Path) -> None:
     folder = shipped_weights("world").parents[1]  # of the runs, in a checkout
     assert find_checkpoint(None, folder).parents[1] != tmp_path
     assert find_checkpoint("world", folder) == shipped_weights("world")
+
+
+def test_a_run_with_the_name_of_shipped_weights_is_reached_by_its_path(
+    tmp_path: Path, train_small: Train
+) -> None:
+    train_small("new", train__epochs=1)
+    for name in RESERVED_NAMES:  # as an earlier version allowed
+        shutil.copytree(tmp_path / "new", tmp_path / name)
+        assert find_checkpoint(tmp_path / name, tmp_path) == tmp_path / name / "model.pt"
+        assert find_run(str(tmp_path / name), tmp_path, FINISHED).path == tmp_path / name
+        if name in SHIPPED_WEIGHTS:
+            assert find_checkpoint(name, tmp_path) == shipped_weights(name)
+            assert find_run(name, tmp_path, FINISHED).path == shipped_weights(name).parent
+
+
+def test_latest_is_the_newest_run_that_a_command_can_use(tmp_path: Path) -> None:
+    states = {"old": "stopped", "stopped": "stopped", "done": "finished", "failed": "failed"}
+    for day, (name, status) in enumerate(states.items(), 1):
+        (tmp_path / name).mkdir()
+        record = RunRecord(format_version=1, created=f"2026-01-0{day}", status=RunState(status))
+        RunDir(tmp_path / name).write_record(record)
+    assert find_run("latest", tmp_path, INTERRUPTED).name == "stopped"
+    assert find_run("latest", tmp_path, FINISHED).name == "done"
+    with RunDir(tmp_path / "stopped").lock():  # it is being trained
+        assert find_run("latest", tmp_path, INTERRUPTED).name == "old"
+    with pytest.raises(CheckpointError, match="there is no finished run of 10 classes"):
+        find_checkpoint("latest", tmp_path)
 
 
 def test_predict_uses_world_and_names_the_newest_run(

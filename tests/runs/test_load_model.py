@@ -1,18 +1,21 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings, strategies
 from safetensors.torch import save_file
 from torch import nn
 
 from mnist_ce import MLP, evaluate, load_model
 from mnist_ce.runs.checkpoint import load_state_dict
+from mnist_ce.runs.linear_layers import find_linear_layers
 from mnist_ce.system.errors import CheckpointError
 
 pytestmark = pytest.mark.usefixtures("small_data")
@@ -50,18 +53,12 @@ def test_a_foreign_state_dict_computes_what_its_own_network_does(
     network.load_state_dict(load_model(tmp_path / "foreign.pt").model.state_dict())
 
 
-def weights_of(module: nn.Module) -> dict[str, torch.Tensor]:
-    return dict(module.state_dict())
+State = dict[str, torch.Tensor]
 
 
-def renamed(state: Mapping[str, torch.Tensor], *names: str) -> dict[str, torch.Tensor]:
+def renamed(state: State, *names: str) -> State:
     """Give the layers of a state_dict other names, in their order."""
-    keys = {f"l{number}": name for number, name in enumerate(names, 1)}
-    return {keys[(parts := key.split("."))[0]] + "." + parts[1]: t for key, t in state.items()}
-
-
-def layer_of(state: Mapping[str, torch.Tensor], number: int) -> dict[str, torch.Tensor]:
-    return {part: state[f"l{number}.{part}"] for part in ("weight", "bias")}
+    return {f"{names[int(key[1]) - 1]}.{key[3:]}": tensor for key, tensor in state.items()}
 
 
 class Harm:
@@ -76,43 +73,40 @@ class Harm:
 
 torch.manual_seed(5)
 NET = MLP([12, 12, 9], 10)
-KERAS_NET = weights_of(MLP([12, 9], 10))
 OPTIMIZER = torch.optim.Adam(NET.parameters())
 NET(torch.zeros(1, 784)).sum().backward()
 OPTIMIZER.step()  # after which it has tensors of the weights' shapes
-PLAIN = {key: tensor.clone() for key, tensor in weights_of(NET).items()}
+WEIGHTS = {key: tensor.clone() for key, tensor in NET.state_dict().items()}
+AVERAGED = dict(torch.optim.swa_utils.AveragedModel(nn.DataParallel(NET)).state_dict())
 LIGHTNING = {
     "epoch": np.int64(3),
     "best": np.float64(0.5),
+    "history": np.zeros(3),
     "rng": torch.get_rng_state(),
-    "state_dict": {f"model._orig_mod.{key}": tensor for key, tensor in PLAIN.items()},
+    "state_dict": {f"model._orig_mod.{key}": tensor for key, tensor in WEIGHTS.items()},
     "optimizer_states": [OPTIMIZER.state_dict()],
     "callbacks": {"checkpoint": {"best_model_score": torch.tensor(0.9)}},
 }
-TRAINING = {"net": PLAIN, "optimizer": OPTIMIZER.state_dict(), "loss": torch.tensor(0.1)}
-AVERAGED = weights_of(torch.optim.swa_utils.AveragedModel(nn.DataParallel(NET)))
-KERAS = {
-    f"net/dense_{key[1]}/{'kernel' if tensor.dim() == 2 else 'bias'}:0": tensor.t()
-    for key, tensor in KERAS_NET.items()
+TRAINING = {"net": WEIGHTS, "optimizer": OPTIMIZER.state_dict(), "loss": torch.tensor(0.1)}
+LAYERS = {
+    f"d_{n}": {part: WEIGHTS[f"l{n}.{part}"] for part in ("weight", "bias")} for n in (1, 2, 3, 4)
 }
-NUMPY = {key.replace("weight", "w").replace("bias", "b"): t.numpy() for key, t in PLAIN.items()}
 CASES: dict[str, tuple[object, str]] = {
     "wrappers": (AVERAGED, "module.module.l1.weight … module.module.l4.bias read as l1.weight"),
     "lightning": (LIGHTNING, "state_dict.model._orig_mod.l1.weight"),
     "training": (TRAINING, "net.l1.weight"),
-    "sequential": (renamed(PLAIN, "0", "2", "8", "10"), "0.weight … 10.bias"),
-    "numbered": (dict(sorted(renamed(PLAIN, *(f"a{n}" for n in (9, 10, 11, 100))).items())), "a9"),
-    "reversed": (dict(reversed(PLAIN.items())), ""),
-    "in order": (renamed(PLAIN, "stem", "body", "neck", "head"), "stem.weight … head.bias"),
-    "nested": ({"p": {f"d_{k}": dict(layer_of(PLAIN, k)) for k in range(1, 5)}}, "p.d_1.weight"),
-    "numpy": (NUMPY, "l1.w … l4.b"),
-    "keras": (KERAS, "transposed from [inputs, outputs]"),
+    "beside a matrix": ({"net": WEIGHTS, "other": {"cov": torch.zeros(3, 3)}}, "net.l1.weight"),
+    "sequential": (renamed(WEIGHTS, "0", "2", "8", "10"), "0.weight … 10.bias"),
+    "sorted": (dict(sorted(renamed(WEIGHTS, "a9", "a10", "a11", "a100").items())), "a9"),
+    "reversed": (dict(reversed(WEIGHTS.items())), ""),
+    "by width": (renamed(WEIGHTS, "stem", "fc1", "fc2", "classifier"), "stem.weight … classifier"),
+    "nested": ({"p": LAYERS}, "p.d_1.weight"),
 }
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
 @pytest.mark.parametrize("name", CASES)
-def test_the_weights_of_other_programs_are_taken_for_what_they_are(
+def test_the_weights_of_other_programs_are_found(
     tmp_path: Path, name: str, form: str, log_lines: Callable[[], list[str]]
 ) -> None:
     content, taken = CASES[name]
@@ -120,26 +114,46 @@ def test_the_weights_of_other_programs_are_taken_for_what_they_are(
     if form == "safetensors":
         if not isinstance(content, dict) or not all(torch.is_tensor(t) for t in content.values()):
             pytest.skip("safetensors holds tensors only")
-        if name == "in order":
-            pytest.skip("safetensors does not keep the order")
         save_file({key: tensor.contiguous() for key, tensor in content.items()}, path)
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
     trained = load_model(path)
-    expected = KERAS_NET if name == "keras" else PLAIN
     state = trained.model.state_dict()
-    assert list(state) == list(expected)
-    assert all(torch.equal(state[key], expected[key]) for key in expected)
+    assert list(state) == list(WEIGHTS)
+    assert all(torch.equal(state[key], WEIGHTS[key]) for key in WEIGHTS)
     formats = {"zip": "", "legacy": "torch's legacy format", "safetensors": "safetensors"}
     for part in (taken, formats[form]):
         assert part in (trained.conversion or "")
     assert log_lines() == [f"checkpoint {path}: {trained.conversion}"] * bool(trained.conversion)
+    report = evaluate(path).to_dict()
+    assert report["conversion"] == trained.conversion
 
 
-def test_the_evaluation_says_what_was_taken(tmp_path: Path) -> None:
-    torch.save({"net": PLAIN}, tmp_path / "x.pt")
-    content = evaluate(tmp_path / "x.pt").to_dict()
-    assert content["conversion"] == "net.l1.weight … net.l4.bias read as l1.weight … l4.bias"
+NAME = strategies.text("abcxyz_.", min_size=1, max_size=8)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    widths=strategies.lists(strategies.integers(1, 6), max_size=5),
+    names=strategies.lists(NAME, min_size=6, max_size=6, unique=True),
+    parts=strategies.sampled_from([("weight", "bias"), ("kernel", "b"), ("0", "1"), ("W", "B")]),
+    path=strategies.lists(NAME, max_size=3),
+    seed=strategies.integers(0, 99),
+)
+def test_an_mlp_is_found_under_any_names_and_among_anything(
+    widths: list[int], names: list[str], parts: tuple[str, str], path: list[str], seed: int
+) -> None:
+    state = MLP(widths, 10).state_dict()
+    tensors = list(state.values())
+    keys = [f"{name}/{part}" for name in names for part in parts][: len(tensors)]
+    content: dict[str, object] = dict(zip(keys, tensors, strict=True))
+    for key in path:
+        beside = {"epoch": 3, "vector": torch.zeros(2), "other": {"cov": torch.zeros(3, 3)}}
+        items = [*beside.items(), (f"{key}!", content), ("me", content)]
+        random.Random(seed).shuffle(items)
+        content = dict(items)
+    found = find_linear_layers(content)
+    assert all(a is b for a, b in zip(found.values(), tensors, strict=True))
 
 
 @pytest.mark.parametrize("is_legacy", [False, True])
@@ -148,14 +162,14 @@ def test_no_code_runs_from_a_pickle_of_any_format(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for harm in (Harm(Path.touch, Path("x")), Harm(exec, "open('x', 'w')"), Harm(np.fromfile, "x")):
-        for content in (harm, {**PLAIN, "more": harm}):
+        for content in (harm, {**WEIGHTS, "more": harm}):
             torch.save(content, "c.pt", _use_new_zipfile_serialization=not is_legacy)
-            with pytest.raises(CheckpointError, match="code is never run"):
+            with pytest.raises(CheckpointError, match="no code is run"):
                 load_model("c.pt")
             Path("c.pt").write_bytes(pickle.dumps(content))
             with pytest.raises(CheckpointError, match="a pickle that torch"):
                 load_model("c.pt")
-    torch.save({**PLAIN, "more": bytearray(8)}, "c.pt")  # `bytearray(2**40)` has as few bytes
+    torch.save({**WEIGHTS, "more": bytearray(8)}, "c.pt")  # `bytearray(2**40)` has as few bytes
     with pytest.raises(CheckpointError, match="bytearray"):
         load_model("c.pt")
     assert not Path("x").exists()

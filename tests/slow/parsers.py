@@ -134,9 +134,10 @@ def _record() -> bytes:
 
 
 def _training() -> dict[str, object]:
-    """A checkpoint as training scripts save it, whose one state_dict has NumPy's arrays beside."""
-    weights = {f"model.{key}": tensor.numpy() for key, tensor in _weights().items()}
-    return {"epoch": np.int64(3), "loss": np.float32(0.5), "state_dict": weights}
+    """A checkpoint as training scripts save it, with values of NumPy beside the state_dict."""
+    weights = {f"model.{key}": tensor for key, tensor in _weights().items()}
+    beside = {"epoch": np.int64(3), "loss": np.float32(0.5), "history": np.zeros(3)}
+    return {**beside, "state_dict": weights}
 
 
 _LEGACY = [_saved(c, _use_new_zipfile_serialization=False) for c in (_weights(), _training())]
