@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
 
 from mnist_ce.cli import options
-from mnist_ce.cli.explain_table import number_text, print_loss_table
+from mnist_ce.cli.explain_table import image_lines, number_text, print_loss
 from mnist_ce.cli.printing import note, print_json
 from mnist_ce.system.errors import MnistCeError, UsageError
 
 if TYPE_CHECKING:
     from mnist_ce.explain.image import ImageExplanation
-    from mnist_ce.explain.loss_table import LossTable
 
 WHAT_IS_PLOTTED = "-ln p of the right class; p of each class; the gradient by each logit, p - y"
 
@@ -68,51 +68,50 @@ def explain(
       mnist-ce explain --binary --logits 1.2 --target 1
       mnist-ce explain seven.png --target 7 --plot why.png
     """
-    if [image, logits, probabilities].count(None) != 2:
-        raise UsageError("give one of --logits, --probabilities and IMAGE")
-    if plot is not None and plot.suffix.lower() != ".png":
-        raise UsageError(f"--plot {plot}: the plot is a PNG; end its name in .png")
+    numbers = logits if logits is not None else probabilities or ""
+    wrong = {
+        "give one of --logits, --probabilities and IMAGE": (
+            [image, logits, probabilities].count(None) != 2
+        ),
+        f"--plot {plot}: the plot is a PNG; end its name in .png": (
+            plot is not None and plot.suffix.lower() != ".png"
+        ),
+        "--target is missing: the right class of each row, as in 0 or 2,0,1": (
+            image is None and target is None
+        ),
+        "--checkpoint goes with IMAGE, not with numbers": image is None and checkpoint is not None,
+        "--binary goes with --logits": image is None and logits is None and binary,
+        "--plot goes with one row of numbers": plot is not None and ";" in numbers.rstrip("; "),
+        "--reduction goes with numbers: an image is one row": image and reduction is not None,
+        "--binary goes with --logits; for an image the checkpoint determines it": image and binary,
+    }
+    if message := next((text for text, is_so in wrong.items() if is_so), None):
+        raise UsageError(message)
     if image is None:
-        if target is None:
-            raise UsageError("--target is missing: the right class of each row, as in 0 or 2,0,1")
-        if checkpoint is not None:
-            raise UsageError("--checkpoint goes with IMAGE, not with numbers")
-        if binary and logits is None:
-            raise UsageError("--binary goes with --logits")
-        from mnist_ce.explain.loss_table import loss_table
+        from mnist_ce.explain.loss import explain_loss, to_json
 
         kind = "probabilities" if logits is None else "binary" if binary else "logits"
-        name = "--probabilities" if logits is None else "--logits"
-        rows = _parse_rows(logits or probabilities or "", name)
-        table = loss_table(kind, rows, _parse_targets(target), reduction=reduction or "mean")
+        rows = _parse_rows(numbers, "--probabilities" if logits is None else "--logits")
+        loss = explain_loss(kind, rows, _parse_targets(target or ""), reduction=reduction or "mean")
         if plot is not None:
-            _plot_loss(table, plot)
+            _plot_loss(loss, plot)
         if json:
-            print_json(table.to_dict())
+            print_json(to_json(loss))
         else:
-            print_loss_table(table, table.notes, precise=precise, about_logits=about_logits)
+            print_loss(loss, precise=precise, about_logits=about_logits)
         return
-    if reduction is not None:
-        raise UsageError("--reduction goes with numbers: an image is one row")
-    if binary:
-        raise UsageError("--binary goes with --logits; for an image the checkpoint determines it")
     from mnist_ce.explain.image import explain_image
 
-    explained = explain_image(
-        image,
-        target,
-        checkpoint=checkpoint,
-        output=output,
-        input_mean=input_mean,
-        input_std=input_std,
-    )
-    note(f"checkpoint {explained.trained.path}")
+    network: dict[str, Any] = {"checkpoint": checkpoint, "output": output}
+    network |= {"input_mean": input_mean, "input_std": input_std}
+    explanation = explain_image(image, target, **network)
+    note(f"checkpoint {explanation.trained.path}")
     if plot is not None:
-        _plot_image(explained, plot)
+        _plot_image(explanation, plot)
     if json:
-        print_json(explained.to_dict())
+        print_json(explanation.to_dict())
     else:
-        _print_image(explained, precise=precise, about_logits=about_logits)
+        _print_image(explanation, precise=precise, about_logits=about_logits)
 
 
 def _parse_rows(text: str, name: str) -> list[list[float]]:
@@ -137,45 +136,43 @@ def _parse_targets(text: str) -> list[int]:
         raise UsageError(f"--target '{text}': {advice}") from None
 
 
-def _print_image(explained: ImageExplanation, *, precise: bool, about_logits: bool) -> None:
-    from mnist_ce.cli.ascii_art import image_lines
-
+def _print_image(explanation: ImageExplanation, *, precise: bool, about_logits: bool) -> None:
     has_colours = "NO_COLOR" not in os.environ and os.environ.get("TERM") not in (None, "dumb")
     colour, encoding = sys.stdout.isatty() and has_colours, sys.stdout.encoding or "ascii"
-    for line in image_lines(explained.pixels, colour=colour, encoding=encoding):
+    for line in image_lines(explanation.pixels, colour=colour, encoding=encoding):
         sys.stdout.write(f"{line}\n")
-    notes = [*explained.notes, *explained.table.notes]
-    print_loss_table(explained.table, notes, precise=precise, about_logits=about_logits)
-    loss = number_text(explained.training_loss, 8 if precise else 4)
+    print_loss(explanation.loss, precise=precise, about_logits=about_logits)
+    loss = number_text(explanation.training_loss, 8 if precise else 4)
     typer.echo(f"\nthe loss as training computes it, in float32: {loss}")
 
 
-def _plot_loss(table: LossTable, path: Path) -> None:
+def _plot_loss(loss: Mapping[str, Any], path: Path) -> None:
+    import numpy as np
+
     from mnist_ce.report.plots.canvas import Heading
     from mnist_ce.report.plots.loss import draw_loss
 
-    if len(table.targets) > 1:
-        raise UsageError("--plot goes with one row of numbers")
-    loss, target = float(table.training_losses[0]), int(table.targets[0])
-    heading = Heading(f"The loss of class {table.class_names[target]}: {loss:.4f}", WHAT_IS_PLOTTED)
-    _write(path, draw_loss(heading, table.class_names, table.probabilities[0], target))
+    (row,), names = loss["rows"], loss["class_names"]
+    title = f"The loss of class {names[row['target']]}: {row['loss']:.4f}"
+    heading = Heading(title, WHAT_IS_PLOTTED)
+    _write(path, draw_loss(heading, names, np.array(row["probabilities"]), row["target"]))
 
 
-def _plot_image(explained: ImageExplanation, path: Path) -> None:
+def _plot_image(explanation: ImageExplanation, path: Path) -> None:
     from mnist_ce.report.plots.canvas import Heading
     from mnist_ce.report.plots.grids import draw_attributions
 
-    names, prediction = explained.trained.class_names, explained.prediction
+    names, prediction = explanation.trained.class_names, explanation.prediction
     heading = Heading(
         f"Attribution of the prediction {names[prediction]}",
-        f"{explained.path}, network {explained.trained.label}; "
-        f"probability {explained.table.probabilities[0, prediction]:.4f}",
+        f"{explanation.path}, network {explanation.trained.label}; "
+        f"probability {explanation.loss['rows'][0]['probabilities'][prediction]:.4f}",
     )
     panels = {
         f"for {names[label]} ({'prediction' if label == prediction else 'target'})": values
-        for label, values in explained.attributions.items()
+        for label, values in explanation.attributions.items()
     }
-    _write(path, draw_attributions(heading, explained.pixels, panels))
+    _write(path, draw_attributions(heading, explanation.pixels, panels))
 
 
 def _write(path: Path, png: bytes) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from mnist_ce.explain.loss_table import LossTable, loss_table
+from mnist_ce.explain.loss import explain_loss, to_json
 from mnist_ce.network.objective import Binary
 from mnist_ce.prediction.predict import Prediction, predict
 from mnist_ce.reader.image_io import ImageSource
@@ -25,33 +26,31 @@ class ImageExplanation:
     trained: TrainedModel
     path: str | None  # None for an image in memory
     pixels: NDArray[np.uint8]  # the network's input, [28, 28]
-    table: LossTable  # of one row
+    loss: dict[str, Any]  # of one row: see `explain_loss`
     training_loss: float  # the same loss as training computes it, in float32
     attributions: dict[int, NDArray[np.float32]]  # [28, 28] by class: the prediction, the target
-    notes: list[str]
 
     @property
     def prediction(self) -> int:
         """The index of the predicted class."""
-        return int(self.table.predictions[0])
+        return int(self.loss["rows"][0]["prediction"])
 
     @property
     def target(self) -> int:
         """The index of the class whose loss is computed."""
-        return int(self.table.targets[0])
+        return int(self.loss["rows"][0]["target"])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values: those of `LossTable.to_dict` and those of the image."""
+        """Return plain values for JSON: those of `explain_loss` and those of the image."""
         names = self.trained.class_names
         return {
             "path": self.path,
             "checkpoint": str(self.trained.path),
             "label": self.trained.labels[self.prediction],
             "class_name": names[self.prediction],
-            "probability": float(self.table.probabilities[0, self.prediction]),
+            "probability": self.loss["rows"][0]["probabilities"][self.prediction],
             "training_loss": self.training_loss,
-            **self.table.to_dict(),
-            "notes": [*self.notes, *self.table.notes],
+            **to_json(self.loss),
             "pixels": self.pixels.tolist(),
             "gradient_times_input": {names[k]: a.tolist() for k, a in self.attributions.items()},
         }
@@ -96,7 +95,9 @@ def explain_record(
         raise ImageError(f"{record.path or 'the image'} cannot be explained: {record.reason}")
     pixels = record.pixels
     notes = [] if record.reason is None else [f"predict rejects this image: {record.reason}."]
-    logits = _logits(trained, torch.tensor(pixels / np.float32(255))).detach()  # [1, outputs]
+    brightness = torch.tensor(pixels / np.float32(255)).requires_grad_()  # [28, 28]
+    inputs = (brightness - trained.input_mean) / trained.input_std
+    logits: Tensor = trained.model(inputs[None])  # [28, 28] → [1, outputs]
     if not logits.isfinite().all():
         raise CheckpointError(f"{trained.path} gives logits that are not finite for this image")
     prediction = int(trained.objective.predictions(logits))
@@ -108,22 +109,20 @@ def explain_record(
             f"predict divides the logits by {trained.temperature:.3g} before softmax to calibrate "
             "its probabilities; the loss is that of the raw logits."
         )
-    classes = (prediction, label)
     kind = "binary" if isinstance(trained.objective, Binary) else "logits"
+    values = logits.detach()
+    loss = explain_loss(kind, values.double().numpy(), [label], class_names=trained.class_names)
     return ImageExplanation(
         trained,
         record.path,
         pixels,
-        table=loss_table(kind, logits.double().numpy(), [label], class_names=trained.class_names),
-        training_loss=trained.objective.example_losses(logits, torch.tensor([label])).item(),
-        attributions={k: attribution(trained, pixels, k) for k in dict.fromkeys(classes)},
-        notes=notes,
+        loss={**loss, "notes": notes + loss["notes"]},
+        training_loss=trained.objective.example_losses(values, torch.tensor([label])).item(),
+        attributions={k: _attribution(logits, brightness, k) for k in {prediction: 0, label: 0}},
     )
 
 
-def attribution(
-    trained: TrainedModel, pixels: NDArray[np.uint8], label: int
-) -> NDArray[np.float32]:
+def _attribution(logits: Tensor, brightness: Tensor, label: int) -> NDArray[np.float32]:
     """Return gradient × input, [28, 28]: the contribution of each pixel to a class's log-odds.
 
     The log-odds of the class against all others, log p - log(1 - p), are z_y - log Σ_{j≠y} exp(z_j)
@@ -132,21 +131,14 @@ def attribution(
     *Not just a black box: learning important features through propagating activation differences*.
     It is positive where ink is evidence for the class, and 0 where there is no ink.
     """
-    ink = torch.tensor(pixels / np.float32(255)).requires_grad_()  # [28, 28]
-    logits = _logits(trained, ink)[0].double()  # [outputs]
-    if len(logits) == 1:
-        log_odds = logits[0] if label == 1 else -logits[0]
+    values = logits[0].double()  # [outputs]
+    if len(values) == 1:
+        log_odds = values[0] if label == 1 else -values[0]
     else:
-        others = torch.cat([logits[:label], logits[label + 1 :]])
-        log_odds = logits[label] - others.logsumexp(dim=0)
-    (gradient,) = torch.autograd.grad(log_odds, ink)
-    return np.asarray((gradient * ink).detach())
-
-
-def _logits(trained: TrainedModel, ink: torch.Tensor) -> torch.Tensor:
-    inputs = (ink - trained.input_mean) / trained.input_std
-    logits: torch.Tensor = trained.model(inputs[None])  # [28, 28] → [1, outputs]
-    return logits
+        others = torch.cat([values[:label], values[label + 1 :]])
+        log_odds = values[label] - others.logsumexp(dim=0)
+    (gradient,) = torch.autograd.grad(log_odds, brightness, retain_graph=True)
+    return np.asarray((gradient * brightness).detach())
 
 
 def _find_class(target: str, trained: TrainedModel) -> int:

@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 
 from mnist_ce.cli import main
-from mnist_ce.cli.ascii_art import image_lines
+from mnist_ce.cli.explain_table import image_lines
 from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.explain import reference_losses as formulas
-from mnist_ce.explain.image import attribution, explain_image
-from mnist_ce.explain.loss_table import loss_table
+from mnist_ce.explain.image import explain_image
+from mnist_ce.explain.loss import explain_loss, to_json
 from mnist_ce.network.model import MLP
 from mnist_ce.runs.load_model import load_model
 from mnist_ce.system.errors import UsageError
@@ -40,9 +40,9 @@ def run_json(capsys: Capsys, *arguments: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     drawn = generate(10, seed=1)
-    path = tmp_path_factory.mktemp("pictures") / "seven.png"
+    path = tmp_path_factory.mktemp("images") / "seven.png"
     Image.fromarray(drawn.images[drawn.labels == 7][0].numpy()).save(path)
     return path
 
@@ -159,20 +159,19 @@ def test_non_finite_numbers_are_strings_in_json(capsys: Capsys) -> None:
 
 
 def test_double_softmax_reaches_its_lower_bound_and_no_less() -> None:
-    sure = loss_table("logits", [[1000.0] + [0.0] * 9], [0])
-    assert sure.losses["cross_entropy_loss"] == pytest.approx(0)
-    assert sure.double_softmax_lower_bound == pytest.approx(math.log(1 + 9 / math.e))
-    two = loss_table("logits", [[1000.0, 0.0], [0.0, 1000.0]], [0, 1], reduction="sum")
-    yes = loss_table("binary", [[1000.0]], [1])
-    for table in (sure, two, yes):
-        assert float(table.double_softmax_loss) == pytest.approx(table.double_softmax_lower_bound)
+    sure = explain_loss("logits", [[1000.0] + [0.0] * 9], [0])
+    assert sure["losses"]["cross_entropy_loss"] == pytest.approx(0)
+    assert sure["least_loss_applied_twice"] == pytest.approx(math.log(1 + 9 / math.e))
+    two = explain_loss("logits", [[1000.0, 0.0], [0.0, 1000.0]], [0, 1], reduction="sum")
+    for loss in (sure, two, explain_loss("binary", [[1000.0]], [1])):
+        assert loss["loss_applied_twice"] == pytest.approx(loss["least_loss_applied_twice"])
 
 
 def test_rounded_probabilities_are_accepted_with_a_note() -> None:
-    table = loss_table("probabilities", [[0.3333, 0.3333, 0.3333]], [1])
-    assert table.agree
-    assert "only up to rounding" in table.notes[0]
-    assert loss_table("probabilities", [[1.0, 0.0]], [1]).to_dict()["loss"] == "Infinity"
+    loss = explain_loss("probabilities", [[0.3333, 0.3333, 0.3333]], [1])
+    assert loss["agree"]
+    assert "only up to rounding" in loss["notes"][0]
+    assert to_json(explain_loss("probabilities", [[1.0, 0.0]], [1]))["loss"] == "Infinity"
 
 
 WRONG_USAGE = [
@@ -218,10 +217,10 @@ def test_wrong_usage_is_one_line(capsys: Capsys, arguments: list[str], message: 
 
 
 def test_an_image_is_explained(
-    capsys: Capsys, picture: Path, network: Path, tmp_path: Path
+    capsys: Capsys, image_path: Path, network: Path, tmp_path: Path
 ) -> None:
     plot = tmp_path / "why.png"
-    arguments = (str(picture), "--target", "7", "--checkpoint", str(network))
+    arguments = (str(image_path), "--target", "7", "--checkpoint", str(network))
     code, out, err = run(capsys, *arguments, "--plot", str(plot))
     assert code == 0
     lines = out.splitlines()
@@ -234,7 +233,7 @@ def test_an_image_is_explained(
         assert image.width > image.height > 300
 
     document = run_json(capsys, *arguments)
-    with Image.open(picture) as image:
+    with Image.open(image_path) as image:
         assert document["pixels"] == np.asarray(image).tolist()
     inputs = torch.tensor(document["pixels"], dtype=torch.float32)[None] / 255
     logits = load_model(network).model(inputs)
@@ -248,10 +247,10 @@ def test_an_image_is_explained(
 
 @pytest.mark.parametrize("num_outputs", [10, 1])
 def test_attribution_is_the_gradient_of_the_log_odds_times_the_ink(
-    picture: Path, networks: dict[int, Path], num_outputs: int
+    image_path: Path, networks: dict[int, Path], num_outputs: int
 ) -> None:
     trained = load_model(networks[num_outputs], input_mean=0.1, input_std=0.3)
-    with Image.open(picture) as image:
+    with Image.open(image_path) as image:
         pixels = np.asarray(image)
     label = 1 if num_outputs == 1 else 3
 
@@ -259,7 +258,8 @@ def test_attribution_is_the_gradient_of_the_log_odds_times_the_ink(
         logits = trained.model((ink[None] - 0.1) / 0.3)
         return trained.objective.probabilities(logits)[0, label].logit().item()
 
-    result = attribution(trained, pixels, label)
+    target = "yes" if num_outputs == 1 else "3"
+    result = explain_image(image_path, target, checkpoint=trained).attributions[label]
     trained.model.double()  # for differences of nearby values
     assert not result[pixels == 0].any()
     ink = torch.tensor(pixels / 255)
@@ -272,9 +272,9 @@ def test_attribution_is_the_gradient_of_the_log_odds_times_the_ink(
 
 
 def test_a_yes_no_network_is_explained(
-    capsys: Capsys, picture: Path, networks: dict[int, Path]
+    capsys: Capsys, image_path: Path, networks: dict[int, Path]
 ) -> None:
-    arguments = (str(picture), "--checkpoint", str(networks[1]), "--target")
+    arguments = (str(image_path), "--checkpoint", str(networks[1]), "--target")
     yes, no = (run_json(capsys, *arguments, target) for target in ("yes", "no"))
     assert yes["kind"] == "binary"
     assert yes["class_names"] == ["no", "yes"]
@@ -283,37 +283,40 @@ def test_a_yes_no_network_is_explained(
     assert no["loss"] == pytest.approx(-math.log(1 - probability))
 
 
-def test_a_target_is_a_class_name_or_an_unambiguous_index(network: Path, picture: Path) -> None:
-    unasked = explain_image(picture, checkpoint=network)
+def test_a_target_is_a_class_name_or_an_unambiguous_index(network: Path, image_path: Path) -> None:
+    unasked = explain_image(image_path, checkpoint=network)
     assert unasked.target == unasked.prediction
-    assert "--target" in unasked.notes[0]
+    assert "--target" in unasked.loss["notes"][0]
     trained = load_model(network)
     clothes = replace(trained, class_names=tuple("abcdefghiJ"))
-    assert explain_image(picture, "j", checkpoint=clothes).target == 9
-    assert explain_image(picture, "9", checkpoint=clothes).target == 9
+    assert explain_image(image_path, "j", checkpoint=clothes).target == 9
+    assert explain_image(image_path, "9", checkpoint=clothes).target == 9
     odd = replace(trained, class_names=tuple("1357902468"))
-    assert explain_image(picture, "9", checkpoint=odd).target == 4
+    assert explain_image(image_path, "9", checkpoint=odd).target == 4
     for target in ("10", "-1", "seven", ""):
         with pytest.raises(UsageError, match=f"target '{target}' is not one of 0, 1, 2, 3, 4"):
-            explain_image(picture, target, checkpoint=network)
+            explain_image(image_path, target, checkpoint=network)
 
 
 def test_what_cannot_be_read_or_written(
-    refused: Callable[..., tuple[int, str]], picture: Path, network: Path, tmp_path: Path
+    refused: Callable[..., tuple[int, str]], image_path: Path, network: Path, tmp_path: Path
 ) -> None:
     blank, plot = tmp_path / "blank.png", tmp_path / "none" / "why.png"
     Image.new("L", (100, 100), 255).save(blank)
     for arguments, message in (
         ((tmp_path / "missing.png",), f"{tmp_path / 'missing.png'} does not exist"),
         ((blank,), f"{blank} cannot be explained: no ink found"),
-        ((picture, "--plot", plot), f"--plot {plot} cannot be written: No such file or directory"),
+        (
+            (image_path, "--plot", plot),
+            f"--plot {plot} cannot be written: No such file or directory",
+        ),
     ):
         code, error = refused("explain", *map(str, arguments), "--checkpoint", str(network))
         assert code == 1
         assert error.startswith(f"error: {message}")
 
 
-def test_a_picture_is_drawn_with_what_the_terminal_can_show() -> None:
+def test_an_image_is_drawn_with_what_the_terminal_can_show() -> None:
     pixels = np.zeros((28, 28), dtype=np.uint8)
     pixels[0, 0] = pixels[1, 1] = pixels[2:4, 2] = 255
     pixels[4:6, 3] = 128
