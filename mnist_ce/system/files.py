@@ -17,15 +17,21 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
     The content (text as UTF-8) goes to a temporary file in the same folder, which is flushed to the
     disk and renamed. After an OSError, whose `filename` is the path, no temporary file remains.
+    Of a symbolic link the target is written; a device or pipe is written into, as by the shell.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    content = content.encode() if isinstance(content, str) else content
+    target = path.resolve() if path.is_symlink() else path
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            path.write_bytes(content)
+            return
         with temporary.open("xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-        flush_folder(path.parent)
+        temporary.replace(target)
+        flush_folder(target.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -113,3 +113,24 @@ def test_an_error_of_an_atomic_write_names_the_target(
     assert caught.value.filename2 is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
     assert (tmp_path / "file").read_text() == "old"
+
+
+def test_an_atomic_write_keeps_links_devices_and_pipes(tmp_path: Path) -> None:
+    target, link, dangling, pipe = (tmp_path / name for name in ("a", "b", "c", "d"))
+    target.write_text("old")
+    link.symlink_to("a")
+    dangling.symlink_to("new")
+    for path in (link, dangling):
+        write_atomically(path, "1")
+        assert path.is_symlink()
+    assert target.read_text() == (tmp_path / "new").read_text() == "1"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(pipe, "2")
+    assert os.read(reader, 9) == b"2"
+    os.close(reader)
+    (tmp_path / "null").symlink_to(os.devnull)
+    write_atomically(tmp_path / "null", "3")
+    assert pipe.is_fifo()
+    assert Path(os.devnull).is_char_device()
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "c", "d", "new", "null"}
