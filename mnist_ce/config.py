@@ -14,7 +14,6 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import SequenceMatcher, get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -389,7 +388,7 @@ def read_settings(config: str | Path) -> tuple[str, dict[str, Any]]:
     shipped = shipped_configs()
     path = Path(config) if Path(config).is_file() else shipped.get(str(config))
     if path is None:
-        near = _nearest(str(config), list(shipped))
+        near = did_you_mean(str(config), shipped)
         raise UsageError(f"config {config} is neither a file nor one of {', '.join(shipped)}{near}")
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
@@ -417,7 +416,7 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
     where = f" (from {source})" if source else ""
     if detail["type"] == "extra_forbidden":
         valid = list(Config.model_fields if len(place) == 1 else Config().flat())
-        return f"unknown key {key}{where}{_nearest(key, valid)}"
+        return f"unknown key {key}{where}{did_you_mean(key, valid)}"
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
     message = plain_reason(detail["msg"])
@@ -448,11 +447,3 @@ def _shown(value: object) -> str:
     except (ValueError, RecursionError):  # an integer of thousands of digits
         return "…"
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
-
-
-def _nearest(key: str, keys: Sequence[str]) -> str:
-    name = key.rpartition(".")[2]
-    near = get_close_matches(key, keys, n=1, cutoff=0.5) or [
-        full for full in keys if SequenceMatcher(None, name, full.rpartition(".")[2]).ratio() > 0.75
-    ]
-    return f"; did you mean {near[0]}?" if near else ""

@@ -27,9 +27,8 @@ from mnist_ce.cli import (
     train,
     tune,
 )
-from mnist_ce.cli.options import GroupedCommand
+from mnist_ce.cli.help import ClickError, GroupedCommand, usage_message
 from mnist_ce.cli.printing import error, logging_to_terminal, note
-from mnist_ce.cli.usage import ClickError, usage_message
 from mnist_ce.system.errors import MainProcessFailedError, MnistCeError
 from mnist_ce.system.files import version
 from mnist_ce.system.text import one_line

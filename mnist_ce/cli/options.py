@@ -1,11 +1,10 @@
-"""Options that several commands share, and the grouping of options in a command's help."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Argument, Option
-from typer.core import TyperCommand
 
 CHECKPOINT_HELP = "A run's name or folder, latest, a state_dict file, or weights: world, mnist."
 NO_CHECKPOINT = "the newest finished multi-class run, else mnist"
@@ -57,49 +56,3 @@ CONFIG_KEYS = {
     "name": "run.name",
 }
 """The keys of the config that options of `train` set."""
-
-_HEADINGS = {
-    "Recipe": ("config", "epochs", "batch_size", "lr", "momentum", "init", "seed", "assignments"),
-    "Data and device": ("dataset", "data_dir", "mirror", "device", "threads", "step"),
-    "Run": ("output", "name", "resume", "dry_run", "tensorboard", "live"),
-}
-_HEADING_OF = {name: heading for heading, names in _HEADINGS.items() for name in names}
-
-
-class GroupedCommand(TyperCommand):
-    """A command with its options in groups in its help (Typer groups them with Rich only)."""
-
-    # Context and HelpFormatter belong to the click inside Typer, whose place may change.
-    def get_params(self, ctx: Any) -> list[Any]:  # noqa: ANN401
-        """Add the program's `--traceback` before `--help`."""
-        *own, help_option = super().get_params(ctx)
-        shared = [p for p in ctx.find_root().command.params if p.name == "traceback"]
-        return [*own, *shared, help_option]
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
-        """Write arguments and options, each group under its heading, other options last."""
-        if ctx.info_name == "train":
-            _show_config_defaults(self.params)
-        headings = ("Arguments", *_HEADINGS, "Options")
-        groups: dict[str, list[tuple[str, str]]] = {heading: [] for heading in headings}
-        for parameter in self.get_params(ctx):
-            rest = "Arguments" if parameter.param_type_name == "argument" else "Options"
-            if (record := parameter.get_help_record(ctx)) is not None:
-                groups[_HEADING_OF.get(str(parameter.name), rest)].append(record)
-        for heading, records in groups.items():
-            if records:
-                with formatter.section(heading):
-                    formatter.write_dl(records)
-
-
-def _show_config_defaults(parameters: list[Any]) -> None:
-    """Let the help of `train` show the config's defaults and the recipes' names."""
-    from mnist_ce.config import resolve_config, shipped_configs
-
-    defaults = resolve_config().flat()
-    for parameter in parameters:
-        if parameter.name == "config":
-            parameter.help = f"A TOML file or a recipe: {', '.join(shipped_configs())}."
-        default = defaults.get(CONFIG_KEYS.get(parameter.name.replace("_", "-"), ""), "")
-        if default != "":
-            parameter.default, parameter.show_default = default, True

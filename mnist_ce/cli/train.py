@@ -102,7 +102,7 @@ def train(
     if resume is None:  # wrong settings are reported before torch is imported
         resolved, recipe = resolve_config(config, flags=settings), recipe_name(config)
         if show_config:
-            from mnist_ce.cli.config_docs import config_text
+            from mnist_ce.cli.help import config_text
 
             typer.echo(config_text(resolved), nl=False)
             return

@@ -113,9 +113,9 @@ WRONG_COMMANDS = {
     "train --seed -1": "train.seed = -1",
     "train --seed 4294967296": "must be below 4294967296",  # torch's generator takes 32 bits
     "train --learning-rate 0.1": "did you mean --lr?",
-    "train --weight-decay 0.1": "write --set optimizer.weight_decay",
+    "train --weight-decay 0.1": "did you mean --set optimizer.weight_decay=VALUE?",
     "train epochs=1": "did you mean --epochs 1?",
-    "train train.epochs=1": "did you mean --set train.epochs=1?",
+    "train train.epochs=1": "did you mean --epochs 1?",
     "train fast": "did you mean --config fast?",
     "train -c fsat": "did you mean fast?",
     "train --set epochs=1": "as in train.epochs=1",
