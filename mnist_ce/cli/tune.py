@@ -62,9 +62,9 @@ def tune(
 ) -> None:
     """Train many runs: several recipes and seeds, a grid, or a search by Optuna.
 
-    The same command, started again or elsewhere with the same --output, shares the work,
-    and goes on with what a killed process left. A search chooses on
-    the validation split; only the chosen setting is tested, once per seed.
+    The same command, started again or elsewhere with the same --output, shares the
+    work, and goes on with what a killed process left. A search chooses on the
+    validation split; only the chosen setting is tested, once per seed.
 
     Examples:
       mnist-ce tune --config fast,99 --seeds 0-4
