@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -322,16 +323,25 @@ def _exists(path: Path) -> UsageError:
 
 def list_runs(output: Path) -> list[tuple[RunDir, RunRecord]]:
     """Return the runs in a directory that have a readable record, newest first."""
-    try:
-        paths = [p for p in output.iterdir() if p.is_dir() and not p.name.startswith(".")]
-    except OSError:
-        return []
-    runs = []
-    for run in map(RunDir, paths):
+    return sorted(_each_run(output), key=_age_key, reverse=True)
+
+
+def _each_run(output: Path) -> Iterator[tuple[RunDir, RunRecord]]:
+    """Yield the runs that have a readable record, the last written first."""
+    for path in sorted(output.glob("[!.]*/run.json"), key=_written_at, reverse=True):
         with contextlib.suppress(RunError):
-            if (record := run.read_record()) is not None:
-                runs.append((run, record))
-    return sorted(runs, key=lambda item: (item[1].created or "", item[0].name), reverse=True)
+            if (record := RunDir(path.parent).read_record()) is not None:
+                yield RunDir(path.parent), record
+
+
+def _written_at(path: Path) -> str:
+    """Return the time of a file as `created` of a record has it."""
+    seconds = path.stat().st_mtime if path.exists() else 0.0  # removed meanwhile
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def _age_key(item: tuple[RunDir, RunRecord]) -> tuple[str, str]:
+    return item[1].created or "", item[0].name
 
 
 def run_state(run: RunDir, record: RunRecord) -> RunState:
@@ -380,10 +390,13 @@ INTERRUPTED = Criterion(
 
 def newest_run(output: Path, criterion: Criterion = CLASSIFIER) -> tuple[RunDir, RunRecord] | None:
     """Return the newest of the user's own runs that a command can use: what `latest` means."""
-    for run, record in list_runs(output):
+    newest: tuple[RunDir, RunRecord] | None = None
+    for run, record in _each_run(output):
+        if newest and _written_at(run.record_path) < (newest[1].created or ""):
+            break  # what was last written before a run was created is older
         if criterion.is_met(run, record) and not is_shipped(run):
-            return run, record
-    return None
+            newest = max(newest or (run, record), (run, record), key=_age_key)
+    return newest
 
 
 def _find_folder(name: str, output: Path, criterion: Criterion, file: str) -> Path | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,8 @@ from mnist_ce.runs.run_dir import (
     RunDir,
     find_checkpoint,
     find_run,
+    list_runs,
+    newest_run,
     shipped_weights,
 )
 from mnist_ce.system.errors import CheckpointError
@@ -55,6 +59,42 @@ def test_the_newest_finished_run_of_ten_classes_is_the_default(
         train_small(name, train__epochs=1, **settings)
     for checkpoint in (None, "latest"):
         assert find_checkpoint(checkpoint, tmp_path) == tmp_path / "whole" / "model.pt"
+
+
+def test_the_newest_run_is_found_without_reading_what_is_older(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Created and last written in this year: "extended" is an old run that was trained further.
+    years = {
+        "extended": (2020, 2025),
+        "newest": (2023, 2024),
+        "old": (2021, 2022),
+        "b": (2019, 2021),
+    }
+    for name, (created, written) in years.items():
+        run = RunDir(tmp_path / name)
+        run.path.mkdir()
+        run.model_path.touch()
+        names = [str(digit) for digit in range(10)]
+        content = {"created": f"{created}-01-01T00:00:00+00:00", "status": "finished"}
+        content["objective"] = "multiclass"
+        run.write_record(
+            RunRecord.model_validate({"format_version": 1, "class_names": names, **content})
+        )
+        seconds = datetime(written, 1, 1, tzinfo=UTC).timestamp()
+        os.utime(run.record_path, (seconds, seconds))
+    read, read_record = list[str](), RunDir.read_record
+
+    def read_and_note(run: RunDir) -> RunRecord | None:
+        read.append(run.name)
+        return read_record(run)
+
+    monkeypatch.setattr(RunDir, "read_record", read_and_note)
+    newest = newest_run(tmp_path)
+    assert newest is not None
+    assert newest[0].name == "newest"
+    assert "b" not in read
+    assert [run.name for run, _ in list_runs(tmp_path)] == ["newest", "old", "extended", "b"]
 
 
 def test_the_shipped_weights_are_no_runs_of_the_user(tmp_path: Path) -> None:
