@@ -101,7 +101,7 @@ class ObjectiveConfig(Section):
     positive: Count = 7
     """The class that counts as yes where the kind is `binary`."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """The share of each target that is spread evenly over all classes."""
+    """The fraction of each target that is spread evenly over all classes."""
     positive_weight: Positive = 1.0
     """`binary`: how many times the loss of a yes counts; above 1, fewer are missed."""
 
@@ -144,7 +144,7 @@ class OptimizerConfig(Section):
     learning_rate: Positive = 0.01
     """The rate; with a schedule, the highest one."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """`sgd`: the share of the last update that is kept."""
+    """`sgd`: the fraction of the last update that is added to the next."""
     nesterov: bool = False
     """`sgd`: Nesterov's momentum."""
     weight_decay: NotNegative = 0.0
@@ -157,7 +157,7 @@ class ScheduleConfig(Section):
     kind: Literal["constant", "one-cycle", "cosine", "step"] = "constant"
     """Per step for `one-cycle` and `cosine`, per epoch for `step`."""
     warmup_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """`one-cycle`: the share of steps in which the rate rises."""
+    """`one-cycle`: the fraction of steps in which the rate rises."""
     initial_divisor: Annotated[float, Field(ge=1)] = 25.0
     """`one-cycle`: the first rate is the highest divided by this."""
     final_divisor: Annotated[float, Field(ge=1)] = 10_000.0
@@ -165,7 +165,7 @@ class ScheduleConfig(Section):
     anneal: Literal["cosine", "linear"] = "cosine"
     """`one-cycle`: the shape of rise and fall."""
     final_fraction: Fraction = 0.0
-    """`cosine`: the last rate as a share of the first."""
+    """`cosine`: the last rate as a fraction of the first."""
     step_epochs: Annotated[int, Field(ge=1)] = 3
     """`step`: epochs between two drops."""
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
@@ -176,7 +176,7 @@ class AverageConfig(Section):
     """An exponential moving average of the weights, used instead of the last ones."""
 
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """The share of the average kept at each step; 0: no averaging."""
+    """The weight of the average so far at each step; 0: no averaging."""
 
 
 class AugmentConfig(Section):

@@ -42,11 +42,11 @@ class GroupedCommand(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
         """Write arguments and options, each group under its heading, other options last."""
-        from mnist_ce.config import Config
+        from mnist_ce.config import resolve_config
 
         headings = ("Arguments", *_HEADINGS, "Options")
         groups: dict[str, list[tuple[str, str]]] = {heading: [] for heading in headings}
-        defaults = Config().flat() if ctx.info_name == "train" else {}
+        defaults = resolve_config().flat() if ctx.info_name == "train" else {}
         for parameter in self.get_params(ctx):
             rest = "Arguments" if parameter.param_type_name == "argument" else "Options"
             record = _with_default(parameter, defaults).get_help_record(ctx)
@@ -103,12 +103,11 @@ def _suggestion(word: str, value: str, options: Sequence[str]) -> str:
 
         if word in shipped_configs():
             return f"; did you mean --config {word}?"
+        flags = {config_key: flag for flag, config_key in CONFIG_KEYS.items()}
         for full in Config().flat():
             if key in (full, full.partition(".")[2]):
-                flag = next(
-                    (f"--{flag} {value}" for flag, of in CONFIG_KEYS.items() if of == full), ""
-                )
-                option = flag.rstrip() or f"--set {full}={value or 'VALUE'}"
+                setting = f"--set {full}={value or 'VALUE'}"
+                option = f"--{flags[full]} {value}".rstrip() if full in flags else setting
                 return f"; did you mean {option}?"
     is_option = word.startswith("--") or bool(value)
     return did_you_mean(f"--{key.replace('_', '-')}", options) if is_option else ""

@@ -53,18 +53,18 @@ def runs(
         _delete(delete, Path(output), is_confirmed=yes, json=json)
         return
     listed = list_runs(Path(output))
-    found = [_summary(run, record) for run, record in listed]
+    rows = [_run_row(run, record) for run, record in listed]
     groups = group_runs((run.name, record) for run, record in listed)
     groups = [group for group in groups if len(group.names) > 1]
     if json:
         of_run = {name: group.to_dict() for group in groups for name in group.names}
-        print_json([{**run, "group": of_run.get(run["name"])} for run in found])
+        print_json([{**run, "group": of_run.get(run["name"])} for run in rows])
         return
-    if not found:
+    if not rows:
         note(f"there is no run in {output}: train one with 'mnist-ce train'")
         return
-    rows = [HEAD, *map(_cells, found)]
-    print_table(_shorten(rows, shutil.get_terminal_size((80, 24)).columns), "<<<>>><")
+    table = [HEAD, *map(_cells, rows)]
+    print_table(_shorten(table, shutil.get_terminal_size((80, 24)).columns), "<<<>>><")
     if groups:
         typer.echo()
         print_groups(groups)
@@ -98,7 +98,7 @@ def _delete(name: str, output: Path, *, is_confirmed: bool, json: bool) -> None:
         typer.echo(f"deleted {sanitize(str(run.path))}")
 
 
-def _summary(run: RunDir, record: RunRecord) -> dict[str, Any]:
+def _run_row(run: RunDir, record: RunRecord) -> dict[str, Any]:
     from mnist_ce.runs.run_dir import run_state
 
     num_epochs_done = 0
@@ -134,10 +134,10 @@ def _cells(summary: Mapping[str, Any]) -> tuple[str, ...]:
 def _shorten(rows: Sequence[Sequence[str]], width: int) -> list[list[str]]:
     """Cut the longest cells of some columns until the table fits a width."""
     columns = dict(zip(HEAD, map(list, zip(*rows, strict=True)), strict=True))
-    for name, least in SHORTENED:
+    for name, min_width in SHORTENED:
         total = sum(max(map(len, cells)) for cells in columns.values()) + 2 * (len(HEAD) - 1)
         longest = max(map(len, columns[name]))
-        limit = max(longest - max(total - width, 0), least)
+        limit = max(longest - max(total - width, 0), min_width)
         cut = truncate_middle if name == "name" else _truncate_end
         columns[name] = [cut(cell, limit) for cell in columns[name]]
     return list(map(list, zip(*columns.values(), strict=True)))
