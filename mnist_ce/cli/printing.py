@@ -16,17 +16,14 @@ from mnist_ce.system.distributed import is_main
 
 
 def note(text: str) -> None:
-    """Print a message to stderr."""
     typer.echo(text, err=True)
 
 
 def warn(text: str) -> None:
-    """Print a message to stderr after a yellow `warning:`."""
     note(f"{label('warning:', 'yellow')} {text}")
 
 
 def error(text: str) -> None:
-    """Print a message to stderr after a red `error:`."""
     note(f"{label('error:', 'red')} {text}")
 
 

@@ -30,11 +30,11 @@ class Box(NamedTuple):
     right: int
 
     @property
-    def height(self) -> int:  # noqa: D102
+    def height(self) -> int:
         return self.bottom - self.top
 
     @property
-    def width(self) -> int:  # noqa: D102
+    def width(self) -> int:
         return self.right - self.left
 
     @property

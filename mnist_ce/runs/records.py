@@ -119,7 +119,6 @@ class RunRecord(BaseModel, extra="allow", strict=True):
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run ended as configured."""
         return self.status == RunState.FINISHED
 
     @property
@@ -136,5 +135,4 @@ class RunRecord(BaseModel, extra="allow", strict=True):
         return self.model_dump(exclude_unset=True)
 
     def updated(self, **values: Any) -> RunRecord:  # noqa: ANN401
-        """Return a copy with other values."""
         return self.model_copy(update=values)

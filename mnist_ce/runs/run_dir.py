@@ -130,7 +130,6 @@ class RunDir:
             return "another process"
 
     def write_config(self, tables: Mapping[str, Any]) -> None:
-        """Write `config.toml`."""
         write_atomically(self.config_path, tomli_w.dumps(tables))
 
     def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -163,7 +162,6 @@ class RunDir:
             ) from None
 
     def append_steps(self, rows: str) -> None:
-        """Append complete lines to `steps.csv`."""
         with self.steps_path.open("a", encoding="utf-8") as file:
             file.write(rows if file.tell() else _STEP_HEADER + rows)
 
@@ -199,7 +197,6 @@ class RunDir:
             raise RunError(f"{self.steps_path} is not a table of metrics by step") from None
 
     def write_record(self, record: RunRecord) -> None:
-        """Write `run.json`."""
         text = json.dumps(record.to_dict(), indent=2, allow_nan=False)
         write_atomically(self.record_path, text + "\n")
 
@@ -252,7 +249,7 @@ def check_run_name(name: str) -> None:
 
 
 def check_new_run(output: Path, name: str) -> None:
-    """Fail early, before the data is loaded, where `create_run` would fail."""
+    """Raise what `create_run` would raise, before the data is loaded."""
     if name:
         check_run_name(name)
     try:

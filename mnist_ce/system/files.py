@@ -48,8 +48,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk (Windows cannot)."""
-    if os.name == "posix":
+    if os.name == "posix":  # Windows cannot
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -75,7 +74,6 @@ def md5_of(*parts: bytes | memoryview) -> str:
 
 
 def cache_dir() -> Path:
-    """Return the user's cache folder for this program (it may not exist yet)."""
     return platformdirs.user_cache_path("mnist-ce", appauthor=False)
 
 
