@@ -24,7 +24,7 @@ def run(blocks: list[str]) -> dict[str, Any]:
 @pytest.mark.usefixtures("small_data", "one_thread")
 def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(trainer, "draw_final_plots", lambda *_: None)  # three times four plots
+    monkeypatch.setattr(trainer, "draw_plots", lambda *_: None)  # three times four plots
     names = run(BLOCKS)
     assert names["trained"].record.custom["model"].endswith("CNN")
     assert len(list((tmp_path / "checkpoints").iterdir())) == 3

@@ -29,7 +29,8 @@ from mnist_ce.cli import (
 )
 from mnist_ce.cli.help import ClickError, GroupedCommand, usage_message
 from mnist_ce.cli.printing import error, logging_to_terminal, note
-from mnist_ce.system.errors import MainProcessFailedError, MnistCeError
+from mnist_ce.system.distributed import is_main
+from mnist_ce.system.errors import MnistCeError
 from mnist_ce.system.files import version
 from mnist_ce.system.text import one_line
 
@@ -100,7 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def fail(message: str, exit_code: int) -> int:
         if settings.get("traceback"):
             python_traceback.print_exc()
-        error(" ".join(message.splitlines()))  # a file name may contain line breaks
+        if is_main():  # the other processes of a run have the same error, or follow its end
+            error(" ".join(message.splitlines()))  # a file name may contain line breaks
         sys.stdout.flush()
         return exit_code
 
@@ -119,8 +121,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(usage_message(failure), 2)
     except typer.Abort:
         return fail("stopped", 1)
-    except MainProcessFailedError as failure:
-        return failure.exit_code  # the main process prints the reason
     except MnistCeError as failure:
         return fail(str(failure), failure.exit_code)
     except OSError as failure:

@@ -18,10 +18,10 @@ from tqdm import tqdm
 from mnist_ce.cli.printing import is_terminal, note, warn
 from mnist_ce.evaluation.metrics import wilson_interval
 from mnist_ce.runs.train_state import EpochMetrics
-from mnist_ce.system.distributed import is_main
+from mnist_ce.system.distributed import is_main, num_processes
 from mnist_ce.training.callbacks import BatchInfo, Callback, RunInfo, StopFlag, TrainResult
 
-WINDOW_BATCHES, WINDOW_SECONDS = 50, 0.5  # the least over which the speed is measured
+WINDOW_BATCHES, WINDOW_SECONDS = 50, 0.5  # over which the speed is measured, at least
 ABOUT_DEFAULT = (
     "The default recipe is that of the lessons: 57 % after its first epoch. In the\n"
     "time of its nine epochs, mnist-ce train --config fast reaches 98.9 %."
@@ -40,18 +40,20 @@ class TerminalCallback(Callback):
         self.verbose = verbose
         self.bar: tqdm[Any] | None = None
         self.next_refresh = 0.0
-        self.first_rate: float | None = None  # images per second in the first window; 0: warned
-        self.window = (0, 0.0)  # batches since it began, and when it began
+        self.first_rate: float | None = None  # images per second in the first window
+        self.has_warned = False  # of a lower rate
 
     def on_start(self, info: RunInfo) -> None:
         """Print a line on the data, the batch size, the step and the device."""
         self.info = info
+        self._begin_window()
         if not self.quiet:
-            threads = f", {info.num_workers} thread{'s' * (info.num_workers > 1)}"
+            counts = f", {num_processes()} processes" if num_processes() > 1 else ""
+            if info.device == "cpu":
+                counts += f", {info.num_workers} thread{'s' * (info.num_workers > 1)}"
             note(
                 f"{info.dataset}: {info.num_images:,} images, batches of "
-                f"{info.config.train.batch_size}, {info.step} step on {info.device}"
-                f"{threads if info.device == 'cpu' else ''}"
+                f"{info.config.train.batch_size}, {info.step} step on {info.device}{counts}"
             )
 
     def on_batch(self, info: BatchInfo) -> None:
@@ -64,7 +66,7 @@ class TerminalCallback(Callback):
             is_due = is_due and is_terminal() and time.monotonic() >= self.next_refresh
         if self.quiet or not is_due:
             return
-        sums, num_epochs = info.metrics(), self.info.num_epochs
+        sums, num_epochs = info.metrics, self.info.num_epochs
         epoch = f"epoch {info.epoch:>{len(str(num_epochs))}}/{num_epochs}"
         loss = f"loss {sums.loss:.4f}"
         if self.verbose:
@@ -84,29 +86,29 @@ class TerminalCallback(Callback):
 
     def _check_speed(self) -> None:
         """Warn once when training on a CPU has become less than half as fast as at its start."""
-        batches, began = self.window
-        seconds = time.monotonic() - began
-        if not began:
-            self.window = (0, time.monotonic())
-        elif batches + 1 < WINDOW_BATCHES or seconds < WINDOW_SECONDS:
-            self.window = (batches + 1, began)
-        else:
-            rate = (batches + 1) * self.info.config.train.batch_size / seconds
-            self.window = (0, time.monotonic())
-            if self.first_rate is None:
-                self.first_rate = rate
-            elif rate < self.first_rate / 2 and self.info.device == "cpu":
-                if self.bar is not None:
-                    self.bar.clear()
-                warn(
-                    f"training has slowed down from {self.first_rate:,.0f} to {rate:,.0f} "
-                    "images/s: another program is using the CPU"
-                )
-                self.first_rate = 0.0
+        self.window_batches += 1
+        seconds = time.monotonic() - self.window_began_at
+        if self.window_batches < WINDOW_BATCHES or seconds < WINDOW_SECONDS:
+            return
+        rate = self.window_batches * self.info.config.train.batch_size / seconds
+        self._begin_window()
+        if self.first_rate is None:
+            self.first_rate = rate
+        if rate < self.first_rate / 2 and self.info.device == "cpu" and not self.has_warned:
+            self.has_warned = True
+            if self.bar is not None:
+                self.bar.clear()
+            warn(
+                f"training has slowed down from {self.first_rate:,.0f} to {rate:,.0f} "
+                "images/s: another program is using the CPU"
+            )
+
+    def _begin_window(self) -> None:
+        self.window_batches, self.window_began_at = 0, time.monotonic()
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
         """Print a line of the epoch's metrics, where the bar was."""
-        self.window = (0, 0.0)  # the test, and what else happens between epochs, is not training
+        self._begin_window()  # the test before is not training
         if self.bar is not None:
             self.bar.clear()
         if not self.quiet:

@@ -19,8 +19,7 @@ class DeviceLoader:
     The images, uint8 [n, 28, 28] (47 MB for MNIST), and labels, int64 [n], stay on the device; a
     batch is gathered by index and scaled, so that no image passes through Python by itself. The
     last batch of an epoch holds the rest. `seed` makes the order and the distortions; epochs after
-    `last_augmented_epoch` are served without distortion. The fast step computes a batch in
-    `num_shares` parts.
+    `last_augmented_epoch` are served without distortion.
     """
 
     def __init__(
@@ -32,7 +31,6 @@ class DeviceLoader:
         seed: int,
         augment: AugmentConfig | None = None,
         last_augmented_epoch: int | None = None,
-        num_shares: int = 2,
     ) -> None:
         self.images = images.flatten(start_dim=1)  # [n, 784]
         self.labels = labels
@@ -40,7 +38,6 @@ class DeviceLoader:
         self.seed = seed
         self.augment = augment if augment is not None and augment.distorts else None
         self.last_augmented_epoch = last_augmented_epoch
-        self.num_shares = num_shares
         self.device = images.device
 
     def __len__(self) -> int:

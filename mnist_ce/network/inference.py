@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
-from mnist_ce.network.model import MLP
+from mnist_ce.network.model import MLP, evaluation_mode
 from mnist_ce.system.workers import shared_workers
 
 BATCH_SIZE = 500
@@ -37,7 +34,7 @@ def predict_logits(
             inputs = (inputs - mean) / std
         logits[number] = model(inputs)  # → [batch, outputs]
 
-    with _evaluation_mode(model):
+    with evaluation_mode(model):
         if images.device.type == "cpu" and _is_plain(model):
             # A batch per worker; the number of threads changes no bit.
             workers = shared_workers(min(torch.get_num_threads(), len(batches)))
@@ -56,14 +53,3 @@ def _is_plain(model: nn.Module) -> bool:
         and not any(hooks for name, hooks in vars(module).items() if name.endswith("_hooks"))
         for module in model.modules()
     )
-
-
-@contextlib.contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -86,6 +86,18 @@ def kept_in_place(module: nn.Module) -> Iterator[None]:
             module.to(device)
 
 
+@contextlib.contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Put a module and all in it into evaluation mode; each is as it was on leaving."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
 def as_network(module: nn.Module) -> tuple[nn.Module, int]:
     """Return any module as one that takes [batch, 784], and how many logits it returns.
 
@@ -95,10 +107,8 @@ def as_network(module: nn.Module) -> tuple[nn.Module, int]:
     if isinstance(module, MLP):
         return module, module.sizes[-1]
     device = next((parameter.device for parameter in module.parameters()), None)
-    training = [part for part in module.modules() if part.training]
     reasons = []
-    module.eval()
-    try:
+    with evaluation_mode(module):
         for network in (ImageInput(module, shape) for shape in _INPUT_SHAPES):
             try:
                 with torch.no_grad():
@@ -108,11 +118,8 @@ def as_network(module: nn.Module) -> tuple[nn.Module, int]:
                 continue
             if isinstance(logits, Tensor) and logits.dim() == 2 and len(logits) == 2:
                 return network, logits.shape[1]
-            found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            reasons.append(f"it returns {found}")
-    finally:
-        for part in training:
-            part.training = True
+            kind = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            reasons.append(f"it returns {kind}")
     raise UsageError(
         f"{type(module).__name__} must map float32 [batch, 1, 28, 28] or [batch, 784] to logits "
         f"[batch, outputs]; given [2, 1, 28, 28]: {reasons[0]}"

@@ -6,11 +6,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Required, Self
 
 import torch
-from pydantic import BaseModel, Field, StrictFloat, StrictInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    ValidationError,
+    model_validator,
+    with_config,
+)
 from torch import Tensor
+from typing_extensions import TypedDict  # pydantic takes typing's from Python 3.12 on
 
 from mnist_ce.runs.checkpoint import check_claimed_bytes, load_tensors, save_tensors
 from mnist_ce.runs.records import FORMAT_VERSION
@@ -18,8 +28,23 @@ from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import RunError
 from mnist_ce.system.text import one_line, sanitize
 
-EpochMetrics = dict[str, Any]
-"""A row of `metrics.csv`, by column; what was not measured is missing or None."""
+
+@with_config(ConfigDict(strict=True))
+class EpochMetrics(TypedDict, total=False):
+    """A row of `metrics.csv`; what was not measured is missing."""
+
+    epoch: Required[int]
+    train_loss: Required[float]
+    train_accuracy: float
+    learning_rate: float
+    seconds: Required[float]
+    images_per_second: float
+    validation_loss: float
+    validation_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    test_correct: int
+    test_total: int
 
 
 @dataclass
@@ -39,6 +64,13 @@ class MetricSums:
     def accuracy(self) -> float:
         """The fraction of examples that were classified correctly."""
         return self.num_correct / max(self.num_examples, 1)
+
+    def __sub__(self, earlier: MetricSums) -> MetricSums:
+        return MetricSums(
+            self.loss_sum - earlier.loss_sum,
+            self.num_correct - earlier.num_correct,
+            self.num_examples - earlier.num_examples,
+        )
 
 
 class TrainState(BaseModel, extra="forbid"):
@@ -65,15 +97,16 @@ class TrainState(BaseModel, extra="forbid"):
         """The metrics of the best epoch so far."""
         return self.rows[self.best_epoch - 1] if self.best_epoch else None
 
+    def is_over(self, num_epochs: int, patience: int) -> bool:
+        """Whether the last epoch is done, or none within `patience` was the best (0: no limit)."""
+        is_out_of_patience = 0 < patience <= len(self.rows) - self.best_epoch
+        return self.epoch > num_epochs or is_out_of_patience
+
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
         if self.epoch != len(self.rows) + 1 or self.best_epoch >= self.epoch:
             raise ValueError("epoch, rows and best_epoch do not fit together")
         for row in self.rows:
-            if not {"epoch", "train_loss", "seconds"} <= row.keys() or not all(
-                isinstance(value, int | float) for value in row.values()
-            ):
-                raise ValueError("a row is not of numbers")
             if ("validation_loss" in row) != ("validation_accuracy" in row):
                 raise ValueError("a row has half of a validation result")
         if self.best_epoch and "validation_loss" not in self.rows[self.best_epoch - 1]:
@@ -90,7 +123,7 @@ class Snapshot:
     """
 
     step: dict[str, Any]  # `Step.state()`
-    progress: dict[str, Any]  # `TrainState.model_dump()`
+    train_state: dict[str, Any]  # `TrainState.model_dump()`
     weights: dict[str, Tensor] | None = None
     best: dict[str, Tensor] | None = None
     has_new_rows: bool = False  # for `metrics.csv`
@@ -106,9 +139,9 @@ class Snapshot:
         if self.weights is not None:
             save_tensors(run.model_path, self.weights)
         if self.has_new_rows:
-            run.write_metrics(self.progress["rows"])
-        content = {"format_version": FORMAT_VERSION, "step": self.step, "progress": self.progress}
-        save_tensors(run.resume_path, content)
+            run.write_metrics(self.train_state["rows"])
+        content = {"format_version": FORMAT_VERSION, "step": self.step}
+        save_tensors(run.resume_path, {**content, "train_state": self.train_state})
 
 
 def load_snapshot(
@@ -135,10 +168,11 @@ def load_snapshot(
             _check_tensors(part, step[part], weights)
         _check_tensors("buffers", step.get("buffers", {}), buffers or {})
         _check_optimizer(step.get("optimizer"))
-        return step, TrainState.model_validate(content["progress"])
+        key = "progress" if "progress" in content else "train_state"  # the older name
+        return step, TrainState.model_validate(content[key])
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, ("progress", *first["loc"])))
+        place = ".".join(map(str, ("train_state", *first["loc"])))
         reason = f"{sanitize(place)}: {first['msg']}"
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = one_line(error)

@@ -48,8 +48,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 @contextlib.contextmanager
-def reproducible(seed: int, threads: int = 0) -> Iterator[None]:
+def reproducible(seed: int, threads: int = 0, *, warn_only: bool = False) -> Iterator[None]:
     """Seed torch, set its thread count (0: unchanged) and require deterministic kernels.
+
+    With `warn_only` an operation that has no deterministic kernel is only warned of.
 
     On leaving, generators, threads, mode and environment are as they were.
     """
@@ -62,7 +64,7 @@ def reproducible(seed: int, threads: int = 0) -> Iterator[None]:
         try:
             os.environ.setdefault(variable, ":4096:8")
             torch.manual_seed(seed)
-            torch.set_deterministic_debug_mode("error")
+            torch.set_deterministic_debug_mode("warn" if warn_only else "error")
             yield
         finally:
             torch.set_deterministic_debug_mode(mode_before)

@@ -1,16 +1,18 @@
-"""Collective operations of the processes of one run; a single process skips them all.
+"""The processes of one run, which `torchrun` starts and, when one of them fails, ends.
 
-`torchrun` starts the processes. Process 0 is the main one: it alone writes the run.
+Each loads the same data, draws the same order and computes a part of each batch. Process 0, the
+main one, alone writes the run and prints. A single process skips all communication.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Iterator
+from typing import Literal, TypeVar, cast
 
-from mnist_ce.system import errors
+from mnist_ce.system.errors import DataError, TrainingError, UsageError
+from mnist_ce.system.text import one_line
 
 T = TypeVar("T")
 
@@ -36,9 +38,8 @@ def local_device(device: str) -> str:
         return device
     import torch
 
-    if device == "auto" and not torch.cuda.is_available():
-        return "cpu"
-    return f"cuda:{_environment_int('LOCAL_RANK', 0)}"
+    has_gpu = device == "cuda" or torch.cuda.is_available()
+    return f"cuda:{_environment_int('LOCAL_RANK', 0)}" if has_gpu else "cpu"
 
 
 @contextlib.contextmanager
@@ -50,94 +51,64 @@ def process_group() -> Iterator[None]:
     import torch
     from torch import distributed
 
-    if gpus := torch.cuda.is_available():
+    if has_gpu := torch.cuda.is_available():
         torch.cuda.set_device(_environment_int("LOCAL_RANK", 0) % torch.cuda.device_count())
     try:
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo")
     except (RuntimeError, ValueError) as error:
-        raise errors.UsageError(
+        raise UsageError(
             "the processes did not find each other; start them with torchrun, or unset RANK, "
-            f"WORLD_SIZE and MASTER_ADDR: {str(error).splitlines()[0]}"
+            f"WORLD_SIZE and MASTER_ADDR: {one_line(error)}"
         ) from None
     try:
         yield
-    except RuntimeError as error:
-        # NCCL and the store raise a DistError. Gloo (torch 2.14) raises a bare RuntimeError, which
-        # only the path of gloo's source file in its text tells from others.
-        if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
-            raise
-        raise errors.TrainingError(
-            "another process of this run has ended, and so it cannot go on; what was saved last "
+    except RuntimeError as error:  # as communication raises it when another process has ended
+        raise TrainingError(
+            f"a process of this run has failed or ended ({one_line(error)}); what was saved last "
             "is intact: continue with --resume, with any number of processes"
         ) from error
     finally:
         distributed.destroy_process_group()
 
 
-def broadcast_from_main(make: Callable[[], T]) -> T:
-    """Run `make` in the main process alone and broadcast what it returns, by pickle.
+def from_main(make: Callable[[], T]) -> T:
+    """Return in each process what `make` returns in the main one, by pickle."""
+    values = [make() if is_main() else None]
+    if num_processes() > 1:
+        from torch import distributed
 
-    If it fails there, the other processes raise a MainProcessFailedError.
+        distributed.broadcast_object_list(values)
+    return cast(T, values[0])
+
+
+def main_first(load: Callable[[], T], digest: Callable[[T], str]) -> T:
+    """Run `load` in each process, in the main one first, so that files are fetched once.
+
+    A DataError in all of them if the digests differ.
     """
-    if num_processes() == 1:
-        return make()
-    from torch import distributed
-
-    sent: list[Any] = [None, 0]  # the value, the exit code
-    failure = None
-    if is_main():
-        try:
-            sent[0] = make()
-        except Exception as error:
-            failure = error
-            sent[1] = error.exit_code if isinstance(error, errors.MnistCeError) else 1
-    distributed.broadcast_object_list(sent)
-    if sent[1]:
-        raise failure or errors.MainProcessFailedError(sent[1])
-    return cast(T, sent[0])
-
-
-def main_first(load: Callable[[], T], digest: Callable[[T], object] = lambda value: None) -> T:
-    """Run `load` in the main process, then in each other one, so that files are fetched once.
-
-    Unlike `broadcast_from_main` nothing large is pickled. A process whose `digest` differs from the
-    main one's raises a DataError.
-    """
-    loaded: list[T] = []
-
-    def load_here() -> object:
+    loaded = [load()] if is_main() else []
+    expected = from_main(lambda: digest(loaded[0]))  # the other processes wait for it
+    if not is_main():
         loaded.append(load())
-        return digest(loaded[0])
-
-    expected = broadcast_from_main(load_here)
-    if not loaded and load_here() != expected:
-        raise errors.DataError(f"process {rank()} has loaded other data than the main process")
+    if any(all_reduce([digest(loaded[0]) != expected], "MAX")):
+        raise DataError("the processes of this run have loaded different data")
     return loaded[0]
 
 
-def all_reduce_max(value: int) -> int:
-    """Return the largest of all processes' values."""
-    return int(_all_reduce([value], "MAX")[0])
-
-
-def all_reduce_sum(values: list[float]) -> list[float]:
-    """Return the sums of all processes' values, in float64."""
-    return _all_reduce(values, "SUM")
-
-
-def _all_reduce(values: Sequence[float], operation: str) -> list[float]:
+def all_reduce(values: list[float], operation: Literal["SUM", "MAX"]) -> list[float]:
+    """Return the sums or maxima of all processes' values, in float64."""
     if num_processes() == 1:
-        return list(values)
+        return values
     import torch
     from torch import distributed
 
     tensor = torch.tensor(values, dtype=torch.float64)
     distributed.all_reduce(tensor, getattr(distributed.ReduceOp, operation))
-    return list(tensor.tolist())
+    return cast("list[float]", tensor.tolist())
 
 
 def _environment_int(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
     if not text.isascii() or not text.isdigit():
-        raise errors.UsageError(f"environment variable {name} = {text!r} is not a number")
+        raise UsageError(f"environment variable {name} = {text!r} is not a number")
     return int(text)

@@ -9,7 +9,6 @@
     │   └── ImageTooLargeError
     ├── RunError
     ├── TrainingError
-    ├── MainProcessFailedError  that of the main process
     └── StoppedError            128 + the signal's number
 
 A message has one line, which names the file, key or value and says what to do. A bug is an ordinary
@@ -59,14 +58,6 @@ class RunError(MnistCeError):
 
 class TrainingError(MnistCeError):
     """Training cannot go on: the loss is not finite, for example."""
-
-
-class MainProcessFailedError(MnistCeError):
-    """The main of several processes failed; it prints the reason itself."""
-
-    def __init__(self, exit_code: int) -> None:
-        super().__init__("the main process failed")
-        self.exit_code = exit_code
 
 
 class StoppedError(MnistCeError):

@@ -92,6 +92,9 @@ class Workers:
         """Wait until every worker of the running task has called this."""
         if self.num_workers == 1:
             return
+        # Queues in place of `threading.Barrier`, which is Python code over a condition: for two
+        # workers a barrier takes 43 µs and 10 µs of CPU time, with `Barrier` 65 and 31 (median of 7
+        # × 3,000 in turn, on a busy machine of two cores, Python 3.11). A step of 1 ms has one.
         # A worker can be one barrier ahead of another, never two: two sets of queues are enough.
         queues = self._barriers[self._parity[worker]]
         self._parity[worker] ^= 1
@@ -99,7 +102,7 @@ class Workers:
             if other != worker:
                 queue.put(False)
         for _ in range(self.num_workers - 1):
-            if queues[worker].get():
+            if queues[worker].get():  # True: put by `_abort`
                 raise _AbortedError
 
     def _call(self, task: Task, worker: int, errors: list[BaseException]) -> None:

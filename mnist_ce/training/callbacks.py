@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
@@ -24,7 +23,7 @@ class RunInfo:
     num_batches: int  # per epoch
     num_epochs: int  # in all
     epoch: int  # to be trained next, from 1; above 1 in a resumed run
-    step: str  # `plain`, `fast` or `distributed`
+    step: str  # `plain` or `fast`
     num_workers: int  # CPU threads that compute a step
     device: str
 
@@ -36,7 +35,7 @@ class BatchInfo:
     epoch: int  # from 1
     batch: int  # batches done in this epoch
     seconds: float  # spent in this epoch
-    metrics: Callable[[], MetricSums]  # the sums since the epoch began; waits for the device
+    metrics: MetricSums  # since the epoch began
 
 
 @dataclass(frozen=True)

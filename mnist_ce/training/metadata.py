@@ -6,22 +6,22 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
-from torch import nn
 
 from mnist_ce.config import Config
 from mnist_ce.data.dataset import DataSplits
+from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.runs.records import FORMAT_VERSION, RESULTS, RunRecord, RunState
 from mnist_ce.runs.train_state import TrainState
 from mnist_ce.system.device import device_name, environment
 from mnist_ce.system.distributed import num_processes
 from mnist_ce.system.files import repository_root
+from mnist_ce.training.steps import Step
 
-# What the bytes of the weights depend on beside the config.
-_ENVIRONMENT = ("device", "processes", "step", "versions")
 _FINAL_METRICS = (
     *("train_loss", "train_accuracy", "validation_loss", "validation_accuracy"),
     *("test_loss", "test_accuracy", "test_correct", "test_total"),
@@ -32,12 +32,12 @@ def run_metadata(
     config: Config,
     recipe: str,
     splits: DataSplits,
-    model: nn.Module,
-    device: torch.device,
-    step: str,
+    step: Step,
+    custom_names: dict[str, str],
+    initial: TrainedModel | None,
 ) -> RunRecord:
     """Return the record of a run that begins now."""
-    return RunRecord(
+    record = RunRecord(
         format_version=FORMAT_VERSION,
         recipe=recipe,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -48,64 +48,76 @@ def run_metadata(
         class_names=list(splits.class_names),
         objective=config.objective.kind,
         versions=environment(),
-        device=device_name(device),
+        device=device_name(step.loader.device),
         threads=torch.get_num_threads(),
         processes=num_processes(),
-        step=step,
+        step=step.kind,
         seed=config.train.seed,
         command=sys.argv,
         git_commit=git_commit(),
         epochs=config.train.epochs,
-        num_parameters=sum(p.numel() for p in model.parameters()),
+        num_parameters=sum(p.numel() for p in step.model.parameters()),
         config=config.to_dict(),
         process={"id": os.getpid(), "host": socket.gethostname()},
     )
+    if custom_names:
+        record = record.updated(custom=custom_names)
+    if initial is not None:
+        source, digest = config.train.init or str(initial.path), initial.weights_sha256
+        record = record.updated(init={"checkpoint": source, "weights_sha256": digest})
+    return record
+
+
+def config_tables(config: Config) -> dict[str, Any]:
+    """Return the config without the run's name, so that feeding it back makes a new run."""
+    tables = config.to_dict()
+    del tables["run"]["name"]
+    return tables
 
 
 def merge_resumed(before: RunRecord, now: RunRecord) -> RunRecord:
-    """Return the record of a run that is resumed.
+    """Return the record of a run that is resumed: `now`, with its origin and what else it had.
 
-    Name, recipe, creation, command and commit stay those that began it; the results of an earlier
-    end are dropped.
+    The results of an earlier end are dropped.
     """
-    kept = {key: value for key, value in before.to_dict().items() if key not in RESULTS}
     origin = ("name", "recipe", "created", "command", "git_commit")
-    first = {key: kept[key] for key in origin if key in kept}
-    return RunRecord.model_validate(kept | now.to_dict() | first)
+    kept = {
+        key: value
+        for key, value in before.to_dict().items()
+        if key in origin or key not in (*RESULTS, *now.model_fields_set)
+    }
+    return now.updated(**kept)
 
 
 def environment_diff(before: RunRecord, now: RunRecord) -> list[str]:
     """Return what has changed since the run began, of all that its bytes depend on."""
+
+    def relevant(record: RunRecord) -> dict[str, Any]:
+        keys = ("device", "processes", "step", *(() if now.step == "fast" else ("threads",)))
+        return {key: record[key] for key in keys} | (record.versions or {})
+
+    old, new = relevant(before), relevant(now)
     return [
-        f"{key} {_change(before[key], now[key])}"
-        for key in (*_ENVIRONMENT, *(() if now.step == "fast" else ("threads",)))
-        if key in before.model_fields_set and before[key] != now[key]
+        f"{key} {old[key]} → {value}"
+        for key, value in new.items()
+        if old.get(key) not in (None, value)
     ]
-
-
-def _change(before: Any, now: Any) -> str:  # noqa: ANN401
-    if not isinstance(before, dict):
-        return f"{before} → {now}"
-    return ", ".join(
-        f"{key} {before.get(key)} → {value}"
-        for key, value in now.items()
-        if before.get(key) != value
-    )
 
 
 def final_metrics(state: TrainState, weights_sha256: str) -> dict[str, Any]:
     """Return what a run measured: the metrics of its last epoch, and which epoch was the best."""
-    found = {
+    last_row: Mapping[str, Any] = state.rows[-1]
+    metrics = {
         "epochs_done": len(state.rows),
         "train_seconds": round(state.train_seconds, 3),
         "wall_seconds": round(state.wall_seconds, 3),
         "weights_sha256": weights_sha256,
-        **{key: state.rows[-1].get(key) for key in _FINAL_METRICS},
+        **{key: last_row.get(key) for key in _FINAL_METRICS},
     }
     if state.best_row is not None:
-        found["best_epoch"] = state.best_epoch
-        found["best_validation_accuracy"] = state.best_row["validation_accuracy"]
-    return found
+        metrics["best_epoch"] = state.best_epoch
+        metrics["best_validation_accuracy"] = state.best_row["validation_accuracy"]
+    return metrics
 
 
 def git_commit() -> str | None:

@@ -161,11 +161,14 @@ class _PruningCallback(Callback):
         self.num_epochs = info.num_epochs
         for row in info.run.read_metrics():  # of a resumed run
             if row["epoch"] < info.epoch:
-                self.on_epoch(row)
+                self._report(row["epoch"], row["validation_accuracy"])
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
-        if metrics["epoch"] < self.num_epochs:
-            self.trial.report(metrics["validation_accuracy"], metrics["epoch"])
+        self._report(metrics["epoch"], metrics["validation_accuracy"])
+
+    def _report(self, epoch: int, validation_accuracy: float) -> None:
+        if epoch < self.num_epochs:
+            self.trial.report(validation_accuracy, epoch)
             if self.trial.should_prune():
                 raise PrunedError
 

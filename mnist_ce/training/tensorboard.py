@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from PIL import Image
@@ -76,9 +77,10 @@ class TensorBoardCallback(Callback):
         """Write the epoch's metrics."""
         self.has_trained = True
         if self.writer is not None:
+            values: Mapping[str, Any] = metrics
             for tag, key in _SCALARS.items():
-                if metrics.get(key) is not None:
-                    self.writer.add_scalar(tag, metrics[key], metrics["epoch"])
+                if key in values:
+                    self.writer.add_scalar(tag, values[key], metrics["epoch"])
             self.writer.flush()
 
     def on_end(self, result: TrainResult) -> None:

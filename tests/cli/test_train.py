@@ -87,7 +87,6 @@ def test_a_dry_run_never_advises_to_resume(
 ) -> None:
     fail = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
     monkeypatch.setattr("mnist_ce.runs.train_state.save_tensors", fail)
-    monkeypatch.setattr("mnist_ce.training.trainer.save_tensors", fail)
     assert main(["train", "--dry-run", "--output", str(tmp_path), "--set", "model.hidden=8"]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert "No space left on device; make room there, or set TMPDIR" in error

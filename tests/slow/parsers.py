@@ -27,7 +27,7 @@ from mnist_ce.runs.checkpoint import load_state_dict, model_from
 from mnist_ce.runs.load_model import load_model
 from mnist_ce.runs.records import FORMAT_VERSION
 from mnist_ce.runs.run_dir import RunDir
-from mnist_ce.runs.train_state import MetricSums, TrainState, load_snapshot
+from mnist_ce.runs.train_state import EpochMetrics, MetricSums, TrainState, load_snapshot
 from mnist_ce.system.errors import CheckpointError
 
 EDITS = ("replace", "insert", "delete", "repeat", "truncate")
@@ -58,11 +58,11 @@ def _saved(content: object, **options: Any) -> bytes:
 
 
 def _resume() -> dict[str, object]:
-    row = {"epoch": 1, "train_loss": 2.3, "train_accuracy": 0.1, "seconds": 0.2}
+    row: EpochMetrics = {"epoch": 1, "train_loss": 2.3, "train_accuracy": 0.1, "seconds": 0.2}
     row |= {"validation_loss": 2.3, "validation_accuracy": 0.1}
-    progress = TrainState(epoch=2, batch=3, totals=MetricSums(1.5, 2, 30), rows=[row], best_epoch=1)
+    state = TrainState(epoch=2, batch=3, totals=MetricSums(1.5, 2, 30), rows=[row], best_epoch=1)
     step = {"num_steps": 13, "weights": _weights(), "momentum": _weights(), "average": {}}
-    return {"format_version": FORMAT_VERSION, "step": step, "progress": progress.model_dump()}
+    return {"format_version": FORMAT_VERSION, "step": step, "train_state": state.model_dump()}
 
 
 def _pickle_of(content: bytes) -> bytes:

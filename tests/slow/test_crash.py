@@ -217,7 +217,7 @@ def test_a_signal_while_plotting_leaves_a_finished_run(
     settings: dict[str, Any], start: Start, tmp_path: Path
 ) -> None:
     arguments = options(settings | {"run.plots": "true"})
-    process = start(command, arguments, "mnist_ce.training.final_plots.draw_plots", signal.SIGINT)
+    process = start(command, arguments, "mnist_ce.training.trainer.draw_plots", signal.SIGINT)
     assert ended(process) == 130
     assert record_of(RunDir(tmp_path / "a"))["status"] == "finished"
 

@@ -4,75 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from mnist_ce.system.device import reproducible
-from mnist_ce.system.distributed import main_first
 from mnist_ce.system.files import write_atomically
-
-PROCESSES = """
-import sys
-from pathlib import Path
-from mnist_ce.system.distributed import main_first, process_group, rank
-from mnist_ce.system.errors import MnistCeError, RunError
-
-case, folder = sys.argv[1], Path(sys.argv[2])
-
-def load():
-    if case == "fails":
-        raise RunError("no such data")
-    file = folder / "data"
-    if rank() == 0:
-        assert not file.exists()
-        file.write_text("7")
-    return file.read_text() + (str(rank()) if case == "differs" else "")
-
-try:
-    with process_group():
-        loaded = main_first(load, digest=lambda text: text)
-    (folder / str(rank())).write_text(loaded)
-except MnistCeError as error:
-    (folder / str(rank())).write_text(f"{type(error).__name__} {error.exit_code}")
-"""
-
-
-def results_of_two_processes(case: str, folder: Path) -> list[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
-    script = folder / "script.py"
-    script.write_text(PROCESSES)
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    subprocess.run(
-        [*command, str(script), case, str(folder)],
-        env=environment,
-        capture_output=True,
-        check=True,
-        timeout=240,
-    )
-    return [(folder / str(rank)).read_text() for rank in range(2)]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("case", "expected"),
-    [
-        ("equal", ["7", "7"]),
-        ("fails", ["RunError 1", "MainProcessFailedError 1"]),
-        ("differs", ["70", "DataError 1"]),
-    ],
-)
-def test_the_main_process_loads_first(case: str, expected: list[str], tmp_path: Path) -> None:
-    assert results_of_two_processes(case, tmp_path) == expected
-
-
-def test_a_single_process_just_loads() -> None:
-    assert main_first(lambda: 7, digest=str) == 7
 
 
 @pytest.mark.parametrize("before", [None, ":16:8"])

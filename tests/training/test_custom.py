@@ -17,7 +17,13 @@ from mnist_ce import evaluate, load_model, predict, train
 from mnist_ce.data.custom import custom_dataset
 from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.runs.checkpoint import load_tensors, save_tensors, weights_sha256
-from mnist_ce.system.errors import CheckpointError, RunError, StoppedError, UsageError
+from mnist_ce.system.errors import (
+    CheckpointError,
+    RunError,
+    StoppedError,
+    TrainingError,
+    UsageError,
+)
 from mnist_ce.training.callbacks import BatchInfo, Callback, StopFlag, TrainResult
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -159,6 +165,16 @@ def test_a_foreign_state_of_the_optimizer_is_refused(
                 optimizer=amsgrad,
                 data=data,
             )
+
+
+def test_the_advice_on_a_diverging_run_names_the_optimizer_given(
+    settings: dict[str, Any], data: object
+) -> None:
+    def too_fast(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=1e30)
+
+    with pytest.raises(TrainingError, match=r"below the 1e\+30 of the optimizer given: resuming"):
+        train(None, settings, optimizer=too_fast, data=data)
 
 
 def test_a_dry_run_leaves_the_module_alone(settings: dict[str, Any], data: object) -> None:

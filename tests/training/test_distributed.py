@@ -20,15 +20,17 @@ from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.training.trainer import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+ROOT = Path(__file__).parents[2]
+TRAIN = ("-m", "mnist_ce", "train")
 
 
 def torchrun(*arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
     return subprocess.Popen(
-        [*command, "-m", "mnist_ce", "train", *arguments],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        [*command, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -38,7 +40,7 @@ def torchrun(*arguments: str) -> subprocess.Popen[str]:
 
 @pytest.fixture
 def flags(small_settings: dict[str, Any]) -> list[str]:
-    """300 images in batches of 43: shares of 22 and 21, and in the last batch of 42."""
+    """300 images in batches of 43: shards of 22 and 21, and in the last batch of 42."""
     own = {"train.step": "plain", "augment.rotation_degrees": 10.0, "average.decay": 0.9}
     settings = {**small_settings, "run.plots": "false", "train.batch_size": 43, **own}
     return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
@@ -49,11 +51,11 @@ def test_two_processes_do_what_one_does(
 ) -> None:
     """The losses agree, and so do the weights; one process continues what two began."""
     arguments = [*flags, "--verbose", "--set", "run.log_interval=1", "--name"]
-    process = torchrun(*arguments, "two")
+    process = torchrun(*TRAIN, *arguments, "two")
     out, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     assert out.count("test images correct") == 1  # one of them tells it
-    assert "distributed step" in errors
+    assert "plain step on cpu, 2 processes" in errors
     record = RunDir(tmp_path / "two").read_record()
     assert record is not None
     assert record["processes"] == 2
@@ -80,22 +82,62 @@ def test_two_processes_do_what_one_does(
 def test_more_processes_than_images_and_a_killed_one(flags: list[str], tmp_path: Path) -> None:
     """Batches of one leave a process without an image; one that is killed ends them all."""
     own = ("train.epochs=100000", "train.batch_size=1", "run.save_every_seconds=0.05")
-    process = torchrun(*flags, "--name", "a", *(part for value in own for part in ("--set", value)))
+    more_flags = [part for value in own for part in ("--set", value)]
+    process = torchrun(*TRAIN, *flags, "--name", "a", *more_flags)
     try:
-        end = time.monotonic() + 120
-        while not (tmp_path / "a" / "resume.pt").exists() and time.monotonic() < end:
-            time.sleep(0.05)
+        wait_for(tmp_path / "a" / "resume.pt")
         os.kill(worker(tmp_path, rank=1), signal.SIGKILL)
         _, errors = process.communicate(timeout=120)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode != 0
-    assert "error: another process of this run has ended" in errors or "error: stopped" in errors
+    assert (
+        "error: a process of this run has failed or ended" in errors or "error: stopped" in errors
+    )
     assert "--resume" in errors
     more = len(RunDir(tmp_path / "a").read_metrics()) + 2
     result = train(None, {"run.output": str(tmp_path), "train.epochs": more}, resume="latest")
     assert result.record["epochs_done"] == more
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_all_processes_after_saving(
+    flags: list[str], tmp_path: Path, number: signal.Signals
+) -> None:
+    """torchrun forwards it to each process once; the run can then be continued."""
+    own = ("train.epochs=100000", "run.save_every_seconds=0.05")
+    more_flags = [part for value in own for part in ("--set", value)]
+    process = torchrun(*TRAIN, *flags, "--name", "a", *more_flags)
+    try:
+        wait_for(tmp_path / "a" / "resume.pt")
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert errors.count("error: stopped in epoch") == 1
+    record = RunDir(tmp_path / "a").read_record()
+    assert record is not None
+    assert record.status == "stopped"
+    more = len(RunDir(tmp_path / "a").read_metrics()) + 1
+    result = train(None, {"run.output": str(tmp_path), "train.epochs": more}, resume="latest")
+    assert result.record["epochs_done"] == more
+
+
+@pytest.mark.slow
+def test_an_error_of_all_processes_is_printed_once(flags: list[str], tmp_path: Path) -> None:
+    process = torchrun(*TRAIN, *flags, "--set", "train.init=gone")
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert errors.count("train.init: checkpoint gone is neither") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + 120
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def worker(output: Path, rank: int) -> int:
@@ -108,3 +150,47 @@ def worker(output: Path, rank: int) -> int:
         if b"\0RANK=%d\0" % rank in known and bytes(output) in known:
             return int(path.parent.name)
     pytest.fail("no such process")
+
+
+PROCESSES = """
+import sys
+from pathlib import Path
+from mnist_ce.system.distributed import main_first, process_group, rank
+from mnist_ce.system.errors import MnistCeError, RunError
+
+case, folder = sys.argv[1], Path(sys.argv[2])
+
+def load():
+    if case == "fails":
+        raise RunError("no such data")
+    file = folder / "data"
+    if rank() == 0:
+        assert not file.exists()
+        file.write_text("7")
+    return file.read_text() + (str(rank()) if case == "differs" else "")
+
+try:
+    with process_group():
+        loaded = main_first(load, digest=lambda text: text)
+    (folder / str(rank())).write_text(loaded)
+except MnistCeError as error:
+    (folder / str(rank())).write_text(f"{type(error).__name__} {error.exit_code}")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ("equal", ["7", "7"]),
+        ("fails", ["RunError 1", "TrainingError 1"]),
+        ("differs", ["DataError 1", "DataError 1"]),
+    ],
+)
+def test_the_main_process_loads_first(case: str, expected: list[str], tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(PROCESSES)
+    process = torchrun(str(script), case, str(tmp_path))
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == expected

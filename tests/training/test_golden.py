@@ -64,6 +64,7 @@ def test_a_run_gives_the_recorded_losses_and_weights(
     losses = [(row["train_loss"], row["test_loss"]) for row in result.rows]
     for found, expected in zip(losses, LOSSES[recipe], strict=True):
         assert found == pytest.approx(expected, rel=TOLERANCE[recipe])
-    digests = DIGESTS.get((torch.__version__.partition("+")[0], cpu()), {})
-    digest = result.record["weights_sha256"]
-    assert digest == digests.get((recipe, step), digest)
+    platform_here = (torch.__version__.partition("+")[0], cpu())
+    if (recipe, step) not in DIGESTS.get(platform_here, {}):
+        pytest.skip(f"the losses agree, but there is no digest for {platform_here}")
+    assert result.record["weights_sha256"] == DIGESTS[platform_here][recipe, step]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ def train_in_pieces(settings: dict[str, Any], stops: Sequence[int]) -> TrainResu
     return train(None, output, resume="latest")
 
 
-def without_times(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def without_times(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     times = ("seconds", "images_per_second")
     return [{key: value for key, value in row.items() if key not in times} for row in rows]
 
@@ -171,6 +171,14 @@ def test_a_run_killed_before_its_first_save_begins_anew(
     assert not list(stopped.path.glob(".*.tmp"))
 
 
+def test_the_older_key_of_the_train_state_is_read(base: dict[str, Any], stopped: RunDir) -> None:
+    expected = train(None, base | {"run.name": "whole"})
+    content = load_tensors(stopped.resume_path)
+    content["progress"] = content.pop("train_state")
+    save_tensors(stopped.resume_path, content)
+    check_equal(resume(base), expected)
+
+
 def test_a_run_is_trained_by_one_process(base: dict[str, Any], stopped: RunDir) -> None:
     with stopped.lock():
         with pytest.raises(RunError, match=r"a is being trained by process \d+ on "):
@@ -203,10 +211,10 @@ HUGE = {"l1.weight": torch.zeros(1).expand(2**40)}
         (lambda content: content["step"]["weights"].pop("l1.bias"), "of another network"),
         (lambda content: content["step"]["momentum"].update(HUGE), "has another shape"),
         (lambda content: content["step"]["weights"].update({"l1.bias": 3}), "not a plain tensor"),
-        (lambda content: content["progress"].update(epoch=2), "progress"),
-        (lambda content: content["progress"].update(rows=[{}]), "progress"),
-        (lambda content: content["progress"].update(batch=4), "does not fit"),
-        (lambda content: content["progress"].update(colour=4), "progress"),
+        (lambda content: content["train_state"].update(epoch=2), "train_state"),
+        (lambda content: content["train_state"].update(rows=[{}]), "train_state"),
+        (lambda content: content["train_state"].update(batch=4), "does not fit"),
+        (lambda content: content["train_state"].update(colour=4), "train_state"),
     ],
 )
 def test_a_foreign_resume_file_is_refused(

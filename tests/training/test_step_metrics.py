@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,8 @@ def test_the_rows_of_an_epoch_add_up_to_it(train_small: Train, kind: str) -> Non
         own = [row for row in rows if row["epoch"] == epoch]
         for key in ("loss", "accuracy"):
             mean = sum(n * row[key] for n, row in zip(weights, own, strict=True)) / 1000
-            assert mean == pytest.approx(result.rows[epoch - 1][f"train_{key}"], rel=1e-5)
+            row: Mapping[str, Any] = result.rows[epoch - 1]
+            assert mean == pytest.approx(row[f"train_{key}"], rel=1e-5)
         assert own[-1]["learning_rate"] == pytest.approx(
             result.rows[epoch - 1]["learning_rate"], rel=1e-5
         )

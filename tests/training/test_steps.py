@@ -7,8 +7,11 @@ import statistics
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 import torch
+from hypothesis import given
 from torch import Tensor
 
 from mnist_ce.config import AugmentConfig, OptimizerConfig, resolve_config
@@ -92,7 +95,11 @@ class Exact(PlainStep):
 def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     """The largest difference, relative to the largest weight of the same tensor."""
     return max(
-        float((one[n].double() - w.double()).abs().max() / w.abs().max()) for n, w in other.items()
+        (
+            float((one[n].double() - w.double()).abs().max() / w.abs().max().clamp(min=1e-30))
+            for n, w in other.items()
+        ),
+        default=0.0,
     )
 
 
@@ -134,14 +141,50 @@ def test_fast_step_equals_plain_step(settings: Settings) -> None:
     assert statistics.median(fast_errors) <= 2 * statistics.median(plain_errors)
 
 
-@pytest.mark.parametrize("settings", SETTINGS)
-def test_fast_run_equals_plain_run(settings: Settings) -> None:
-    """200 steps left alone, with so few ReLUs that none is likely to hang on rounding."""
-    plain = run("plain", settings, 200, make_loader(), hidden=(12, 10))
-    fast = run("fast", settings, 200, make_loader(), hidden=(12, 10))
-    assert fast.metrics().num_correct == plain.metrics().num_correct
-    assert fast.metrics().loss == pytest.approx(plain.metrics().loss, rel=1e-5)
-    assert difference(fast.eval_weights(), plain.eval_weights()) <= 1e-5
+@hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    momentum=st.sampled_from([0.0, 0.5, 0.9]),
+    nesterov=st.booleans(),
+    weight_decay=st.sampled_from([0.0, 1e-3]),
+    average_decay=st.sampled_from([0.0, 0.99]),
+    batch_size=st.integers(1, 50),  # of 40 images
+    num_shards=st.integers(1, 5),
+    num_threads=st.integers(1, 3),
+    num_outputs=st.sampled_from([1, 10]),
+)
+def test_fast_step_equals_plain_step_whatever_the_settings(
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    average_decay: float,
+    batch_size: int,
+    num_shards: int,
+    num_threads: int,
+    num_outputs: int,
+) -> None:
+    """Shards may have no image and no output; so few ReLUs hardly ever hang on rounding."""
+    optimizer = OptimizerConfig(
+        momentum=momentum, nesterov=nesterov and momentum > 0, weight_decay=weight_decay
+    )
+    loader = make_loader(num_images=40, batch_size=batch_size)
+    objective: Objective = Multiclass(0.1)
+    if num_outputs == 1:
+        objective, loader.labels = Binary(2.0), (loader.labels > 4).long()
+    torch.manual_seed(0)
+    settings = (objective, optimizer, average_decay)
+    plain = make_step("plain", MLP((12, 3), num_outputs), loader, *settings)
+    with use_threads(num_threads):
+        model = MLP((12, 3), num_outputs)
+        fast = make_step("fast", model, loader, *settings, num_shards=num_shards)
+        for indices in itertools.islice(loader.epoch(1), 5):
+            fast.load_state(plain.state())
+            for step in (plain, fast):
+                step.reset_metrics()
+                step(indices, 0.05)
+            assert fast.metrics().loss == pytest.approx(plain.metrics().loss, rel=1e-5)
+            assert fast.metrics().num_correct == plain.metrics().num_correct
+            for part in ("weights", "momentum", "average"):
+                assert difference(fast.state()[part], plain.state()[part]) <= 1e-5
 
 
 @KINDS
@@ -152,19 +195,6 @@ def test_steps_see_the_same_batches_and_distortions(kind: str) -> None:
     again = make_loader(augment=augment, last_augmented_epoch=1)
     one, other = run("plain", settings, 15, loader), run(kind, settings, 15, again)
     assert difference(other.eval_weights(), one.eval_weights()) <= 1e-5
-
-
-@KINDS
-def test_binary_objective(kind: str) -> None:
-    loader = make_loader()
-    loader.labels = (loader.labels == 7).long()
-    step, plain = (
-        run(each, SETTINGS[0], 60, loader, Binary(), num_outputs=1, hidden=(20,))
-        for each in (kind, "plain")
-    )
-    for name, weights in plain.eval_weights().items():
-        assert torch.allclose(step.eval_weights()[name], weights, atol=1e-6)
-    assert step.metrics().accuracy > 0.8
 
 
 @KINDS
@@ -211,12 +241,6 @@ def test_state_continues_with_any_kind(kind: str, loaded_by: str) -> None:
             assert torch.allclose(rest.eval_weights()[name], expected, atol=1e-6)
 
 
-def test_a_batch_may_be_larger_than_the_training_set() -> None:
-    loader = make_loader(num_images=20, batch_size=10**12)
-    step = run("fast", ALL, 3, loader, hidden=(12,))
-    assert step.metrics().num_examples == 20
-
-
 def test_fast_step_updates_the_model_in_place() -> None:
     model, loader = MLP(), make_loader()
     step = make_step("fast", model, loader, Multiclass(), *SETTINGS[0])
@@ -231,7 +255,7 @@ def test_fast_step_updates_the_model_in_place() -> None:
 
 
 def test_metrics_can_be_read_at_any_time_and_leave_the_sums_given_alone() -> None:
-    """More batches than the fast step counts at a time, in an epoch that was interrupted."""
+    """In an epoch that was interrupted."""
     given = MetricSums(loss_sum=2.0, num_correct=3, num_examples=5)
     found = {}
     for kind in ("plain", "fast"):
@@ -254,18 +278,18 @@ def test_metrics_can_be_read_at_any_time_and_leave_the_sums_given_alone() -> Non
     assert found["fast"].loss_sum == pytest.approx(found["plain"].loss_sum, rel=1e-5)
 
 
-@pytest.mark.parametrize("num_shares", [1, 2, 3])
-@pytest.mark.parametrize("settings", SETTINGS)
-def test_the_number_of_threads_changes_no_bit(settings: Settings, num_shares: int) -> None:
-    """The number of shares may; batches of 43 leave a last one of 5, and shares of unequal size."""
+@pytest.mark.parametrize("num_shards", [1, 2, 3])
+@pytest.mark.parametrize("settings", [SETTINGS[0], ALL])
+def test_the_number_of_threads_changes_no_bit(settings: Settings, num_shards: int) -> None:
+    """The number of shards may; batches of 43 leave a last one of 5, and shards of unequal size."""
     states, metrics = [], []
     for num_threads in (1, 2, 4):
         with use_threads(num_threads):
             augment = AugmentConfig(rotation_degrees=10, elastic_pixels=0.5)
-            loader = make_loader(220, 43, augment=augment, num_shares=num_shares)
+            loader = make_loader(220, 43, augment=augment)
             torch.manual_seed(0)
-            step = FastStep(MLP((30, 20, 5)), loader, Multiclass(0.1), *settings)
-            assert step.num_workers == min(num_threads, num_shares)
+            step = FastStep(MLP((30, 20, 5)), loader, Multiclass(0.1), *settings, num_shards)
+            assert step.num_workers == min(num_threads, num_shards)
             for indices in itertools.chain(loader.epoch(1), loader.epoch(2)):
                 step(indices, 0.1)
         states.append(step.state())
@@ -274,17 +298,6 @@ def test_the_number_of_threads_changes_no_bit(settings: Settings, num_shares: in
     for part in ("weights", "momentum", "average"):
         for name, expected in states[0][part].items():
             assert all(torch.equal(state[part][name], expected) for state in states[1:])
-
-
-@pytest.mark.parametrize("num_threads", [1, 2])
-def test_a_share_may_have_no_image_and_no_output(num_threads: int) -> None:
-    """Batches of one, and one logit, in two shares."""
-    loader = make_loader(num_images=5, batch_size=1)
-    loader.labels = (loader.labels > 4).long()
-    with use_threads(num_threads):
-        fast = run("fast", ALL, 20, loader, Binary(), num_outputs=1, hidden=(3,))
-    plain = run("plain", ALL, 20, loader, Binary(), num_outputs=1, hidden=(3,))
-    assert difference(fast.eval_weights(), plain.eval_weights()) <= 1e-5
 
 
 @pytest.fixture
@@ -302,7 +315,7 @@ def _only_public_operators(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_only_public_operators")
-@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("settings", [SETTINGS[0], ALL])
 def test_fast_step_works_without_private_operators(settings: Settings) -> None:
     plain = run("plain", settings, 60, make_loader(), hidden=(12, 10))
     without = run("fast", settings, 60, make_loader(), hidden=(12, 10))

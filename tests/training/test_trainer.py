@@ -6,6 +6,7 @@ import math
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from torch import nn
 
 from mnist_ce import evaluate, load_model, predict, train
 from mnist_ce.runs.checkpoint import weights_sha256
+from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.errors import TrainingError
-from mnist_ce.training.callbacks import TrainResult
+from mnist_ce.training.callbacks import Callback, StopFlag, TrainResult
 
 Train = Callable[..., TrainResult]
 
@@ -89,6 +91,20 @@ def test_a_loss_that_is_not_finite_stops_the_run(train_small: Train, tmp_path: P
     with pytest.raises(TrainingError, match=r"in epoch \d, batch \d+ of 34"):
         train_small("diverged", optimizer__learning_rate=1e30)
     assert json.loads((tmp_path / "diverged" / "run.json").read_text())["status"] == "failed"
+
+
+def test_a_stop_is_not_waited_for_after_a_run_that_raised(small_settings: dict[str, Any]) -> None:
+    """The next signal, outside of training, then ends the process at once."""
+    stop = StopFlag()
+
+    class Prunes(Callback):
+        def on_epoch(self, metrics: EpochMetrics) -> None:
+            assert stop.is_checked
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        train(None, small_settings, callbacks=[Prunes()], stop=stop)
+    assert not stop.is_checked
 
 
 def test_a_run_can_be_loaded_evaluated_and_used(train_small: Train) -> None:

@@ -6,42 +6,34 @@ from torch import nn
 
 from mnist_ce.config import OptimizerConfig
 from mnist_ce.data.loader import DeviceLoader
+from mnist_ce.network.model import MLP
 from mnist_ce.network.objective import Objective
 from mnist_ce.system.distributed import num_processes
 from mnist_ce.system.errors import UsageError
-from mnist_ce.training.steps.base import NonFiniteLossError, OptimizerFactory, Step
-from mnist_ce.training.steps.distributed import DistributedStep
+from mnist_ce.training.steps.base import NonFiniteLossError, Step
 from mnist_ce.training.steps.fast import FastStep
-from mnist_ce.training.steps.plain import PlainStep
+from mnist_ce.training.steps.plain import OptimizerFactory, PlainStep
 
 __all__ = ["NonFiniteLossError", "OptimizerFactory", "Step", "choose_step", "make_step"]
 
 
 def choose_step(kind: str, device_type: str, *, needs_autograd: bool = False) -> str:
-    """Return the kind of step to use; `auto` is the fastest for the device.
+    """Return the kind of step to use, `plain` or `fast`; `auto` is the faster of those possible.
 
-    Several processes always use the distributed step. What `needs_autograd`, anything but the MLP
-    and SGD, has no faster step than the plain one.
+    The fast step is for one process on a CPU. `needs_autograd` is all but the MLP and SGD.
 
     Raises:
-        UsageError: If a named step does not run on the device or in several processes.
+        UsageError: If the fast step is named where it is not possible.
     """
-    if num_processes() > 1:
-        if kind not in ("auto", "plain"):
-            raise UsageError(
-                f"train.step = '{kind}' does not run in several processes; use 'auto' or 'plain'"
-            )
-        return "distributed"
-    fastest = "fast" if device_type == "cpu" else "plain"
-    if needs_autograd:
-        fastest = "plain"
-        if kind not in ("auto", "plain"):
-            raise UsageError(f"train.step = '{kind}' is for the MLP and SGD; use 'auto' or 'plain'")
-    if kind not in ("auto", "plain", fastest):
-        raise UsageError(
-            f"train.step = '{kind}' does not run on {device_type}; use 'auto' or 'plain'"
-        )
-    return fastest if kind == "auto" else kind
+    obstacles = {
+        "is for the MLP and SGD": needs_autograd,
+        "does not run in several processes": num_processes() > 1,
+        f"does not run on {device_type}": device_type != "cpu",
+    }
+    obstacle = next((reason for reason, applies in obstacles.items() if applies), None)
+    if kind == "fast" and obstacle:
+        raise UsageError(f"train.step = 'fast' {obstacle}; use 'auto' or 'plain'")
+    return "plain" if obstacle or kind == "plain" else "fast"
 
 
 def make_step(
@@ -51,12 +43,12 @@ def make_step(
     objective: Objective,
     optimizer: OptimizerConfig,
     average_decay: float = 0.0,
+    *,
     make_optimizer: OptimizerFactory | None = None,
+    num_shards: int = 2,
 ) -> Step:
-    """Build the step of a kind that `choose_step` returned; for the arguments see `Step`."""
-    kinds: dict[str, type[Step]] = {
-        "plain": PlainStep,
-        "fast": FastStep,
-        "distributed": DistributedStep,
-    }
-    return kinds[kind](model, loader, objective, optimizer, average_decay, make_optimizer)
+    """Build the step of a kind that `choose_step` returned; for the arguments see its class."""
+    if kind == "plain":
+        return PlainStep(model, loader, objective, optimizer, average_decay, make_optimizer)
+    assert isinstance(model, MLP)
+    return FastStep(model, loader, objective, optimizer, average_decay, num_shards)

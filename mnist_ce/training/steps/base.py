@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mnist_ce.config import OptimizerConfig
 from mnist_ce.data.loader import DeviceLoader
-from mnist_ce.network.model import MLP, unwrapped
+from mnist_ce.network.model import unwrapped
 from mnist_ce.network.objective import Objective
 from mnist_ce.runs.train_state import MetricSums
 from mnist_ce.system.errors import TrainingError
 
 Tensors = dict[str, Tensor]  # by the parameters' names
-OptimizerFactory: TypeAlias = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
 class NonFiniteLossError(TrainingError):
@@ -39,8 +37,10 @@ class Step(ABC):
         objective: What is minimised.
         optimizer: Momentum and weight decay; each step gets its own learning rate.
         average_decay: The decay of the moving average of the weights; 0: no average.
-        make_optimizer: Makes the optimizer of the plain step; None: that of the config.
+        is_sgd: Whether the optimizer is SGD, whose whole state is the momentum.
     """
+
+    kind: str  # its name in the config
 
     def __init__(
         self,
@@ -49,9 +49,10 @@ class Step(ABC):
         objective: Objective,
         optimizer: OptimizerConfig,
         average_decay: float = 0.0,
-        make_optimizer: OptimizerFactory | None = None,
+        *,
+        is_sgd: bool = True,
     ) -> None:
-        self.network = model
+        self.model = model
         self.loader = loader
         self.objective = objective
         self.config = optimizer
@@ -59,19 +60,16 @@ class Step(ABC):
         self.average_decay = average_decay
         self.num_steps = 0  # since the run began
         self.sums = MetricSums()
-        self.make_optimizer = make_optimizer
+        # Threads that compute the step.
+        self.num_workers = torch.get_num_threads() if loader.device.type == "cpu" else 1
         named = unwrapped(model).named_parameters(remove_duplicate=False)  # as in its state_dict
         self.parameters: Tensors = {name: parameter.detach() for name, parameter in named}
         self.momentum: Tensors = {}
-        if optimizer.name == "sgd" and make_optimizer is None:
+        if is_sgd:
             self.momentum = {n: torch.zeros_like(p) for n, p in self.parameters.items()}
         self.average: Tensors = {}
         if average_decay:
             self.average = {n: p.clone() for n, p in self.parameters.items()}
-        self._setup()
-
-    def _setup(self) -> None:  # noqa: B027 - not abstract: a kind may need nothing more
-        pass
 
     @abstractmethod
     def __call__(self, indices: Tensor, learning_rate: float) -> None:
@@ -82,20 +80,9 @@ class Step(ABC):
         """
 
     @property
-    def num_workers(self) -> int:
-        """How many threads compute the step."""
-        return torch.get_num_threads() if self.loader.device.type == "cpu" else 1
-
-    @property
-    def model(self) -> MLP:
-        """The network of a step that is for the MLP only."""
-        assert isinstance(self.network, MLP)
-        return self.network
-
-    @property
     def buffers(self) -> Tensors:
         """What belongs to the network beside its parameters: running means, for example."""
-        state = unwrapped(self.network).state_dict()
+        state = unwrapped(self.model).state_dict()
         return {name: tensor for name, tensor in state.items() if name not in self.parameters}
 
     @property
@@ -112,13 +99,8 @@ class Step(ABC):
         return {**(self.average or self.parameters), **self.buffers}
 
     def metrics(self) -> MetricSums:
-        """Return the sums since `reset_metrics`; waits for the device."""
+        """Return the sums since `reset_metrics`."""
         return dataclasses.replace(self.sums)
-
-    def deferred_metrics(self) -> Callable[[], MetricSums]:
-        """Return a function that returns the sums of this moment; only that function waits."""
-        sums = self.metrics()
-        return lambda: sums
 
     def reset_metrics(self, sums: MetricSums | None = None) -> None:
         """Begin the sums of an epoch anew, or from those of an interrupted one."""

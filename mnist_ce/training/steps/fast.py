@@ -1,10 +1,10 @@
 """One optimisation step on the CPU, near the cost of its matrix products.
 
-It computes what the plain step computes, in shares. In phase 1 each share takes its part of the
-batch forward, and back to the gradient of the loss by every layer's output. In phase 2 each makes
-its part of the *rows* of every weight gradient, from all images, and updates those rows. So threads
-wait for each other twice per step only. Every product is single-threaded: which thread computes
-which share changes no bit; the number of shares does.
+It computes what the plain step computes, in shards. In phase 1 each shard takes its images forward,
+and back to the gradient of the loss by every layer's output. In phase 2 each makes its part of the
+*rows* of every weight gradient, from all images, and updates those rows. So threads wait for each
+other twice per step only. Every product is single-threaded: which thread computes which shard
+changes no bit; the number of shards does.
 
 - A layer's bias is a column of its matrix [W b], and its input A has a column of ones. With D the
   gradient of the loss by a layer's output,
@@ -13,9 +13,8 @@ which share changes no bit; the number of shares does.
 
 - Both have columns of zeros up to a multiple of 16: for such widths MKL's products take a seventh
   less time.
-- torch's fused kernel updates a share's rows in one pass over weights, gradients and momentum.
+- torch's fused kernel updates a shard's rows in one pass over weights, gradients and momentum.
 - It runs in inference mode, without autograd's bookkeeping, on buffers that are allocated once.
-- Right predictions are counted over many batches at a time.
 """
 
 from __future__ import annotations
@@ -24,204 +23,188 @@ import contextlib
 import math
 from collections.abc import Callable
 from functools import lru_cache, partial
+from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim.sgd import sgd
 
-from mnist_ce.runs.train_state import MetricSums
-from mnist_ce.system.device import use_threads
+from mnist_ce.config import OptimizerConfig
+from mnist_ce.data.loader import DeviceLoader
+from mnist_ce.network.model import MLP
+from mnist_ce.network.objective import Objective
 from mnist_ce.system.workers import Workers
 from mnist_ce.training.steps.base import NonFiniteLossError, Step, Tensors
 
 ALIGNED = 16  # floats: a cache line, and a register of AVX-512
-PENDING_BATCHES = 64  # between two counts of right predictions
 
 
-class ForwardShare(NamedTuple):
-    """A share's images in the buffers of a batch, for phase 1."""
+class Images(NamedTuple):
+    """A shard's images in the buffers of a batch, for phase 1."""
 
     rows: slice  # of the batch
+    labels: Tensor  # int64 [rows]
     pixels: Tensor  # uint8 [rows, 784], before scaling
     images: Tensor  # float32 [rows, 784]: a view of inputs[0]
     inputs: list[Tensor]  # of each layer, [rows, padded inputs]
     outputs: list[Tensor]  # of each layer but the last, after the ReLU: views of the next inputs
+    logits: Tensor  # [rows, outputs]
     gradients: list[Tensor]  # of the loss by each layer's output, [rows, outputs]
     padded_gradients: list[Tensor]  # with columns that have no meaning, [rows, padded outputs]
+
+
+class Layer(NamedTuple):
+    """A shard's rows of one layer's matrix, for phase 2: [part of the outputs, padded inputs]."""
+
+    weight: Tensor
+    gradient: Tensor
+    momentum: Tensor
+    average: Tensor | None  # None: no average of the weights
 
 
 class Batch(NamedTuple):
     """The buffers of all batches of one size."""
 
-    shares: list[ForwardShare]
+    shards: list[Images]
     inputs: list[Tensor]  # of each layer, [batch, padded inputs]
-    gradients: list[list[Tensor]]  # by each share's part of each layer's output, [part, batch]
-
-
-class UpdateShare(NamedTuple):
-    """A share's rows of each layer's matrix, for phase 2: [part of the outputs, padded inputs]."""
-
-    weights: list[Tensor]
-    gradients: list[Tensor]
-    momentum: list[Tensor]
-    average: list[Tensor]
+    gradients: list[list[Tensor]]  # by each shard's part of each layer's output, [part, batch]
 
 
 class FastStep(Step):
-    """See the module's text. The model's parameters become views of the padded matrices."""
+    """See the module's text. The model's parameters become views of the padded matrices.
 
-    def _setup(self) -> None:
-        self.num_shares = self.loader.num_shares
-        self.workers = Workers(min(torch.get_num_threads(), self.num_shares))
+    A batch is computed in `num_shards` parts, by as many threads at most; see also `Step`.
+    """
+
+    kind = "fast"
+
+    def __init__(
+        self,
+        model: MLP,
+        loader: DeviceLoader,
+        objective: Objective,
+        optimizer: OptimizerConfig,
+        average_decay: float = 0.0,
+        num_shards: int = 2,
+    ) -> None:
+        super().__init__(model, loader, objective, optimizer, average_decay)
+        self.sizes, self.num_shards = model.sizes, num_shards
+        self.workers = Workers(min(torch.get_num_threads(), num_shards))
+        self.num_workers = self.workers.num_workers
         self.matrices, self.parameters = _with_bias_columns(self.parameters)
-        momentum, self.momentum = _with_bias_columns(self.momentum)
-        average, self.average = _with_bias_columns(self.average)
-        for name, parameter in self.model.named_parameters():
+        momenta, self.momentum = _with_bias_columns(self.momentum)
+        averages, self.average = _with_bias_columns(self.average)
+        for name, parameter in model.named_parameters():
             parameter.data = self.parameters[name]
         self.transposed = [matrix.t() for matrix in self.matrices]
-        gradients = [torch.zeros_like(matrix) for matrix in self.matrices]
-        self.update_shares = [
-            UpdateShare(*([m[self._part(len(m), share)] for m in group] for group in groups))
-            for groups in [(self.matrices, gradients, momentum, average)]
-            for share in range(self.num_shares)
-        ]
+        self.layers: list[list[Layer]] = [[] for _ in range(num_shards)]
+        for matrix, momentum, average in zip_longest(self.matrices, momenta, averages):
+            gradient = torch.zeros_like(matrix)
+            for shard, layers in enumerate(self.layers):
+                rows = self._part(len(matrix), shard)
+                moving = None if average is None else average[rows]
+                layers.append(Layer(matrix[rows], gradient[rows], momentum[rows], moving))
         self.batches: dict[int, Batch] = {}
         self.linear_relu, self.relu_gradient = linear_relu(), relu_gradient()
         self.update = fused_sgd()
-        num_rows = min(PENDING_BATCHES * self.loader.batch_size, len(self.loader.labels))
-        self.logits = torch.empty(num_rows, self.model.sizes[-1])
-        self.labels = torch.empty(num_rows, dtype=torch.int64)
-        self.num_pending = 0  # rows of both that are not yet counted
-        self.results: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}  # views of both
-
-    @property
-    def num_workers(self) -> int:
-        """How many threads compute the step."""
-        return self.workers.num_workers
 
     def __call__(self, indices: Tensor, learning_rate: float) -> None:
         """Train on one batch."""
         size = len(indices)
-        if self.num_pending + size > len(self.labels):
-            self.metrics()
         batch = self.batches.get(size) or self._allocate(size)
-        results = self.results.get((self.num_pending, size)) or self._result_rows(size)
         distortion = self.loader.draw_distortion(size, self.num_steps)
-        loss_sums = [0.0] * self.num_shares
+        loss_sums, num_correct = [0.0] * self.num_shards, [0] * self.num_shards
 
         def train(worker: int) -> None:
-            numbers = range(worker, self.num_shares, self.workers.num_workers)
-            for number in numbers:
-                share, (logits, labels) = batch.shares[number], results[number]
-                part = None if distortion is None else distortion[share.rows]
-                own = indices[share.rows]
-                if len(own):  # a batch may be smaller than the number of shares
-                    self.loader.gather(own, part, share.pixels, inputs=share.images, labels=labels)
-                    loss_sums[number] = self._forward_and_back(share, logits, labels)
+            shards = range(worker, self.num_shards, self.num_workers)
+            for shard in shards:
+                images = batch.shards[shard]
+                chosen = indices[images.rows]
+                if len(chosen):  # a batch may be smaller than the number of shards
+                    part = None if distortion is None else distortion[images.rows]
+                    buffers = {"inputs": images.images, "labels": images.labels}
+                    self.loader.gather(chosen, part, images.pixels, **buffers)
+                    loss_sums[shard], num_correct[shard] = self._forward_and_back(images)
             self.workers.barrier(worker)
             if math.isfinite(sum(loss_sums)):
-                for number in numbers:
-                    self._update(number, batch, learning_rate)
+                for shard in shards:
+                    self._update(self.layers[shard], batch, shard, learning_rate)
 
         self.workers.run(train)
         loss_sum = sum(loss_sums)
         if not math.isfinite(loss_sum):
             raise NonFiniteLossError(self.num_steps, loss_sum / size)
-        self.num_pending += size
-        self._count(loss_sum, 0, size)
+        self._count(loss_sum, sum(num_correct), size)
 
-    def _forward_and_back(self, share: ForwardShare, logits: Tensor, labels: Tensor) -> float:
-        """Phase 1: write a share's logits and gradients; return the sum of its losses."""
+    def _forward_and_back(self, shard: Images) -> tuple[float, int]:
+        """Phase 1: write a shard's gradients; return its sum of losses and right predictions."""
         *hidden, last = self.transposed
-        for inputs, matrix, outputs in zip(share.inputs, hidden, share.outputs, strict=False):
+        for inputs, matrix, outputs in zip(shard.inputs, hidden, shard.outputs, strict=False):
             self.linear_relu(inputs, matrix, outputs)  # → [rows, outputs]
-        torch.mm(share.inputs[-1], last, out=logits)
-        loss_sum = self.objective.loss_and_gradient(logits, labels, share.gradients[-1])
+        logits, labels = shard.logits, shard.labels
+        torch.mm(shard.inputs[-1], last, out=logits)
+        loss_sum = self.objective.loss_and_gradient(logits, labels, shard.gradients[-1])
         for layer in range(len(hidden), 0, -1):
-            below = share.padded_gradients[layer - 1]
-            torch.mm(share.gradients[layer], self.matrices[layer], out=below)
-            self.relu_gradient(share.gradients[layer - 1], share.outputs[layer - 1])
-        return loss_sum
+            below = shard.padded_gradients[layer - 1]
+            torch.mm(shard.gradients[layer], self.matrices[layer], out=below)
+            self.relu_gradient(shard.gradients[layer - 1], shard.outputs[layer - 1])
+        correct = torch.count_nonzero(self.objective.predictions(logits) == labels)
+        return loss_sum, int(correct.item())
 
-    def _update(self, number: int, batch: Batch, rate: float) -> None:
-        """Phase 2: make a share's rows of all gradients, and update these rows of the weights."""
-        share, config = self.update_shares[number], self.config
-        mean = 1 / len(batch.inputs[0])
-        for product, gradient, inputs in zip(
-            share.gradients, batch.gradients[number], batch.inputs, strict=True
+    def _update(self, layers: list[Layer], batch: Batch, shard: int, learning_rate: float) -> None:
+        """Phase 2: make a shard's rows of all gradients, and update these rows of the weights."""
+        config, mean = self.config, 1 / len(batch.inputs[0])
+        for layer, gradient, inputs in zip(
+            layers, batch.gradients[shard], batch.inputs, strict=True
         ):
-            torch.addmm(product, gradient, inputs, beta=0, alpha=mean, out=product)
-        self.update(
-            share.weights,
-            share.gradients,
-            share.momentum if config.momentum else [],
-            lr=rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            nesterov=config.nesterov,
-            dampening=0.0,
-            maximize=False,
-        )
-        for average, weight in zip(share.average, share.weights, strict=False):
-            average.lerp_(weight, self.average_weight)
-
-    def _result_rows(self, size: int) -> list[tuple[Tensor, Tensor]]:
-        """Return the rows of logits and labels that each share of the next batch writes."""
-        key, start = (self.num_pending, size), self.num_pending
-        parts = [self._part(size, share) for share in range(self.num_shares)]
-        rows = [slice(start + part.start, start + part.stop) for part in parts]
-        self.results[key] = [(self.logits[part], self.labels[part]) for part in rows]
-        return self.results[key]
+            torch.addmm(layer.gradient, gradient, inputs, beta=0, alpha=mean, out=layer.gradient)
+            self.update(
+                [layer.weight],
+                [layer.gradient],
+                [layer.momentum] if config.momentum else [],
+                lr=learning_rate,
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+                nesterov=config.nesterov,
+                dampening=0.0,
+                maximize=False,
+            )
+            if layer.average is not None:
+                layer.average.lerp_(layer.weight, self.average_weight)
 
     def _allocate(self, size: int) -> Batch:
         """Allocate the buffers of the batches of one size."""
-        sizes = self.model.sizes
-        inputs = [torch.zeros(size, _padded(n)) for n in sizes[:-1]]
-        for tensor, n in zip(inputs, sizes, strict=False):
+        inputs = [torch.zeros(size, _padded(n)) for n in self.sizes[:-1]]
+        for tensor, n in zip(inputs, self.sizes, strict=False):
             tensor[:, n] = 1.0
-        gradients = [torch.zeros(size, _padded(n)) for n in sizes[1:]]
-        shares = []
-        for share in range(self.num_shares):
-            rows = self._part(size, share)
-            images, *outputs = (t[rows, :n] for t, n in zip(inputs, sizes, strict=False))
-            shares.append(
-                ForwardShare(
+        outputs = self.sizes[1:]
+        gradients = [torch.zeros(size, _padded(n)) for n in outputs]
+        batch = Batch([], inputs, [])
+        for shard in range(self.num_shards):
+            rows = self._part(size, shard)
+            images, *activations = (t[rows, :n] for t, n in zip(inputs, self.sizes, strict=False))
+            batch.shards.append(
+                Images(
                     rows=rows,
+                    labels=torch.empty(len(images), dtype=torch.int64),
                     pixels=torch.empty(images.shape, dtype=torch.uint8),
                     images=images,
                     inputs=[tensor[rows] for tensor in inputs],
-                    outputs=outputs,
-                    gradients=[t[rows, :n] for t, n in zip(gradients, sizes[1:], strict=True)],
+                    outputs=activations,
+                    logits=torch.empty(len(images), outputs[-1]),
+                    gradients=[t[rows, :n] for t, n in zip(gradients, outputs, strict=True)],
                     padded_gradients=[tensor[rows] for tensor in gradients],
                 )
             )
-        parts = [
-            [t.t()[self._part(n, share)] for t, n in zip(gradients, sizes[1:], strict=True)]
-            for share in range(self.num_shares)
-        ]
-        self.batches[size] = batch = Batch(shares, inputs, parts)
+            batch.gradients.append(
+                [t.t()[self._part(n, shard)] for t, n in zip(gradients, outputs, strict=True)]
+            )
+        self.batches[size] = batch
         return batch
 
-    def _part(self, length: int, share: int) -> slice:
-        return slice(length * share // self.num_shares, length * (share + 1) // self.num_shares)
-
-    def metrics(self) -> MetricSums:
-        """Return the sums, after counting the predictions of the batches since the last call."""
-        if self.num_pending:
-            with use_threads(1):  # torch's own would spin, and take a core from the workers
-                predictions = self.objective.predictions(self.logits[: self.num_pending])
-                correct = predictions == self.labels[: self.num_pending]
-                self.sums.num_correct += int(correct.sum())
-            self.num_pending = 0
-        return super().metrics()
-
-    def reset_metrics(self, sums: MetricSums | None = None) -> None:
-        """Begin the sums of an epoch; the model must still use the buffer of this step."""
-        for name, parameter in self.model.named_parameters():
-            assert parameter.data_ptr() == self.parameters[name].data_ptr(), f"{name} was replaced"
-        super().reset_metrics(sums)
-        self.num_pending = 0
+    def _part(self, length: int, shard: int) -> slice:
+        return slice(length * shard // self.num_shards, length * (shard + 1) // self.num_shards)
 
 
 def _with_bias_columns(tensors: Tensors) -> tuple[list[Tensor], Tensors]:

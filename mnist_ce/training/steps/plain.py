@@ -1,42 +1,73 @@
-"""The reference step: autograd and `torch.optim`. Every faster step must equal it."""
+"""The reference step: autograd and `torch.optim`. The fast step must equal it."""
 
 from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from mnist_ce.config import OptimizerConfig
 from mnist_ce.data.augment import generator_seed
+from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.network.model import MLP, unwrapped
+from mnist_ce.network.objective import Objective
+from mnist_ce.system.distributed import all_reduce, num_processes, rank
 from mnist_ce.system.errors import RunError, UsageError
 from mnist_ce.system.text import one_line
 from mnist_ce.training.steps.base import NonFiniteLossError, Step
 
 OTHER_STREAM = 1 << 63  # no seed of a run is as large
+OptimizerFactory: TypeAlias = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
 class PlainStep(Step):
-    """Gather, forward, loss, backward, update: a line each."""
+    """Gather, forward, loss, backward, update: a line each; for the arguments see `Step`.
 
-    def _setup(self) -> None:
-        self.optimizer = self._new_optimizer(list(self.network.parameters()))
+    `make_optimizer` makes the optimizer from the parameters; None: that of the config. Of several
+    processes each takes its shard of the batch that a single one would take, and all have the same
+    weights and metrics after the step.
+    """
+
+    kind = "plain"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loader: DeviceLoader,
+        objective: Objective,
+        optimizer: OptimizerConfig,
+        average_decay: float = 0.0,
+        make_optimizer: OptimizerFactory | None = None,
+    ) -> None:
+        is_sgd = optimizer.name == "sgd" and make_optimizer is None
+        super().__init__(model, loader, objective, optimizer, average_decay, is_sgd=is_sgd)
+        self.num_processes = num_processes()
+        self.network: nn.Module = model
+        if self.num_processes > 1:
+            device_ids = [loader.device.index] if loader.device.type == "cuda" else None
+            self.network = DistributedDataParallel(model, device_ids=device_ids)
+        self.optimizer = self._new_optimizer(list(model.parameters()), make_optimizer)
         rates = [float(group["lr"]) for group in self.optimizer.param_groups]
-        if self.make_optimizer is not None:
+        if make_optimizer is not None:
             self.highest_rate = rates[0]
         if not rates[0] > 0:
             raise UsageError(f"the optimizer's learning rate is {rates[0]}; it must be above 0")
         self.relative_rates = [rate / rates[0] for rate in rates]
 
-    def _new_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    def _new_optimizer(
+        self, parameters: list[nn.Parameter], make_optimizer: OptimizerFactory | None
+    ) -> torch.optim.Optimizer:
         config = self.config
-        if self.make_optimizer is not None:
-            optimizer = self.make_optimizer(parameters)
+        if make_optimizer is not None:
+            optimizer = make_optimizer(parameters)
             if not isinstance(optimizer, torch.optim.Optimizer):
-                found = type(optimizer).__name__
-                raise TypeError(f"optimizer must return a torch.optim.Optimizer, not a {found}")
+                kind = type(optimizer).__name__
+                raise TypeError(f"optimizer must return a torch.optim.Optimizer, not a {kind}")
             return optimizer
         if config.name == "sgd":
             sgd = torch.optim.SGD(
@@ -46,7 +77,7 @@ class PlainStep(Step):
                 nesterov=config.nesterov,
                 weight_decay=config.weight_decay,
             )
-            for name, parameter in unwrapped(self.network).named_parameters():
+            for name, parameter in unwrapped(self.model).named_parameters():
                 sgd.state[parameter]["momentum_buffer"] = self.momentum[name]
             return sgd
         kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
@@ -54,25 +85,35 @@ class PlainStep(Step):
 
     def __call__(self, indices: Tensor, learning_rate: float) -> None:
         """Train on one batch."""
+        # Distortions are drawn for the whole batch, so that its shards make no difference.
         images, labels = self.loader.get_batch(indices, self.num_steps)  # [batch, 784], [batch]
-        if not isinstance(self.network, MLP):
+        images = images.tensor_split(self.num_processes)[rank()]  # → [shard, 784], may be empty
+        labels = labels.tensor_split(self.num_processes)[rank()]  # → [shard]
+        if not isinstance(self.model, MLP):
             # The masks of a dropout are then a function of (seed, step), as distortions are.
             torch.manual_seed(generator_seed(self.loader.seed + OTHER_STREAM, self.num_steps))
-        logits = self.network(images)  # → [batch, outputs]
-        loss = self.objective.loss(logits, labels)  # → []
+        logits = self.network(images)  # → [shard, outputs]
+        # The mean over no images is undefined; this is 0 and has gradients of 0.
+        loss = self.objective.loss(logits, labels) if len(labels) else logits.sum()  # → []
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        mean_loss = loss.item()
-        self._update(mean_loss, learning_rate)
-        num_correct = int((self.objective.predictions(logits) == labels).sum())
-        self._count(mean_loss * len(labels), num_correct, len(labels))
+        # `DistributedDataParallel` takes the mean of the processes' gradients. The mean over the
+        # batch is Σ (shard/batch) · (mean over the shard); of a single process the factor is 1.
+        (loss * (len(labels) / len(indices) * self.num_processes)).backward()
+        correct = (self.objective.predictions(logits) == labels).sum()
+        # Before the update, which no process may make if the loss is not finite in any.
+        sums = [loss.item() * len(labels), correct.item()]
+        loss_sum, num_correct = all_reduce(sums, "SUM")
+        self._update(loss_sum / len(indices), learning_rate)
+        self._count(loss_sum, int(num_correct), len(indices))
 
     def _update(self, loss: float, learning_rate: float) -> None:
         """Update weights and average from the gradients, unless the loss is not finite."""
         if not math.isfinite(loss):
             raise NonFiniteLossError(self.num_steps, loss)
-        for group, share in zip(self.optimizer.param_groups, self.relative_rates, strict=True):
-            group["lr"] = learning_rate * share
+        for group, relative_rate in zip(
+            self.optimizer.param_groups, self.relative_rates, strict=True
+        ):
+            group["lr"] = learning_rate * relative_rate
         self.optimizer.step()
         for name, average in self.average.items():
             average.lerp_(self.parameters[name], self.average_weight)
