@@ -109,9 +109,9 @@ def predict(
         _make_folders(save_inputs, stages, annotate, is_single=len(sources) == 1)
         many = len(sources) >= MANY
         # Images that are kept take megabytes each: few at a time.
-        chunk, batch_size = (16, 256) if stages is None and annotate is None else (2, 16)
+        batch_size = 256 if stages is None and annotate is None else 16
         num_processes = (threads or os.cpu_count() or 1) if many else 1
-        pool = stack.enter_context(PreprocessPool(num_processes, chunk))
+        pool = stack.enter_context(PreprocessPool(num_processes))
 
         from PIL import Image
         from tqdm import tqdm

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from mnist_ce.demo.isolation import IsolatedPool
+from fastapi import HTTPException
+
 from mnist_ce.prediction.predict import Prediction, PredictOptions, Predictor
-from mnist_ce.reader.pool import PreprocessedImage, preprocess
+from mnist_ce.reader.pool import PreprocessedImage, PreprocessPool
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.run_dir import SHIPPED_WEIGHTS, find_checkpoint, list_runs
-from mnist_ce.system.errors import ImageError, ImageTooLargeError
+from mnist_ce.system.errors import ImageTooLargeError
+from mnist_ce.system.text import sanitize
 
 SHIPPED = tuple(dict.fromkeys(SHIPPED_WEIGHTS.values()))  # each once, without other names
 
@@ -40,7 +42,7 @@ class InferenceService:
     """
 
     def __init__(self, output: Path, num_processes: int) -> None:
-        self.output, self.pool = output, IsolatedPool(num_processes)
+        self.output, self.pool = output, PreprocessPool(num_processes, is_limited=True)
         self._network_thread = ThreadPoolExecutor(1)
         self._waiting: dict[tuple[int, PredictOptions], _Batch] = {}
         self._task: asyncio.Task[None] | None = None
@@ -57,9 +59,11 @@ class InferenceService:
         return shipped | {n: p for n, p in runs.items() if p.is_file() and n not in shipped}
 
     def trained(self, name: str) -> TrainedModel:
-        """Return a network by its name in `checkpoints`; a KeyError if it is none of them."""
+        """Return a network by its name in `checkpoints`, which may take a while; else a 404."""
         is_shipped = name in SHIPPED  # then nothing is listed, which takes time with each request
-        path = find_checkpoint(name, self.output) if is_shipped else self.checkpoints()[name]
+        path = find_checkpoint(name, self.output) if is_shipped else self.checkpoints().get(name)
+        if path is None:
+            raise HTTPException(404, f"there is no checkpoint {sanitize(name)!r}")
         return _load(path, path.stat().st_mtime_ns)
 
     async def predict(
@@ -71,11 +75,8 @@ class InferenceService:
             ImageTooLargeError: If the image has too many pixels.
         """
         predictor = Predictor(trained, options)
-        preprocessing = self.pool.submit(preprocess, content, predictor.preprocess_options)
-        try:
-            image = await asyncio.wrap_future(preprocessing)
-        except ImageError as error:
-            image = PreprocessedImage(None, error=str(error))
+        preprocessing = self.pool.preprocess(content, predictor.preprocess_options)
+        image = await asyncio.wrap_future(preprocessing)
         if image.is_too_large:
             raise ImageTooLargeError(str(image.error))
         batch = self._waiting.setdefault((id(trained), options), _Batch(predictor))

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import secrets
 import signal
 import socket
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,24 +20,23 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from mnist_ce.demo.corrections import keep_correction, to_png
 from mnist_ce.demo.inference import SHIPPED, InferenceService
 from mnist_ce.demo.inspect import inspect_image
-from mnist_ce.demo.isolation import to_png
 from mnist_ce.demo.live import RunWatcher
 from mnist_ce.demo.security import COOKIE, MAX_BODY_BYTES, SecurityMiddleware, read_body
 from mnist_ce.prediction.predict import DEFAULT_WEIGHTS, Prediction, PredictOptions
 from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir
-from mnist_ce.system.errors import ImageError, ImageTooLargeError, MnistCeError, RunError
-from mnist_ce.system.files import version, write_atomically
+from mnist_ce.system.errors import ImageError, ImageTooLargeError, MnistCeError
+from mnist_ce.system.files import version
 from mnist_ce.system.text import one_line, plain_reason, sanitize
 
 STATIC = Path(__file__).parent / "static"
 MAX_FILES = 64  # images of one request
 MAX_SECONDS = 20.0  # for the predictions of one request
 STREAM_SECONDS = 1.0
-MAX_CORRECTIONS = 10_000
 
 _BYTES = {"type": "string", "format": "binary"}
 _FORM = {"type": "object", "properties": {"images": {"type": "array", "items": _BYTES}}}
@@ -96,7 +93,7 @@ async def predict(
     The body is one image, or a form with files. The answer is that of `mnist-ce predict --json`, a
     record for each image, or digit with `multi`. Status 422 where no image could be read.
     """
-    trained = await asyncio.to_thread(load_trained, service, checkpoint)
+    trained = await asyncio.to_thread(service.trained, checkpoint)
     options = PredictOptions(top_k=top_k, multi=multi, min_confidence=min_confidence)
     results = await classify(service, await read_images(request), trained, options)
     records = [record.to_dict() for records in results for record in records]
@@ -119,7 +116,7 @@ async def inspect(
     `mnist-ce explain --json`.
     """
     names = checkpoint or [DEFAULT_WEIGHTS]
-    models = [await asyncio.to_thread(load_trained, service, name) for name in names]
+    models = [await asyncio.to_thread(service.trained, name) for name in names]
     images = await read_images(request)
     inspected: list[dict[str, Any]] = []
     for name, trained in zip(names, models, strict=True):
@@ -185,14 +182,6 @@ def docs() -> FileResponse:
     return FileResponse(STATIC / "docs.html")
 
 
-def load_trained(service: InferenceService, name: str) -> TrainedModel:
-    """Return a network by name; unlike what the event loop does this may take a while."""
-    try:
-        return service.trained(name)
-    except KeyError:
-        raise HTTPException(404, f"there is no checkpoint {sanitize(name)!r}") from None
-
-
 async def classify(
     service: InferenceService,
     images: Sequence[tuple[str, bytes]],
@@ -238,26 +227,6 @@ async def read_images(request: Request) -> list[tuple[str, bytes]]:
         if not images:
             raise HTTPException(400, "the form holds no file")
     return images
-
-
-def keep_correction(folder: Path, png: bytes, label: int) -> tuple[Path, int]:
-    """Write an image under a new name that begins with its label; return how many there are.
-
-    Raises:
-        RunError: If the folder is full or cannot be written.
-    """
-    name = f"{label}_{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}.png"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        number = sum(1 for _ in folder.glob("*.png")) + 1
-        if number > MAX_CORRECTIONS:
-            raise RunError(
-                f"{folder} holds {MAX_CORRECTIONS:,} images: choose another --corrections"
-            )
-        write_atomically(folder / name, png)
-    except OSError as error:
-        raise RunError(f"{folder} cannot be written: {one_line(error)}") from None
-    return folder / name, number
 
 
 def make_app(service: InferenceService, host: str, token: str | None, corrections: Path) -> FastAPI:

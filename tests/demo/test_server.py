@@ -22,10 +22,13 @@ from running import ONE_AND_SEVEN, SEVEN, Demo, png
 
 from mnist_ce import load_model, predict
 from mnist_ce.demo import security
+from mnist_ce.demo.inference import InferenceService
 from mnist_ce.demo.server import STATIC, make_app
 from mnist_ce.explain.image import explain_image
 from mnist_ce.prediction.predict import PredictOptions, Predictor
+from mnist_ce.reader import pool
 from mnist_ce.reader.image_io import open_image
+from mnist_ce.system.errors import ImageError
 
 MonkeyPatch = pytest.MonkeyPatch
 
@@ -112,6 +115,23 @@ def test_images_that_arrive_together_are_classified_together(
     results = asyncio.run(ask())
     assert [[r.label for r in records] for records in results] == [[7]] * 12
     assert max(batch_sizes) > 1
+
+
+def test_images_that_hang_fail_alone(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "MAX_SECONDS", 5)
+    service, network = InferenceService(tmp_path, 2), load_model("world")
+
+    async def ask() -> list[Any]:
+        hanging = [service.pool.submit(time.sleep, 1000) for _ in range(2)]
+        wanted = (service.predict(SEVEN, network, PredictOptions()) for _ in range(4))
+        results = await asyncio.gather(*wanted)
+        assert all(isinstance(future.exception(), ImageError) for future in hanging)
+        return [[record.label for record in records] for records in results]
+
+    try:
+        assert asyncio.run(ask()) == [[7]] * 4
+    finally:
+        service.close()
 
 
 def test_inspect_shows_the_loss_of_explain(demo: Demo) -> None:

@@ -1,0 +1,45 @@
+"""Images that are kept with the label that a user gave them."""
+
+from __future__ import annotations
+
+import io
+import secrets
+import time
+from pathlib import Path
+
+from mnist_ce.reader.image_io import open_image
+from mnist_ce.system.errors import RunError
+from mnist_ce.system.files import write_atomically
+from mnist_ce.system.text import one_line
+
+MAX_CORRECTIONS = 10_000
+
+
+def to_png(content: bytes) -> bytes:
+    """Return an image encoded anew, upright and without its metadata."""
+    image = open_image(content)
+    if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
+        image = image.convert("RGB")
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", icc_profile=None)
+    return buffer.getvalue()
+
+
+def keep_correction(folder: Path, png: bytes, label: int) -> tuple[Path, int]:
+    """Write an image under a new name that begins with its label; return how many there are.
+
+    Raises:
+        RunError: If the folder is full or cannot be written.
+    """
+    name = f"{label}_{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}.png"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        number = sum(1 for _ in folder.glob("*.png")) + 1
+        if number > MAX_CORRECTIONS:
+            raise RunError(
+                f"{folder} holds {MAX_CORRECTIONS:,} images: choose another --corrections"
+            )
+        write_atomically(folder / name, png)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {one_line(error)}") from None
+    return folder / name, number
