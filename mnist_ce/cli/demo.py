@@ -63,16 +63,7 @@ def demo(
     if parent:
         threading.Thread(target=_end_with, args=[parent], daemon=True).start()
     with one_blas_thread(), contextlib.ExitStack() as stack:
-        try:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            listener = stack.enter_context(socket.create_server((host, port), family=family))
-            # Connections inherit it: without it, each answer on one that is kept waits 40 ms.
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError as error:
-            reason = one_line(error).partition(" (while")[0]  # Python's addition
-            raise UsageError(
-                f"--host {host} --port {port}: {reason}; --port 0 takes any free port"
-            ) from None
+        listener = stack.enter_context(_listen(host, port))
         from mnist_ce.demo.inference import InferenceService
         from mnist_ce.demo.server import make_app, serve
         from mnist_ce.prediction.predict import DEFAULT_WEIGHTS
@@ -82,16 +73,29 @@ def demo(
         service = InferenceService(Path(output), threads or os.cpu_count() or 1)
         stack.callback(service.close)
         service.trained(DEFAULT_WEIGHTS)
-        app = make_app(service, host, token, corrections)
-        shown = f"[{host}]" if ":" in host else host
-        address = f"http://{shown}:{listener.getsockname()[1]}/"
+        name = f"[{host}]" if ":" in host else host
+        address = f"http://{name}:{listener.getsockname()[1]}/"
         typer.echo(address)
         if not no_browser:
             import webbrowser
 
             page = address + (f"#token={token}" if token else "")
             threading.Thread(target=webbrowser.open, args=[page], daemon=True).start()
-        serve(app, listener)
+        serve(make_app(service, host, token, corrections), listener)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family)
+        # Connections inherit it: without it, each answer on one that is kept waits 40 ms.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except OSError as error:
+        reason = one_line(error).partition(" (while")[0]  # Python's addition
+        raise UsageError(
+            f"--host {host} --port {port}: {reason}; --port 0 takes any free port"
+        ) from None
+    return listener
 
 
 def _end_with(parent: int) -> None:

@@ -39,40 +39,37 @@ class RunWatcher:
 
     def __init__(self, output: Path, names: Sequence[str]) -> None:
         self.output, self.names = output, tuple(names)
-        self._seen: dict[str, Any] = {}
+        self._last: dict[str, object] = {}
 
     def changes(self) -> Iterator[tuple[str, Any]]:
         """Yield events, each a name and plain values: `runs`, `curve`, `snapshot`."""
-        runs = [(summary(run, record), run, record) for run, record in list_runs(self.output)]
-        if not self.names and runs:
-            newest = next((s for s, _, _ in runs if s["state"] == RunState.RUNNING), runs[0][0])
-            self.names = (newest["name"],)
-        by_name = {run.name: (run, record) for _, run, record in runs}
-        self.names = names = tuple(name for name in self.names if name in by_name)
-        content = {"runs": [s for s, _, _ in runs], "shown": list(names)}
-        if self._is_new("runs", content):
+        runs = {run.name: (run, record) for run, record in list_runs(self.output)}
+        summaries = [summary(run, record) for run, record in runs.values()]
+        if not self.names and summaries:
+            running = (one for one in summaries if one["state"] == RunState.RUNNING)
+            self.names = (next(running, summaries[0])["name"],)
+        self.names = tuple(name for name in self.names if name in runs)
+        content = {"runs": summaries, "shown": list(self.names)}
+        if self._has_changed("runs", content):
             yield "runs", content
-        for name in names:
-            run, record = by_name[name]
+        for name in self.names:
+            run, record = runs[name]
             files = [_modified_ns(path) for path in (run.steps_path, run.metrics_path)]
-            if self._is_new(f"curve {name}", files):
+            if self._has_changed(f"curve {name}", files):
                 yield "curve", {"name": name, **curve(run, record)}
-        for run, _ in map(by_name.__getitem__, names[:1]):
-            if self._is_new("snapshot", (run.name, _modified_ns(run.model_path))):
+        for name in self.names[:1]:
+            run, _ = runs[name]
+            if self._has_changed("snapshot", (name, _modified_ns(run.model_path))):
                 with contextlib.suppress(MnistCeError, OSError):
-                    yield "snapshot", {"name": run.name, **snapshot(run)}
+                    yield "snapshot", {"name": name, **snapshot(run)}
 
-    def _is_new(self, key: str, value: object) -> bool:
-        is_new = self._seen.get(key) != value
-        self._seen[key] = value
-        return is_new
+    def _has_changed(self, key: str, value: object) -> bool:
+        last, self._last[key] = self._last.get(key), value
+        return last != value
 
 
 def _modified_ns(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
+    return path.stat().st_mtime_ns if path.is_file() else 0
 
 
 def summary(run: RunDir, record: RunRecord) -> dict[str, Any]:
@@ -110,8 +107,8 @@ def _splits(folder: Path, dataset: str | None) -> DataSplits:
     config = resolve_config(folder / "config.toml", environment={})
     # From the disk alone: looking at a run downloads nothing.
     update = {"dataset": dataset or config.data.dataset, "mirror": "file:///nowhere"}
-    data = config.data.model_copy(update=update)
-    splits = load_splits(data, config.objective, config.train.seed)
+    data, only_test = config.data.model_copy(update=update), not config.data.validation_size
+    splits = load_splits(data, config.objective, config.train.seed, only_test=only_test)
     if splits.validation is None:
         return replace(splits, test=splits.test[:NUM_TESTED])
     return replace(splits, validation=splits.validation[:NUM_TESTED])

@@ -12,10 +12,18 @@ import httpx
 import pytest
 
 pytest.importorskip("fastapi")
+from conftest import SMALL_RUN
+from PIL import Image
+
 from mnist_ce.cli.demo import live_page
+from mnist_ce.data import dataset as dataset_module
+from mnist_ce.data.dataset import Dataset
 from mnist_ce.demo.live import MAX_POINTS, RunWatcher
+from mnist_ce.evaluation.evaluate import evaluate
+from mnist_ce.evaluation.metrics import most_confident_mistakes
 from mnist_ce.runs.records import RunState
 from mnist_ce.training.callbacks import TrainResult
+from mnist_ce.training.trainer import train
 
 HEADER = "step,epoch,loss,accuracy,learning_rate\n"
 
@@ -70,6 +78,51 @@ def test_a_long_curve_is_sent_in_means(
     steps = latest(RunWatcher(tmp_path, ("long",)))["curve"]["steps"]
     assert len(steps) == MAX_POINTS
     assert {loss for _, loss, _, _ in steps} == {0.5}
+
+
+@pytest.mark.parametrize("dataset", ["folder:{}", "mnist+folder:{}"])
+def test_a_run_on_images_of_ones_own_has_its_mistakes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    load_small: Callable[..., Dataset],
+    dataset: str,
+) -> None:
+    images = tmp_path / "images"
+    digits = load_small("mnist").train
+    for number, (pixels, label) in enumerate(zip(digits.images[:60], digits.labels, strict=False)):
+        path = images / str(int(label)) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(255 - pixels.numpy()).save(path)
+    load_dataset = dataset_module.load_dataset
+
+    def load(name: str, *arguments: Any, **options: Any) -> Dataset:
+        own = load_dataset if ":" in name else load_small
+        return own(name, *arguments, **options)
+
+    monkeypatch.setattr(dataset_module, "load_dataset", load)
+    train(None, SMALL_RUN | {"data.dataset": dataset.format(images), "run.output": str(tmp_path)})
+    watcher = RunWatcher(tmp_path, ())
+    events = latest(watcher)
+    assert set(events) == {"runs", "curve", "snapshot"}
+    assert events["snapshot"]["num_tested"] > 0
+    assert latest(watcher) == {}
+
+
+def test_mistakes_have_the_probabilities_of_predict(
+    train_small: Callable[..., TrainResult], tmp_path: Path
+) -> None:
+    run = train_small("warm", train__epochs=1, optimizer__learning_rate=0.01).run
+    record = run.read_record()
+    assert record is not None
+    run.write_record(record.updated(prediction={"temperature": 3.0}))
+    report = evaluate(run.model_path)
+    labels, predictions = report.result.labels.numpy(), report.result.predictions.numpy()
+    probabilities = report.probabilities.numpy()
+    order = most_confident_mistakes(labels, predictions, probabilities)[:16]
+    expected = [float(probabilities[index, predictions[index]]) for index in order]
+    mistakes = latest(RunWatcher(tmp_path, ("warm",)))["snapshot"]["mistakes"]
+    assert [mistake["probability"] for mistake in mistakes] == pytest.approx(expected)
+    assert mistakes[0]["label"] == str(labels[order[0]])
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-// Small pictures on canvases, in the colours of the theme.
+// Small images on canvases, in the colours of the theme.
 
 const colour = (name) => {
   const text = getComputedStyle(document.documentElement).getPropertyValue(name).trim();

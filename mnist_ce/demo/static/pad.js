@@ -102,7 +102,7 @@ export class Pad {
     this.strokes = [];
     this.boxes = [];
     this.file = file;
-    this.picture = await createImageBitmap(file).catch(() => null);
+    this.image = await createImageBitmap(file).catch(() => null);
     this.redraw();
     this.onChange(true);
   }
@@ -111,7 +111,7 @@ export class Pad {
     const { context } = this;
     context.fillStyle = "#fff";
     context.fillRect(0, 0, SIZE, SIZE);
-    if (this.file && this.picture) context.drawImage(this.picture, ...this.place());
+    if (this.file && this.image) context.drawImage(this.image, ...this.place());
     Object.assign(context, { lineCap: "round", lineJoin: "round", strokeStyle: "#111" });
     for (const { width, points } of this.strokes) {
       context.lineWidth = 2 * width;
@@ -126,7 +126,7 @@ export class Pad {
 
   // Where the image lies on the canvas: left, top, width, height.
   place() {
-    const { width, height } = this.picture ?? { width: SENT, height: SENT };
+    const { width, height } = this.image ?? { width: SENT, height: SENT };
     const scale = SIZE / Math.max(width, height);
     return [(SIZE - width * scale) / 2, (SIZE - height * scale) / 2, width * scale, height * scale];
   }
@@ -136,7 +136,7 @@ export class Pad {
     const context = this.overlay.getContext("2d");
     context.clearRect(0, 0, SIZE, SIZE);
     const [left, top, width] = this.file ? this.place() : [0, 0, SIZE];
-    const scale = width / (this.file ? this.picture?.width ?? SENT : SENT);
+    const scale = width / (this.file ? this.image?.width ?? SENT : SENT);
     context.font = "bold 26px system-ui";
     for (const { box, text } of this.boxes) {
       const [x, y, w, h] = box.map((value) => value * scale);

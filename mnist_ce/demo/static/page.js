@@ -14,11 +14,11 @@ export function showError(message) {
 }
 
 async function request(path, options = {}) {
-  const answer = await fetch(path, options).catch(() => null);
-  if (!answer) throw new Error("The server does not answer: has it been stopped?");
-  if (answer.status === 401) $("#sign-in").hidden = false;
-  const content = answer.status === 204 ? null : await answer.json();
-  if (!answer.ok) throw new Error(content.error ?? "The image could not be read.");
+  const response = await fetch(path, options).catch(() => null);
+  if (!response) throw new Error("The server does not answer: has it been stopped?");
+  if (response.status === 401) $("#sign-in").hidden = false;
+  const content = response.status === 204 ? null : await response.json();
+  if (!response.ok) throw new Error(content.error ?? "The image could not be read.");
   return content;
 }
 
@@ -35,7 +35,7 @@ const chosenNetworks = () => [$("#network").value, $("#beside").value].filter(Bo
 async function update(isUrgent = true) {
   if (state.underWay && !isUrgent) { state.isStale = true; return; }
   state.underWay?.abort();
-  const own = state.underWay = new AbortController();
+  const controller = state.underWay = new AbortController();
   state.isStale = false;
   document.body.dataset.busy = "";
   const startedAt = performance.now();
@@ -47,14 +47,14 @@ async function update(isUrgent = true) {
       const query = new URLSearchParams({ multi: $("#multi").checked, index: state.index });
       for (const name of chosenNetworks()) query.append("checkpoint", name);
       if (state.target !== null) query.set("target", state.target);
-      const answers = await send(`v1/inspect?${query}`, own.signal);
-      if (own.signal.aborted) return;
-      show(answers);
+      const inspected = await send(`v1/inspect?${query}`, controller.signal);
+      if (controller.signal.aborted) return;
+      show(inspected);
       document.body.dataset.milliseconds = (performance.now() - startedAt).toFixed(1);
     }
     showError("");
   } catch (error) {
-    if (own.signal.aborted) return;
+    if (controller.signal.aborted) return;
     $("#answers").hidden = true;
     showError(error.message);
   }
@@ -69,14 +69,14 @@ async function send(path, signal) {
   return request(path, { method: "POST", headers: { "Content-Type": body.type || "image/*" }, body, signal });
 }
 
-function show(answers) {
-  $("#answers").classList.toggle("two", answers.length > 1);
-  if (state.views.length !== answers.length) {
-    state.views = answers.map(() => new View((index) => { state.index = index; update(); }));
+function show(inspected) {
+  $("#answers").classList.toggle("two", inspected.length > 1);
+  if (state.views.length !== inspected.length) {
+    state.views = inspected.map(() => new View((index) => { state.index = index; update(); }));
     $("#answers").replaceChildren(...state.views.map((view) => view.article));
   }
-  answers.forEach((answer, place) => state.views[place].show(answer, state.index, answers.length > 1));
-  const { records, explanation } = answers[0];
+  inspected.forEach((one, place) => state.views[place].show(one, state.index, inspected.length > 1));
+  const { records, explanation } = inspected[0];
   pad.boxes = records.filter((record) => record.box)
     .map((record) => ({ box: Object.values(record.box), text: record.class_name ?? "" }));
   pad.drawOverlay();
@@ -159,10 +159,10 @@ $("#sign-in").addEventListener("submit", (event) => {
   signIn($("#token").value).then(route).catch((error) => showError(error.message));
 });
 
-const given = /^#token=(.+)$/.exec(location.hash);
-if (given) {
+const token = /^#token=(.+)$/.exec(location.hash);
+if (token) {
   history.replaceState(null, "", "#draw"); // so that the token stays in no address bar
-  await signIn(decodeURIComponent(given[1])).catch((error) => showError(error.message));
+  await signIn(decodeURIComponent(token[1])).catch((error) => showError(error.message));
 }
 showTruths([..."0123456789"]);
 $("#answers").hidden = true;

@@ -2,18 +2,6 @@
 
 import { drawGray, drawValues, element } from "./draw.js";
 
-const STAGES = { light: "gray", even: "even light", ink: "ink", mask: "ink or not", close: "gaps closed",
-  digit: "the digit", glyph: "28 × 28", picture: "image", input: "28 × 28" };
-const METHODS = {
-  negative_log_softmax: ["−ln softmax(z)", "the textbook: the softmax first, then its logarithm"],
-  log_sum_exp: ["ln Σ exp z − z of the truth", "the same, rearranged so that nothing overflows"],
-  log_softmax_nll_loss: ["LogSoftmax + NLLLoss", "torch in two parts: all logarithms, then the right one"],
-  cross_entropy_loss: ["CrossEntropyLoss", "torch in one call, on raw logits: what training uses"],
-  negative_log_sigmoid: ["−ln p, p = sigmoid(z)", "the textbook: the sigmoid first, then its logarithm"],
-  stable_formula: ["max(z, 0) − z y + ln(1 + exp(−|z|))", "the same, rearranged so that nothing overflows"],
-  sigmoid_bce_loss: ["Sigmoid + BCELoss", "torch in two parts: inexact where the sigmoid is rounded"],
-  bce_with_logits_loss: ["BCEWithLogitsLoss", "torch in one call, on the raw logit: what training uses"],
-};
 const percent = (value) => `${(100 * value).toFixed(value > 0.9995 && value < 1 ? 2 : 1)} %`;
 const number = (value, digits = 4) => (Number.isFinite(+value) ? (+value).toFixed(digits) : String(value));
 const small = (value) => (value !== 0 && Math.abs(value) < 5e-5 ? (+value).toExponential(1) : number(value));
@@ -27,32 +15,32 @@ export class View {
 
   find(selector) { return this.article.querySelector(selector); }
 
-  // `answer` is one entry of what /v1/inspect returns.
-  show(answer, index, isOneOfTwo) {
-    const chosen = answer.records[Math.min(index, answer.records.length - 1)];
-    this.showPrediction(answer, chosen);
-    this.find(".stages").replaceChildren(...Object.entries(answer.stages).map(([name, url]) =>
+  // `inspected` is one entry of what /v1/inspect returns.
+  show(inspected, index, isOneOfTwo) {
+    const chosen = inspected.records[Math.min(index, inspected.records.length - 1)];
+    this.showPrediction(inspected, chosen);
+    this.find(".stages").replaceChildren(...Object.entries(inspected.stages).map(([name, url]) =>
       element("figure", {}, element("img", { src: url, alt: "" }),
-        element("figcaption", {}, STAGES[name] ?? name))));
-    for (const place of this.article.querySelectorAll(".which")) text(place, isOneOfTwo ? ` (${answer.checkpoint})` : "");
-    const found = answer.explanation !== null;
-    for (const card of this.article.querySelectorAll(".card:not(.verdict)")) card.hidden = !found;
-    if (!found) return;
-    this.showInput(answer.explanation);
-    this.showLayers(answer);
-    this.showLoss(answer.explanation);
+        element("figcaption", {}, name))));
+    for (const place of this.article.querySelectorAll(".which")) text(place, isOneOfTwo ? ` (${inspected.checkpoint})` : "");
+    const hasDigit = inspected.explanation !== null;
+    for (const card of this.article.querySelectorAll(".card:not(.verdict)")) card.hidden = !hasDigit;
+    if (!hasDigit) return;
+    this.showInput(inspected.explanation);
+    this.showLayers(inspected);
+    this.showLoss(inspected.explanation);
   }
 
-  showPrediction(answer, chosen) {
+  showPrediction(inspected, chosen) {
     const card = this.find(".verdict"), label = this.find(".label");
     card.classList.toggle("rejected", chosen.status !== "ok");
-    text(card.querySelector("h2"), `Prediction (${answer.checkpoint})`);
+    text(card.querySelector("h2"), `Prediction (${inspected.checkpoint})`);
     const name = chosen.class_name ?? "–";
     text(label, chosen.status === "ok" || chosen.label === null ? name : `${name}?`);
     label.classList.toggle("word", name.length > 2);
     const certain = chosen.probability === null ? "" : `${percent(chosen.probability)} probable`;
     text(this.find(".reason"), chosen.reason ? `Rejected: ${chosen.reason}.` : certain);
-    const several = answer.records.length > 1 ? answer.records : [];
+    const several = inspected.records.length > 1 ? inspected.records : [];
     this.find(".digits").replaceChildren(...several.map((record, place) => {
       const button = element("button", { type: "button" }, record.class_name ?? "?");
       button.setAttribute("aria-pressed", record === chosen);
@@ -126,7 +114,10 @@ export class View {
     ]));
     text(this.find(".agree"), explanation.agree ? ", which agree" : ", which differ: see the note");
     this.find(".methods").replaceChildren(...pairs(Object.entries(explanation.losses).map(
-      ([method, loss]) => [number(loss, 6), `${METHODS[method][0]}: ${METHODS[method][1]}.`])));
+      ([method, loss]) => {
+        const [, formula, meaning] = explanation.methods[method];
+        return [number(loss, 6), `${formula}: ${meaning}.`];
+      })));
     text(this.find(".notes"), explanation.notes.filter((note) => !note.includes("--target")).join(" "));
   }
 }
