@@ -23,7 +23,7 @@ PREDICT = (
     "from PIL import Image; Image.new('L', (4, 20), 255).save('one.png'); "
     "from mnist_ce.cli import main; assert main(['predict', 'one.png']) == 0"
 )
-PLOTS = "from mnist_ce.report.plots import canvas, curves, evaluation, grids, loss"
+PLOTS = "from mnist_ce.report.plots import canvas, curves, evaluation, explanation, images"
 DRAW = f"{PLOTS}; curves.draw_curves(canvas.Heading('', ''), [])"
 
 # A statement, what a fresh interpreter must not have imported after it, and what it must have.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,15 +11,15 @@ from typer import Argument, Option
 
 from mnist_ce.cli import options
 from mnist_ce.cli.evaluate import accuracy_text
-from mnist_ce.cli.printing import note, print_json, print_table
+from mnist_ce.cli.printing import print_json, print_table, write_plot
 from mnist_ce.system.text import sanitize, truncate_middle
 
 if TYPE_CHECKING:
-    from mnist_ce.evaluation.comparison import Comparison, MultipleComparison
+    from mnist_ce.evaluation.comparison import Comparison, Pair
 
 
 def compare(
-    networks: Annotated[
+    checkpoints: Annotated[
         list[str], Argument(metavar="A B...", help=options.CHECKPOINT_HELP, show_default=False)
     ],
     split: Annotated[str, Option(help="train, validation or test.")] = "test",
@@ -29,8 +30,7 @@ def compare(
         int, Option(min=0, help="Images to list; --json lists all.", metavar="N")
     ] = 20,
     plot: Annotated[
-        str | None,
-        Option(help="Draw the images with different predictions as a PNG.", metavar="FILE"),
+        Path | None, options.plot("Draw the images with different predictions.")
     ] = None,
     data_dir: options.DataDir = None,
     output: options.Output = "checkpoints",
@@ -44,73 +44,72 @@ def compare(
       mnist-ce compare my-run mnist
       mnist-ce compare first-run second-run third-run --plot differences.png
     """
-    if not 2 <= len(networks) <= 26:
+    if not 2 <= len(checkpoints) <= 26:
         raise typer.BadParameter("name 2 to 26 networks")
-    from mnist_ce.evaluation.comparison import Comparison, compare_all
+    from mnist_ce.evaluation.comparison import compare as compare_models
     from mnist_ce.system.device import use_threads
 
     with use_threads(threads):
-        compared = compare_all(
-            networks, split=split, dataset=dataset, data_dir=data_dir, output=output, device=device
+        comparison = compare_models(
+            *checkpoints,
+            split=split,
+            dataset=dataset,
+            data_dir=data_dir,
+            output=output,
+            device=device,
         )
     if plot is not None:
-        from mnist_ce.report.plots.grids import draw_differences
-        from mnist_ce.system.files import write_atomically
+        from mnist_ce.report.plots.images import draw_differences
 
-        write_atomically(Path(plot), draw_differences(compared))
-        note(f"plot in {plot}")
-    two = Comparison(*compared.reports) if len(networks) == 2 else None
+        write_plot(plot, draw_differences(comparison))
     if json:
-        print_json((two or compared).to_dict())
-        return
-    a, letters = compared.reports[0], [chr(65 + n) for n in range(len(networks))]
-    typer.echo(f"{a.dataset}, {a.split} split, {a.result.num_examples:,} images")
-    for letter, report in zip(letters, compared.reports, strict=True):
+        print_json(comparison.to_dict())
+    else:
+        _print_comparison(comparison, limit)
+
+
+def _print_comparison(comparison: Comparison, limit: int) -> None:
+    reports, pairs, indices = comparison.reports, comparison.pairs, sorted(comparison.differing)
+    letters = [chr(65 + number) for number in range(len(reports))]
+    first = reports[0]
+    typer.echo(f"{first.dataset}, {first.split} split, {first.result.num_examples:,} images")
+    for letter, report in zip(letters, reports, strict=True):
         label = truncate_middle(sanitize(report.trained.label), 77)
         typer.echo(f"{letter}  {label}\n   {accuracy_text(report)}")
-    if two is not None:
-        _print(two, limit)
+    if len(pairs) == 1:
+        (pair,) = pairs
+        typer.echo(
+            f"both right {pair.both_right:,}, only A {pair.only_a_right:,}, "
+            f"only B {pair.only_b_right:,}, both wrong {pair.both_wrong:,}\n{pair.verdict}"
+        )
     else:
-        _print_several(compared, letters, limit)
-    if 0 < limit < (num_all := len(compared.differing)):
-        typer.echo(f"and {num_all - limit:,} more: --limit {num_all}, or --json")
-
-
-def _print_several(compared: MultipleComparison, letters: list[str], limit: int) -> None:
-    from mnist_ce.evaluation.comparison import SIGNIFICANCE_LEVEL, p_text
-
-    rows: list[tuple[str, ...]] = [
-        ("pair", "only first right", "only second right", "McNemar, Holm-corrected")
-    ]
-    for a, b, comparison, p_value in compared.pairs:
-        only = [f"{comparison.outcomes[f'only_{letter}_right']:,}" for letter in "ab"]
-        verdict = "significant" if p_value < SIGNIFICANCE_LEVEL else "not significant"
-        rows.append((f"{letters[a]} {letters[b]}", *only, f"{p_text(p_value)}, {verdict}"))
-    print_table(rows, "<>><")
-    names, labels = compared.reports[0].class_names, compared.reports[0].result.labels.tolist()
-    shown = sorted(compared.differing)[:limit]
-    if not shown:
+        print_table(
+            [
+                ("pair", "only first right", "only second right", "McNemar, Holm-corrected"),
+                *(_pair_cells(pair, letters) for pair in pairs),
+            ],
+            "<>><",
+        )
+    if not indices or not limit:
         return
-    typer.echo(f"\nimages with different predictions ({len(compared.differing):,})")
-    predictions = compared.predictions.tolist()
-    table = [("index", "truth", *letters)] + [
-        (str(index), *(names[n] for n in (labels[index], *predictions[index]))) for index in shown
-    ]
-    print_table(table, ">" + "<" * (1 + len(letters)))
-
-
-def _print(comparison: Comparison, limit: int) -> None:
-    outcomes, found, names = comparison.outcomes, comparison.differences, comparison.a.class_names
-    typer.echo(
-        f"both right {outcomes['both_right']:,}, only A {outcomes['only_a_right']:,}, "
-        f"only B {outcomes['only_b_right']:,}, both wrong {outcomes['both_wrong']:,}"
+    typer.echo(f"\nimages with different predictions ({len(indices):,})")
+    labels, predictions = comparison.labels.tolist(), comparison.predictions.tolist()
+    rows = [(n, *(first.class_names[c] for c in (labels[n], *predictions[n]))) for n in indices]
+    print_table(
+        [("index", "truth", *letters), *((f"{n:5d}", *names) for n, *names in rows[:limit])],
+        ">" + "<" * (1 + len(letters)),
     )
-    typer.echo(comparison.verdict)
-    if not found or not limit:
-        return
-    width = max(map(len, (*names, "truth")))
-    typer.echo(f"\nimages with different predictions ({len(found):,})")
-    typer.echo(f"{'index':>6}  {'truth':<{width}}  {'A':<{width}}  B")
-    for item in found[:limit]:
-        truth, by_a, by_b = (names[n] for n in (item.label, item.a, item.b))
-        typer.echo(f"{item.index:6d}  {truth:<{width}}  {by_a:<{width}}  {by_b}")
+    if limit < len(indices):
+        typer.echo(f"and {len(indices) - limit:,} more: --limit {len(indices)}, or --json")
+
+
+def _pair_cells(pair: Pair, letters: Sequence[str]) -> tuple[str, ...]:
+    from mnist_ce.evaluation.comparison import p_text
+
+    verdict = "significant" if pair.is_significant else "not significant"
+    return (
+        f"{letters[pair.a]} {letters[pair.b]}",
+        f"{pair.only_a_right:,}",
+        f"{pair.only_b_right:,}",
+        f"{p_text(pair.holm_p_value)}, {verdict}",
+    )

@@ -9,9 +9,8 @@ import typer
 from typer import Option
 
 from mnist_ce.cli import options
-from mnist_ce.cli.printing import note, print_json
+from mnist_ce.cli.printing import note, print_json, print_table, write_plot
 from mnist_ce.system.errors import RunError
-from mnist_ce.system.files import write_atomically
 
 if TYPE_CHECKING:
     from mnist_ce.evaluation.evaluate import EvaluationReport
@@ -26,9 +25,7 @@ def evaluate(
     dataset: Annotated[
         str | None, Option(help="Another dataset, as in train.", show_default="the run's own")
     ] = None,
-    plot: Annotated[
-        Path | None, Option(help="Draw a reliability diagram.", metavar="FILE.png")
-    ] = None,
+    plot: Annotated[Path | None, options.plot("Draw a reliability diagram.")] = None,
     verify: Annotated[
         bool, Option("--verify", help="Verify the record and files of a finished run.")
     ] = False,
@@ -50,8 +47,6 @@ def evaluate(
     """
     if checkpoint is not None and checkpoint_option is not None:
         raise typer.BadParameter("name the checkpoint once")
-    if plot is not None and plot.suffix.lower() != ".png":
-        raise typer.BadParameter(f"--plot {plot}: the image is a PNG; end its name in .png")
     name = checkpoint or checkpoint_option
     if verify:
         if name is None:
@@ -71,13 +66,13 @@ def evaluate(
         )
     note(f"checkpoint {trained.path}")
     if plot is not None:
-        from mnist_ce.report.plots.evaluation import reliability_diagram
+        from mnist_ce.report.plots.evaluation import draw_reliability
 
-        write_atomically(plot, reliability_diagram(report))
+        write_plot(plot, draw_reliability(report))
     if json:
         print_json(report.to_dict())
     else:
-        _print(report)
+        _print_report(report)
     if report.result.accuracy < 0.5 and input_mean == 0.0 and input_std == 1.0:
         note(
             "hint: under 50 % right. A network trained on normalised pixels needs "
@@ -106,7 +101,7 @@ def _verify(
         typer.echo(f"{run.path} verified")
 
 
-def _print(report: EvaluationReport) -> None:
+def _print_report(report: EvaluationReport) -> None:
     result = report.result
     typer.echo(
         f"{report.dataset}, {report.split} split, {result.num_examples:,} images\n"
@@ -123,19 +118,18 @@ def _print(report: EvaluationReport) -> None:
             f"avg precision {binary.average_precision:.5f}\n"
             f"errors        {binary.false_positives} false yes, {binary.false_negatives} false no"
         )
-    width = max(map(len, (*report.class_names, "class")))
-    typer.echo(f"\n{'class':<{width}}  precision  recall      F1   count")
-    for item in report.per_class:
-        typer.echo(
-            f"{item.class_name:<{width}}  {item.precision:9.4f}  {item.recall:6.4f}  "
-            f"{item.f1:6.4f}  {item.count:6d}"
-        )
+    typer.echo()
+    rows = [
+        (one.class_name, *(f"{x:.4f}" for x in (one.precision, one.recall, one.f1)), f"{one.count}")
+        for one in report.per_class
+    ]
+    print_table([("class", "precision", "recall", "F1", "count"), *rows], "<>>>>")
     typer.echo("\nconfusion matrix (row: truth, column: prediction)")
     _print_confusion(report.confusion, report.class_names)
 
 
 def accuracy_text(report: EvaluationReport) -> str:
-    """Return the number and share of correct predictions, with the interval of the share."""
+    """Return the number and fraction of correct predictions, with the interval of the fraction."""
     result, (low, high) = report.result, report.accuracy_interval
     return (
         f"{result.num_correct}/{result.num_examples} ({result.accuracy:.2%}), "

@@ -13,8 +13,8 @@ from typer import Argument, Option
 
 from mnist_ce.cli import options
 from mnist_ce.cli.explain_table import image_lines, number_text, print_loss
-from mnist_ce.cli.printing import note, print_json
-from mnist_ce.system.errors import MnistCeError, UsageError
+from mnist_ce.cli.printing import note, print_json, write_plot
+from mnist_ce.system.errors import UsageError
 
 if TYPE_CHECKING:
     from mnist_ce.explain.image import ImageExplanation
@@ -48,8 +48,7 @@ def explain(
     ] = False,
     checkpoint: options.Checkpoint = None,
     plot: Annotated[
-        Path | None,
-        Option(help="Plot the loss; for an image each pixel's attribution.", metavar="FILE.png"),
+        Path | None, options.plot("Plot the loss; for an image each pixel's attribution.")
     ] = None,
     precise: Annotated[bool, Option("--precise", help="Eight decimals.")] = False,
     about_logits: Annotated[
@@ -72,9 +71,6 @@ def explain(
     wrong = {
         "give one of --logits, --probabilities and IMAGE": (
             [image, logits, probabilities].count(None) != 2
-        ),
-        f"--plot {plot}: the plot is a PNG; end its name in .png": (
-            plot is not None and plot.suffix.lower() != ".png"
         ),
         "--target is missing: the right class of each row, as in 0 or 2,0,1": (
             image is None and target is None
@@ -150,17 +146,17 @@ def _plot_loss(loss: Mapping[str, Any], path: Path) -> None:
     import numpy as np
 
     from mnist_ce.report.plots.canvas import Heading
-    from mnist_ce.report.plots.loss import draw_loss
+    from mnist_ce.report.plots.explanation import draw_loss
 
     (row,), names = loss["rows"], loss["class_names"]
     title = f"The loss of class {names[row['target']]}: {row['loss']:.4f}"
     heading = Heading(title, WHAT_IS_PLOTTED)
-    _write(path, draw_loss(heading, names, np.array(row["probabilities"]), row["target"]))
+    write_plot(path, draw_loss(heading, names, np.array(row["probabilities"]), row["target"]))
 
 
 def _plot_image(explanation: ImageExplanation, path: Path) -> None:
     from mnist_ce.report.plots.canvas import Heading
-    from mnist_ce.report.plots.grids import draw_attributions
+    from mnist_ce.report.plots.explanation import draw_attributions
 
     names, prediction = explanation.trained.class_names, explanation.prediction
     heading = Heading(
@@ -172,15 +168,4 @@ def _plot_image(explanation: ImageExplanation, path: Path) -> None:
         f"for {names[label]} ({'prediction' if label == prediction else 'target'})": values
         for label, values in explanation.attributions.items()
     }
-    _write(path, draw_attributions(heading, explanation.pixels, panels))
-
-
-def _write(path: Path, png: bytes) -> None:
-    from mnist_ce.system.files import write_atomically
-    from mnist_ce.system.text import one_line
-
-    try:
-        write_atomically(path, png)
-    except OSError as error:
-        raise MnistCeError(f"--plot {path} cannot be written: {one_line(error)}") from None
-    note(f"drawn in {path}")
+    write_plot(path, draw_attributions(heading, explanation.pixels, panels))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 from typer import Argument, Option
+
+from mnist_ce.system.errors import UsageError
 
 CHECKPOINT_HELP = "A run's name or folder, latest, a state_dict file, or weights: world, mnist."
 NO_CHECKPOINT = "the newest finished multi-class run, else mnist"
@@ -38,6 +41,18 @@ InputMean = Annotated[
 ]
 InputStd = Annotated[float, Option(help="See --input-mean.")]
 Json = Annotated[bool, Option("--json", help="Print one JSON document.")]
+
+
+def plot(description: str) -> Any:  # noqa: ANN401 - what Typer's `Option` returns
+    """Return the option `--plot` of a command that draws what is described."""
+
+    def check(path: Path | None) -> Path | None:
+        if path is not None and path.suffix.lower() != ".png":
+            raise UsageError(f"--plot {path}: the plot is a PNG; end its name in .png")
+        return path
+
+    return Option("--plot", help=description, metavar="FILE.png", callback=check)
+
 
 CONFIG_KEYS = {
     "epochs": "train.epochs",

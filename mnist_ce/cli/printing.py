@@ -8,11 +8,13 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from mnist_ce.system.distributed import is_main
+from mnist_ce.system.files import write_atomically
 
 
 def note(text: str) -> None:
@@ -43,6 +45,12 @@ def print_table(rows: Sequence[Sequence[str]], align: str) -> None:
     for row in rows:
         cells = zip(row, align, widths, strict=True)
         typer.echo("  ".join(f"{cell:{side}{width}}" for cell, side, width in cells).rstrip())
+
+
+def write_plot(path: Path, png: bytes) -> None:
+    """Write the file of the option `--plot`."""
+    write_atomically(path, png)
+    note(f"plot in {path}")
 
 
 def is_terminal() -> bool:

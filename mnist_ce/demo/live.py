@@ -19,7 +19,7 @@ from mnist_ce.data.dataset import DataSplits, load_splits
 from mnist_ce.demo.inspect import png_url
 from mnist_ce.evaluation.evaluate import evaluate_split
 from mnist_ce.evaluation.metrics import most_confident_mistakes
-from mnist_ce.report.plots.grids import strongest_units
+from mnist_ce.report.plots.images import strongest_units
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord, RunState
 from mnist_ce.runs.run_dir import RunDir, list_runs, run_state

@@ -1,4 +1,4 @@
-"""Comparison of networks, or of groups of them, on the same images."""
+"""Comparison of models, or of groups of them, on the same images."""
 
 from __future__ import annotations
 
@@ -20,116 +20,81 @@ SIGNIFICANCE_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
-class Difference:
-    """An image whose predictions `a` and `b` differ."""
+class Pair:
+    """Two of the compared models, and how many images both, only one or none of them get right."""
 
-    index: int  # in the split, from 0
-    label: int
-    a: int
+    a: int  # position among the models, as is b
     b: int
+    both_right: int
+    only_a_right: int
+    only_b_right: int
+    both_wrong: int
+    mcnemar_p_value: float
+    holm_p_value: float  # the same, adjusted for all pairs of the comparison
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the difference is significant at the 5 % level, given all pairs."""
+        return self.holm_p_value < SIGNIFICANCE_LEVEL
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: which of two models is better, and whether significantly."""
+        lead = self.only_a_right - self.only_b_right
+        num_images = self.both_right + self.only_a_right + self.only_b_right + self.both_wrong
+        if lead == 0:
+            num_correct = self.both_right + self.only_a_right
+            return (
+                f"Neither is better: each is correct on {num_correct:,} of {num_images:,} images."
+            )
+        return (
+            f"{'A' if lead > 0 else 'B'} is correct on {abs(lead):,} more of {num_images:,} "
+            f"images; {'' if self.is_significant else 'not '}significant "
+            f"(McNemar {p_text(self.mcnemar_p_value)})."
+        )
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The results of two networks on the same images."""
-
-    a: EvaluationReport
-    b: EvaluationReport
-
-    @property
-    def num_images(self) -> int:
-        """The number of images."""
-        return self.a.result.num_examples
-
-    @cached_property
-    def outcomes(self) -> dict[str, int]:
-        """The number of images that both, only one or none of the networks get right."""
-        right_a = self.a.result.predictions == self.a.result.labels
-        right_b = self.b.result.predictions == self.b.result.labels
-        return {
-            "both_right": int((right_a & right_b).sum()),
-            "only_a_right": int((right_a & ~right_b).sum()),
-            "only_b_right": int((~right_a & right_b).sum()),
-            "both_wrong": int((~right_a & ~right_b).sum()),
-        }
-
-    @cached_property
-    def differences(self) -> list[Difference]:
-        """The images whose predictions differ, in the order of the split."""
-        a, b = self.a.result.predictions, self.b.result.predictions
-        rows = torch.stack([torch.arange(len(a)), self.a.result.labels, a, b], dim=1)  # [n, 4]
-        return [Difference(*row) for row in rows[a != b].tolist()]
-
-    @cached_property
-    def p_value(self) -> float:
-        """The p-value of McNemar's exact test."""
-        return mcnemar_p_value(self.outcomes["only_a_right"], self.outcomes["only_b_right"])
-
-    @property
-    def is_significant(self) -> bool:
-        """Whether the difference is significant at the 5 % level."""
-        return self.p_value < SIGNIFICANCE_LEVEL
-
-    @property
-    def verdict(self) -> str:
-        """One sentence: which network is better, and whether the difference is significant."""
-        only_a, only_b = self.outcomes["only_a_right"], self.outcomes["only_b_right"]
-        if only_a == only_b:
-            return (
-                f"Neither is better: each is correct on {self.a.result.num_correct:,} of "
-                f"{self.num_images:,} images."
-            )
-        return (
-            f"{'A' if only_a > only_b else 'B'} is correct on {abs(only_a - only_b):,} more of "
-            f"{self.num_images:,} images; {'' if self.is_significant else 'not '}significant "
-            f"(McNemar {p_text(self.p_value)})."
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values: fractions, not percent."""
-        return {
-            "a": _summary(self.a),
-            "b": _summary(self.b),
-            **_task(self.a),
-            **self.outcomes,
-            "mcnemar_p_value": self.p_value,
-            "significance_level": SIGNIFICANCE_LEVEL,
-            "more_than_chance": self.is_significant,
-            "verdict": self.verdict,
-            "differences": [asdict(difference) for difference in self.differences],
-        }
-
-
-@dataclass(frozen=True)
-class MultipleComparison:
-    """The results of any number of networks on the same images, compared in pairs."""
+    """The results of two or more models on the same images, compared in pairs."""
 
     reports: Sequence[EvaluationReport]
 
-    @cached_property
-    def pairs(self) -> list[tuple[int, int, Comparison, float]]:
-        """Both positions, comparison and p-value of each pair; the p-values are Holm's."""
-        places = list(itertools.combinations(range(len(self.reports)), 2))
-        found = [Comparison(self.reports[a], self.reports[b]) for a, b in places]
-        adjusted = holm([comparison.p_value for comparison in found])
-        return [
-            (a, b, comparison, p_value)
-            for (a, b), comparison, p_value in zip(places, found, adjusted, strict=True)
-        ]
+    @property
+    def labels(self) -> Tensor:
+        """The labels of the images, int64 [n]."""
+        return self.reports[0].result.labels
 
     @cached_property
     def predictions(self) -> Tensor:
-        """The predictions, int64 [n, networks]."""
+        """The predictions, int64 [n, models]."""
         return torch.stack([report.result.predictions for report in self.reports], dim=1)
 
     @cached_property
-    def differing(self) -> list[int]:
-        """The images on which not all predictions are equal.
+    def pairs(self) -> list[Pair]:
+        """All pairs of models, in order; their p-values are adjusted by Holm's method."""
+        right = self.predictions == self.labels[:, None]  # [n, models]
+        places = list(itertools.combinations(range(len(self.reports)), 2))
+        # In binary: 0 for neither, 1 for b only, 2 for a only, 3 for both.
+        counts = [
+            torch.bincount(2 * right[:, a] + right[:, b].int(), minlength=4).tolist()
+            for a, b in places
+        ]
+        p_values = [mcnemar_p_value(only_a, only_b) for _, only_b, only_a, _ in counts]
+        return [
+            Pair(a, b, both, only_a, only_b, neither, p_value, adjusted)
+            for (a, b), (neither, only_b, only_a, both), p_value, adjusted in zip(
+                places, counts, p_values, holm(p_values), strict=True
+            )
+        ]
 
-        Those that most networks get wrong come first, those that all get wrong last.
+    @cached_property
+    def differing(self) -> list[int]:
+        """The indices of the images on which not all predictions are equal.
+
+        Those that most models get wrong come first, those that all get wrong last.
         """
-        labels = self.reports[0].result.labels[:, None]
-        num_wrong = (self.predictions != labels).sum(dim=1) % len(self.reports)
+        num_wrong = (self.predictions != self.labels[:, None]).sum(dim=1) % len(self.reports)
         differs = (self.predictions != self.predictions[:, :1]).any(dim=1)
         order = torch.argsort(num_wrong, descending=True, stable=True)
         indices: list[int] = order[differs[order]].tolist()
@@ -137,70 +102,58 @@ class MultipleComparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values: fractions, not percent."""
-        labels, predictions = self.reports[0].result.labels.tolist(), self.predictions.tolist()
-        return {
-            "networks": [_summary(report) for report in self.reports],
-            **_task(self.reports[0]),
-            "pairs": [
-                {
-                    "a": a,
-                    "b": b,
-                    **comparison.outcomes,
-                    "mcnemar_p_value": comparison.p_value,
-                    "holm_p_value": adjusted,
-                    "more_than_chance": adjusted < SIGNIFICANCE_LEVEL,
-                }
-                for a, b, comparison, adjusted in self.pairs
-            ],
-            "significance_level": SIGNIFICANCE_LEVEL,
-            "differences": [
-                {"index": index, "label": labels[index], "predictions": predictions[index]}
-                for index in sorted(self.differing)
-            ],
-        }
+        report, models = self.reports[0], [_model_results(report) for report in self.reports]
+        images = {"dataset": report.dataset, "split": report.split, "total": len(self.labels)}
+        images["class_names"] = list(report.class_names)
+        level = {"significance_level": SIGNIFICANCE_LEVEL}
+        pairs = [asdict(pair) | {"more_than_chance": pair.is_significant} for pair in self.pairs]
+        labels, predictions = self.labels.tolist(), self.predictions.tolist()
+        differences = [
+            {"index": index, "label": labels[index], "predictions": predictions[index]}
+            for index in sorted(self.differing)
+        ]
+        if len(models) > 2:
+            content = {"networks": models, **images, "pairs": pairs, **level}
+            return content | {"differences": differences}
+        del pairs[0]["holm_p_value"]  # of one pair alone it is McNemar's
+        content = pairs[0] | level | dict(zip("ab", models, strict=True)) | images
+        for item in differences:
+            item["a"], item["b"] = item.pop("predictions")
+        return content | {"verdict": self.pairs[0].verdict, "differences": differences}
+
+
+def compare(
+    *checkpoints: str | Path | TrainedModel,
+    **options: Any,  # noqa: ANN401 - those of `evaluate`
+) -> Comparison:
+    """Compare two or more models on the same images; for the options and errors see `evaluate`.
+
+    If they do not have the same images and classes, it raises a UsageError.
+    """
+    reports = [evaluate(checkpoint, **options) for checkpoint in checkpoints]
+    for report in reports[1:]:
+        _check_comparable(reports[0], report)
+    return Comparison(reports)
 
 
 @dataclass(frozen=True)
 class GroupDifference:
-    """The difference of the mean accuracies of two groups of networks, A minus B."""
+    """The difference of the mean accuracies of two groups of models, A minus B."""
 
     difference: float
     interval: tuple[float, float]  # of 95 %
     p_value: float
 
 
-def compare(
-    a: str | Path | TrainedModel,
-    b: str | Path | TrainedModel,
-    **options: Any,  # noqa: ANN401 - those of `evaluate`
-) -> Comparison:
-    """Compare two networks on the same images; for options and errors see `compare_all`."""
-    return Comparison(*compare_all([a, b], **options).reports)
-
-
-def compare_all(
-    networks: Sequence[str | Path | TrainedModel],
-    **options: Any,  # noqa: ANN401 - those of `evaluate`
-) -> MultipleComparison:
-    """Compare networks on the same images; for the options and errors see `evaluate`.
-
-    If they do not have the same images and classes, it raises a UsageError.
-    """
-    reports = [evaluate(network, **options) for network in networks]
-    for report in reports[1:]:
-        _check_comparable(reports[0], report)
-    return MultipleComparison(reports)
-
-
 def compare_groups(a: Tensor, b: Tensor) -> GroupDifference:
-    """Compare two groups of networks, each of equal settings, by a test over images and seeds.
+    """Compare two groups of models, each of equal settings, by a test over images and seeds.
 
-    `a` and `b` say which images each network of a group gets right, bool [seeds, n], for the same
+    `a` and `b` say which images each model of a group gets right, bool [seeds, n], for the same
     images and at least two seeds each. The difference of the group means varies with the images,
     which are the same for both, and with the seeds of each group. So its variance is estimated by
-    var(dᵢ)/n + var(aₛ)/|a| + var(bₛ)/|b|, where dᵢ is the difference of the two shares of networks
-    right on image i, and aₛ and bₛ are the accuracies of single networks; the t distribution has
-    the degrees of freedom of Satterthwaite (1946). It assumes that images and seeds are independent
+    var(dᵢ)/n + var(aₛ)/|a| + var(bₛ)/|b|, where dᵢ is the difference of the two fractions of models
+    right on image i, and aₛ and bₛ are the accuracies of single models; the t distribution has the
+    degrees of freedom of Satterthwaite (1946). It assumes that images and seeds are independent
     samples. What varies with image and seed together is in both parts, so the test errs on the side
     of caution: in simulations, 1 to 6 % of true null hypotheses are rejected at the 5 % level.
     """
@@ -238,7 +191,7 @@ def p_text(p_value: float) -> str:
 def mcnemar_p_value(only_a: int, only_b: int) -> float:
     """Return the two-sided p-value of McNemar's exact test (McNemar 1947).
 
-    `only_a` images are right by the first network only, `only_b` by the second only; under the
+    `only_a` images are right by the first model only, `only_b` by the second only; under the
     null hypothesis each of them is a fair coin toss.
     """
     if only_a + only_b == 0:
@@ -272,12 +225,7 @@ def _check_comparable(a: EvaluationReport, b: EvaluationReport) -> None:
         )
 
 
-def _task(report: EvaluationReport) -> dict[str, Any]:
-    task: dict[str, Any] = {"dataset": report.dataset, "split": report.split}
-    return task | {"total": report.result.num_examples, "class_names": list(report.class_names)}
-
-
-def _summary(report: EvaluationReport) -> dict[str, Any]:
+def _model_results(report: EvaluationReport) -> dict[str, Any]:
     return {
         "checkpoint": str(report.trained.path),
         "weights_sha256": report.trained.weights_sha256,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mnist_ce.evaluation.calibration import fit_temperature, negative_log_likelihood
-from mnist_ce.evaluation.evaluate import EvaluationReport, evaluate
+from mnist_ce.evaluation.evaluate import evaluate
 from mnist_ce.runs.groups import recipe_settings
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord
@@ -58,14 +58,17 @@ def calibrate(
             temperature fits.
         RunError: If a run is not finished.
     """
-    target = _require_finished(load_model(run, output))
-    named = [held_out] if isinstance(held_out, (str, Path)) else held_out
-    sources = [_require_finished(load_model(name, output)) for name in named] or [target]
+    target, record = _finished(load_model(run, output))
+    names = [held_out] if isinstance(held_out, (str, Path)) else held_out
+    loaded = [_finished(load_model(name, output)) for name in names] or [(target, record)]
+    sources = [source for source, _ in loaded]
     if len({source.weights_sha256 for source in sources}) < len(sources):
         raise UsageError("a run is named twice with --with")
-    for source in sources:
-        _check_same_recipe(target, source)
-    reports = [_validation_report(source, data_dir) for source in sources]
+    for source, source_record in loaded:
+        _check_same_recipe(target, record, source, source_record)
+    reports = [
+        evaluate(source, split="validation", data_dir=data_dir, device="cpu") for source in sources
+    ]
     logits = torch.cat([report.result.logits for report in reports])
     labels = torch.cat([report.result.labels for report in reports])
     temperature = fit_temperature(logits, labels, target.objective)
@@ -82,48 +85,42 @@ def calibrate(
     }
     calibrated = CalibratedRun(RunDir(target.path.parent), temperature, fitted_on)
     with calibrated.run.lock() as locked:
-        record = locked.read_record()
-        if record is None or record.weights_sha256 != _record_of(target).weights_sha256:
+        current = locked.read_record()
+        if current is None or current.weights_sha256 != record.weights_sha256:
             raise RunError(f"run {locked.path} was trained on meanwhile; calibrate it again")
-        locked.write_record(record.updated(prediction=calibrated.to_dict()))
+        locked.write_record(current.updated(prediction=calibrated.to_dict()))
     return calibrated
 
 
-def _require_finished(trained: TrainedModel) -> TrainedModel:
+def _finished(trained: TrainedModel) -> tuple[TrainedModel, RunRecord]:
     if trained.record is None:
         raise UsageError(f"{trained.path} is not a run: there is no run.json beside it")
     if not trained.record.is_finished:
         run = trained.path.parent
         raise RunError(f"run {run} is not finished; continue it with --resume first")
-    return trained
+    return trained, trained.record
 
 
-def _validation_report(source: TrainedModel, data_dir: str | Path | None) -> EvaluationReport:
-    if not recipe_settings(_record_of(source))["data.validation_size"]:
+def _check_same_recipe(
+    target: TrainedModel, record: RunRecord, source: TrainedModel, source_record: RunRecord
+) -> None:
+    name, source_name = target.path.parent, source.path.parent
+    for key in ("dataset_digest", "class_names", "objective"):
+        if record[key] != source_record[key]:
+            raise UsageError(
+                f"runs {name} and {source_name} were trained for different tasks: {key} is "
+                f"{record[key]} and {source_record[key]}"
+            )
+    settings, source_settings = recipe_settings(record), recipe_settings(source_record)
+    if not source_settings.pop("data.validation_size"):
         raise UsageError(
-            f"run {source.path.parent} was trained on all its images, so none are left to fit a "
+            f"run {source_name} was trained on all its images, so none are left to fit a "
             "temperature to: train the same recipe with --set data.validation_size=5000 and name "
             "that run with --with"
         )
-    return evaluate(source, split="validation", data_dir=data_dir, device="cpu")
-
-
-def _check_same_recipe(target: TrainedModel, source: TrainedModel) -> None:
-    for key in ("dataset_digest", "class_names", "objective"):
-        mine, other = _record_of(target)[key], _record_of(source)[key]
-        if mine != other:
-            raise UsageError(
-                f"runs {target.path.parent} and {source.path.parent} were trained for different "
-                f"tasks: {key} is {mine} and {other}"
-            )
-    settings, others = (recipe_settings(_record_of(trained)) for trained in (target, source))
-    compared = (settings.keys() | others.keys()) - {"data.validation_size"}
-    if differing := sorted(key for key in compared if settings.get(key) != others.get(key)):
+    compared = (settings | source_settings).keys() - {"data.validation_size"}
+    if differing := sorted(k for k in compared if settings.get(k) != source_settings.get(k)):
         logger.warning(
-            f"{source.path.parent} was trained by another recipe than {target.path.parent} "
+            f"{source_name} was trained by another recipe than {name} "
             f"({', '.join(differing)}), so its temperature may not suit"
         )
-
-
-def _record_of(trained: TrainedModel) -> RunRecord:
-    return trained.record or RunRecord()

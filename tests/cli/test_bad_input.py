@@ -162,6 +162,8 @@ WRONG_COMMANDS = {
     "tune --search nothing.toml": "there is no such file",
     "tune --search nothing.toml -c fast,99": "one --config",
     "compare pretrained": "2 to 26 networks",
+    "compare mnist world --plot x.txt": "--plot x.txt: the plot is a PNG; end its name in .png",
+    "evaluate mnist --plot x": "--plot x: the plot is a PNG; end its name in .png",
     "demo --host 0.0.0.0": "needs --token",
     "demo --token short": "at least 12",
     "demo --host nowhere.invalid --token 123456789012": "--host nowhere.invalid",

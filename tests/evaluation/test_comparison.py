@@ -42,48 +42,51 @@ def test_mcnemars_test_is_the_sum_of_the_binomial_tails(only_a: int, only_b: int
 
 def test_every_difference_is_listed(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "good", "poor", "--output", str(runs), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    comparison = compare("good", "poor", output=runs)
-    a, b = comparison.a.result, comparison.b.result
+    document = json.loads(capsys.readouterr().out)
+    a, b = (report.result for report in compare("good", "poor", output=runs).reports)
     columns = torch.stack([torch.arange(1_000), a.labels, a.predictions, b.predictions], dim=1)
     expected = columns[a.predictions != b.predictions].tolist()
     keys = ("index", "label", "a", "b")
-    assert [[item[key] for key in keys] for item in found["differences"]] == expected
-    outcomes = [found[key] for key in ("both_right", "only_a_right", "only_b_right", "both_wrong")]
-    assert sum(outcomes) == found["total"] == 1_000
-    assert outcomes[0] + outcomes[1] == found["a"]["correct"] == a.num_correct
-    assert outcomes[0] + outcomes[2] == found["b"]["correct"] == b.num_correct
-    assert found["more_than_chance"] is (found["mcnemar_p_value"] < 0.05) is True
-    assert found["verdict"].startswith("A is correct on ")
-    assert "images; significant (McNemar p = " in found["verdict"]
-    other = compare("poor", "good", output=runs)
-    assert other.verdict == found["verdict"].replace("A is", "B is")
+    assert [[item[key] for key in keys] for item in document["differences"]] == expected
+    counts = ("both_right", "only_a_right", "only_b_right", "both_wrong")
+    both, only_a, only_b, neither = (document[key] for key in counts)
+    assert both + only_a + only_b + neither == document["total"] == 1_000
+    assert both + only_a == document["a"]["correct"] == a.num_correct
+    assert both + only_b == document["b"]["correct"] == b.num_correct
+    assert document["more_than_chance"] is (document["mcnemar_p_value"] < 0.05) is True
+    assert "holm_p_value" not in document
+    assert document["verdict"].startswith("A is correct on ")
+    assert "images; significant (McNemar p = " in document["verdict"]
+    (pair,) = compare("poor", "good", output=runs).pairs
+    assert pair.verdict == document["verdict"].replace("A is", "B is")
 
 
-def test_a_run_beside_itself_differs_in_nothing_and_one_image_is_not_significant(
-    runs: Path, tmp_path: Path
-) -> None:
+def test_a_model_equals_itself_and_one_image_is_not_significant(runs: Path, tmp_path: Path) -> None:
     shutil.copy(runs / "good" / "model.pt", tmp_path / "bare.pt")
     comparison = compare("good", tmp_path / "bare.pt", output=runs)
-    assert comparison.differences == []
-    assert not comparison.is_significant
-    assert comparison.verdict.startswith("Neither is better")
+    assert comparison.differing == []
+    assert comparison.pairs[0].verdict.startswith("Neither is better")
     comparison = compare("good", "good", output=runs)
-    result = comparison.b.result
+    result = comparison.reports[1].result
     right = (result.predictions == result.labels).nonzero()[0]
     result.predictions[right] = (result.labels[right] + 1) % 10
-    assert comparison.verdict == (
+    assert comparison.pairs[0].verdict == (
         "A is correct on 1 more of 1,000 images; not significant (McNemar p = 1.00)."
     )
 
 
-def test_the_list_can_be_cut(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["compare", "good", "poor", "--output", str(runs)]
-    num = len(compare("good", "poor", output=runs).differences)
+@pytest.mark.parametrize("others", [["poor"], ["poor", "seed-0"]])
+def test_the_list_can_be_cut(
+    runs: Path, capsys: pytest.CaptureFixture[str], others: list[str]
+) -> None:
+    arguments = ["compare", "good", *others, "--output", str(runs)]
+    num = len(compare("good", *others, output=runs).differing)
     assert main([*arguments, "--limit", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert f"images with different predictions ({num})" in lines
-    assert lines[-1].startswith(f"and {num - 2} more")
+    title = lines.index(f"images with different predictions ({num})")
+    assert lines[title + 1].split() == ["index", "truth", *"ABC"[: 1 + len(others)]]
+    assert lines[title + 4] == lines[-1] == f"and {num - 2:,} more: --limit {num}, or --json"
+    assert any("significant" in line for line in lines[:title])
     assert main([*arguments, "--limit", "0"]) == 0
     assert "different predictions" not in capsys.readouterr().out
 
@@ -108,32 +111,28 @@ def test_what_cannot_be_compared_is_refused(
 
 
 def test_runs_of_two_datasets_are_compared_on_a_named_one(runs: Path) -> None:
-    assert compare("good", "other", dataset="mnist", output=runs).a.dataset == "mnist"
+    comparison = compare("good", "other", dataset="mnist", output=runs)
+    assert {report.dataset for report in comparison.reports} == {"mnist"}
 
 
 def test_several_are_compared_in_pairs_and_drawn(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plot = tmp_path / "plot.png"
-    names = ["good", "poor", "seed-0"]
-    command = ["compare", *names, "--output", str(runs), "--plot", str(plot)]
-    assert main([*command, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    pairs = {(pair["a"], pair["b"]): pair for pair in found["pairs"]}
-    for (a, b), pair in pairs.items():
-        two = compare(names[a], names[b], output=runs)
-        assert pair["only_a_right"] == two.outcomes["only_a_right"]
-        assert pair["mcnemar_p_value"] == two.p_value <= pair["holm_p_value"]
+    names, plot = ["good", "poor", "seed-0"], tmp_path / "plot.png"
+    command = ["compare", *names, "--output", str(runs), "--plot", str(plot), "--json"]
+    assert main(command) == 0
+    document = json.loads(capsys.readouterr().out)
+    pairs = {(pair["a"], pair["b"]): pair for pair in document["pairs"]}
     assert list(pairs) == [(0, 1), (0, 2), (1, 2)]
-    predictions = [item["predictions"] for item in found["differences"]]
+    for (a, b), pair in pairs.items():
+        (two,) = compare(names[a], names[b], output=runs).pairs
+        assert pair["only_a_right"] == two.only_a_right
+        assert pair["mcnemar_p_value"] == two.holm_p_value <= pair["holm_p_value"]
+    predictions = [item["predictions"] for item in document["differences"]]
     assert all(len(set(of_image)) > 1 for of_image in predictions)
-    assert len(predictions) >= len(compare("good", "poor", output=runs).differences)
+    assert len(predictions) >= len(compare("good", "poor", output=runs).differing)
     with Image.open(plot) as image:
         assert image.width > 1_000
-    assert main([*command, "--limit", "3"]) == 0
-    table = capsys.readouterr().out
-    assert f"images with different predictions ({len(predictions)})" in table
-    assert "significant" in table
 
 
 def test_holms_method_and_tiny_p_values() -> None:

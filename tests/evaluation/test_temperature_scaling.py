@@ -10,9 +10,9 @@ from PIL import Image
 from mnist_ce import evaluate, load_model, train
 from mnist_ce.cli import main
 from mnist_ce.evaluation.temperature_scaling import calibrate
-from mnist_ce.report.plots.evaluation import reliability_diagram
+from mnist_ce.report.plots.evaluation import draw_reliability
 from mnist_ce.report.report import report
-from mnist_ce.runs.records import RunRecord
+from mnist_ce.runs.records import RunRecord, RunState
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.training.callbacks import TrainResult
 
@@ -104,7 +104,7 @@ def test_training_on_drops_the_temperature(tmp_path: Path, held_out: RunDir) -> 
 def test_the_diagram_is_drawn_by_evaluate_and_report(
     tmp_path: Path, held_out: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plain = reliability_diagram(evaluate("held-out", output=tmp_path))
+    plain = draw_reliability(evaluate("held-out", output=tmp_path))
     calibrate("held-out", output=tmp_path)
     file = tmp_path / "drawn.png"
     assert main(["evaluate", "held-out", "--output", str(tmp_path), "--plot", str(file)]) == 0
@@ -152,7 +152,7 @@ def test_what_cannot_be_calibrated_is_refused(
     stopped.path.mkdir()
     for file in (tmp_path / "bare.pt", stopped.model_path):
         file.write_bytes(held_out.model_path.read_bytes())
-    stopped.write_record(record_of(held_out).updated(status="stopped"))
+    stopped.write_record(record_of(held_out).updated(status=RunState.STOPPED))
     target, *rest = arguments.replace("bare.pt", str(tmp_path / "bare.pt")).split()
     code, error = refused("calibrate", target, *rest, "--output", str(tmp_path))
     assert code == exit_code

@@ -1,13 +1,13 @@
-"""Curves of loss, error and learning rate over the epochs, of one run or several."""
+"""Curves of loss, error and learning rate over the epochs, of runs or of groups of runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
 from mnist_ce.report.plots.canvas import COLOURS, DPI, GREY, Canvas, Heading, drawing
 from mnist_ce.system.text import sanitize, truncate_middle
@@ -15,134 +15,140 @@ from mnist_ce.system.text import sanitize, truncate_middle
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Rows = Sequence[Mapping[str, Any]]
-Points = npt.NDArray[np.float64]  # [n, 2]: epochs, value
+Points = NDArray[np.float64]
+"""[n, 2]: epochs, value; of a series [n, 4]: epochs, mean, lowest and highest value."""
 
-QUANTITIES = {
+_TITLES = {
     "loss": "Loss (mean cross-entropy)",
     "error": "Error (% of the images)",
     "learning_rate": "Learning rate",
 }
-NOTE = "line: train, smoothed, while the weights change · points: after the epoch"
-_SPLITS = {
-    "train": {"color": COLOURS[0]},
-    "validation": {"color": COLOURS[2], "marker": "^"},
-    "test": {"color": COLOURS[1], "marker": "s"},
-}
-_MARKERS = "osv^DPX"
+_MARKERS = "os^vDPX"
 _MAX_POINTS = 1_000  # of a line; more rows are averaged
-_MAX_LABELS = 6  # runs whose last values are written
+_MAX_LABELS = 6  # series whose last values are written
 
 
 @dataclass(frozen=True)
-class RunCurves:
-    """The metrics of a run: the rows of `metrics.csv` and, where it has them, of `steps.csv`."""
+class RunMetrics:
+    """The rows of a run's `metrics.csv` and, where it has them, of its `steps.csv`."""
+
+    epochs: Sequence[Mapping[str, Any]]
+    steps: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
+class Series:
+    """A run, or the runs of a group, of which the mean and the range are drawn."""
 
     name: str
-    rows: Rows
-    steps: Rows = ()
+    runs: Sequence[RunMetrics]
 
 
-def draw_curves(heading: Heading, runs: Sequence[RunCurves]) -> bytes:
+def draw_curves(heading: Heading, series: Sequence[Series]) -> bytes:
     """Draw loss and error beside each other, and below them the learning rate, as a PNG.
 
-    Loss and error have logarithmic axes. One run is drawn by split, each row of `steps.csv` faint;
-    several by run, each in its colour and marker. What was not measured is left out.
+    Loss and error have logarithmic axes. One series is drawn by split, and if it is a run, each row
+    of `steps.csv` faint; several have a colour and marker each. What was not measured is left out.
     """
-    with drawing(heading, 10.8, 6.05 + _legend_height(runs)) as canvas:
-        _draw(canvas.axes(0.75, 0.35, 3.5, 3.1), "loss", runs)
-        _draw(canvas.axes(6.0, 0.35, 3.5, 3.1), "error", runs)
-        _draw(canvas.axes(0.75, 4.3, 8.75, 0.95), "learning_rate", runs)
-        _legend(canvas, runs)
+    num_names = len(series) if len(series) > 1 else 0
+    is_of_groups = any(len(one.runs) > 1 for one in series)
+    note = "line: train, smoothed, while the weights change · points: after the epoch"
+    if is_of_groups:
+        note += "\nmean over the seeds; band and bar: lowest to highest"
+    height = 6.05 + (0.35 + 0.22 * num_names if num_names else 0.0) + 0.2 * is_of_groups
+    with drawing(heading, 10.8, height) as canvas:
+        _draw(canvas.axes(0.75, 0.35, 3.5, 3.1), "loss", series)
+        _draw(canvas.axes(6.0, 0.35, 3.5, 3.1), "error", series)
+        _draw(canvas.axes(0.75, 4.3, 8.75, 0.95), "learning_rate", series)
+        _add_legend(canvas, [one.name for one in series], note)
         return canvas.png()
 
 
-def draw_curve(quantity: str, name: str, runs: Sequence[RunCurves]) -> bytes:
-    """Draw one of `QUANTITIES` alone, as `draw_curves` does, for a narrow page."""
-    heading = Heading(QUANTITIES[quantity], name)
-    with drawing(heading, 5.6, 3.9 + _legend_height(runs)) as canvas:
-        axes = canvas.axes(0.8, 0.1, 3.5, 3.0)
-        _draw(axes, quantity, runs)
-        axes.set_title("")
-        _legend(canvas, runs, "" if quantity == "learning_rate" else NOTE)
-        return canvas.png()
-
-
-def _legend_height(runs: Sequence[RunCurves]) -> float:
-    return 0.35 + 0.22 * len(runs) if len(runs) > 1 else 0.0
-
-
-def _legend(canvas: Canvas, runs: Sequence[RunCurves], note: str = NOTE) -> None:
+def _add_legend(canvas: Canvas, names: Sequence[str], note: str) -> None:
     x, y = 0.3 / canvas.width, 0.12 / canvas.height
-    if len(runs) == 1:
+    if len(names) == 1:
         canvas.figure.text(x, y, note, color=GREY, fontsize=9)
         return
     from matplotlib.lines import Line2D
 
-    lines = [Line2D([], [], **_look(number)) for number in range(len(runs))]
-    names = [truncate_middle(sanitize(run.name), int(10 * canvas.width)) for run in runs]
+    lines = [Line2D([], [], **_look(number)) for number in range(len(names))]
+    labels = [truncate_middle(sanitize(name), int(10 * canvas.width)) for name in names]
     place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.5 * x, 0.0)}
-    canvas.figure.legend(lines, names, title=note, alignment="left", **place, title_fontsize=9)
+    canvas.figure.legend(lines, labels, title=note, alignment="left", **place, title_fontsize=9)
 
 
 def _look(number: int) -> dict[str, Any]:
-    """Seven colours times seven markers: no pair is used twice among 49 runs."""
+    """Seven colours times seven markers: no pair is used twice among 49 series."""
     turn, place = divmod(number, len(COLOURS))
     return {"color": COLOURS[place], "marker": _MARKERS[(place + turn) % len(_MARKERS)]}
 
 
-class _Series(NamedTuple):
-    """A line or some points, with the text before the last value; None: it is not written."""
+class _Line(NamedTuple):
+    """A line, or points without one, with the text before the last value; None: not written."""
 
-    points: Points
+    points: Points  # [n, 4]
     look: dict[str, Any]
-    label: str | None = None
+    label: str | None
 
 
-def _series(run: RunCurves, quantity: str, own: Mapping[str, Any]) -> Iterator[_Series]:
-    """Return what is drawn of a run: of one run alone by split, else with a look of its own."""
-    steps = _by_step(run, quantity)
+def _lines(series: Series, quantity: str, number: int | None) -> Iterator[_Line]:
+    """Yield what is drawn of a series: by split without a number, else in the number's look."""
+    is_alone = number is None
+    splits = ("train", "test", "validation")
+    looks = {split: _look(n if number is None else number) for n, split in enumerate(splits)}
+    train_look = {**looks["train"], "marker": ""}
+    by_run = [_by_step(run, quantity) for run in series.runs]
+    if has_steps := all(len(points) for points in by_run):
+        if is_alone and len(by_run) == 1:
+            yield _Line(_range(by_run), {**train_look, "alpha": 0.3, "linewidth": 0.6}, None)
+    else:
+        by_run = [_by_epoch(run, quantity, "train") for run in series.runs]
     if quantity == "learning_rate":
-        points = steps if len(steps) else _by_epoch(run, quantity, "train")
-        yield _Series(points, {"color": GREY, **own, "marker": ""}, None if own else "")
+        color = {"color": GREY} if is_alone else {}
+        yield _Line(_range(by_run), {**train_look, **color}, "" if is_alone else None)
         return
-    line = _smoothed(steps) if len(steps) else _by_epoch(run, quantity, "train")
-    if len(steps) and not own:
-        yield _Series(steps, {**_SPLITS["train"], "alpha": 0.3, "linewidth": 0.6})
-    yield _Series(line, {**_SPLITS["train"], **own, "marker": ""}, None if own else "train ")
-    for split in ("test",) if own else ("validation", "test"):
-        points = _by_epoch(run, quantity, split)
-        look = {**_SPLITS[split], **own, "linestyle": "none", "clip_on": False}
-        look["markersize"] = 4.5 if len(points) <= 40 else 2.0
-        yield _Series(points, look, "" if own else f"{split} ")
+    smoothed = map(_smoothed, by_run) if has_steps else by_run
+    yield _Line(_range(smoothed), train_look, "train " if is_alone else None)
+    for split in ("validation", "test") if is_alone else ("test",):
+        points = _range(_by_epoch(run, quantity, split) for run in series.runs)
+        size = 4.5 if len(points) <= 40 else 2.0
+        look = {**looks[split], "linestyle": "none", "clip_on": False, "markersize": size}
+        yield _Line(points, look, f"{split} " if is_alone else "")
 
 
-def _draw(axes: Axes, quantity: str, runs: Sequence[RunCurves]) -> None:
+def _draw(axes: Axes, quantity: str, series: Sequence[Series]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    is_one = len(runs) == 1
-    looks = [{} if is_one else _look(number) for number in range(len(runs))]
-    drawn = (_series(run, quantity, own) for run, own in zip(runs, looks, strict=True))
-    series = [one for of_run in drawn for one in of_run if len(one.points)]
-    axes.set(title=QUANTITIES[quantity], xlabel="epochs", axisbelow=True)
+    numbers = [None] if len(series) == 1 else range(len(series))
+    by_series = (_lines(one, quantity, number) for one, number in zip(series, numbers, strict=True))
+    lines = [line for of_series in by_series for line in of_series if len(line.points)]
+    axes.set(title=_TITLES[quantity], xlabel="epochs", axisbelow=True)
     axes.grid(visible=True)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set_xlim(0, max((one.points[-1, 0] for one in series), default=1.0))
-    values = np.array([y for one in series if "alpha" not in one.look for y in one.points[:, 1]])
-    _scale(axes, values, is_logarithmic=quantity != "learning_rate")
-    for points, look, _ in series:
-        axes.plot(points[:, 0], np.maximum(points[:, 1], axes.get_ylim()[0]), **look)
+    axes.set_xlim(0, max((line.points[-1, 0] for line in lines), default=1.0))
+    values = [line.points[:, 1:].ravel() for line in lines if "alpha" not in line.look]
+    _set_scale(axes, np.concatenate([*values, []]), is_logarithmic=quantity != "learning_rate")
+    for points, look, _ in lines:
+        epochs, mean, low, high = np.maximum(points, [0, *[axes.get_ylim()[0]] * 3]).T
+        axes.plot(epochs, mean, **look)
+        if (high == low).all():
+            continue
+        if look["marker"]:
+            bars = [mean - low, high - mean]
+            axes.errorbar(epochs, mean, bars, fmt="none", ecolor=look["color"], capsize=3)
+        else:
+            axes.fill_between(epochs, low, high, color=look["color"], alpha=0.25, linewidth=0)
     unit = " %" if quantity == "error" else ""
     ends = [
         (points[-1], f"{label}{points[-1, 1]:.3g}{unit}", str(look["color"]))
-        for points, look, label in series
+        for points, look, label in lines
         if label is not None
     ]
     if len(ends) <= _MAX_LABELS:
         _label_ends(axes, ends)
 
 
-def _scale(axes: Axes, values: npt.NDArray[np.float64], *, is_logarithmic: bool) -> None:
+def _set_scale(axes: Axes, values: NDArray[np.float64], *, is_logarithmic: bool) -> None:
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     positive = values[values > 0]
@@ -160,9 +166,9 @@ def _scale(axes: Axes, values: npt.NDArray[np.float64], *, is_logarithmic: bool)
 
 
 def _label_ends(axes: Axes, labels: Sequence[tuple[Points, str, str]]) -> None:
-    """Write values right of their points, [2], moved apart where they would touch."""
+    """Write values right of their points, [4], moved apart where they would touch."""
     to_dots, lowest, below = axes.transData.transform, axes.get_ylim()[0], -np.inf
-    for (x, y), text, colour in sorted(labels, key=lambda label: float(label[0][1])):
+    for (x, y, *_), text, colour in sorted(labels, key=lambda label: float(label[0][1])):
         height = to_dots((x, max(y, lowest)))[1]
         below = max(float(height), below + 0.17 * DPI)
         look: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 9}
@@ -171,17 +177,17 @@ def _label_ends(axes: Axes, labels: Sequence[tuple[Points, str, str]]) -> None:
         )
 
 
-def _by_epoch(run: RunCurves, quantity: str, split: str) -> Points:
-    """Return a value per epoch; a mean over the epoch stands at its middle."""
+def _by_epoch(run: RunMetrics, quantity: str, split: str) -> Points:
+    """Return a value per epoch, [n, 2]; a mean over the epoch stands at its middle."""
     key = {"loss": f"{split}_loss", "error": f"{split}_accuracy"}.get(quantity, quantity)
     shift = 0.5 if split == "train" and quantity != "learning_rate" else 0.0
-    return _points(((row["epoch"] - shift, row.get(key)) for row in run.rows), quantity)
+    return _points(((row["epoch"] - shift, row.get(key)) for row in run.epochs), quantity)
 
 
-def _by_step(run: RunCurves, quantity: str) -> Points:
-    """Return the rows of `steps.csv`, averaged to at most `_MAX_POINTS`, by epochs done."""
+def _by_step(run: RunMetrics, quantity: str) -> Points:
+    """Return the rows of `steps.csv` by epochs, averaged to at most `_MAX_POINTS`, [n, 2]."""
     key = "accuracy" if quantity == "error" else quantity
-    num_epochs = run.rows[-1]["epoch"] if run.rows else 0
+    num_epochs = run.epochs[-1]["epoch"] if run.epochs else 0
     num_steps = max((row["step"] for row in run.steps if row["epoch"] <= num_epochs), default=0)
     if not num_steps:
         return np.empty((0, 2))
@@ -192,11 +198,11 @@ def _by_step(run: RunCurves, quantity: str) -> Points:
     return np.array([(group[-1, 0], group[:, 1].mean()) for group in groups]).reshape(-1, 2)
 
 
-def _points(pairs: Iterator[tuple[float, float | None]], quantity: str) -> Points:
-    found = np.array([pair for pair in pairs if pair[1] is not None], float).reshape(-1, 2)
+def _points(pairs: Iterable[tuple[float, float | None]], quantity: str) -> Points:
+    points = np.array([pair for pair in pairs if pair[1] is not None], float).reshape(-1, 2)
     if quantity == "error":  # of an accuracy, in percent
-        found[:, 1] = 100 * (1 - found[:, 1])
-    return np.asarray(found[np.isfinite(found).all(axis=1)])
+        points[:, 1] = 100 * (1 - points[:, 1])
+    return np.asarray(points[np.isfinite(points).all(axis=1)])
 
 
 def _smoothed(points: Points) -> Points:
@@ -206,3 +212,12 @@ def _smoothed(points: Points) -> Points:
     sums, counts = (np.convolve(y, kernel, "same") for y in (points[:, 1], np.ones(len(points))))
     smoothed[:, 1] = sums / counts
     return smoothed
+
+
+def _range(by_run: Iterable[Points]) -> Points:
+    """Return mean, lowest and highest value over the runs, [n, 4], where all runs have one."""
+    runs = [dict(points.tolist()) for points in by_run]
+    common = [x for x in runs[0] if all(x in values for values in runs)]
+    values = np.array([[values[x] for x in common] for values in runs])  # [runs, n]
+    columns = (common, values.mean(axis=0), values.min(axis=0), values.max(axis=0))
+    return np.stack(columns, axis=1).astype(np.float64)

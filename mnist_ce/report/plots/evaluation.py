@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import numpy.typing as npt
 from mnist_ce.evaluation.calibration import confidences, expected_calibration_error
 from mnist_ce.evaluation.metrics import wilson_interval
 from mnist_ce.report.plots.canvas import COLOURS, GREY, Heading, drawing, percent, short_names
-from mnist_ce.system.text import sanitize
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,25 +20,22 @@ Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
 
 _NUM_BINS = 15
-_SERIES: tuple[dict[str, Any], ...] = (
+_LOOKS: tuple[dict[str, Any], ...] = (
     {"color": COLOURS[1], "marker": "s", "linestyle": "--"},
     {"color": COLOURS[0], "marker": "o", "linestyle": "-"},
 )
 
 
-def draw_confusion_matrix(
-    heading: Heading, confusion: Sequence[Sequence[int]], class_names: Sequence[str]
-) -> bytes:
-    """Draw a confusion matrix [true class][predicted class] of counts, coloured by the errors.
+def draw_confusion_matrix(report: EvaluationReport, name: str) -> bytes:
+    """Draw the confusion matrix of a run, coloured by the errors, as a PNG.
 
-    An error's colour is its share of the images of its true class. The diagonal, which would drown
-    all errors, is grey, and its share stands at the end of the row.
+    An error's colour is its fraction of the images of its true class. The diagonal, which would
+    drown all errors, is grey, and its fraction stands at the end of the row.
     """
-    counts = np.asarray(confusion, dtype=np.int64)
-    num_classes = len(counts)
-    names = short_names(class_names)
-    shares = counts / np.maximum(counts.sum(axis=1), 1)[:, None]
-    errors = np.where(np.eye(num_classes, dtype=bool), np.nan, shares)
+    counts = np.asarray(report.confusion, dtype=np.int64)  # [true class, predicted class]
+    num_classes, names = len(counts), short_names(report.class_names)
+    fractions = counts / np.maximum(counts.sum(axis=1), 1)[:, None]
+    errors = np.where(np.eye(num_classes, dtype=bool), np.nan, fractions)
     highest = max(float(np.nanmax(errors)), 1e-9)
     longest = max(map(len, names))
     left = 0.95 + 0.075 * longest
@@ -50,6 +45,7 @@ def draw_confusion_matrix(
     below = 0.75 + (0.065 * longest if is_slanted else 0)
     from matplotlib import colormaps
 
+    heading = Heading(f"{name}: confusion matrix", _result_line(report))
     with drawing(heading, max(left + side + 1.1, 6.2), side + 0.3 + below) as canvas:
         axes = canvas.axes(left, 0.3, side, side)
         colours = colormaps["Oranges"].with_extremes(bad="#E8ECEF")  # the diagonal
@@ -60,8 +56,8 @@ def draw_confusion_matrix(
             if count:
                 axes.text(column, row, f"{count}", ha="center", va="center", color=colour)
         end = num_classes - 0.3
-        for row, share in enumerate(np.diag(shares)):
-            axes.text(end, row, percent(share), va="center")
+        for row, fraction in enumerate(np.diag(fractions)):
+            axes.text(end, row, percent(fraction), va="center")
         axes.annotate("correct", (end, -0.5), (0, 5), textcoords="offset points", color=GREY)
         axes.set_xticks(range(num_classes), names)
         if is_slanted:
@@ -78,45 +74,32 @@ def draw_confusion_matrix(
         return canvas.png()
 
 
-def reliability_diagram(report: EvaluationReport, name: str | None = None) -> bytes:
-    """Draw accuracy against confidence, without and with the fitted temperature.
+def draw_reliability(report: EvaluationReport, name: str | None = None) -> bytes:
+    """Draw accuracy against confidence, and below the accuracy under rejection, as a PNG.
 
-    The title names the run `name`, or else the network by its own label.
+    Both are drawn with the model's temperature, accuracy against confidence without it as well. The
+    title is the run's `name`, or else the model's label.
+
+    The bins have equal width, and a dot's area is its bin's fraction of the predictions; most of
+    the bins of equal mass, by which the expected calibration error is computed, would lie on top of
+    each other at 100 %.
     """
     trained, result = report.trained, report.result
-    series = {}
-    for temperature in dict.fromkeys((1.0, trained.temperature)):
-        label = "as trained" if temperature == 1 else f"temperature {temperature:.3g}"
-        series[label] = confidences(result.logits, result.labels, trained.objective, temperature)
-    heading = Heading(f"{name or trained.label}: reliability diagram", result_line(report))
-    return draw_calibration(heading, series)
-
-
-def result_line(report: EvaluationReport) -> str:
-    """Return the dataset, split, accuracy and loss of an evaluation in one line."""
-    result = report.result
-    return (
-        f"{report.dataset}, {report.split} split: {result.num_correct:,} of "
-        f"{result.num_examples:,} correct ({percent(result.accuracy, 2)}), loss {result.loss:.4f}"
-    )
-
-
-def draw_calibration(heading: Heading, series: Mapping[str, tuple[Floats, Bools]]) -> bytes:
-    """Draw reliability diagrams over each other, and below them the accuracy under rejection.
-
-    `series` has at most two by name: the probability of each prediction, float [n], and whether it
-    is correct, bool [n]. The bins have equal width, and a dot's area is its bin's share of the
-    predictions; most of the bins of equal mass, by which the expected calibration error is
-    computed, would lie on top of each other at 100 %.
-    """
+    heading = Heading(f"{name or trained.label}: reliability diagram", _result_line(report))
+    temperatures = list(dict.fromkeys((1.0, trained.temperature)))
+    series = [
+        confidences(result.logits, result.labels, trained.objective, temperature)
+        for temperature in temperatures
+    ]
+    looks = _LOOKS[: len(series)]
     with drawing(heading, 6.2, 7.9) as canvas:
         axes = canvas.axes(0.95, 0.8, 4.9, 3.7)
-        kept = canvas.axes(0.95, 5.3, 4.9, 1.9)
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="perfectly calibrated")
-        for look, (name, (confidence, correct)) in zip(_SERIES, series.items(), strict=False):
-            error = expected_calibration_error(confidence, correct)
-            label = f"{sanitize(name)}: expected calibration error {percent(error, 2)}"
-            _draw_bins(axes, confidence, correct, label=label, **look)
+        for temperature, predictions, look in zip(temperatures, series, looks, strict=True):
+            label = "as trained" if temperature == 1 else f"temperature {temperature:.3g}"
+            error = percent(expected_calibration_error(*predictions), 2)
+            label += f": expected calibration error {error}"
+            _draw_bins(axes, *predictions, label=label, **look)
         ticks = np.linspace(0, 1, 6)
         labels = [percent(tick, 0) for tick in ticks]
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), ylabel="accuracy (bars: 95 % interval)")
@@ -125,8 +108,16 @@ def draw_calibration(heading: Heading, series: Mapping[str, tuple[Floats, Bools]
         axes.set_yticks(ticks, labels)
         axes.grid(visible=True)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
-        _draw_kept(kept, confidence, correct, look["color"])
+        _draw_rejection(canvas.axes(0.95, 5.3, 4.9, 1.9), *series[-1], looks[-1]["color"])
         return canvas.png()
+
+
+def _result_line(report: EvaluationReport) -> str:
+    result = report.result
+    return (
+        f"{report.dataset}, {report.split} split: {result.num_correct:,} of "
+        f"{result.num_examples:,} correct ({percent(result.accuracy, 2)}), loss {result.loss:.4f}"
+    )
 
 
 def _draw_bins(axes: Axes, confidence: Floats, correct: Bools, **look: Any) -> None:  # noqa: ANN401
@@ -142,23 +133,23 @@ def _draw_bins(axes: Axes, confidence: Floats, correct: Bools, **look: Any) -> N
     axes.scatter(x, y, areas, color=look["color"], marker=marker, alpha=0.7, linewidths=0, zorder=3)
 
 
-def _draw_kept(axes: Axes, confidence: Floats, correct: Bools, colour: str) -> None:
-    """Draw the accuracy of the predictions kept when the least probable ones are rejected."""
+def _draw_rejection(axes: Axes, confidence: Floats, correct: Bools, colour: str) -> None:
+    """Draw the accuracy of the rest when the least probable predictions are rejected."""
     order = np.argsort(confidence, kind="stable")
-    num_kept = np.arange(len(order), 0, -1)  # when 0, 1, … are rejected
-    accuracy = correct[order][::-1].cumsum()[::-1] / num_kept
-    # To twice the share at which the last error is rejected; to half of all at the most.
+    num_left = np.arange(len(order), 0, -1)  # when 0, 1, … are rejected
+    accuracy = correct[order][::-1].cumsum()[::-1] / num_left
+    # To twice the fraction at which the last error is rejected; to half of all at the most.
     last_error = np.flatnonzero(~correct[order])[-1:].sum() / len(order)
     limit = min(max(2 * float(last_error), 0.02), 0.5)
-    axes.plot(1 - num_kept / len(order), accuracy, color=colour, linewidth=1.6)
-    shares = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
-    for share in (0, *(share for share in shares if limit / 8 <= share <= limit / 2)):
-        y = float(accuracy[int(share * len(order))])
-        axes.plot(share, y, "o", color=colour, markersize=4, clip_on=False)
-        axes.annotate(percent(y, 2), (share, y), (5, -11), textcoords="offset points", fontsize=9)
+    axes.plot(1 - num_left / len(order), accuracy, color=colour, linewidth=1.6)
+    fractions = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+    for x in (0, *(fraction for fraction in fractions if limit / 8 <= fraction <= limit / 2)):
+        y = float(accuracy[int(x * len(order))])
+        axes.plot(x, y, "o", color=colour, markersize=4, clip_on=False)
+        axes.annotate(percent(y, 2), (x, y), (5, -11), textcoords="offset points", fontsize=9)
     axes.set(xlim=(0, limit), ylabel="accuracy of the rest", axisbelow=True)
     axes.set(xlabel="share of predictions rejected, the least probable first")
     axes.margins(y=0.2)
-    axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")
-    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.4g} %")
+    axes.xaxis.set_major_formatter(lambda fraction, _: f"{100 * fraction:.3g} %")
+    axes.yaxis.set_major_formatter(lambda fraction, _: f"{100 * fraction:.4g} %")
     axes.grid(visible=True)

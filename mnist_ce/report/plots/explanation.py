@@ -1,13 +1,17 @@
-"""The loss of one example: -ln p with its point, the probabilities, and the gradient."""
+"""Plots of an explanation: the loss of one example, the attribution of an image's pixels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from mnist_ce.report.plots.canvas import COLOURS, GREY, Heading, drawing, short_names
+from mnist_ce.system.text import sanitize, truncate_middle
+
+_PANEL_SIDE = 2.8  # inches: 12 dots for each of the 28 pixels
+_PANEL_GAP = 0.35
 
 
 def draw_loss(
@@ -53,4 +57,41 @@ def draw_loss(
         for axes in (loss, bars, arrows):
             axes.set_axisbelow(True)
             axes.grid(visible=True)
+        return canvas.png()
+
+
+def draw_attributions(
+    heading: Heading,
+    pixels: npt.NDArray[np.uint8],
+    attributions: Mapping[str, npt.NDArray[np.float32]],
+) -> bytes:
+    """Draw an image beside the attribution of each pixel to one or two classes, as a PNG.
+
+    `pixels` is the network's input, uint8 [28, 28]; `attributions` are gradient × input by the
+    panel's title, float32 [28, 28]. They share one diverging colour scale that is white at 0.
+    """
+    limit = max(*(float(np.abs(values).max()) for values in attributions.values()), 1e-9)
+    pitch = _PANEL_SIDE + _PANEL_GAP
+    lefts = [_PANEL_GAP + number * pitch for number in range(1 + len(attributions))]
+    with drawing(heading, lefts[-1] + _PANEL_SIDE + _PANEL_GAP, 1.05 + _PANEL_SIDE) as canvas:
+        panels = [canvas.axes(left, 0.3, _PANEL_SIDE, _PANEL_SIDE) for left in lefts]
+        for panel in panels:
+            panel.set(xticks=[], yticks=[])
+            panel.spines[:].set_visible(True)
+        panels[0].imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        panels[0].set_title("network input")
+        for panel, (title, values) in zip(panels[1:], attributions.items(), strict=True):
+            image = panel.imshow(
+                values, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest"
+            )
+            panel.contour(pixels, levels=[float(pixels.max()) / 2], colors=GREY, linewidths=0.6)
+            panel.set_title(truncate_middle(sanitize(title), 30))
+        canvas.diverging_scale(image, _PANEL_GAP, 0.3 + _PANEL_SIDE + 0.22, _PANEL_SIDE)
+        canvas.figure.text(
+            (2 * _PANEL_GAP + _PANEL_SIDE) / canvas.width,
+            0.2 / canvas.height,
+            "gradient × input: red is evidence\nfor the class, blue against it",
+            color=GREY,
+            va="baseline",
+        )
         return canvas.png()

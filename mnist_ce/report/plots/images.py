@@ -1,8 +1,8 @@
-"""Images of 28 × 28 pixels: mistakes, differences, first-layer weights, pixel attributions."""
+"""Images of 28 × 28 pixels: mistakes, differences between models, first-layer weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,8 @@ from mnist_ce.report.plots.canvas import COLOURS, DPI, GREY, Heading, drawing, p
 from mnist_ce.system.text import sanitize, truncate_middle
 
 if TYPE_CHECKING:
-    from mnist_ce.evaluation.comparison import MultipleComparison
+    from mnist_ce.evaluation.comparison import Comparison
+    from mnist_ce.evaluation.evaluate import EvaluationReport
 
 _MAX_IMAGES = 24
 _SCALE = 5  # pixels of the plot per pixel of an image
@@ -23,63 +24,61 @@ _UNITS = (9, 8)  # rows, columns
 _UNIT_PITCH = 30  # weights from one unit to the next
 _UNIT_SCALE = 3  # pixels of the plot per weight, so that no weight is blurred into the next
 
-_PANEL_SIDE = 2.8  # inches: 12 dots for each of the 28 pixels
-_PANEL_GAP = 0.35
 
+def draw_mistakes(report: EvaluationReport, name: str) -> bytes:
+    """Draw up to 24 wrongly classified images of a run, the most confident mistake first.
 
-def draw_mistakes(
-    heading: Heading,
-    images: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.int64],
-    predictions: npt.NDArray[np.int64],
-    probabilities: npt.NDArray[np.float32],
-    class_names: Sequence[str],
-) -> bytes:
-    """Draw up to 24 wrongly classified images, the most confident mistake first.
-
-    `images` [n, 28, 28] have bright ink on black and are drawn dark on white; `labels` and
-    `predictions` are [n], `probabilities` [n, classes].
+    Images with bright ink on black are drawn dark on white.
     """
-    names = short_names(class_names)
-    shown = most_confident_mistakes(labels, predictions, probabilities)[:_MAX_IMAGES]
+    result, names = report.result, short_names(report.class_names)
+    num_wrong = result.num_examples - result.num_correct
+    heading = Heading(
+        f"{name}: the most confident mistakes",
+        f"{report.dataset}, {report.split} split: {num_wrong:,} of {result.num_examples:,} images; "
+        "#n is the n-th image, from 0",
+    )
+    labels, predictions = result.labels.numpy(), result.predictions.numpy()
+    probabilities = report.probabilities.numpy()
+    indices = most_confident_mistakes(labels, predictions, probabilities)[:_MAX_IMAGES]
     captions = []
-    for index in shown:
+    for index in indices:
         true, predicted = (names[classes[index]] for classes in (labels, predictions))
         # In float32 the probability of a mistake may round to 1, but it is below.
-        confident = percent(min(float(probabilities[index, predictions[index]]), 1 - 1e-9))
+        confidence = percent(min(float(probabilities[index, predictions[index]]), 1 - 1e-9))
         caption = [(18, f"true: {true}", COLOURS[0], 9), (37, f"pred: {predicted}", COLOURS[1], 9)]
-        captions.append([*caption, (56, f"{confident}  #{index}", GREY, 8)])
-    nothing = f"No mistakes among {len(labels):,} images."
-    return _draw_captioned(heading, images[shown], captions, (228, 4), frame=1, nothing=nothing)
+        captions.append([*caption, (56, f"{confidence}  #{index}", GREY, 8)])
+    images, nothing = report.images.numpy()[indices], f"No mistakes among {len(labels):,} images."
+    return _draw_captioned(heading, images, captions, (228, 4), frame=1, nothing=nothing)
 
 
-def draw_differences(compared: MultipleComparison) -> bytes:
-    """Draw up to 24 images on which not all predictions of networks are equal, as a PNG.
+def draw_differences(comparison: Comparison) -> bytes:
+    """Draw up to 24 images on which not all predictions of models are equal, as a PNG.
 
-    They are in the order of `differing`. Below each stand the truth and, by network, the prediction
+    They are in the order of `differing`. Below each stand the truth and, by model, the prediction
     with its probability, in green where it is right and in red where it is wrong.
     """
-    first, letters = compared.reports[0], [chr(65 + n) for n in range(len(compared.reports))]
-    names, labels = short_names(first.class_names), first.result.labels.tolist()
-    shown = compared.differing[:_MAX_IMAGES]
+    reports = comparison.reports
+    letters = [chr(65 + number) for number in range(len(reports))]
+    names, labels = short_names(reports[0].class_names), comparison.labels.tolist()
+    indices = comparison.differing[:_MAX_IMAGES]
     captions = []
-    for index in shown:
+    for index in indices:
         caption = [(19, f"true: {names[labels[index]]}  #{index}", GREY, 9)]
-        for number, letter in enumerate(letters):
-            prediction = int(compared.predictions[index, number])
-            probability = percent(float(compared.reports[number].probabilities[index, prediction]))
+        for line, (letter, report) in enumerate(zip(letters, reports, strict=True), start=2):
+            prediction = int(report.result.predictions[index])
+            probability = percent(float(report.probabilities[index, prediction]))
             colour = COLOURS[2] if prediction == labels[index] else COLOURS[1]
-            text = f"{letter}: {names[prediction]}  {probability}"
-            caption.append((19 * (number + 2), text, colour, 9))
+            caption.append((19 * line, f"{letter}: {names[prediction]}  {probability}", colour, 9))
         captions.append(caption)
-    runs = [truncate_middle(sanitize(report.trained.label), 30) for report in compared.reports]
+    runs = [truncate_middle(sanitize(report.trained.label), 30) for report in reports]
+    num_all = len(comparison.differing)
     heading = Heading(
-        f"{len(compared.differing):,} images on which the predictions differ"
-        + (f", {len(shown)} shown" if len(shown) < len(compared.differing) else ""),
+        f"{num_all:,} images on which the predictions differ"
+        + (f", {len(indices)} shown" if len(indices) < num_all else ""),
         " · ".join(f"{letter} {run}" for letter, run in zip(letters, runs, strict=True)),
     )
     down = 28 * _SCALE + 19 * (len(letters) + 2)
-    return _draw_captioned(heading, first.images[shown].numpy(), captions, (down, 6))
+    return _draw_captioned(heading, reports[0].images.numpy()[indices], captions, (down, 6))
 
 
 def _draw_captioned(
@@ -137,10 +136,10 @@ def draw_weights(heading: Heading, weight: npt.NDArray[np.float32]) -> bytes:
     All share one diverging colour scale that is white at 0.
     """
     max_rows, columns = _UNITS
-    shown, limit = strongest_units(weight, max_rows * columns)
-    rows = -(-len(shown) // columns)
+    units, limit = strongest_units(weight, max_rows * columns)
+    rows = -(-len(units) // columns)
     mosaic = np.full((rows * _UNIT_PITCH - 2, columns * _UNIT_PITCH - 2), np.nan)
-    for place, unit in enumerate(shown):
+    for place, unit in enumerate(units):
         top, left = place // columns * _UNIT_PITCH, place % columns * _UNIT_PITCH
         mosaic[top : top + 28, left : left + 28] = unit.reshape(28, 28)
     height, width = (size * _UNIT_SCALE / DPI for size in mosaic.shape)
@@ -151,46 +150,9 @@ def draw_weights(heading: Heading, weight: npt.NDArray[np.float32]) -> bytes:
         )
         axes.set_axis_off()
         canvas.diverging_scale(image, 0.35, height + 0.3, 2.4, extend="both")
-        legend = f"{len(shown)} of {len(weight)} units, largest first.\n"
+        legend = f"{len(units)} of {len(weight)} units, largest first.\n"
         legend += "Ink on red adds, on blue subtracts."
         canvas.figure.text(
             3.15 / canvas.width, 0.33 / canvas.height, legend, color=GREY, fontsize=9
-        )
-        return canvas.png()
-
-
-def draw_attributions(
-    heading: Heading,
-    pixels: npt.NDArray[np.uint8],
-    attributions: Mapping[str, npt.NDArray[np.float32]],
-) -> bytes:
-    """Draw an image beside the attribution of each pixel to one or two classes, as a PNG.
-
-    `pixels` is the network's input, uint8 [28, 28]; `attributions` are gradient × input by the
-    panel's title, float32 [28, 28]. They share one diverging colour scale that is white at 0.
-    """
-    limit = max(*(float(np.abs(values).max()) for values in attributions.values()), 1e-9)
-    pitch = _PANEL_SIDE + _PANEL_GAP
-    lefts = [_PANEL_GAP + number * pitch for number in range(1 + len(attributions))]
-    with drawing(heading, lefts[-1] + _PANEL_SIDE + _PANEL_GAP, 1.05 + _PANEL_SIDE) as canvas:
-        panels = [canvas.axes(left, 0.3, _PANEL_SIDE, _PANEL_SIDE) for left in lefts]
-        for panel in panels:
-            panel.set(xticks=[], yticks=[])
-            panel.spines[:].set_visible(True)
-        panels[0].imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        panels[0].set_title("network input")
-        for panel, (title, values) in zip(panels[1:], attributions.items(), strict=True):
-            image = panel.imshow(
-                values, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest"
-            )
-            panel.contour(pixels, levels=[float(pixels.max()) / 2], colors=GREY, linewidths=0.6)
-            panel.set_title(truncate_middle(sanitize(title), 30))
-        canvas.diverging_scale(image, _PANEL_GAP, 0.3 + _PANEL_SIDE + 0.22, _PANEL_SIDE)
-        canvas.figure.text(
-            (2 * _PANEL_GAP + _PANEL_SIDE) / canvas.width,
-            0.2 / canvas.height,
-            "gradient × input: red is evidence\nfor the class, blue against it",
-            color=GREY,
-            va="baseline",
         )
         return canvas.png()
