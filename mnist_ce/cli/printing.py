@@ -50,7 +50,7 @@ def print_table(rows: Sequence[Sequence[str]], align: str) -> None:
 def write_plot(path: Path, png: bytes) -> None:
     """Write the file of the option `--plot`."""
     write_atomically(path, png)
-    note(f"plot in {path}")
+    note(f"drawn in {path}")
 
 
 def is_terminal() -> bool:

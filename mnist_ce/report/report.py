@@ -17,7 +17,7 @@ from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import FINISHED, RunDir, find_run, list_runs
 from mnist_ce.runs.train_state import EpochMetrics
-from mnist_ce.system.errors import DataError, RunError
+from mnist_ce.system.errors import DataError, RunError, UsageError
 from mnist_ce.system.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def _redraw(run: RunDir, data_dir: str | Path | None) -> ReportedRun:
         evaluation = evaluate(trained, data_dir=data_dir, device="cpu")
         is_right = evaluation.result.predictions == evaluation.result.labels
         _draw_evaluation(run, evaluation)
-    except DataError as error:
+    except (DataError, UsageError) as error:  # a record may ask for data that is not to be had
         logger.warning(f"{run.name}: plots of test images are not redrawn: {error}")
     config = run.config_path.read_text(encoding="utf-8", errors="replace")
     paths = {name: run.path / f"{name}.png" for name in ("curves", *PLOTS)}
