@@ -50,15 +50,17 @@ def calibrate(
     from mnist_ce.system.device import use_threads
 
     with use_threads(threads):
-        calibrated = run_calibration(run, held_out or (), data_dir=data_dir, output=output)
+        run_dir, calibration = run_calibration(
+            run, held_out or (), data_dir=data_dir, output=output
+        )
     if json:
-        print_json(calibrated.to_dict())
+        print_json(calibration.model_dump(exclude_unset=True))
     else:
-        fitted = calibrated.fitted_on
+        fitted = calibration.fitted_on or {}
         names = ", ".join(source["run"] for source in fitted["runs"])
         typer.echo(
-            f"temperature {calibrated.temperature:.4f}, fitted to {fitted['num_images']:,} "
+            f"temperature {calibration.temperature:.4f}, fitted to {fitted['num_images']:,} "
             f"held-out images of {fitted['dataset']} by {names}"
         )
         typer.echo(f"NLL there   {fitted['nll_uncalibrated']:.4f} → {fitted['nll']:.4f}")
-    note(f"written to {calibrated.run.record_path}")
+    note(f"written to {run_dir.record_path}")

@@ -34,7 +34,6 @@ class Pair:
 
     @property
     def is_significant(self) -> bool:
-        """Whether the difference is significant at the 5 % level, given all pairs."""
         return self.holm_p_value < SIGNIFICANCE_LEVEL
 
     @property
@@ -61,13 +60,11 @@ class Comparison:
     reports: Sequence[EvaluationReport]
 
     @property
-    def labels(self) -> Tensor:
-        """The labels of the images, int64 [n]."""
+    def labels(self) -> Tensor:  # int64 [n]
         return self.reports[0].result.labels
 
     @cached_property
-    def predictions(self) -> Tensor:
-        """The predictions, int64 [n, models]."""
+    def predictions(self) -> Tensor:  # int64 [n, models]
         return torch.stack([report.result.predictions for report in self.reports], dim=1)
 
     @cached_property
@@ -101,7 +98,6 @@ class Comparison:
         return indices
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values: fractions, not percent."""
         report, models = self.reports[0], [_model_results(report) for report in self.reports]
         images = {"dataset": report.dataset, "split": report.split, "total": len(self.labels)}
         images["class_names"] = list(report.class_names)

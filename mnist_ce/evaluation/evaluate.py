@@ -38,17 +38,14 @@ class SplitResult:
 
     @property
     def num_correct(self) -> int:
-        """How many predictions are right."""
         return int((self.predictions == self.labels).sum())
 
     @property
     def num_examples(self) -> int:
-        """How many images there are."""
         return len(self.labels)
 
     @property
     def accuracy(self) -> float:
-        """The fraction of right predictions."""
         return self.num_correct / self.num_examples
 
 
@@ -89,7 +86,7 @@ class EvaluationReport:
 
     @property
     def accuracy_interval(self) -> tuple[float, float]:
-        """The 95 % Wilson interval of the accuracy."""
+        """Wilson's, 95 %."""
         return metrics.wilson_interval(self.result.num_correct, self.result.num_examples)
 
     @cached_property
@@ -100,7 +97,6 @@ class EvaluationReport:
 
     @property
     def per_class(self) -> list[metrics.ClassReport]:
-        """Precision, recall, F1 and count of each class."""
         return metrics.class_reports(self.confusion, self.class_names)
 
     @property
@@ -117,7 +113,6 @@ class EvaluationReport:
 
     @cached_property
     def uncalibrated(self) -> CalibrationReport:
-        """The calibration without a temperature."""
         return self.calibration if self.trained.temperature == 1 else self._calibration_at(1.0)
 
     def _calibration_at(self, temperature: float) -> CalibrationReport:
@@ -125,7 +120,6 @@ class EvaluationReport:
         return calibration_report(result.logits, result.labels, self.trained.objective, temperature)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values: fractions, not percent."""
         before = self.uncalibrated.to_dict()
         content: dict[str, Any] = {
             "loss": self.result.loss,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,24 +12,11 @@ from mnist_ce.evaluation.calibration import fit_temperature, negative_log_likeli
 from mnist_ce.evaluation.evaluate import evaluate
 from mnist_ce.runs.groups import recipe_settings
 from mnist_ce.runs.load_model import TrainedModel, load_model
-from mnist_ce.runs.records import RunRecord
+from mnist_ce.runs.records import Calibration, RunRecord
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import RunError, UsageError
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CalibratedRun:
-    """A run with a fitted temperature."""
-
-    run: RunDir
-    temperature: float  # `predict` divides the logits by it
-    fitted_on: dict[str, Any]  # runs, images, and negative log-likelihood with and without it
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the content of `prediction` in the run's record."""
-        return {"temperature": self.temperature, "fitted_on": self.fitted_on}
 
 
 def calibrate(
@@ -40,7 +25,7 @@ def calibrate(
     *,
     data_dir: str | Path | None = None,
     output: str | Path = "checkpoints",
-) -> CalibratedRun:
+) -> tuple[RunDir, Calibration]:
     """Fit a temperature to predictions on held-out images, and write it into the run's record.
 
     A run that was trained on all images has none held out. Its temperature is then fitted on other
@@ -83,13 +68,14 @@ def calibrate(
         "nll": negative_log_likelihood(logits, labels, target.objective, temperature),
         "nll_uncalibrated": negative_log_likelihood(logits, labels, target.objective),
     }
-    calibrated = CalibratedRun(RunDir(target.path.parent), temperature, fitted_on)
-    with calibrated.run.lock() as locked:
+    run_dir = RunDir(target.path.parent)
+    calibration = Calibration(temperature=temperature, fitted_on=fitted_on)
+    with run_dir.lock() as locked:
         current = locked.read_record()
         if current is None or current.weights_sha256 != record.weights_sha256:
             raise RunError(f"run {locked.path} was trained on meanwhile; calibrate it again")
-        locked.write_record(current.updated(prediction=calibrated.to_dict()))
-    return calibrated
+        locked.write_record(current.updated(prediction=calibration.model_dump(exclude_unset=True)))
+    return run_dir, calibration
 
 
 def _finished(trained: TrainedModel) -> tuple[TrainedModel, RunRecord]:

@@ -38,7 +38,6 @@ class Check:
     detail: str  # the main values, or the first mismatch
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain values."""
         return {"name": self.name, "ok": self.ok, "found": self.detail}
 
 

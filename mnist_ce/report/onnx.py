@@ -43,7 +43,6 @@ class ExportResult:
     num_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
         return {**vars(self), "path": str(self.path), "checkpoint": str(self.checkpoint)}
 
 

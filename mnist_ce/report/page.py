@@ -47,7 +47,6 @@ class ReportedRun:
 
     @property
     def name(self) -> str:
-        """The name of its directory."""
         return self.path.name
 
     @property
@@ -60,7 +59,6 @@ class ReportedRun:
 
     @property
     def accuracy(self) -> float | None:
-        """The fraction of correct predictions."""
         return self.result[0] / self.result[1] if self.result else None
 
     @property

@@ -35,14 +35,15 @@ def test_a_run_is_fitted_to_its_own_held_out_images(
 ) -> None:
     run = train_small("a", objective__kind=kind, data__validation_size=300).run
     before = record_of(run)
-    calibrated = calibrate("a", output=tmp_path)
-    assert record_of(run) == before.updated(prediction=calibrated.to_dict())
-    fitted = calibrated.fitted_on
+    _, calibration = calibrate("a", output=tmp_path)
+    fitted = calibration.fitted_on or {}
+    content = {"temperature": calibration.temperature, "fitted_on": fitted}
+    assert record_of(run) == before.updated(prediction=content)
     assert (fitted["num_images"], fitted["split"]) == (300, "validation")
     assert [source["run"] for source in fitted["runs"]] == ["a"]
     assert fitted["nll"] < fitted["nll_uncalibrated"]
     assert fitted["nll_uncalibrated"] == pytest.approx(before["validation_loss"], rel=1e-5)
-    assert load_model("a", tmp_path).temperature == calibrated.temperature != 1
+    assert load_model("a", tmp_path).temperature == calibration.temperature != 1
 
 
 def test_another_runs_temperature_is_taken(
@@ -55,34 +56,34 @@ def test_another_runs_temperature_is_taken(
     assert json.loads(out) == record_of(run)["prediction"]
     assert "warning" not in err
     assert record_of(held_out).prediction is None
-    assert record_of(run)["prediction"]["temperature"] == calibrate(held_out.path).temperature
+    assert record_of(run)["prediction"]["temperature"] == calibrate(held_out.path)[1].temperature
     assert main(arguments) == 0
     assert capsys.readouterr().out.startswith("temperature ")
 
 
 def test_several_runs_give_one_temperature(train_small: Train, held_out: RunDir) -> None:
     other = train_small("other", data__validation_size=300, train__seed=5).run
-    one, two = (calibrate(run.path).fitted_on for run in (held_out, other))
-    both = calibrate(held_out.path, [held_out.path, other.path])
-    assert both.fitted_on["num_images"] == 600
-    assert [source["run"] for source in both.fitted_on["runs"]] == ["held-out", "other"]
+    one, two = (calibrate(run.path)[1].fitted_on or {} for run in (held_out, other))
+    both = calibrate(held_out.path, [held_out.path, other.path])[1].fitted_on or {}
+    assert both["num_images"] == 600
+    assert [source["run"] for source in both["runs"]] == ["held-out", "other"]
     plain = (one["nll_uncalibrated"] + two["nll_uncalibrated"]) / 2
-    assert both.fitted_on["nll_uncalibrated"] == pytest.approx(plain)
+    assert both["nll_uncalibrated"] == pytest.approx(plain)
     # No temperature can do better on both than each does with its own.
-    assert (one["nll"] + two["nll"]) / 2 - 1e-9 <= both.fitted_on["nll"] < plain
+    assert (one["nll"] + two["nll"]) / 2 - 1e-9 <= both["nll"] < plain
 
 
 def test_evaluate_reports_both_ways(
     tmp_path: Path, held_out: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = evaluate("held-out", output=tmp_path).to_dict()
-    calibrated = calibrate("held-out", output=tmp_path)
+    _, calibration = calibrate("held-out", output=tmp_path)
     content = evaluate("held-out", output=tmp_path).to_dict()
     for key in ("loss", "correct", "accuracy", "confusion_matrix"):
         assert content[key] == plain[key]  # a temperature changes no prediction
     before, after = plain["calibration"], content["calibration"]
     assert before["temperature"] == 1
-    assert after["temperature"] == calibrated.temperature
+    assert after["temperature"] == calibration.temperature
     assert after["num_bins"] == len(after["bins"]) == 15
     for key in ("nll", "ece", "ece_interval"):
         assert before[key] == before[f"{key}_uncalibrated"] == after[f"{key}_uncalibrated"]
@@ -90,7 +91,7 @@ def test_evaluate_reports_both_ways(
     assert after["nll_uncalibrated"] == pytest.approx(content["loss"], rel=1e-5)
     assert main(["evaluate", "held-out", "--output", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert f"NLL {after['nll']:.4f}, T = {calibrated.temperature:.4g}\n" in out
+    assert f"NLL {after['nll']:.4f}, T = {calibration.temperature:.4g}\n" in out
     assert f"NLL {before['nll']:.4f}, T = 1\n" in out
 
 
