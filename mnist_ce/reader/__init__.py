@@ -1,1 +1,1 @@
-"""From any image of digits to predictions: segmentation, MNIST's format, classification."""
+"""From any image of digits to candidates of 28×28 pixels; NumPy, SciPy and Pillow alone."""

@@ -13,13 +13,29 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mnist_ce.reader.mnist_format import FloatImage
-from mnist_ce.reader.stroke_width import Mask
+from mnist_ce.reader.geometry import FloatImage, Mask
 
 LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 STRUCTURING_SIZE_FRACTION = 0.35  # of the longer side: wider than any stroke, narrower than a sheet
-MIN_CONTRAST = 0.05
-LOW_INTENSITY, HIGH_INTENSITY = 0.38, 0.6  # hysteresis thresholds
+OFFSET_DARK, OFFSET_LIGHT = 0.05, 0.25  # of the background's brightness, before dividing by it
+MIN_CONTRAST = 0.05  # of the background: 13 of 255 grey levels on white, above JPEG's noise
+# Hysteresis thresholds, of the median of clear foreground. Below 1/2, so that the outline of a
+# blurred stroke lies outside its middle; no region without pixels that are clearly ink.
+LOW_INTENSITY, HIGH_INTENSITY = 0.38, 0.6
+NUM_STANDARD_DEVIATIONS = 3  # of the background's noise, which foreground exceeds
+
+MIN_PCA_GAIN = 1.3  # of contrast over noise, for a mixture of colours to replace luma
+NOISE_OFFSET = 0.004  # one of 255 levels: rounding makes it, and flat images have no other noise
+
+# Where the light is even already: most of the image is near the median, or all of it is black.
+MIN_BRIGHTNESS, EVEN_TOLERANCE, EVEN_FRACTION = 0.08, 0.02, 0.65
+# What the fitted surface must describe: this fraction of the image to 6 % of its brightness.
+FIT_TOLERANCE, MIN_FITTED_FRACTION = 0.06, 0.6
+
+# Polarity: what differs clearly from the median by this fraction of the largest difference.
+CLEAR_DIFFERENCE, MIN_CLEAR_DIFFERENCE = 0.3, 0.1
+MAX_CLEAR_FRACTION = 0.3  # of the image; a digit covers less
+MAX_OTHER_SIDE = 0.02  # of those on one side may be on the other: specks, and ringing of JPEG
 
 
 @dataclass(frozen=True)
@@ -45,7 +61,7 @@ def to_grayscale_pca(image: FloatImage) -> FloatImage:
     if image.shape[2] == 1:
         return np.ascontiguousarray(image[..., 0])
     luma: FloatImage = image @ LUMA_WEIGHTS
-    step = max(1, max(luma.shape) // 160)
+    step = max(1, max(luma.shape) // 160)  # on 160 pixels a thin stroke still has one
     rows, columns = luma.shape[0] // step, luma.shape[1] // step
     thumb = image[: rows * step, : columns * step]
     thumb = thumb.reshape(rows, step, columns, step, 3).mean((1, 3))  # → [rows, columns, 3]
@@ -53,7 +69,7 @@ def to_grayscale_pca(image: FloatImage) -> FloatImage:
     fine = thumb - ndimage.uniform_filter(thumb, (size, size, 0), mode="nearest")
     pixels = fine.reshape(-1, 3)
     magnitude = np.abs(pixels).max(axis=1)
-    num_strong = max(8, magnitude.size // 25)
+    num_strong = max(8, magnitude.size // 25)  # 4 %: a small digit's ink
     strong = pixels[magnitude >= np.partition(magnitude, -num_strong)[-num_strong]]
     _, vectors = np.linalg.eigh(strong.T @ strong)
     direction = vectors[:, -1] * (1 if vectors[:, -1].sum() >= 0 else -1)
@@ -61,9 +77,10 @@ def to_grayscale_pca(image: FloatImage) -> FloatImage:
     quiet = pixels[magnitude <= np.median(magnitude)]
 
     def signal_to_noise(mixture: NDArray[np.floating]) -> float:
-        return float(np.abs(strong @ mixture).mean() / (0.004 + (quiet @ mixture).std()))
+        noise = (quiet @ mixture).std() + NOISE_OFFSET
+        return float(np.abs(strong @ mixture).mean() / noise)
 
-    if signal_to_noise(weights) < 1.3 * signal_to_noise(LUMA_WEIGHTS):
+    if signal_to_noise(weights) < MIN_PCA_GAIN * signal_to_noise(LUMA_WEIGHTS):
         return luma
     mixed: FloatImage = (image @ weights.astype(np.float32)).astype(np.float32)
     low = float(np.minimum(weights, 0).sum())
@@ -78,11 +95,12 @@ def correct_illumination(gray: FloatImage) -> FloatImage:
     described by one surface is returned unchanged.
     """
     height, width = gray.shape
-    step = max(1, max(height, width) // 32)
+    step = max(1, max(height, width) // 32)  # a thousand samples for six coefficients
     small = gray[step // 2 :: step, step // 2 :: step]
     values = small.ravel().astype(np.float64)
     median = float(np.median(values))
-    if median < 0.08 or (np.abs(values - median) < 0.02).mean() > 0.65:
+    is_even = (np.abs(values - median) < EVEN_TOLERANCE).mean() > EVEN_FRACTION
+    if median < MIN_BRIGHTNESS or is_even:
         return gray
     y = (2 * (np.arange(small.shape[0]) * step + step // 2 + 0.5) / height - 1)[:, None]
     x = (2 * (np.arange(small.shape[1]) * step + step // 2 + 0.5) / width - 1)[None]
@@ -91,21 +109,23 @@ def correct_illumination(gray: FloatImage) -> FloatImage:
     grid = grid.reshape(-1, 6)
     ridge = 1e-3 * values.size * np.diag([0, 1, 1, 1, 1, 1])  # no wild slopes from few pixels
     c = np.array([median, 0, 0, 0, 0, 0])
-    for _ in range(5):
+    for _ in range(5):  # later weights hardly change
         residuals = np.abs(values - grid @ c)
         # 4.685 deviations: the biweight's usual cutoff; 1.4826 × MAD estimates a deviation
         scale = 4.685 * 1.4826 * float(np.median(residuals)) + 0.02
         weights = np.maximum(1 - (residuals / scale) ** 2, 0) ** 2
         weighted = grid * weights[:, None]
         c = np.linalg.solve(weighted.T @ grid + ridge, weighted.T @ values)
-    if (np.abs(values - grid @ c) < 0.06 * median).mean() < 0.6:
+    is_described = np.abs(values - grid @ c) < FIT_TOLERANCE * median
+    if is_described.mean() < MIN_FITTED_FRACTION:
         return gray
     y, x = 2 * (np.arange(height) + 0.5) / height - 1, 2 * (np.arange(width) + 0.5) / width - 1
     surface = (c[0] + c[1] * y + c[3] * y * y)[:, None] + (c[2] * x + c[4] * x * x)
     surface = surface + c[5] * np.outer(y, x)
     middle = max(float(np.median(surface)), 0.02)
-    even: FloatImage = (gray / np.maximum(surface, 0.3 * middle)).astype(np.float32)
-    return even
+    # No more than 3.3 times brighter: where the surface falls below, it is extrapolated.
+    flattened: FloatImage = (gray / np.maximum(surface, 0.3 * middle)).astype(np.float32)
+    return flattened
 
 
 def detect_polarity(gray: FloatImage) -> bool | None:
@@ -115,9 +135,10 @@ def detect_polarity(gray: FloatImage) -> bool | None:
     """
     sample = gray[:: max(1, gray.shape[0] // 128), :: max(1, gray.shape[1] // 128)]
     difference = sample - np.median(sample)
-    limit = max(0.1, 0.3 * float(np.abs(difference).max()))
+    limit = max(MIN_CLEAR_DIFFERENCE, CLEAR_DIFFERENCE * float(np.abs(difference).max()))
     dark, bright = int((difference < -limit).sum()), int((difference > limit).sum())
-    if dark + bright > 0.3 * sample.size or min(dark, bright) > 0.02 * max(dark, bright):
+    is_crowded = dark + bright > MAX_CLEAR_FRACTION * sample.size
+    if is_crowded or min(dark, bright) > MAX_OTHER_SIDE * max(dark, bright):
         return None
     return dark > bright if dark or bright else None
 
@@ -132,10 +153,11 @@ def segment_foreground(
     of shadows and sheets. Dividing by it makes ink in shadow as strong as ink in light.
     """
     longer = max(gray.shape)
+    # Against the noise of single pixels, which the closing would follow; far below a stroke.
     smooth = ndimage.gaussian_filter(gray, max(0.6, longer / 600), mode="nearest")
     size = max(3, round(structuring_size * longer))
     # Without the offset the division would amplify noise on black, the usual ground of light ink.
-    offset = 0.05 if is_dark else 0.25
+    offset = OFFSET_DARK if is_dark else OFFSET_LIGHT
     morphology = ndimage.grey_closing if is_dark else ndimage.grey_opening
     background = morphology(smooth, size=(size, size), mode="nearest")
     difference = background - smooth if is_dark else smooth - background
@@ -143,7 +165,7 @@ def segment_foreground(
     if thresholded is None:
         return None
     intensity, mask, contrast = thresholded
-    window = max(3, round(longer / 60))
+    window = max(3, round(longer / 60))  # wider than a sharp edge, narrower than a shadow's rim
     swing = ndimage.maximum_filter(smooth, window) - ndimage.minimum_filter(smooth, window)
     edges = (swing / (background + offset) / (0.5 * contrast)).clip(0, 1)
     return Foreground(intensity, mask, is_dark, edges, contrast)
@@ -162,16 +184,17 @@ def hysteresis_threshold(difference: FloatImage) -> tuple[FloatImage, Mask, floa
     # A normal's 5 % and 30 % points lie 1.12 deviations apart, its median 0.524 above the latter.
     noise = (mid - low) / 1.12 + 1e-3
     centre = mid + 0.524 * noise
-    top = float(ordered[max(0, n - max(12, n // 1000)) :].mean())
+    top = float(ordered[max(0, n - max(12, n // 1000)) :].mean())  # the strongest 12 or 0.1 %
     if top - centre < MIN_CONTRAST:
         return None
     strong = ordered[np.searchsorted(ordered, (centre + top) / 2) :]
     # In an image of one colour, rounding may put the threshold above all of it.
     contrast = float(np.median(strong)) - centre if strong.size else 0.0
-    if contrast < max(MIN_CONTRAST, 3 * noise):
+    if contrast < max(MIN_CONTRAST, NUM_STANDARD_DEVIATIONS * noise):
         return None
     intensity = ((difference - centre) / contrast).astype(np.float32)
-    weak = intensity > min(max(LOW_INTENSITY, 3 * noise / contrast), HIGH_INTENSITY)
+    noise_level = NUM_STANDARD_DEVIATIONS * noise / contrast
+    weak = intensity > min(max(LOW_INTENSITY, noise_level), HIGH_INTENSITY)
     labels, _ = ndimage.label(weak, np.ones((3, 3)))
     keep = np.zeros(labels.max() + 1, dtype=bool)
     keep[labels[intensity > HIGH_INTENSITY]] = True

@@ -3,65 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from mnist_ce.reader.binarize import Foreground
-from mnist_ce.reader.stroke_width import Mask, outline
-
-Labels: TypeAlias = NDArray[np.int32]
+from mnist_ce.reader.geometry import Box, Labels, Mask, outline, union
 
 MAX_COMPONENTS = 400  # the largest ones; bounds the time for noise
-MIN_AREA_PX = 4
+MIN_AREA_PX = 4  # of a component; a smaller one has no width of stroke to judge
+# Of the longer side: a wider stroke lowers the score. The widest 5 % of MNIST's strokes are wider
+# than 3.5 of 20 pixels, 0.18 (stroke_width.py).
+MAX_STROKE_FRACTION = 0.22
+NUM_THINNESS = 5  # components whose `thinness`, which is slow, is measured: the largest
+# Sides of squares, as fractions of a shape's longer side, and its score where one fits into it:
+# well above 0.18, since the crossing of two strokes is wider than either.
+SQUARES = ((0.45, 0.1), (0.36, 0.3), (0.28, 0.7))
 MAX_GAP_FRACTION = 0.12  # between pieces of a broken digit, of the longer side of both together
-
-
-class Box(NamedTuple):
-    """A bounding box in pixels; bottom and right are exclusive."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
-
-    @property
-    def height(self) -> int:
-        return self.bottom - self.top
-
-    @property
-    def width(self) -> int:
-        return self.right - self.left
-
-    @property
-    def size(self) -> int:
-        """The longer side."""
-        return max(self.height, self.width)
-
-    def moved(self, down: int, right: int) -> Box:
-        """Return the box moved by so many pixels."""
-        return Box(self.top + down, self.left + right, self.bottom + down, self.right + right)
-
-    def slices(self, margin: int = 0) -> tuple[slice, slice]:
-        """Return the rows and columns of the box and a margin."""
-        rows = slice(max(0, self.top - margin), self.bottom + margin)
-        return rows, slice(max(0, self.left - margin), self.right + margin)
-
-
-def bounding_box(mask: Mask) -> Box:
-    """Return the box of what is true in a mask [h, w]."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
-
-
-def union(boxes: Iterable[Box]) -> Box:
-    """Return the smallest box around boxes."""
-    tops, lefts, bottoms, rights = zip(*boxes, strict=True)
-    return Box(min(tops), min(lefts), max(bottoms), max(rights))
 
 
 @dataclass(frozen=True)
@@ -90,12 +49,10 @@ class DigitCandidate:
 
     @property
     def box(self) -> Box:
-        """The bounding box of all components."""
         return union(c.box for c in self.components)
 
     @property
     def score(self) -> float:
-        """The sum of the components' scores."""
         return sum(c.score for c in self.components)
 
     @property
@@ -132,11 +89,12 @@ def find_components(foreground: Foreground) -> tuple[Labels, list[Component]]:
             (box.top + box.bottom) / 2 / height - 0.5, (box.left + box.right) / 2 / width - 0.5
         )
         # Each factor lowers the score for one kind of clutter: blobs (a stroke is long for its
-        # width; two measures, the slower one for the five largest), soft shadows (their edges are
-        # not sharp), and dirt away from the centre, along the border or fainter than the rest.
+        # width; two measures), soft shadows (their edges are not sharp), dirt away from the centre
+        # (by 0.42 in a corner), along the border (from a quarter of the outline on by 0.9), or
+        # fainter than the rest. Sharpness counts twice, since a shadow is larger than the digit.
         stroke_score = (
-            min(1.0, (0.22 * box.size / stroke_width) ** 3)
-            * (thinness(labels[rows, columns] == label) if len(components) < 5 else 1.0)
+            min(1.0, (MAX_STROKE_FRACTION * box.size / stroke_width) ** 3)
+            * (thinness(labels[rows, columns] == label) if len(components) < NUM_THINNESS else 1.0)
             * sharpness[label] ** 2
             * (1 - 0.6 * off_centre)
             * (1 - min(0.9, 4 * border_fraction))
@@ -154,26 +112,24 @@ def find_components(foreground: Foreground) -> tuple[Labels, list[Component]]:
 def thinness(mask: Mask) -> float:
     """Return 1 for a shape made of lines, down to 0.1 where a square of half its size fits in."""
     side = max(mask.shape)
-    step = max(1, side // 60)
+    step = max(1, side // 60)  # 60 pixels tell these squares apart by five pixels each
     small = mask[::step, ::step]
-    for share, value in ((0.45, 0.1), (0.36, 0.3), (0.28, 0.7)):
-        square = max(2, round(share * side / step))
+    for fraction, score in SQUARES:
+        square = max(2, round(fraction * side / step))
         if ndimage.minimum_filter(small, square, mode="constant").any():
-            return value
+            return score
     return 1.0
 
 
 def group_components(
-    components: list[Component], labels: Labels, max_gap: float = MAX_GAP_FRACTION
+    components: list[Component], max_gap: float = MAX_GAP_FRACTION
 ) -> list[DigitCandidate]:
-    """Group the result of `find_components` into candidates, best first, without clutter."""
-    if not components:
-        return []
-    components = [c for c in components if not _is_frame(c, components, labels)]
-    best = components[0]
+    """Group components, the best one first, into candidates, best first, without clutter."""
     candidates: list[DigitCandidate] = []
     for component in components:
-        # Specks, hairlines, and what runs along the border, such as the edge of a sheet.
+        best = components[0]
+        # Specks, hairlines, and what runs along the border, such as the edge of a sheet: a stroke
+        # five times as long as wide that the border cuts off has a twelfth of its outline there.
         if component is not best and (
             component.area < 0.02 * best.area
             or component.box.size < 0.1 * best.box.size
@@ -201,41 +157,12 @@ def same_digit(a: Component, b: Component, max_gap: float = MAX_GAP_FRACTION) ->
     """
     down = max(a.box.top, b.box.top) - min(a.box.bottom, b.box.bottom)  # negative: they overlap
     across = max(a.box.left, b.box.left) - min(a.box.right, b.box.right)
-    height = max(a.box.bottom, b.box.bottom) - min(a.box.top, b.box.top)
-    width = max(a.box.right, b.box.right) - min(a.box.left, b.box.left)
+    both = union((a.box, b.box))
     distance = math.hypot(max(down, 0), max(across, 0))
-    side_by_side = -down > 0.7 * height and across > 0
-    limit = (max_gap / 3 if side_by_side else max_gap) * max(height, width)
+    side_by_side = -down > 0.7 * both.height and across > 0
+    limit = (max_gap / 3 if side_by_side else max_gap) * both.size
     if distance <= limit + 0.5 * min(a.stroke_width, b.stroke_width):
         return True
+    # A loose top lies over half of the narrower of both; digits of two lines are further apart.
     overlap = -across / max(1, min(a.box.width, b.box.width))
-    return overlap > 0.5 and down <= 0.3 * height
-
-
-def _is_frame(component: Component, components: list[Component], labels: Labels) -> bool:
-    """Whether a component is a printed box around a digit: large, mostly empty, four sides."""
-    (height, width), box = labels.shape, component.box
-    return (
-        box.height > 0.5 * height
-        and box.width > 0.5 * width
-        and component.area < 0.3 * box.height * box.width
-        and any(contains(box, other.box) for other in components)
-        and _has_four_sides(labels[box.slices()] == component.label)
-    )
-
-
-def contains(outer: Box, inner: Box) -> bool:
-    """Return whether a box large enough for a digit lies within another."""
-    return (
-        outer.top < inner.top < inner.bottom < outer.bottom
-        and outer.left < inner.left < inner.right < outer.right
-        and inner.size > 0.25 * outer.size
-    )
-
-
-def _has_four_sides(mask: Mask) -> bool:
-    # A side may be slanted: within a sixteenth of the box counts.
-    down, across = max(2, mask.shape[0] // 16), max(2, mask.shape[1] // 16)
-    top_and_bottom = mask[:down].any(axis=0), mask[-down:].any(axis=0)
-    left_and_right = mask[:, :across].any(axis=1), mask[:, -across:].any(axis=1)
-    return all(side.mean() > 0.8 for side in (*top_and_bottom, *left_and_right))
+    return overlap > 0.5 and down <= 0.3 * both.height

@@ -53,7 +53,6 @@ def adjusted_threshold(threshold: float, foreground_quality: float) -> float:
 
 @cache
 def load_detector() -> DigitDetector:
-    """Return the shipped detector."""
     with np.load(FILE, allow_pickle=False) as content:
         arrays = {name: content[name].astype(np.float32) for name in content.files}
         threshold = float(arrays.pop("threshold"))

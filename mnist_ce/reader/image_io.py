@@ -1,12 +1,15 @@
-"""Image input: finding files, decoding untrusted ones, and float arrays of them."""
+"""Image input: finding files and decoding untrusted ones."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import contextlib
 import glob
 import io
 import logging
 import os
+import re
 import stat
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,20 +19,43 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
-from mnist_ce.reader.formats import open_foreign
-from mnist_ce.reader.mnist_format import FloatImage, scale_image
-from mnist_ce.system.errors import ImageError, ImageTooLargeError
+from mnist_ce.reader.pixels import MAX_SIDE_PX
+from mnist_ce.system.errors import ImageError, ImageTooLargeError, UsageError, require
 from mnist_ce.system.text import one_line
 
 ImageSource: TypeAlias = Path | str | bytes | Image.Image | NDArray[np.generic]
 
-MAX_PIXELS = 120_000_000  # above every phone of 2025 (108 megapixels) and 360 MB decoded
+# Of the image as decoded: 360 MB in RGB, and several copies of a slice of it at a time.
+MAX_PIXELS = 120_000_000
+# In the file of a baseline JPEG, which decodes at 1/2, 1/4 or 1/8: a phone of 200 megapixels, since
+# 2022 on the market, gives 16,320×12,240. A progressive one keeps all coefficients in memory.
+MAX_JPEG_PIXELS = 250_000_000
 MAX_BYTES = 300_000_000
-MAX_SIDE_PX = 1000  # a digit 5 % as high as such an image still has 50 pixels
-MIN_SIDE_PX = 80  # smaller images are enlarged, so that every stage has pixels to work with
 MAX_ASPECT = 50  # at MAX_SIDE_PX the shorter side still has 20 pixels
-FULL_SCALES = (1, 255, 1023, 4095, 16383, 65535)
+
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+IN_PYTHON = "pass its images to mnist_ce.predict as arrays [28, 28]"
+AS_DATASET = "see evaluate --dataset csv:FILE"
+# What a file begins with, what it is, and what to do.
+SIGNATURES: tuple[tuple[bytes, str], ...] = (
+    (rb"%PDF", "a PDF: export its pages as PNG"),
+    (rb"\s*(<\?xml.*?)?(<!DOCTYPE svg.*?|<!--.*?-->\s*)*<svg", "an SVG drawing: export it as PNG"),
+    (rb"\s*<(!doctype )?html", "a web page, not the image on it"),
+    (rb"version https://git-lfs", "a Git LFS pointer: git lfs pull fetches the image"),
+    (
+        rb"\0\0[\x08-\x0e][\x01-\x04]",
+        f"an IDX file: {IN_PYTHON}, or evaluate --data-dir its folder",
+    ),
+    (rb"\x93NUMPY", f"a NumPy array: {IN_PYTHON}"),
+    (rb"PK\x03\x04", f"an archive (ZIP, NPZ): unpack it, or {IN_PYTHON}"),
+    (rb"\x1f\x8b", "compressed by gzip: unpack it"),
+    (
+        rb"\s*[\w\"' .-]+([,;\t][\w\"' .-]*){3,}\s*(\n|\Z)",
+        f"a table (CSV): {IN_PYTHON}, or {AS_DATASET}",
+    ),
+)
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +77,13 @@ def find_images(patterns: Sequence[str], *, recursive: bool = False) -> Iterator
         if pattern == STDIN:
             yield None
             continue
-        path, found = Path(pattern), list[Path]()
+        path, files = Path(pattern), list[Path]()
         with contextlib.suppress(OSError, ValueError):  # a name too long, an unreadable folder
             if path.is_dir():
-                found = _images_below(path, recursive)
+                files = _images_below(path, recursive)
             elif glob.has_magic(pattern) and not path.exists():
-                found = [match for match in _glob(path) if not match.is_dir()]
-        yield from found or [path]
+                files = [match for match in _glob(path) if not match.is_dir()]
+        yield from files or [path]
 
 
 def each_image(images: object) -> Iterator[ImageSource]:
@@ -101,13 +127,13 @@ def _as_source(image: Any) -> ImageSource:  # noqa: ANN401
 def _images_below(folder: Path, recursive: bool) -> list[Path]:
     files = [p for p in folder.glob("**/*" if recursive else "*") if not p.is_dir()]
     hidden = [p for p in files if any(n.startswith(".") for n in p.relative_to(folder).parts)]
-    found = sorted(p for p in {*files} - {*hidden} if p.suffix.lower() in SUFFIXES)
-    if num_skipped := len(files) - len(found):
+    images = sorted(p for p in {*files} - {*hidden} if p.suffix.lower() in SUFFIXES)
+    if num_skipped := len(files) - len(images):
         logger.info(
             "%s: %d of %d files skipped (%d hidden, %d no images by name)",
             *(folder, num_skipped, len(files), len(hidden), num_skipped - len(hidden)),
         )
-    return found
+    return images
 
 
 def _glob(pattern: Path) -> list[Path]:
@@ -168,9 +194,11 @@ def _decode_file(content: bytes, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of sizes that are checked here
-            image: Image.Image = Image.open(io.BytesIO(content))
+            image = _open_any(content, name)
+    except ImageError:
+        raise
     except UnidentifiedImageError:
-        image = open_foreign(content, name)
+        raise ImageError(f"{name} is not an image that Pillow can read") from None
     except Image.DecompressionBombError:
         reason = f"{name} has too many pixels (more than {MAX_PIXELS:,})"
         raise ImageTooLargeError(reason) from None
@@ -179,19 +207,56 @@ def _decode_file(content: bytes, name: str) -> Image.Image:
     return _decode(image, name)
 
 
+def _open_any(content: bytes, name: str) -> Image.Image:
+    """Open what Pillow knows, HEIC, or the base64 text of either (a data URL too)."""
+    with contextlib.suppress(UnidentifiedImageError):
+        return _open_known(content, name)
+    for signature, description in SIGNATURES:
+        if re.match(signature, content[:2000], re.DOTALL | re.IGNORECASE):
+            raise ImageError(f"{name} is {description}")
+    text = content.rpartition(b",")[2] if content.startswith(b"data:") else content
+    try:
+        decoded = base64.b64decode(b"".join(text.split()), validate=True)
+    except binascii.Error:
+        raise UnidentifiedImageError from None
+    return _open_known(decoded, name)
+
+
+def _open_known(content: bytes, name: str) -> Image.Image:
+    if content[4:8] == b"ftyp" and content[8:12] in HEIC_BRANDS:
+        try:
+            require("pillow_heif", extra="heic")
+        except UsageError as error:
+            raise ImageError(f"{name} is a HEIC image, but {error}, or save it as JPEG") from None
+        from pillow_heif import HeifImageFile
+
+        heic: Image.Image = HeifImageFile(io.BytesIO(content))  # type: ignore[no-untyped-call]
+        return heic
+    try:
+        return Image.open(io.BytesIO(content))
+    except Image.DecompressionBombError:
+        # Pillow counts the pixels of the file, before a JPEG can be asked for a smaller image.
+        if content.startswith(b"\xff\xd8\xff"):
+            return JpegImageFile(io.BytesIO(content))
+        raise
+
+
 def _decode(image: Image.Image, name: str, *, can_draft: bool = True) -> Image.Image:
     width, height = image.size
-    if width * height > MAX_PIXELS:
+    max_pixels = MAX_PIXELS
+    if can_draft:  # a JPEG decodes at 1/2, 1/4 or 1/8; this changes `image` itself
+        image.draft(None, (MAX_SIDE_PX, MAX_SIDE_PX))
+        if image.size != (width, height) and "progressive" not in image.info:
+            max_pixels = MAX_JPEG_PIXELS
+    if width * height > max_pixels:
         raise ImageTooLargeError(
-            f"{name} is {width}×{height}, {width * height:,} pixels, more than {MAX_PIXELS:,}"
+            f"{name} is {width}×{height}, {width * height:,} pixels, more than {max_pixels:,}"
         )
     if min(width, height) < 1 or max(width, height) > MAX_ASPECT * min(width, height):
         raise ImageError(f"{name} is {width}×{height}, too narrow to hold a digit")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if can_draft:  # a JPEG decodes at 1/2, 1/4 or 1/8; this changes `image` itself
-                image.draft(None, (MAX_SIDE_PX, MAX_SIDE_PX))
             image.load()
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             factor = max(image.size) // MAX_SIDE_PX
@@ -233,91 +298,3 @@ def _to_uint8(array: NDArray[np.generic]) -> NDArray[np.uint8]:
         )
     is_fraction = array.dtype.kind == "b" or (array.dtype.kind == "f" and high <= 1)
     return (pixels * (255 if is_fraction else 1)).round().astype(np.uint8)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return a decoded image in RGB, as a person sees it: on white where it is transparent."""
-    shown = image
-    if is_deep(image):
-        shown = Image.fromarray((255 * deep_to_unit(image)).round().astype(np.uint8))
-    page = Image.new("RGBA", image.size, "white")
-    page.alpha_composite(shown.convert("RGBA"))
-    rgb = page.convert("RGB")
-    rgb.info["full_size"] = image.info["full_size"]
-    return rgb
-
-
-def to_float_image(image: Image.Image) -> FloatImage:
-    """Return a decoded image of any mode at working size, with transparency resolved.
-
-    float32 [height, width, 3], or [height, width, 1] if it has no colour; 0 is black, 1 white.
-    """
-    if has_transparency(image):
-        return resolve_transparency(_resized_pixels(image.convert("RGBA")))
-    if is_deep(image):
-        deep = Image.fromarray(deep_to_unit(image))
-        return np.asarray(_resize(deep), dtype=np.float32)[..., None].clip(0, 1)
-    if image.mode in ("1", "L"):
-        return _resized_pixels(image.convert("L"))[..., None]
-    return _without_equal_channels(_resized_pixels(image.convert("RGB")))
-
-
-def _resized_pixels(image: Image.Image) -> FloatImage:
-    return np.asarray(_resize(image), dtype=np.float32) / np.float32(255)
-
-
-def _without_equal_channels(pixels: FloatImage) -> FloatImage:
-    return pixels if np.any(np.ptp(pixels, axis=2)) else pixels[..., :1]
-
-
-def _resize(image: Image.Image) -> Image.Image:
-    longer = max(image.size)
-    if MIN_SIDE_PX <= longer <= MAX_SIDE_PX:
-        return image
-    scale = (MAX_SIDE_PX if longer > MAX_SIDE_PX else MIN_SIDE_PX) / longer
-    if image.mode == "RGBA":
-        return scale_image(image.convert("RGBa"), scale).convert("RGBA")
-    return scale_image(image, scale)
-
-
-def has_transparency(image: Image.Image) -> bool:
-    """Return whether a part of an image may be transparent."""
-    return "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBa", "RGBA")
-
-
-def is_deep(image: Image.Image) -> bool:
-    """Return whether an image has more than 8 bits per channel."""
-    return image.mode in ("I", "F") or image.mode.startswith("I;")
-
-
-def deep_to_unit(image: Image.Image) -> NDArray[np.float32]:
-    """Return 16- or 32-bit values in [0, 1], float32, by the smallest full scale above them."""
-    values = np.asarray(image, dtype=np.float64)  # float32 would overflow at the ends of its range
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    if low < 0:
-        values = (values - low) / max(high - low, 1e-6)
-    else:
-        values = values / next((scale for scale in FULL_SCALES if high <= scale), high)
-    return values.astype(np.float32)
-
-
-def resolve_transparency(rgba: FloatImage) -> FloatImage:
-    """Resolve transparency: [height, width, 4] → [height, width, 1 or 3], in [0, 1].
-
-    Where the visible parts have one colour, the drawing is the alpha channel itself and becomes
-    dark on light; else it is in the colours, and transparent parts take their median.
-    """
-    colours, alpha = rgba[..., :3], rgba[..., 3]
-    if float(alpha.min()) > 0.98:
-        return _without_equal_channels(colours)
-    if float(alpha.sum()) == 0:
-        return np.ones((*alpha.shape, 1), dtype=np.float32)
-    solid, covered = alpha > 0.5, (alpha > 0.5).mean()
-    spread = float(colours[solid].std(axis=0).max()) if solid.any() else 0.0
-    # Strokes cover less than half of an image, often less than 30 %, and may vary in colour; where
-    # more is covered, only a flat colour leaves the drawing to the alpha channel.
-    if (covered < 0.3 or spread < 0.25) if covered < 0.5 else spread < 0.03:
-        return (1 - alpha)[..., None]
-    fill = np.median(colours[solid], axis=0)
-    return colours * alpha[..., None] + fill * (1 - alpha[..., None])

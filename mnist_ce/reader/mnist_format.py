@@ -24,19 +24,18 @@ What those words leave open was measured on the 60,000 training images, counting
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-FloatImage: TypeAlias = NDArray[np.float32]  # [height, width]
+from mnist_ce.reader.geometry import FloatImage, bounding_box
 
 FIELD_SIZE = 28  # side of an MNIST image, in pixels
 BOX_SIZE = 20  # side of the box that the ink is made to fit
 
 
-def fit_glyph(ink: NDArray[np.float32]) -> NDArray[np.uint8]:
+def fit_glyph(ink: FloatImage) -> NDArray[np.uint8]:
     """Return the image, uint8 [28, 28], that MNIST would hold for the ink of one digit.
 
     The ink, float32 [height, width], is 0 on paper and at most 1. The paper must be exactly 0,
@@ -47,16 +46,15 @@ def fit_glyph(ink: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.rint(field * 255).clip(0, 255).astype(np.uint8)
 
 
-def crop_to_ink(ink: NDArray[np.float32]) -> NDArray[np.float32]:
+def crop_to_ink(ink: FloatImage) -> FloatImage:
     """Return the smallest rectangle that holds every pixel above 0, as a view."""
-    rows = np.flatnonzero((ink > 0).any(axis=1))
-    columns = np.flatnonzero((ink > 0).any(axis=0))
-    if rows.size == 0:
+    mask = ink > 0
+    if not mask.any():
         raise ValueError("there is no ink to crop to")
-    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return ink[bounding_box(mask).slices()]
 
 
-def fit_into(ink: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+def fit_into(ink: FloatImage, size: int) -> FloatImage:
     """Scale ink so that its longer side fills a square and its shorter side is centred.
 
     float32 [height, width] in [0, 1], cropped to its ink → float32 [size, size] in [0, 1]. Each
@@ -67,7 +65,7 @@ def fit_into(ink: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     return (rows @ ink @ columns.T).astype(np.float32, copy=False)
 
 
-def centre_by_mass(ink: NDArray[np.float32], size: int = FIELD_SIZE) -> NDArray[np.float32]:
+def centre_by_mass(ink: FloatImage, size: int = FIELD_SIZE) -> FloatImage:
     """Place ink in a square field so that its centre of mass falls on the field's centre pixel.
 
     float32 [height, width], neither side longer than `size` → float32 [size, size]. The centre is
@@ -88,7 +86,7 @@ def centre_by_mass(ink: NDArray[np.float32], size: int = FIELD_SIZE) -> NDArray[
     return field
 
 
-def _coverage(length: int, longer: int, size: int) -> NDArray[np.float32]:
+def _coverage(length: int, longer: int, size: int) -> FloatImage:
     """Return the weights [size, length] of `length` pixels in each of `size` cells.
 
     The cells divide a stretch of `longer` pixels with the `length` pixels in its middle.

@@ -17,9 +17,9 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 from PIL import Image
 
-from mnist_ce.reader.components import Box
-from mnist_ce.reader.image_io import ImageSource, open_image, to_rgb
-from mnist_ce.reader.mnist_like import resize_to_mnist
+from mnist_ce.reader.geometry import Box
+from mnist_ce.reader.image_io import ImageSource, open_image
+from mnist_ce.reader.pixels import resize_to_mnist, to_rgb
 from mnist_ce.reader.segmentation import Hypothesis, Stages, hypotheses
 from mnist_ce.reader.text_lines import Digit, Lattice
 from mnist_ce.system.errors import ImageError, ImageTooLargeError

@@ -7,37 +7,63 @@ which of its paths reads best (`Predictor`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from mnist_ce.reader.binarize import Foreground
-from mnist_ce.reader.components import Box, Component, Labels, bounding_box, union
+from mnist_ce.reader.components import Component
 from mnist_ce.reader.detector import load_detector
-from mnist_ce.reader.mnist_format import FIELD_SIZE, FloatImage, fit_glyph
-from mnist_ce.reader.stroke_width import normalise_stroke_width
+from mnist_ce.reader.geometry import Box, FloatImage, Labels, Mask, bounding_box, union
+from mnist_ce.reader.mnist_format import FIELD_SIZE, fit_glyph
+from mnist_ce.reader.stroke_width import crop_strokes
 
 # Lengths are fractions of the height of the image's digits, penalties are nats; all were chosen by
 # `benchmarks/sheets.py` (docs/log.md).
-MIN_ANCHOR = 0.5  # a lower component founds no line
-MAX_LINE_OFFSET = 0.55  # of a digit's middle from those before it
-MAX_JOINED_GAP = 0.3  # between pieces of one digit
+
+# Text lines. A digit's middle strays from its line by what handwriting and the slope's error give,
+# and is a whole height away from any digit of the next line.
+MIN_ANCHOR = 0.5  # a lower component, such as a dash, founds no line
+MAX_LINE_OFFSET = 0.55  # of a digit's middle from the last three of its line
+MIN_LINE_DISTANCE = 0.45  # between two lines; nearer ones are one, found from both ends
+MAX_MARK_DISTANCE = 2.0  # of dots, bars and dashes from the line that they join
+
+# Pieces of one digit: a bar of a 5 or a 4 may be loose.
+MAX_JOINED_GAP = 0.3  # a wider gap parts two lattices
+# Of the runs of pieces that are tried as one digit: wider than any, and a bound for the number of
+# runs, each of which the network reads.
 MAX_SPAN_WIDTH, MAX_SPAN_PIECES = 1.5, 6
-MIN_CUT_WIDTH = 0.7  # a narrower component is not cut
-MAX_CUT_ASPECT = 10  # width over height of a component that is cut
-# A component that the detector is as sure of, and hardly wider than high, is not cut: the penalty
-# of one cut exceeds what the network could gain by it.
+
+# Which components are cut: as wide as a digit and a bit of the next, no dashes, no printed rules.
+MIN_CUT_WIDTH = 0.7
+MAX_CUT_ASPECT = 10  # width over height
+# A component that the detector is as sure of, and no wider than high, is not cut: the penalty of a
+# cut exceeds what the network could gain by it. CPU of sheets 215 → 180 ms; up to a width of 1.3
+# instead of 1.0, 55 instead of 80 % of touching pairs were exact (docs/log.md).
 CLEAR_SCORE, MAX_CLEAR_WIDTH = 4.5, 1.0
-CUT_STEP, SEAM_REACH = 0.08, 0.2  # places where a cut is looked for, and how far it may lead
+
+# Where they are cut.
+CUT_STEP = 0.08  # found 57 % of touching pairs, 0.2 only 43 % (docs/log.md)
+SEAM_REACH = 0.2  # of a seam to either side of its middle: how far a slanted 1 or 7 leans
+SEAM_COST = 0.01  # in ink, per turn and at the end of the reach: of equal paths the straightest
+OUTSIDE_COST = 9.0  # more than the ink of any path through the component
 MIN_PIECE_INK = 0.2  # between two cuts, in strokes as long as a digit is high
-CUT_PENALTY, CUT_INK_PENALTY = 1.0, 0.5  # the latter per stroke width of ink that is cut through
-NARROW_WIDTH, NARROW_PENALTY = 1.1, 3.0  # for cuts through what is as narrow as a letter
+
+# What a cut costs: CUT_INK_PENALTY per stroke width of ink that is cut through, beyond one. Through
+# what is as narrow as a letter it is dearer: with that and 3 nats for an unread part 26 instead of
+# 43 parts among signs were wrong, for 2 of 94 digits in touching rows (docs/log.md).
+CUT_PENALTY, CUT_INK_PENALTY = 1.0, 0.5
+NARROW_WIDTH, NARROW_PENALTY = 1.1, 3.0
+# What an unlikely shape costs, per digit height of gaps, and of width or height beyond these.
 GAP_PENALTY, WIDTH_PENALTY, HEIGHT_PENALTY = 3.0, 3.0, 4.0
-MIN_BOX_SIDES = 3
-MIN_FRAMED = 0.1  # height of what a frame is around, of its own
+MAX_USUAL_WIDTH, MIN_USUAL_HEIGHT, MAX_USUAL_HEIGHT = 1.1, 0.65, 1.5
+
+# Shapes of punctuation. The only ink of an image has no digits beside it to be compared with: it is
+# called a dash only where it is flatter.
+MAX_DASH_HEIGHT, MIN_DASH_ASPECT = 0.35, 1.5
+MIN_SINGLE_DASH_ASPECT = 4.0
+MAX_POINT_SIZE = 0.4
 WHOLE_IMAGE = Box(0, 0, FIELD_SIZE, FIELD_SIZE)
 
 
@@ -60,17 +86,14 @@ class Lattice:
 
     @classmethod
     def of(cls, digit: Digit) -> Lattice:
-        """Return the lattice of a single digit."""
         return cls(1, {(0, 1): digit})
 
     def moved(self, down: int, right: int) -> Lattice:
-        """Return the lattice with its boxes moved by so many pixels."""
         digits = {k: replace(d, box=d.box.moved(down, right)) for k, d in self.digits.items()}
         return Lattice(self.num_pieces, digits)
 
     @property
-    def whole(self) -> Digit:
-        """All pieces as one digit."""
+    def whole(self) -> Digit:  # all pieces as one
         return self.digits[0, self.num_pieces]
 
 
@@ -80,7 +103,7 @@ class Piece:
 
     label: int
     box: Box
-    cut: float = 0.0  # the penalty of the cut at its right end, if there is one
+    cut_penalty: float = 0.0  # of the cut at its right end, if there is one
     is_part: bool = False
     pixels: NDArray[np.uint8] | None = None  # [28, 28], where they are known
 
@@ -90,17 +113,6 @@ def digit_height(components: list[Component]) -> float:
     heights = np.sort([c.box.height for c in components])
     total = heights.cumsum()
     return float(heights[np.searchsorted(total, total[-1] / 2)])
-
-
-def without_frames(components: list[Component]) -> list[Component]:
-    """Return components without those around two others, or all if nothing else is left."""
-    tops, lefts, bottoms, rights = np.array([c.box for c in components]).T
-    within = (tops > tops[:, None]) & (bottoms < bottoms[:, None])
-    within &= (lefts > lefts[:, None]) & (rights < rights[:, None])  # [outer, inner]
-    heights = bottoms - tops
-    within &= heights > MIN_FRAMED * heights[:, None]
-    num_inside = within.sum(axis=1)
-    return [c for c, count in zip(components, num_inside, strict=True) if count < 2] or components
 
 
 def group_lines(components: list[Component], height: float) -> list[list[Component]]:
@@ -122,24 +134,22 @@ def group_lines(components: list[Component], height: float) -> list[list[Compone
     lines.sort(key=lambda line: float(np.mean([level(c) for c in line])))
     merged = lines[:1]
     for line in lines[1:]:
-        near = np.mean([level(c) for c in line]) - np.mean([level(c) for c in merged[-1]])
-        if near < 0.45 * height:
+        distance = np.mean([level(c) for c in line]) - np.mean([level(c) for c in merged[-1]])
+        if distance < MIN_LINE_DISTANCE * height:
             merged[-1] = merged[-1] + line
         else:
             merged.append(line)
+    anchored = [list(line) for line in merged]
     for component in components:  # dots, bars and dashes join the line of the nearest anchor
         if component.box.height <= MIN_ANCHOR * height and merged:
+            # Twice the distance across the line: what lies between two lines joins the one beside.
             gaps = [
                 min(_gap(component, c) + 2 * abs(level(component) - level(c)) for c in line)
-                for line in _anchors(merged, height)
+                for line in anchored
             ]
-            if min(gaps) < 2.0 * height:
+            if min(gaps) < MAX_MARK_DISTANCE * height:
                 merged[int(np.argmin(gaps))].append(component)
     return [sorted(line, key=_middle) for line in merged]
-
-
-def _anchors(lines: list[list[Component]], height: float) -> list[list[Component]]:
-    return [[c for c in line if c.box.height > MIN_ANCHOR * height] for line in lines]
 
 
 def _middle(component: Component) -> float:
@@ -152,6 +162,8 @@ def _gap(a: Component, b: Component) -> int:
 
 def _slope(anchors: list[Component], height: float) -> float:
     """Return the median slope from each anchor to its next neighbour on the right."""
+    # The neighbour is at least a narrow 1 away, no further than a wide gap, and within 0.4 of a
+    # height or 17° of level; beside the distance across, the distance down counts three times.
     x = np.array([_middle(c) for c in anchors])
     y = np.array([(c.box.top + c.box.bottom) / 2 for c in anchors])
     across, down = x[None] - x[:, None], y[None] - y[:, None]
@@ -175,23 +187,29 @@ def line_lattices(
     with_cuts: bool = True,
 ) -> list[Lattice]:
     """Return the lattices of a line; between them are gaps wider than any within a digit."""
-    labels = labels.copy()
+    intensity, labels = foreground.intensity, labels.copy()
+    next_label = int(labels.max()) + 1
     clusters: list[list[Piece]] = []
-    right = -1e9
+    right = -np.inf
     for component in line:
-        pieces = [Piece(component.label, component.box)]
-        if with_cuts and _may_be_cut(component.box, height):
-            where = foreground.intensity, labels, [component.label], component.box
-            pixels = fit_glyph(crop_strokes(*where))
-            pieces = [replace(pieces[0], pixels=pixels)]
-            is_wide = component.box.width > MAX_CLEAR_WIDTH * height
+        box = component.box
+        pieces = [Piece(component.label, box)]
+        if with_cuts and _may_be_cut(box, height):
+            pixels = fit_glyph(crop_strokes(intensity, labels, [component.label], box))
+            is_wide = box.width > MAX_CLEAR_WIDTH * height
             if is_wide or load_detector().scores(pixels[None])[0] < CLEAR_SCORE:
-                pieces = list(_cut(foreground.intensity, labels, component, height))
-        if not clusters or component.box.left - right > max_gap * height:
+                where = box.slices()
+                mask = labels[where] == component.label
+                pieces, parts = cut(intensity[where], mask, component, height, next_label)
+                labels[where][mask] = parts[mask]
+                next_label += len(pieces)
+            if len(pieces) == 1:
+                pieces = [replace(pieces[0], pixels=pixels)]
+        if not clusters or box.left - right > max_gap * height:
             clusters.append([])
         clusters[-1].extend(pieces)
-        right = max(right, component.box.right)
-    return [_lattice(foreground.intensity, labels, pieces, height) for pieces in clusters]
+        right = max(right, box.right)
+    return [_lattice(intensity, labels, pieces, height) for pieces in clusters]
 
 
 def _lattice(intensity: FloatImage, labels: Labels, pieces: list[Piece], height: float) -> Lattice:
@@ -208,9 +226,8 @@ def _lattice(intensity: FloatImage, labels: Labels, pieces: list[Piece], height:
             if pixels is None:
                 labels_of_run = [piece.label for piece in run]
                 pixels = fit_glyph(crop_strokes(intensity, labels, labels_of_run, box))
-            penalty = run[-1].cut + _shape_penalty(run, box, height)
-            mark = _mark(run, box, height)
-            digits[start, stop] = Digit(pixels, box, penalty, mark)
+            penalty = run[-1].cut_penalty + _shape_penalty(run, box, height)
+            digits[start, stop] = Digit(pixels, box, penalty, _mark(run, box, height))
     return Lattice(count, digits)
 
 
@@ -219,14 +236,16 @@ def _shape_penalty(run: list[Piece], box: Box, height: float) -> float:
     for piece in run[1:]:
         gaps += max(0, piece.box.left - right)
         right = max(right, piece.box.right)
-    wide = max(0.0, box.width / height - 1.1)
-    unlike = max(0.0, 0.65 - box.height / height) + max(0.0, box.height / height - 1.5)
-    return GAP_PENALTY * gaps / height + WIDTH_PENALTY * wide + HEIGHT_PENALTY * unlike
+    too_wide = max(0.0, box.width / height - MAX_USUAL_WIDTH)
+    too_low = max(0.0, MIN_USUAL_HEIGHT - box.height / height)
+    too_high = max(0.0, box.height / height - MAX_USUAL_HEIGHT)
+    penalty = GAP_PENALTY * gaps / height + WIDTH_PENALTY * too_wide
+    return penalty + HEIGHT_PENALTY * (too_low + too_high)
 
 
 def single_mark(box: Box) -> str | None:
     """Return what the only ink of an image is by its shape, if that is no digit's."""
-    return "a dash" if box.height < 0.25 * box.width else None
+    return "a dash" if box.width > MIN_SINGLE_DASH_ASPECT * box.height else None
 
 
 def _mark(run: list[Piece], box: Box, height: float) -> str | None:
@@ -236,41 +255,11 @@ def _mark(run: list[Piece], box: Box, height: float) -> str | None:
         return "an equals sign"
     if _is_dash(box, height):
         return "a dash"
-    return "a point" if box.size < 0.4 * height else None
+    return "a point" if box.size < MAX_POINT_SIZE * height else None
 
 
 def _is_dash(box: Box, height: float) -> bool:
-    return box.height < 0.35 * height and box.width > 1.5 * box.height
-
-
-def without_box_sides(line: list[Component]) -> list[Component]:
-    """Return a line without the upright sides of a form's boxes, which reach equally far.
-
-    They are at least three, thin and higher than the digits: a 1 is seldom, three never.
-    """
-    thin = [c for c in line if c.box.height > 5 * c.box.width]
-    others = [c.box.height for c in line if c not in thin] or [0]
-    sides: set[int] = set()
-    for a in thin:
-        reach = 0.08 * a.box.height
-        level = [
-            b.label
-            for b in thin
-            if abs(a.box.top - b.box.top) < reach and abs(a.box.bottom - b.box.bottom) < reach
-        ]
-        if len(level) >= MIN_BOX_SIDES and a.box.height > 1.15 * np.median(others):
-            sides.update(level)
-    return [c for c in line if c.label not in sides]
-
-
-def crop_strokes(intensity: FloatImage, labels: Labels, wanted: list[int], box: Box) -> FloatImage:
-    """Return the strokes of the labels in a box with a usual width, float32 [h, w]."""
-    where = box.slices(2)
-    # One pixel around the mask keeps the soft rim of the strokes, but not of other digits.
-    found = labels[where]
-    mask = np.isin(found, wanted)
-    near = ndimage.binary_dilation(mask, np.ones((3, 3))) & (mask | (found == 0))
-    return normalise_stroke_width(np.where(near, intensity[where], 0).clip(0, 1.2))
+    return box.height < MAX_DASH_HEIGHT * height and box.width > MIN_DASH_ASPECT * box.height
 
 
 def _may_be_cut(box: Box, height: float) -> bool:
@@ -278,38 +267,36 @@ def _may_be_cut(box: Box, height: float) -> bool:
     return box.width >= MIN_CUT_WIDTH * height and box.height >= MIN_ANCHOR * height and not is_rule
 
 
-def _cut(
-    intensity: FloatImage, labels: Labels, component: Component, height: float
-) -> Iterator[Piece]:
-    """Yield the pieces of a component, and give each its own label in `labels`."""
-    box = component.box
-    where = box.slices()
-    own = labels[where] == component.label
-    ink = np.where(own, intensity[where].clip(0, 1), 0)
+def cut(
+    intensity: FloatImage, mask: Mask, component: Component, height: float, first_label: int
+) -> tuple[list[Piece], Labels]:
+    """Cut a component along seams: its pieces from left to right, and their labels in its box."""
+    ink = np.where(mask, intensity.clip(0, 1), 0)
     seams = find_seams(ink, height)
-    amounts = np.take_along_axis(ink, seams.T, axis=1).sum(axis=0)
-    least = MIN_PIECE_INK * component.stroke_width * height
-    columns = np.arange(box.width)
-    sides = {-1: np.zeros_like(own), len(seams): own}  # the ink on the left of each cut
-    for number in np.argsort(amounts, kind="stable"):
-        left = own & (columns < seams[number][:, None])
-        if all((left ^ other).sum() >= least for other in sides.values()):
-            sides[int(number)] = left
-    done = sides.pop(-1)
-    for number in sorted(sides, key=lambda n: sides[n].sum()):
-        part = sides[number] & ~done
-        if not part.any():
-            continue
-        done |= part
-        cut = 0.0
-        if number < len(seams):
-            strokes = amounts[number] / component.stroke_width
-            narrow = NARROW_PENALTY * max(0.0, NARROW_WIDTH - box.width / height)
-            cut = CUT_PENALTY + narrow + CUT_INK_PENALTY * max(0.0, float(strokes) - 1)
-        label = int(labels.max()) + 1
-        labels[where][part] = label
-        place = bounding_box(part).moved(box.top, box.left)
-        yield Piece(label, place, cut, is_part=len(sides) > 1)
+    cut_ink = np.take_along_axis(ink, seams.T, axis=1).sum(axis=0)  # [seams]
+    # Choose seams, those through the least ink first, with enough ink between any two.
+    min_area = MIN_PIECE_INK * component.stroke_width * height
+    columns = np.arange(mask.shape[1])
+    lefts = [np.zeros_like(mask), mask]  # what lies on the left of each
+    penalties = [0.0, 0.0]
+    narrow = NARROW_PENALTY * max(0.0, NARROW_WIDTH - component.box.width / height)
+    for number in np.argsort(cut_ink, kind="stable"):
+        left = mask & (columns < seams[number][:, None])
+        if all((left ^ other).sum() >= min_area for other in lefts):
+            num_strokes = float(cut_ink[number] / component.stroke_width)
+            lefts.append(left)
+            penalties.append(CUT_PENALTY + narrow + CUT_INK_PENALTY * max(0.0, num_strokes - 1))
+    # Order the parts from left to right, and label what each holds beyond those before it.
+    pieces: list[Piece] = []
+    labels = np.zeros(mask.shape, dtype=np.int32)
+    for number in sorted(range(1, len(lefts)), key=lambda n: lefts[n].sum()):
+        part = lefts[number] & (labels == 0)
+        if part.any():
+            label = first_label + len(pieces)
+            labels[part] = label
+            box = bounding_box(part).moved(component.box.top, component.box.left)
+            pieces.append(Piece(label, box, penalties[number], is_part=len(lefts) > 2))
+    return pieces, labels
 
 
 def find_seams(ink: FloatImage, height: float) -> NDArray[np.intp]:
@@ -324,12 +311,13 @@ def find_seams(ink: FloatImage, height: float) -> NDArray[np.intp]:
     columns = places[:, None] + offsets  # [n, 2 × reach + 1]
     outside = (columns < 1) | (columns >= ink.shape[1])
     columns = columns.clip(1, ink.shape[1] - 1)
-    cost = ink[:, columns] + 0.01 * np.abs(offsets) / reach + 9.0 * outside  # [h, n, …]
+    off_middle = SEAM_COST * np.abs(offsets) / reach
+    cost = ink[:, columns] + off_middle + OUTSIDE_COST * outside  # [h, n, 2 × reach + 1]
     total, came_from = cost[0], np.zeros(cost.shape, dtype=np.intp)
     wall = np.full((len(places), 1), np.inf)
     for row in range(1, len(cost)):
-        left = np.concatenate([wall, total[:, :-1]], axis=1) + 0.01
-        right = np.concatenate([total[:, 1:], wall], axis=1) + 0.01
+        left = np.concatenate([wall, total[:, :-1]], axis=1) + SEAM_COST
+        right = np.concatenate([total[:, 1:], wall], axis=1) + SEAM_COST
         best = np.minimum(total, np.minimum(left, right))
         came_from[row] = np.where(best == total, 0, np.where(best == left, -1, 1))
         total = cost[row] + best

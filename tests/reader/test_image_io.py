@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnist_ce.reader.image_io import find_images, open_image, to_float_image
+from mnist_ce.reader.image_io import find_images, open_image
+from mnist_ce.reader.pixels import to_float_image
 from mnist_ce.reader.pool import PreprocessOptions, PreprocessPool, preprocess
-from mnist_ce.system.errors import ImageError
+from mnist_ce.system.errors import ImageError, ImageTooLargeError
 
 
 def png(side: int, data: bytes) -> bytes:
@@ -70,6 +71,42 @@ def test_a_bad_file_is_an_error_in_one_line(case: str, tmp_path: Path) -> None:
     assert preprocess(path, PreprocessOptions()).error == text
 
 
+@pytest.mark.parametrize("prefix", [b"", b"data:image/png;base64,"])
+@pytest.mark.parametrize(
+    "content",
+    [png(60_000, b"x"), png(20_000, b"x"), png(50, b"nothing packed"), png(9, b"")[:20]],
+    ids=["bomb", "many pixels", "damaged data", "damaged header"],
+)
+def test_base64_text_has_the_errors_of_its_bytes(content: bytes, prefix: bytes) -> None:
+    error = preprocess(content, PreprocessOptions()).error
+    text = prefix + base64.b64encode(content)
+    assert preprocess(text, PreprocessOptions()).error == error
+    assert error is not None
+    assert "internal error" not in error
+
+
+def frame_header(jpeg: bytes, side: int) -> bytes:
+    """Return a JPEG whose header claims another size; the missing rest of its data is grey."""
+    marker = next(m for m in (b"\xff\xc0\0\x0b", b"\xff\xc2\0\x0b") if m in jpeg)
+    place = jpeg.index(marker) + 5
+    return jpeg[:place] + struct.pack(">HH", side, side) + jpeg[place + 4 :]
+
+
+def test_a_jpeg_of_200_megapixels_is_decoded_at_an_eighth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
+    buffer = io.BytesIO()
+    Image.new("L", (64, 64), 200).save(buffer, "JPEG")
+    image = open_image(frame_header(buffer.getvalue(), 14_200))
+    assert max(image.size) <= 1800
+    assert image.info["full_size"] == (14_200, 14_200)
+    with pytest.raises(ImageTooLargeError, match="more than 250,000,000"):
+        open_image(frame_header(buffer.getvalue(), 16_000))
+    buffer = io.BytesIO()
+    Image.new("L", (64, 64), 200).save(buffer, "JPEG", progressive=True)
+    with pytest.raises(ImageTooLargeError, match="more than 120,000,000"):
+        open_image(frame_header(buffer.getvalue(), 14_200))
+
+
 @pytest.mark.parametrize(
     ("shape", "kind"), [((0, 5), "u1"), ((5, 5, 2), "u1"), ((9,), "u1"), ((5, 5), "c8")]
 )
@@ -98,20 +135,6 @@ def test_base64_text_is_decoded(prefix: bytes) -> None:
     assert (image.size, image.getpixel((0, 0))) == ((30, 20), 9)
 
 
-def test_hidden_files_are_skipped_and_subfolders_only_searched_on_demand(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO", "mnist_ce")
-    for name in ("a.png", "._a.png", "b.txt", "sub [1]/c.png", ".git/d.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert list(find_images([str(tmp_path)])) == [tmp_path / "a.png"]
-    assert "2 of 3 files skipped (1 hidden, 1 no images by name)" in caplog.text
-    inside = tmp_path / "sub [1]" / "c.png"
-    assert list(find_images([str(tmp_path)], recursive=True)) == [tmp_path / "a.png", inside]
-    assert list(find_images([f"{tmp_path}/sub [1]/*.png"])) == [inside]
-
-
 def test_an_image_in_memory_is_not_changed(tmp_path: Path) -> None:
     Image.new("L", (3000, 2400), 255).save(tmp_path / "page.jpg")
     with Image.open(tmp_path / "page.jpg") as image:
@@ -134,16 +157,33 @@ def test_the_whole_range_of_float32_is_scaled() -> None:
 
 
 def test_images_are_files_folders_patterns_and_stdin(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "mnist_ce")
     monkeypatch.chdir(tmp_path)
-    for folder in ("a folder", "none"):
-        Path(folder).mkdir()
-    for name in ("b.png", "a.JPG", "notes.txt", "[1].png"):
+    Path("none").mkdir()
+    for name in (
+        "b.png",
+        "a.JPG",
+        "notes.txt",
+        "[1].png",
+        "._a.png",
+        "sub [2]/c.png",
+        ".git/d.png",
+    ):
+        Path("a folder", name).parent.mkdir(exist_ok=True, parents=True)
         Path("a folder", name).touch()
+
+    def below(*names: str) -> list[Path]:
+        return [Path("a folder", name) for name in names]
+
     patterns = ["a folder", "a folder/?.png", "a folder/[1].png", "gone*.png", "none", "-"]
-    inside = [Path("a folder", name) for name in ("[1].png", "a.JPG", "b.png", "b.png", "[1].png")]
-    assert list(find_images(patterns)) == [*inside, Path("gone*.png"), Path("none"), None]
+    files = below("[1].png", "a.JPG", "b.png", "b.png", "[1].png")
+    assert list(find_images(patterns)) == [*files, Path("gone*.png"), Path("none"), None]
+    assert "2 of 5 files skipped (1 hidden, 1 no images by name)" in caplog.text
+    assert list(find_images(["a folder/sub [2]/*.png"])) == below("sub [2]/c.png")
+    files = below("[1].png", "a.JPG", "b.png", "sub [2]/c.png")
+    assert list(find_images(["a folder"], recursive=True)) == files
 
 
 @pytest.mark.parametrize("num_processes", [0, 2])
@@ -153,15 +193,15 @@ def test_the_pool_keeps_the_order_and_returns_errors(num_processes: int, tmp_pat
         page = np.full((50, 50), 255, np.uint8)
         page[10:40, 5 + i : 10 + i] = 0
         Image.fromarray(page).save(path)
-    paths[7].write_text("no picture")
+    paths[7].write_text("no image")
     with PreprocessPool(num_processes) as pool:
         results = list(pool.preprocess_all(paths, PreprocessOptions()))
     assert [r.path for r in results] == [str(path) for path in paths]
     assert [r.error is not None for r in results] == [i == 7 for i in range(20)]
     for path, result in zip(paths, results, strict=True):
         alone = preprocess(path, PreprocessOptions())
-        boxes, own = ([h.digits[0].box for h in r.hypotheses] for r in (result, alone))
-        assert boxes == own
+        boxes, expected = ([h.digits[0].box for h in r.hypotheses] for r in (result, alone))
+        assert boxes == expected
 
 
 def test_a_bug_costs_the_prediction_for_one_image_only(monkeypatch: pytest.MonkeyPatch) -> None:

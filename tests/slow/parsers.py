@@ -22,7 +22,8 @@ from mnist_ce.cli.help import config_text
 from mnist_ce.config import parse_assignments, resolve_config
 from mnist_ce.data.idx import idx_header, read_idx
 from mnist_ce.network.model import MLP
-from mnist_ce.reader.image_io import open_image, to_float_image
+from mnist_ce.reader.image_io import open_image
+from mnist_ce.reader.pixels import to_float_image
 from mnist_ce.runs.checkpoint import load_state_dict, model_from
 from mnist_ce.runs.load_model import load_model
 from mnist_ce.runs.records import FORMAT_VERSION
