@@ -34,7 +34,7 @@ from mnist_ce.prediction.predict import (
     predict_each,
     resolve_lattice,
 )
-from mnist_ce.reader.components import Box
+from mnist_ce.reader.geometry import Box
 from mnist_ce.reader.pool import PreprocessedImage
 from mnist_ce.reader.segmentation import Hypothesis
 from mnist_ce.reader.text_lines import Digit, Lattice
