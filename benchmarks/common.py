@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mnist_ce.config import resolve_config
-from mnist_ce.data.dataset import Dataset, load_dataset
-from mnist_ce.data.splits import Split, split_validation
+from mnist_ce.data.dataset import load_dataset
+from mnist_ce.data.splits import Dataset, Split, split_validation
 
 Name = TypeVar("Name")
 Result = TypeVar("Result")

@@ -15,8 +15,8 @@ import torch
 
 from mnist_ce.cli import main
 from mnist_ce.data import dataset as dataset_module
-from mnist_ce.data.dataset import Dataset
-from mnist_ce.data.synthetic.generate import generate, write_synthetic
+from mnist_ce.data.splits import Dataset
+from mnist_ce.data.synthetic.generate import FILE_NAME, generate, write_synthetic
 from mnist_ce.training.callbacks import TrainResult
 from mnist_ce.training.trainer import train
 
@@ -36,7 +36,7 @@ def mnist_dir() -> Path:
 def tiny_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder whose synthetic set has 300 + 100 images, which subprocesses can use too."""
     folder = tmp_path_factory.mktemp("data")
-    write_synthetic(folder / "synthetic", generate(300, seed=1), generate(100, seed=2))
+    write_synthetic(folder / "synthetic" / FILE_NAME, generate(300, seed=1), generate(100, seed=2))
     return folder
 
 
@@ -55,7 +55,7 @@ def load_small() -> Callable[..., Dataset]:
 
     def load(name: str, *arguments: object, **options: object) -> Dataset:
         name = "mnist" if name == "auto" else name
-        return Dataset(name, train_split, test_split, tuple("0123456789"), "0" * 64)
+        return Dataset(name, train_split, test_split, tuple("0123456789"))
 
     return load
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -17,9 +16,8 @@ from mnist_ce.config import OWN_DATASET, DataConfig, ObjectiveConfig
 from mnist_ce.data.download import DownloadError
 from mnist_ce.data.extra import extra_steps
 from mnist_ce.data.files import DatasetFiles
-from mnist_ce.data.idx import idx_parts
 from mnist_ce.data.registry import CLASS_NAMES, DIGITS
-from mnist_ce.data.splits import Split, split_test, split_validation
+from mnist_ce.data.splits import Dataset, Split, split_test, split_validation, without
 from mnist_ce.data.synthetic.generate import generate, load_synthetic
 from mnist_ce.data.tables import read_csv, read_npz
 from mnist_ce.network.objective import Binary, Multiclass, Objective
@@ -29,23 +27,6 @@ from mnist_ce.system.text import did_you_mean
 logger = logging.getLogger(__name__)
 
 _SYNTHETIC_SEED = 3  # another than those of the synthetic dataset
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A training and a test split with the meaning of label 0, 1, ….
-
-    `digest` is the SHA-256 (hex) of the unpacked IDX files, training images, training labels,
-    test images, test labels and those of `mnist`, of all classes.
-    """
-
-    name: str  # never `auto`; a path in it is absolute
-    train: Split
-    test: Split  # for reporting, never for choosing anything
-    class_names: tuple[str, ...]
-    digest: str
-    mnist: Split | None = None  # MNIST's training images beside one's own, never for validation
-    split_note: str | None = None  # how the test images were chosen, if not by the dataset
 
 
 @dataclass(frozen=True)
@@ -191,10 +172,7 @@ def load_dataset(name: str, data_dir: Path, *, mirror: str | None = None) -> Dat
     if name != "synthetic":
         wanted = "mnist" if name == "auto" else name
         try:
-            tensors = DatasetFiles(wanted, data_dir, mirror, fail_fast=name == "auto").load()
-            return make_dataset(
-                wanted, Split(*tensors[:2]), Split(*tensors[2:]), CLASS_NAMES[wanted]
-            )
+            return DatasetFiles(wanted, data_dir, mirror, fail_fast=name == "auto").load()
         except DownloadError as error:
             if name != "auto":
                 raise
@@ -203,45 +181,59 @@ def load_dataset(name: str, data_dir: Path, *, mirror: str | None = None) -> Dat
                 f"those. {error} (--dataset mnist makes this an error, --dataset synthetic ends "
                 "this warning)"
             )
-    return make_dataset("synthetic", *load_synthetic(data_dir), CLASS_NAMES["synthetic"])
+    return Dataset("synthetic", *load_synthetic(data_dir), CLASS_NAMES["synthetic"])
 
 
 def _load_own(name: re.Match[str], mnist: Split | None) -> Dataset:
     kind = name[2]
     path = Path(os.path.abspath(Path(name[3]).expanduser()))  # noqa: PTH100 - also without ".."
-    class_names, split_note = DIGITS, None
+    class_names = DIGITS
     if kind == "folder":
         from mnist_ce.data.folder import read_folder  # imports SciPy, which few runs need
 
         train, test, class_names = read_folder(path)
     else:
         train, test = (read_csv if kind == "csv" else read_npz)(path)
+    if mnist is not None and class_names != DIGITS:
+        raise UsageError(f"mnist+ goes with digits, but {path} has {', '.join(class_names)}")
+    if test is not None:
+        train = _without_test_images(train, test, f"{path}'s")
+    dataset = own_dataset(f"{name[1] or ''}{kind}:{path}", train, test, class_names)
+    if mnist is not None:
+        mnist = _without_test_images(mnist, dataset.test, "MNIST's")
+    return replace(dataset, mnist=mnist)
+
+
+def _without_test_images(train: Split, test: Split, whose: str) -> Split:
+    rest = without(train, test)
+    if num_repeated := len(train) - len(rest):
+        logger.warning(
+            f"{num_repeated:,} of {whose} {len(train):,} training images are among the test "
+            "images, and are left out of training"
+        )
+    return rest
+
+
+def own_dataset(
+    name: str, train: Split, test: Split | None, class_names: tuple[str, ...]
+) -> Dataset:
+    """Return a dataset of one's own; without a test split, a fifth of each class becomes one.
+
+    A `DataError` if there are too few images, or a label without a class.
+    """
+    split_note = None
     if test is None:
         num_images = len(train)
         train, test = split_test(train)
         split_note = (
             f"{len(test):,} of {num_images:,} images, a fifth of each class, are for testing"
         )
-        logger.info(f"{path}: {split_note}")
+        logger.info(f"{name}: {split_note}")
     if not len(train) or not len(test):
-        raise DataError(f"{path} has too few images: give at least three of a class")
-    if mnist is not None and class_names != DIGITS:
-        raise UsageError(f"mnist+ goes with digits, but {path} has {', '.join(class_names)}")
-    full_name = f"{name[1] or ''}{kind}:{path}"
-    dataset = make_dataset(full_name, train, test, class_names, mnist)
-    return replace(dataset, split_note=split_note)
-
-
-def make_dataset(
-    name: str,
-    train: Split,
-    test: Split,
-    class_names: tuple[str, ...],
-    mnist: Split | None = None,
-) -> Dataset:
-    """Return a dataset with the digest of its images and labels; see `Dataset`."""
-    digest = hashlib.sha256()
-    for split in (train, test) if mnist is None else (train, test, mnist):
-        for part in (*idx_parts(split.images), *idx_parts(split.labels)):
-            digest.update(part)
-    return Dataset(name, train, test, class_names, digest.hexdigest(), mnist)
+        raise DataError(f"{name} has too few images: give at least three of a class")
+    highest = max(int(split.labels.max()) for split in (train, test))
+    if highest >= len(class_names):
+        raise DataError(
+            f"{name} has the label {highest}, but its classes are 0 to {len(class_names) - 1}"
+        )
+    return Dataset(name, train, test, class_names, split_note=split_note)

@@ -7,12 +7,10 @@ import logging
 import math
 import os
 import re
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from mnist_ce.data.registry import DIGITS
@@ -128,6 +126,5 @@ def _only_digit(image: PreprocessedImage) -> NDArray[np.uint8] | str:
 
 def _split(images: dict[bytes, tuple[NDArray[np.uint8], int]]) -> Split:
     """Return images in the order of their keys, which no file system decides."""
-    ordered: Sequence[tuple[NDArray[np.uint8], int]] = [images[key] for key in sorted(images)]
-    pixels = torch.from_numpy(np.stack([image for image, _ in ordered]))
-    return Split(pixels, torch.tensor([label for _, label in ordered]))
+    pixels, labels = zip(*(images[key] for key in sorted(images)), strict=True)
+    return Split.from_arrays(np.stack(pixels), labels, "the folder")

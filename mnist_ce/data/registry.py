@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mnist_ce.data.idx import idx_header
+import torch
+from torch import Tensor
+
 from mnist_ce.system.device import environment
 from mnist_ce.system.errors import DataError
 from mnist_ce.system.text import one_line
@@ -20,7 +24,10 @@ FILES = {
     "t10k-images-idx3-ubyte": ((10_000, 28, 28), "2646ac647ad5339dbf082846283269ea"),
     "t10k-labels-idx1-ubyte": ((10_000,), "27ae3e4e09519cfbb04c329615203637"),
 }
+# Of the values of all four files in order, as `Dataset.digest` takes it.
+DIGESTS = {"mnist": "b2d8f5bf39174ee5ffeefa97e42d673c35432b411bb5d1f74fbbeddae7f1690a"}
 _NUM_CLASSES = 10
+_UINT8 = 8
 
 DIGITS = tuple("0123456789")
 CLASS_NAMES: dict[str, tuple[str, ...]] = {
@@ -33,6 +40,20 @@ CLASS_NAMES: dict[str, tuple[str, ...]] = {
     "synthetic": DIGITS,
 }
 """The datasets, and the meaning of label 0, 1, … of each, as in torchvision."""
+
+
+def idx_header(shape: Sequence[int]) -> bytes:
+    """Return what precedes the values, row-major, of an unsigned-byte array in an IDX file.
+
+    Four bytes (0, 0, type, number of dimensions) and one big-endian uint32 per dimension, as
+    described where MNIST was first published: http://yann.lecun.com/exdb/mnist/.
+    """
+    return struct.pack(f">BBBB{len(shape)}I", 0, 0, _UINT8, len(shape), *shape)
+
+
+def idx_parts(tensor: Tensor) -> tuple[bytes, memoryview]:
+    """Return the header and the values of the IDX file that holds a tensor of values 0 to 255."""
+    return idx_header(tensor.shape), tensor.to(torch.uint8).contiguous().numpy().data
 
 
 @dataclass(frozen=True)

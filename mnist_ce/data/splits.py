@@ -1,17 +1,23 @@
-"""Labelled images, and their division into training, validation and test."""
+"""Labelled images, and their division into training, validation and test images."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from mnist_ce.data.registry import idx_parts
 from mnist_ce.system.device import derived_generator
-from mnist_ce.system.errors import UsageError
+from mnist_ce.system.errors import DataError, UsageError
 
-TEST_SHARE = 0.2  # of images that come without a test split
+TEST_FRACTION = 0.2  # of images that come without a test split
+IMAGE_SHAPES = ((28, 28), (1, 28, 28), (28, 28, 1), (784,))
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,45 @@ class Split:
 
     def __getitem__(self, chosen: Tensor | slice) -> Split:
         return Split(self.images[chosen], self.labels[chosen])
+
+    @classmethod
+    def from_arrays(cls, images: object, labels: object, name: str) -> Split:
+        """Return images and labels in arrays, tensors or lists as a split.
+
+        Args:
+            images: [n, 28, 28], [n, 1, 28, 28], [n, 28, 28, 1] or [n, 784], bright on black, of
+                whatever type, from 0 to 255 or, where nothing is above 1, from 0 to 1.
+            labels: Whole numbers from 0, [n] or [n, 1].
+            name: Begins the messages.
+
+        Raises:
+            DataError: If a shape or value is wrong.
+        """
+        pixels, classes = _to_numpy(images, name), _to_numpy(labels, name)
+        if pixels.shape[1:] not in IMAGE_SHAPES:
+            raise DataError(
+                f"{name}: images of shape {list(pixels.shape)}, expected [n, 28, 28] or [n, 784]"
+            )
+        if classes.shape not in ((len(pixels),), (len(pixels), 1)):
+            raise DataError(
+                f"{name}: labels of shape {list(classes.shape)}, expected [{len(pixels)}], one per "
+                "image"
+            )
+        if not len(pixels):
+            raise DataError(f"{name}: there is no image in it")
+        low, high = pixels.min(), pixels.max()
+        if not 0 <= low <= high <= 255:  # false for NaN, too
+            raise DataError(
+                f"{name}: a pixel is not from 0 to 255, or 0 to 1 and not normalised further: they "
+                f"are {pixels.dtype} from {low:g} to {high:g}"
+            )
+        if not (classes >= 0).all() or not np.array_equal(classes, np.trunc(classes)):
+            raise DataError(f"{name}: a label is not a whole number from 0")
+        scale = 255 if high <= 1 else 1
+        if pixels.dtype != np.uint8 or scale != 1:
+            pixels = np.rint(pixels * np.float32(scale)).astype(np.uint8)
+        pixels = np.ascontiguousarray(pixels).reshape(-1, 28, 28)
+        return cls(torch.from_numpy(pixels), torch.from_numpy(classes.astype(np.int64).ravel()))
 
     @classmethod
     def concatenate(cls, *splits: Split) -> Split:
@@ -45,6 +90,30 @@ class Split:
         for place, (image, label) in enumerate(pairs):
             places.setdefault((image.tobytes(), label), place)
         return self if len(places) == len(self) else self[torch.tensor([*places.values()])]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training and a test split with the meaning of label 0, 1, …."""
+
+    name: str  # never `auto`; a path in it is absolute
+    train: Split
+    test: Split  # for reporting, never for choosing anything
+    class_names: tuple[str, ...]
+    mnist: Split | None = None  # MNIST's training images beside one's own, never for validation
+    split_note: str | None = None  # how the test images were chosen, if not by the dataset
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of training images and labels, test's, and those of `mnist`, as IDX files.
+
+        They are those of all classes, before any selection.
+        """
+        digest = hashlib.sha256()
+        for split in filter(None, (self.train, self.test, self.mnist)):
+            for part in (*idx_parts(split.images), *idx_parts(split.labels)):
+                digest.update(part)
+        return digest.hexdigest()
 
 
 def split_validation(train: Split, size: int, seed: int) -> tuple[Split, Split]:
@@ -70,12 +139,26 @@ def split_test(images: Split) -> tuple[Split, Split]:
     """Split off a fifth of the images of each label as test images; both parts keep their order.
 
     Which ones depends on the pixels alone, not on the order of the images or a run's seed: every
-    run has the same test images, and few move when images are added.
+    run has the same test images, and few move when images are added. No image is in both parts.
     """
-    keys = [hashlib.sha256(image.numpy().tobytes()).digest() for image in images.images]
+    keys = [hashlib.sha256(image.tobytes()).digest() for image in images.images.numpy()]
     is_test = torch.zeros(len(images), dtype=torch.bool)
-    for label in sorted(set(images.labels.tolist())):
+    for label in set(images.labels.tolist()):
         places = torch.nonzero(images.labels == label).flatten().tolist()
-        places.sort(key=keys.__getitem__)
-        is_test[places[: round(TEST_SHARE * len(places))]] = True
+        in_order = sorted(keys[place] for place in places)
+        first_kept = in_order[round(TEST_FRACTION * len(places))]
+        is_test[places] = torch.tensor([keys[place] < first_kept for place in places])
     return images[~is_test], images[is_test]
+
+
+def without(images: Split, others: Split) -> Split:
+    """Leave out the images that are among `others`, whatever their labels."""
+    known = {image.tobytes() for image in others.images.numpy()}
+    return images[torch.tensor([image.tobytes() not in known for image in images.images.numpy()])]
+
+
+def _to_numpy(values: object, name: str) -> NDArray[Any]:
+    array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    if array.dtype.kind not in "buif":
+        raise DataError(f"{name} holds {array.dtype}, not numbers")
+    return array

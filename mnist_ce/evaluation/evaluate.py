@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mnist_ce.config import DataConfig, resolve_config
-from mnist_ce.data.custom import CUSTOM, custom_dataset, is_pair_of_sets
+from mnist_ce.data.custom import CUSTOM, custom_dataset
 from mnist_ce.data.dataset import DataSplits, load_splits
 from mnist_ce.evaluation import metrics
 from mnist_ce.evaluation.calibration import NUM_BINS, CalibrationReport, calibration_report
@@ -221,10 +221,9 @@ def load_splits_of(
     name = dataset or trained.dataset or "mnist"
     given = None
     if data is not None:
-        sets = data if is_pair_of_sets(data) else (data, data)
         is_whole = not is_binary and not record.flat_config.get("data.classes")
         names = trained.class_names if is_whole else ()
-        given = custom_dataset(sets, record.seed or 0, names)
+        given = custom_dataset(data, names, is_test=True)
     elif name == CUSTOM:
         raise UsageError(f"{trained.label} was trained on data given from Python; give it: data=…")
     flags = {

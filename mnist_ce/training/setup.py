@@ -143,7 +143,7 @@ def load_data(config: Config, custom: Custom, before: RunRecord | None) -> DataS
     data = config.data
     if before is not None:
         data = data.model_copy(update={"dataset": str(before.dataset)})
-    dataset = None if custom.data is None else custom_dataset(custom.data, config.train.seed)
+    dataset = None if custom.data is None else custom_dataset(custom.data)
     splits = load_splits(data, config.objective, config.train.seed, dataset)
     if before is not None and before.dataset_digest != splits.digest:
         raise RunError(f"run {before.name} was trained on other data than this {splits.dataset}")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib.abc
+import shutil
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -15,11 +16,10 @@ import torch
 import torchvision.datasets
 
 from mnist_ce.data import files, registry
-from mnist_ce.data.dataset import Dataset, load_dataset
+from mnist_ce.data.dataset import load_dataset
 from mnist_ce.data.download import DownloadError
-from mnist_ce.data.idx import idx_header
-from mnist_ce.data.registry import CLASS_NAMES
-from mnist_ce.data.splits import Split
+from mnist_ce.data.registry import CLASS_NAMES, idx_header
+from mnist_ce.data.splits import Dataset, Split
 from mnist_ce.system.errors import DataError, UsageError
 from mnist_ce.system.files import md5_of, write_atomically
 
@@ -104,75 +104,102 @@ def world(
         monkeypatch.setattr(known, "mirrors", [world.mirror.as_uri() + "/"])
     known_files = {file: (SHAPES[file], md5_of(world.raw["mnist"][file])) for file in NAMES}
     monkeypatch.setattr(registry, "FILES", known_files)
+    digest = hashlib.sha256(b"".join(world.raw["mnist"].values())).hexdigest()
+    monkeypatch.setitem(registry.DIGESTS, "mnist", digest)
     monkeypatch.setenv("XDG_CACHE_HOME", str(world.xdg))
     return world
 
 
-@pytest.mark.parametrize("name", CLASSES)
-@pytest.mark.parametrize("place", ["data/{class_name}/raw", "data/{name}", "data", "mirror"])
-def test_packed_files_are_found_and_unpacked(world: World, name: str, place: str) -> None:
-    place = place.format(name=name, class_name=CLASSES[name])
-    world.put_packed(world.data_dir.parent / place, name)
-    world.check_load(name)
-    for path in world.data_dir.parent.rglob("*.gz"):
-        path.unlink()
-    world.check_load(name)  # the unpacked files are all that is needed from now on
+ANYWHERE = ["{class_name}/raw/{file}", "{dataset}/{file}", "{file}"]
+UNDER_ANY_NAME = [
+    "{dotted}",  # as 7-Zip unpacks them
+    "{file}/{file}",  # as Kaggle serves them
+    "archive/{dotted}",
+    "{class_name}/raw/{dotted}/{dotted}",
+    "images and labels, part {number}",
+]
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda content: content[:-5],
+    "altered": lambda content: content[:-1] + b"?",
+    "empty": lambda content: b"",
+}
+
+
+def put_all(world: World, name: str, place: str, form: str) -> None:
+    for number, file in enumerate(NAMES):
+        names = {"dotted": file.replace("-idx", ".idx"), "number": number, "file": file}
+        path = world.data_dir / place.format(dataset=name, class_name=CLASSES[name], **names)
+        raw = world.raw[name][file]
+        contents = {".gz": world.packed[name][file], ".GZ": gzip.compress(raw, 1, mtime=1)}
+        world.put(path.parent, {path.name + form: contents.get(form, raw)})
 
 
 @pytest.mark.parametrize(
-    "place",
+    ("name", "place", "form", "num_warnings"),
     [
-        "{dotted}",  # as 7-Zip unpacks them
-        "{upper}.GZ",
-        "{name}/{name}",  # as Kaggle serves them
-        "archive/{dotted}",
-        "archive/{dotted}.gz",
-        "MNIST/raw/{dotted}/{dotted}",
-        "images and labels, part {number}",
+        *((name, place, ".gz", 0) for name in CLASSES for place in [*ANYWHERE, "../mirror/{file}"]),
+        *(("mnist", place, form, 0) for place in ANYWHERE[:2] for form in ("", ".GZ")),
+        *(("mnist", place, form, 0) for place in UNDER_ANY_NAME for form in ("", ".GZ")),
+        ("kmnist", "archive/{dotted}", ".gz", 0),
+        # Only the MD5s of the relatives' packed files are known.
+        *((name, place, "", 4) for name in ("fashion-mnist", "kmnist") for place in ANYWHERE[:2]),
+        ("kmnist", "{dataset}/{dotted}", "", 4),
+        ("kmnist", "{file}", "", None),  # flat, nothing says whose they are
+        ("kmnist", "{class_name}/raw/{file}", ".GZ", None),
     ],
 )
-def test_mnist_is_recognised_by_its_content(world: World, place: str) -> None:
-    for number, (name, content) in enumerate(world.raw["mnist"].items()):
-        dotted = name.replace("-idx", ".idx")
-        found = place.format(name=name, dotted=dotted, upper=name.upper(), number=number)
-        path = world.data_dir / found
-        repacked = gzip.compress(content, 1, mtime=1)  # not the MD5 that torchvision knows
-        world.put(path.parent, {path.name: repacked if found.lower().endswith("gz") else content})
-    world.check_load()
-    world.check_load()
+def test_where_files_are_found_and_in_what_form(
+    world: World, name: str, place: str, form: str, num_warnings: int | None
+) -> None:
+    put_all(world, name, place, form)
+    if num_warnings is None:
+        assert f"{world.data_dir} does not hold all of {name} (missing: " in world.error(name)
+        return
+    world.check_load(name, num_warnings)
+    if num_warnings:
+        assert "was checked by its size, header and labels only" in world.warnings[0]
+    shutil.rmtree(world.mirror, ignore_errors=True)
+    world.check_load(name, num_warnings)
 
 
-def test_a_file_of_the_right_size_and_other_content_is_not_taken(world: World) -> None:
-    raw = {name.replace("-idx", ".idx"): content for name, content in world.raw["mnist"].items()}
-    images = IMAGES.replace("-idx", ".idx")
-    world.put(world.data_dir, {**raw, images: raw[images][:-1] + b"?", ".hidden": b""})
-    world.put(world.data_dir, {f"{name}.zip": b"" for name in "abcdef"})
-    message = world.error()
-    assert f"missing: {IMAGES}; found: {', '.join(NAMES[1:])}; other files there: " in message
-    assert "a.zip, b.zip, " in message
-    assert ", …), and" in message
-
-
-@pytest.mark.parametrize("name", ["fashion-mnist", "kmnist"])
-def test_unpacked_relatives_are_watched_from_their_first_use(world: World, name: str) -> None:
-    path = world.folder(name) / IMAGES
-    world.put(path.parent, world.raw[name])
-    world.check_load(name, num_warnings=4)
-    assert "was checked by its size, header and labels only" in world.warnings[0]
+@pytest.mark.parametrize("name", ["mnist", "kmnist"])
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("form", ["", ".gz"])
+@pytest.mark.parametrize("file", [IMAGES, NAMES[3]])
+def test_a_damaged_file_is_named_and_replaced(
+    world: World, name: str, damage: str, form: str, file: str
+) -> None:
+    folder = world.folder(name)
+    world.put_packed(folder, name) if name == "kmnist" else world.put(folder, world.raw[name])
+    (folder / f"{file}.gz").unlink(missing_ok=True)
+    if form:
+        (folder / file).unlink(missing_ok=True)
+    good = (world.packed if form else world.raw)[name][file]
+    path, bad = folder / (file + form), DAMAGES[damage](good)
+    path.write_bytes(bad)
+    if name == "kmnist" and not form and damage == "altered" and file == IMAGES:
+        world.load(name)  # whose MD5 nobody knows
+        assert "was checked by its size, header and labels only" in world.warnings[0]
+        return
+    message = world.error(name)
+    assert message.startswith(f"{path} is damaged (")
+    if name == "mnist" or form:
+        assert f"(MD5 {md5_of(bad)}, expected {md5_of(good)}; " in message
+    assert [line.startswith(f"{path} is damaged (") for line in world.warnings] == [True]
+    world.put_packed(world.mirror, name)
+    world.check_load(name, num_warnings=1)
+    if not form or name == "kmnist":
+        assert Path(f"{path}.damaged").read_bytes() == bad
     world.check_load(name)
-    altered = world.raw[name][IMAGES][:-1] + b"?"
-    path.write_bytes(altered)
-    expected = md5_of(world.raw[name][IMAGES])
-    assert f"{path} is damaged (MD5 {md5_of(altered)}, expected {expected}" in world.error(name)
-    assert path.read_bytes() == altered
 
 
 @pytest.mark.parametrize(
     ("file", "change", "reason"),
     [
         (IMAGES, lambda content: content[:-1], "15,695 bytes, expected 15,696"),
-        (IMAGES, lambda content: content + b"\0", "15,697 bytes, expected at most 15,696"),
+        (IMAGES, lambda content: content + b"\0", "15,697 bytes, expected 15,696"),
         (IMAGES, lambda content: b"\1" + content[1:], "its header is 01000803"),
+        (IMAGES, lambda content: bytes(30_000), "30,000 bytes, expected at most 19,807"),
         (NAMES[1], lambda content: content[:-1] + b"\x0a", "a label is not below 10"),
     ],
 )
@@ -186,11 +213,24 @@ def test_unpacked_relatives_must_look_right(
 
 def test_the_packed_file_beside_decides_about_an_unpacked_one(world: World) -> None:
     folder = world.folder("kmnist")
-    world.put_packed(folder, "kmnist")
     altered = world.raw["kmnist"][IMAGES][:-1] + b"?"
-    world.put(folder, {**world.raw["kmnist"], IMAGES: altered})
-    world.check(world.load("kmnist"), "kmnist")
+    world.put_packed(world.mirror, "kmnist")
+    world.check_load("kmnist")  # which keeps the packed files
+    world.put(folder, {IMAGES: altered})
+    world.check_load("kmnist")
     assert (folder / f"{IMAGES}.damaged").read_bytes() == altered
+    assert (folder / IMAGES).read_bytes() == world.raw["kmnist"][IMAGES]
+
+
+def test_what_is_missing_and_what_is_there_is_listed(world: World) -> None:
+    raw = {name.replace("-idx", ".idx"): content for name, content in world.raw["mnist"].items()}
+    images = IMAGES.replace("-idx", ".idx")
+    world.put(world.data_dir, {**raw, images: raw[images][:-1] + b"?", ".hidden": b""})
+    world.put(world.data_dir, {f"{name}.zip": b"" for name in "abcdef"})
+    message = world.error()
+    assert f"missing: {IMAGES}; found: {', '.join(NAMES[1:])}; other files there: " in message
+    assert "a.zip, b.zip, " in message
+    assert ", …), and" in message
 
 
 def test_datasets_of_the_same_file_names_are_told_apart(world: World) -> None:
@@ -200,30 +240,6 @@ def test_datasets_of_the_same_file_names_are_told_apart(world: World) -> None:
     assert world.warnings == []  # nothing is damaged: it is another dataset
     world.check_load("fashion-mnist")
     world.put(world.data_dir, world.raw["mnist"])
-    world.check_load()
-    world.error("kmnist")  # unpacked and flat, nothing says whose they are
-
-
-@pytest.mark.parametrize("file", NAMES)
-@pytest.mark.parametrize("damage", ["truncated", "altered", "empty"])
-@pytest.mark.parametrize("form", ["", ".gz"])
-def test_a_damaged_file_is_named_and_replaced(
-    world: World, file: str, damage: str, form: str
-) -> None:
-    folder = world.folder()
-    world.put(folder, world.raw["mnist"])
-    if form:
-        (folder / file).unlink()
-    good = world.packed["mnist"][file] if form else world.raw["mnist"][file]
-    bad = {"truncated": good[:-5], "altered": good[:-1] + b"?", "empty": b""}[damage]
-    (folder / (file + form)).write_bytes(bad)
-    report = f"{folder / (file + form)} is damaged (MD5 {md5_of(bad)}, expected {md5_of(good)}; "
-    assert world.error().startswith(report)
-    assert [warning.startswith(report) for warning in world.warnings] == [True]
-    world.put_packed(world.mirror)
-    world.check_load(num_warnings=1)
-    if not form:
-        assert (folder / f"{file}.damaged").read_bytes() == bad
     world.check_load()
 
 

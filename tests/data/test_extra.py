@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from mnist_ce.config import DataConfig, ObjectiveConfig
-from mnist_ce.data.dataset import Dataset, load_splits
+from mnist_ce.data.dataset import load_splits
 from mnist_ce.data.extra import add_thin_copies, add_upstroke, add_upstrokes, thin_copy
 from mnist_ce.data.registry import DIGITS
-from mnist_ce.data.splits import Split
+from mnist_ce.data.splits import Dataset, Split
 from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.reader.mnist_format import fit_glyph
 from mnist_ce.system.errors import UsageError
@@ -86,13 +86,13 @@ def keys(split: Split | None) -> list[bytes]:
 
 def test_extras_follow_the_validation_split_but_for_synthetic_digits() -> None:
     digits, test = generate(300, seed=1), generate(100, seed=2)
-    dataset = Dataset("mnist", digits, test, DIGITS, "digest")
+    dataset = Dataset("mnist", digits, test, DIGITS)
 
     def splits(**data: float) -> tuple[list[bytes], list[bytes]]:
         config = DataConfig.model_validate({"validation_size": 50} | data)
         made = load_splits(config, ObjectiveConfig(), 0, dataset)
         assert made.test.images is test.images or torch.equal(made.test.images, test.images)
-        assert made.digest == "digest"
+        assert made.digest == dataset.digest
         return keys(made.train), keys(made.validation)
 
     train, validation = splits()
@@ -110,7 +110,7 @@ def test_extras_follow_the_validation_split_but_for_synthetic_digits() -> None:
 
 def test_extras_are_relabelled_and_refused_where_they_do_not_fit() -> None:
     digits = generate(300, seed=1)
-    dataset = Dataset("mnist", digits, digits, DIGITS, "digest", mnist=generate(100, seed=2))
+    dataset = Dataset("mnist", digits, digits, DIGITS, mnist=generate(100, seed=2))
 
     def labels(dataset: Dataset = dataset, **data: object) -> list[int]:
         config = DataConfig.model_validate(data)
@@ -119,14 +119,14 @@ def test_extras_are_relabelled_and_refused_where_they_do_not_fit() -> None:
     assert labels(classes=[7, 1], num_synthetic=200, upstrokes=0.5) == [10 + 50, 10 + 50]
     with pytest.raises(UsageError, match=r"data.upstrokes = 0.5, but no class is called 1"):
         labels(classes=[0, 2], upstrokes=0.5)
-    letters = Dataset("kmnist", digits, digits, ("o", *DIGITS[1:]), "digest")
+    letters = Dataset("kmnist", digits, digits, ("o", *DIGITS[1:]))
     with pytest.raises(UsageError, match=r"data.num_synthetic = 10, but the images of kmnist are"):
         labels(letters, num_synthetic=10)
 
 
 def test_repeated_images_are_trained_on_and_evaluated_once() -> None:
     own, mnist = generate(20, seed=1), generate(600, seed=2)
-    dataset = Dataset("mnist+folder:x", own, own, DIGITS, "digest", mnist)
+    dataset = Dataset("mnist+folder:x", own, own, DIGITS, mnist)
     made = load_splits(DataConfig(), ObjectiveConfig(), 0, dataset)
     assert len(made.train) == 600 + 10 * 20  # a quarter of the whole
     once = made.split("train")

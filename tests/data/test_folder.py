@@ -15,9 +15,11 @@ import torch
 from PIL import Image
 
 from mnist_ce.cli import main
+from mnist_ce.data.dataset import load_dataset
 from mnist_ce.data.files import DatasetFiles
 from mnist_ce.data.folder import read_folder
-from mnist_ce.data.splits import Split
+from mnist_ce.data.registry import DIGITS
+from mnist_ce.data.splits import Dataset, Split
 from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.data.synthetic.render import draw
 from mnist_ce.data.synthetic.templates import Style
@@ -93,6 +95,20 @@ def test_other_classes_and_a_split_of_their_own(tmp_path: Path) -> None:
     assert np.abs(difference).max(axis=(1, 2)).min() <= 1
 
 
+def test_an_image_in_both_folders_is_a_test_image(
+    tmp_path: Path, log_warnings: Callable[[], list[str]]
+) -> None:
+    write(tmp_path, 4, "train/{label}/{index}.png")
+    for name in ("0/0", "0/1", "1/2", "1/3"):
+        copy = tmp_path / f"test/{name}.png"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / f"train/{name}.png", copy)
+    dataset = load_dataset(f"folder:{tmp_path}", tmp_path)
+    assert (len(dataset.train), len(dataset.test)) == (4, 4)
+    (warning,) = log_warnings()
+    assert warning.startswith(f"4 of {tmp_path}'s 8 training images are among the test images")
+
+
 def test_a_folder_without_labelled_images(tmp_path: Path) -> None:
     for folder, problem in ((tmp_path, "has no labelled image"), (tmp_path / "a", "is not a fol")):
         with pytest.raises(DataError, match=problem):
@@ -104,8 +120,8 @@ def test_a_network_is_adapted_to_a_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     digits, others = generate(500, seed=1), generate(200, seed=2)
-    tensors = [digits.images, digits.labels, others.images, others.labels]
-    monkeypatch.setattr(DatasetFiles, "load", lambda self: tensors)
+    mnist = Dataset("mnist", digits, others, DIGITS)
+    monkeypatch.setattr(DatasetFiles, "load", lambda self: mnist)
     monkeypatch.chdir(tmp_path)
     write(Path("hand"), 30)
 
@@ -116,12 +132,12 @@ def test_a_network_is_adapted_to_a_hand(
         assert "warning" not in err
         return float(json.loads(out)["accuracy"])
 
-    own, mnist = ("--dataset", "folder:hand"), ("--dataset", "mnist")
-    before, kept = accuracy("mnist", *own), accuracy("mnist", *mnist)
+    own, classic = ("--dataset", "folder:hand"), ("--dataset", "mnist")
+    before, kept = accuracy("mnist", *own), accuracy("mnist", *classic)
     command = "train -c adapt --init mnist --dataset mnist+folder:hand --name after --epochs 12"
     assert main([*command.split(), "--threads", "1", "--set", "run.plots=false"]) == 0
     assert accuracy("after") >= max(0.75, before + 0.3)  # on the hand's test images
-    assert accuracy("after", *mnist) > kept - 0.05
+    assert accuracy("after", *classic) > kept - 0.05
     assert main(["compare", "mnist", "after", "--dataset", "folder:hand", "--threads", "1"]) == 0
     assert main(["evaluate", "after", "--verify", "--threads", "1"]) == 0
     record = json.loads(Path("checkpoints/after/run.json").read_text())
@@ -138,12 +154,16 @@ def test_a_network_is_adapted_to_a_hand(
 def test_the_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).parents[2] / "docs/own-data.md").read_text()
     digits = generate(100, seed=1)
-    tensors = [digits.images, digits.labels] * 2
-    monkeypatch.setattr(DatasetFiles, "load", lambda self: tensors)
+    mnist = Dataset("mnist", digits, generate(100, seed=2), DIGITS)
+    monkeypatch.setattr(DatasetFiles, "load", lambda self: mnist)
     monkeypatch.chdir(tmp_path)
     write(Path("my-digits"), 5)
-    rows = torch.cat([digits.labels[:, None], digits.images.flatten(1)], 1).numpy()
-    for name in ("train.csv", "mnist_train.csv", "mnist_test.csv"):
+    for name, split in (
+        ("train.csv", digits),
+        ("mnist_train.csv", digits),
+        ("mnist_test.csv", mnist.test),
+    ):
+        rows = torch.cat([split.labels[:, None], split.images.flatten(1)], 1).numpy()
         np.savetxt(name, rows, fmt="%d", delimiter=",")
     np.savez("mnist.npz", x_train=digits.images.numpy(), y_train=digits.labels.numpy())
     lines = "".join(re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)).splitlines()

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from mnist_ce.data.dataset import load_dataset
-from mnist_ce.data.splits import Split, split_test
+from mnist_ce.data.files import DatasetFiles
+from mnist_ce.data.registry import DIGITS
+from mnist_ce.data.splits import Dataset, Split, split_test
 from mnist_ce.data.tables import read_csv, read_npz
 from mnist_ce.system.errors import DataError
 
@@ -64,10 +71,105 @@ def test_the_test_images_lie_beside_or_are_split_off(
     assert (len(split.train), len(split.test)) == (20, 10)
     assert split.split_note == "10 of 30 images, a fifth of each class, are for testing"
     Path("Test.csv").write_text("\n".join(ROWS[:7]))
-    given = load_dataset("csv:Train.csv", tmp_path)
-    check(given.train)
-    check(given.test, IMAGES[:7], LABELS[:7])
-    assert (given.split_note, given.digest != split.digest) == (None, True)
+    pair = load_dataset("csv:Train.csv", tmp_path)
+    check(pair.train, IMAGES[7:], LABELS[7:])  # without the test images
+    check(pair.test, IMAGES[:7], LABELS[:7])
+    assert (pair.split_note, pair.digest != split.digest) == (None, True)
+
+
+def test_a_label_needs_a_class_and_a_class_three_images(tmp_path: Path) -> None:
+    path = tmp_path / "digits.csv"
+    path.write_text("10" + ",0" * 784)
+    with pytest.raises(DataError, match="too few images: give at least three of a class"):
+        load_dataset(f"csv:{path}", tmp_path)
+    path.write_text("\n".join([*ROWS, "10,9" + ",0" * 783]))
+    with pytest.raises(DataError, match="has the label 10, but its classes are 0 to 9"):
+        load_dataset(f"csv:{path}", tmp_path)
+
+
+def test_equal_images_are_never_on_both_sides() -> None:
+    images = torch.arange(20, dtype=torch.uint8)[:, None, None].expand(-1, 28, 28)
+    split = Split(images.repeat(5, 1, 1), torch.zeros(100, dtype=torch.int64))
+    train, test = (set(part.images[:, 0, 0].tolist()) for part in split_test(split))
+    assert (len(train), len(test)) == (16, 4)
+    assert train.isdisjoint(test)
+
+
+@pytest.mark.parametrize("path", ["npz:x.npz", "mnist+npz:x.npz"])
+def test_test_images_leave_the_training_images(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    log_warnings: Callable[[], list[str]],
+    path: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    mnist = Dataset(
+        "mnist",
+        Split.from_arrays(IMAGES[3:8], LABELS[3:8], ""),
+        Split.from_arrays(IMAGES, LABELS, ""),
+        DIGITS,
+    )
+    monkeypatch.setattr(DatasetFiles, "load", lambda self: mnist)
+    arrays = {"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES[:5], "y_test": LABELS[:5]}
+    np.savez("x.npz", **arrays)  # type: ignore[arg-type]
+    dataset = load_dataset(path, tmp_path)
+    check(dataset.train, IMAGES[5:], LABELS[5:])
+    check(dataset.test, IMAGES[:5], LABELS[:5])
+    expected = [f"5 of {tmp_path / 'x.npz'}'s 30 training images are among the test images, and"]
+    if dataset.mnist is not None:
+        check(dataset.mnist, IMAGES[5:8], LABELS[5:8])
+        expected += ["2 of MNIST's 5 training images are among"]
+    for warning, start in zip(log_warnings(), expected, strict=True):
+        assert warning.startswith(start)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    table=arrays(np.uint8, st.tuples(st.integers(1, 4), st.just(785))),
+    block=st.integers(1, 10_000),
+    bad=st.one_of(
+        st.none(),
+        st.tuples(
+            st.integers(0, 3),
+            st.integers(0, 784),
+            st.sampled_from(["", "256", "1000", "-1", "1.0", "a", "٣"]),
+        ),
+    ),
+)
+def test_csv_is_read_as_numpy_does_and_the_first_bad_cell_is_named(
+    tmp_path_factory: pytest.TempPathFactory,
+    table: Any,
+    block: int,
+    bad: tuple[int, int, str] | None,
+) -> None:
+    rows = [list(map(str, row)) for row in table.tolist()]
+    if bad is not None:
+        rows[bad[0] % len(rows)][bad[1]] = bad[2]
+    path = tmp_path_factory.mktemp("csv") / "x.csv"
+    path.write_text("\n".join(map(",".join, rows)), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mnist_ce.data.tables.BLOCK_BYTES", block)
+        if bad is None:
+            expected = np.loadtxt(path, np.uint8, delimiter=",", ndmin=2)
+            split, _ = read_csv(path)
+            pixels = expected[:, 1:].reshape(-1, 28, 28)
+            check(split, pixels * (255 if pixels.max() <= 1 else 1), expected[:, 0])
+        else:
+            place = f"line {bad[0] % len(rows) + 1}, column {bad[1] + 1}: "
+            with pytest.raises(DataError, match=place):
+                read_csv(path)
+
+
+@given(place=st.integers(0), value=st.integers(0, 255))
+def test_no_altered_byte_of_an_npz_goes_unnoticed(
+    tmp_path_factory: pytest.TempPathFactory, place: int, value: int
+) -> None:
+    content = bytearray(GOOD)
+    content[place % len(GOOD)] = value
+    path = tmp_path_factory.mktemp("npz") / "x.npz"
+    path.write_bytes(content)
+    with contextlib.suppress(DataError):
+        check(read_npz(path)[0])
 
 
 def test_the_split_follows_from_the_pixels_alone() -> None:
@@ -92,7 +194,6 @@ def test_the_split_follows_from_the_pixels_alone() -> None:
         (ROWS[0] + "\n5," + ",0" * 783, "column 2: '' is not"),
         (ROWS[0] + "\n5,-1" + ",0" * 783, "column 2: '-1' is not"),
         (ROWS[0] + "\n5,\x1b[31m" + ",0" * 783, r"column 2: '\?\[31m' is not"),
-        ("10" + ",0" * 784, "a label is not from 0 to 9"),
         ("", "1 columns; 785 are expected"),
         (f"label,{PIXELS}\n", "there is no image"),
         ("\0" * 100_000, "1 columns; 785"),
@@ -142,11 +243,12 @@ GOOD = npz(x_train=IMAGES, y_train=LABELS)
         (npz(a=IMAGES, b=LABELS), r"has no x_train and y_train \(it holds a, b\)"),
         (npz(x_train=IMAGES[:, :27], y_train=LABELS), r"images of shape \[30, 27, 28\]"),
         (npz(x_train=IMAGES, y_train=LABELS[1:]), r"labels of shape \[29\], expected \[30\]"),
-        (npz(x_train=HOLES, y_train=LABELS), "a pixel is not from 0 to 255"),
+        (npz(x_train=HOLES, y_train=LABELS), "a pixel is not from 0 to 255.* from nan to nan"),
         (npz(x_train=IMAGES.astype("i8") - 300, y_train=LABELS), "a pixel is not"),
-        (npz(x_train=IMAGES, y_train=LABELS + 1), "a label is not from 0 to 9"),
-        (npz(x_train=IMAGES, y_train=LABELS / 2), "a label is not a whole number"),
+        (npz(x_train=IMAGES, y_train=-1.0 - LABELS), "a label is not a whole number from 0"),
+        (npz(x_train=IMAGES, y_train=LABELS / 2), "a label is not a whole number from 0"),
         (npz(x_train=IMAGES[:0], y_train=LABELS[:0]), "no image"),
+        (npz(**{"x_train.txt": IMAGES, "y_train": LABELS}), "has no x_train and y_train"),
         (npz(x_train=IMAGES.astype(object), y_train=LABELS), "Object arrays cannot be loaded"),
         (npz(x_train=IMAGES.astype(str), y_train=LABELS), "not numbers"),
         (b"", "not a zip"),

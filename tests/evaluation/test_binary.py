@@ -19,8 +19,7 @@ from torch import nn
 from mnist_ce import load_model
 from mnist_ce.cli import main
 from mnist_ce.config import resolve_config
-from mnist_ce.data.dataset import Dataset
-from mnist_ce.data.splits import Split
+from mnist_ce.data.splits import Dataset, Split
 from mnist_ce.evaluation.evaluate import evaluate
 from mnist_ce.evaluation.metrics import average_precision, binary_report, confusion_matrix, roc_auc
 from mnist_ce.network.objective import Binary

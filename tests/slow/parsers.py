@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from mnist_ce.data.idx import idx_header, read_idx
 from PIL import Image
 
 from mnist_ce.cli.help import config_text
 from mnist_ce.config import parse_assignments, resolve_config
-from mnist_ce.data.idx import idx_header, read_idx
 from mnist_ce.network.model import MLP
 from mnist_ce.reader.image_io import open_image
 from mnist_ce.reader.pixels import to_float_image

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import io
 import logging
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from mnist_ce.data.idx import idx_parts, read_idx, write_idx
-from mnist_ce.data.registry import FILES
 from mnist_ce.data.splits import Split
 from mnist_ce.data.synthetic.render import draw
 from mnist_ce.data.synthetic.templates import load_styles
+from mnist_ce.data.tables import read_npz
 from mnist_ce.system.device import use_threads
 from mnist_ce.system.errors import DataError
-from mnist_ce.system.files import cache_dir, md5_of, write_atomically
+from mnist_ce.system.files import cache_dir, write_atomically
 from mnist_ce.system.text import one_line
 
 logger = logging.getLogger(__name__)
 
-GENERATOR_VERSION = 1  # of the drawings; stored files of another version are drawn again
+FILE_NAME = "digits-1.npz"  # with the version of the drawings; others are drawn again
+SPLITS = {"train": (60_000, 1), "test": (10_000, 2)}  # images, seed
 _NUM_CLASSES = 10
-SPLITS = {"train": (60_000, 1), "t10k": (10_000, 2)}  # images, seed
-_RECORD = "synthetic.json"
 
 
 def generate(num_images: int, seed: int, styles: str = "styles") -> Split:
@@ -55,48 +55,32 @@ def load_synthetic(data_dir: Path) -> tuple[Split, Split]:
     They are kept in `synthetic/` below `data_dir` or, where that cannot be written, the user's
     cache; where neither can be, they are drawn each time.
     """
-    folders = [data_dir / "synthetic", cache_dir() / "synthetic"]
-    for folder in folders:
-        if stored := read_synthetic(folder):
-            return stored
+    paths = [folder / "synthetic" / FILE_NAME for folder in (data_dir, cache_dir())]
+    for path in paths:
+        with contextlib.suppress(DataError):  # missing or damaged
+            train, test = read_npz(path)
+            if test is not None:
+                return train, test
     logger.info("drawing 60,000 + 10,000 synthetic digits")
     train, test = (generate(num_images, seed) for num_images, seed in SPLITS.values())
-    for folder in folders:
+    for path in paths:
         try:
-            write_synthetic(folder, train, test)
+            write_synthetic(path, train, test)
             break
         except OSError as error:
-            logger.info(f"the synthetic digits cannot be kept in {folder}: {one_line(error)}")
+            logger.info(f"the synthetic digits cannot be kept in {path.parent}: {one_line(error)}")
     return train, test
 
 
-def read_synthetic(folder: Path) -> tuple[Split, Split] | None:
-    """Return the stored digits; None where they are not whole, undamaged and of this version."""
-    try:
-        record = json.loads((folder / _RECORD).read_bytes())
-        tensors = [read_idx(folder / file) for file in FILES]
-    except (OSError, ValueError, DataError):
-        return None
-    for images, labels in (tensors[:2], tensors[2:]):
-        if images.shape != (*labels.shape, 28, 28) or (labels >= _NUM_CLASSES).any():
-            return None
-    if record != _record(tensors):
-        return None
-    return Split(tensors[0], tensors[1].long()), Split(tensors[2], tensors[3].long())
-
-
-def write_synthetic(folder: Path, train: Split, test: Split) -> None:
-    """Store digits as IDX files named as MNIST's are, and a record that makes them valid.
-
-    The record is written last. Two processes that write at the same time write the same bytes.
-    """
-    tensors = [train.images, train.labels, test.images, test.labels]
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, tensor in zip(FILES, tensors, strict=True):
-        write_idx(folder / file, tensor)
-    write_atomically(folder / _RECORD, json.dumps(_record(tensors), indent=2) + "\n")
-
-
-def _record(tensors: list[torch.Tensor]) -> dict[str, object]:
-    digests = [md5_of(*idx_parts(tensor)) for tensor in tensors]
-    return {"generator_version": GENERATOR_VERSION, "md5": dict(zip(FILES, digests, strict=True))}
+def write_synthetic(path: Path, train: Split, test: Split) -> None:
+    """Store digits as Keras stores MNIST, with a checksum of each array: see `read_npz`."""
+    content = io.BytesIO()
+    np.savez(
+        content,
+        x_train=train.images.numpy(),
+        y_train=train.labels.byte().numpy(),
+        x_test=test.images.numpy(),
+        y_test=test.labels.byte().numpy(),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content.getvalue())
