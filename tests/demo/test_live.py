@@ -17,7 +17,7 @@ from PIL import Image
 
 from mnist_ce.cli.demo import live_page
 from mnist_ce.data import dataset as dataset_module
-from mnist_ce.data.dataset import Dataset
+from mnist_ce.data.splits import Dataset
 from mnist_ce.demo.live import MAX_POINTS, RunWatcher
 from mnist_ce.evaluation.evaluate import evaluate
 from mnist_ce.evaluation.metrics import most_confident_mistakes

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from mnist_ce.data.idx import idx_header, read_idx
 from PIL import Image
 
 from mnist_ce.cli.help import config_text
 from mnist_ce.config import parse_assignments, resolve_config
+from mnist_ce.data.tables import read_csv, read_npz
 from mnist_ce.network.model import MLP
 from mnist_ce.reader.image_io import open_image
 from mnist_ce.reader.pixels import to_float_image
@@ -126,6 +126,13 @@ def _images() -> list[bytes]:
     return [buffer.getvalue() for buffer in buffers]
 
 
+def _tables() -> list[bytes]:
+    buffers = [io.BytesIO(), io.BytesIO()]
+    for buffer, save in zip(buffers, (np.savez, np.savez_compressed), strict=True):
+        save(buffer, x_train=np.arange(784 * 3).reshape(3, 784) % 256, y_train=np.arange(3))
+    return [buffer.getvalue() for buffer in buffers]
+
+
 def _record() -> bytes:
     record: dict[str, Any] = {"format_version": FORMAT_VERSION, "name": "a", "status": "finished"}
     record |= {"dataset": "mnist", "objective": "multiclass", "prediction": {"temperature": 1.5}}
@@ -167,7 +174,12 @@ PARSERS = [
     Parser("run.json", [_record()], _parse_run_json),
     Parser("metrics.csv", [_METRICS], lambda path: RunDir(path.parent).read_metrics()),
     Parser("steps.csv", [_STEPS], lambda path: RunDir(path.parent).read_steps()),
-    Parser("x-idx", [idx_header((3, 28, 28)) + bytes(3 * 784)], read_idx),
+    Parser("x.npz", _tables(), read_npz),
+    Parser(
+        "x.csv",
+        [b"\n".join([b"7," + b",".join([b"%d" % i] * 784) for i in (0, 25, 255)])],
+        read_csv,
+    ),
     Parser("x.png", _images(), lambda path: to_float_image(open_image(path))),
 ]
 
