@@ -47,7 +47,7 @@ class EpochMetrics(TypedDict, total=False):
     test_total: int
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class MetricSums:
     """Sums over the examples of an epoch, from which its loss and accuracy are made."""
 
@@ -64,6 +64,13 @@ class MetricSums:
     def accuracy(self) -> float:
         """The fraction of examples that were classified correctly."""
         return self.num_correct / max(self.num_examples, 1)
+
+    def __add__(self, other: MetricSums) -> MetricSums:
+        return MetricSums(
+            self.loss_sum + other.loss_sum,
+            self.num_correct + other.num_correct,
+            self.num_examples + other.num_examples,
+        )
 
     def __sub__(self, earlier: MetricSums) -> MetricSums:
         return MetricSums(

@@ -25,7 +25,7 @@ def resolve_device(name: str) -> torch.device:
     A missing device raises a DeviceError; it is never replaced by another.
     """
     if name == "auto":
-        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -39,7 +39,8 @@ def resolve_device(name: str) -> torch.device:
             )
         if (device.index or 0) >= count:
             raise DeviceError(f"device '{name}' is not there: this machine has {count} CUDA GPU(s)")
-        return torch.device("cuda", device.index or 0)
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return torch.device("cuda", index)
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("device 'mps' is not there; use --device cpu or auto")
     if device.type not in ("cpu", "mps"):

@@ -32,29 +32,18 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def local_device(device: str) -> str:
-    """Return the device name for this process: of several, each has a GPU of its own."""
-    if num_processes() == 1 or device not in ("auto", "cuda"):
-        return device
-    import torch
-
-    has_gpu = device == "cuda" or torch.cuda.is_available()
-    return f"cuda:{_environment_int('LOCAL_RANK', 0)}" if has_gpu else "cpu"
-
-
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Initialise and destroy the process group; nothing for a single process."""
+    """Initialise and destroy the process group, each process with a GPU of its own."""
     if num_processes() == 1:
         yield
         return
     import torch
-    from torch import distributed
 
     if has_gpu := torch.cuda.is_available():
         torch.cuda.set_device(_environment_int("LOCAL_RANK", 0) % torch.cuda.device_count())
     try:
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo")
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo")
     except (RuntimeError, ValueError) as error:
         raise UsageError(
             "the processes did not find each other; start them with torchrun, or unset RANK, "
@@ -68,24 +57,21 @@ def process_group() -> Iterator[None]:
             "is intact: continue with --resume, with any number of processes"
         ) from error
     finally:
-        distributed.destroy_process_group()
+        torch.distributed.destroy_process_group()
 
 
 def from_main(make: Callable[[], T]) -> T:
     """Return in each process what `make` returns in the main one, by pickle."""
     values = [make() if is_main() else None]
     if num_processes() > 1:
-        from torch import distributed
+        import torch
 
-        distributed.broadcast_object_list(values)
+        torch.distributed.broadcast_object_list(values)
     return cast(T, values[0])
 
 
 def main_first(load: Callable[[], T], digest: Callable[[T], str]) -> T:
-    """Run `load` in each process, in the main one first, so that files are fetched once.
-
-    A DataError in all of them if the digests differ.
-    """
+    """Run `load` in each process, the main one first; a DataError if the digests differ."""
     loaded = [load()] if is_main() else []
     expected = from_main(lambda: digest(loaded[0]))  # the other processes wait for it
     if not is_main():
@@ -100,10 +86,9 @@ def all_reduce(values: list[float], operation: Literal["SUM", "MAX"]) -> list[fl
     if num_processes() == 1:
         return values
     import torch
-    from torch import distributed
 
     tensor = torch.tensor(values, dtype=torch.float64)
-    distributed.all_reduce(tensor, getattr(distributed.ReduceOp, operation))
+    torch.distributed.all_reduce(tensor, getattr(torch.distributed.ReduceOp, operation))
     return cast("list[float]", tensor.tolist())
 
 

@@ -80,7 +80,7 @@ def merge_resumed(before: RunRecord, now: RunRecord) -> RunRecord:
 
     The results of an earlier end are dropped.
     """
-    origin = ("name", "recipe", "created", "command", "git_commit")
+    origin = ("name", "recipe", "created", "command", "git_commit", "init")
     kept = {
         key: value
         for key, value in before.to_dict().items()

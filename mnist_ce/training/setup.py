@@ -27,7 +27,7 @@ from mnist_ce.system.distributed import num_processes
 from mnist_ce.system.errors import CheckpointError, RunError, StoppedError, UsageError
 from mnist_ce.system.text import one_line
 from mnist_ce.training.metadata import config_tables
-from mnist_ce.training.steps import OptimizerFactory, Step, make_step
+from mnist_ce.training.steps import FastStep, OptimizerFactory, PlainStep, Step
 
 # The keys that may differ in a resumed run; messages name the first five.
 RESUMABLE_KEYS = (
@@ -183,16 +183,10 @@ def build_step(
         augment=config.augment,
         last_augmented_epoch=config.train.epochs - config.augment.final_epochs,
     )
-    return make_step(
-        kind,
-        network,
-        loader,
-        splits.objective,
-        config.optimizer,
-        config.average.decay,
-        make_optimizer=custom.optimizer,
-        num_shards=config.train.shares,
-    )
+    settings = (network, loader, splits.objective, config.optimizer, config.average.decay)
+    if kind == "fast":
+        return FastStep(*settings, num_shards=config.train.shares)
+    return PlainStep(*settings, make_optimizer=custom.optimizer)
 
 
 def _build_network(

@@ -28,7 +28,6 @@ from mnist_ce.system.distributed import (
     all_reduce,
     from_main,
     is_main,
-    local_device,
     main_first,
     process_group,
 )
@@ -112,7 +111,7 @@ def train(
             resolved = resolve_config(config, flags=settings)
         if before is None and not dry_run:
             check_new_run(Path(resolved.run.output), resolved.run.name)
-        device = resolve_device(local_device(resolved.train.device))
+        device = resolve_device(resolved.train.device)
         is_mlp_with_sgd = model is optimizer is None and resolved.optimizer.name == "sgd"
         kind = choose_step(resolved.train.step, device.type, needs_autograd=not is_mlp_with_sgd)
 
@@ -161,19 +160,10 @@ def train(
 
 
 class Trainer:
-    """The training loop of one run, with its saving, testing and stopping.
+    """The training loop of one run, new or resumed, with its saving, testing and stopping.
 
-    Args:
-        config: The resolved config.
-        run: The directory of the run.
-        record: What `run.json` holds.
-        splits: The data.
-        step: The optimisation step, with the network and the training images.
-        state: The position in the epochs, of a new or a resumed run.
-        checkpointer: Writes the run's files.
-        callbacks: Called as training goes on.
-        stop: A flag that stops training after the current batch.
-        started_at: When the run was started, by `time.perf_counter`.
+    `step` holds the network and the training images, `state` the position in the epochs;
+    `started_at` is the start of the program's work on this run, by `time.perf_counter`.
     """
 
     def __init__(
@@ -244,7 +234,7 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         state, num_batches = self.state, len(self.loader)
-        self.step.reset_metrics(state.totals)
+        self.step.sums = state.totals
         epoch_started_at = time.perf_counter() - state.epoch_seconds
         first = state.batch + 1
         for batch, indices in enumerate(self.loader.epoch(state.epoch, state.batch), start=first):
@@ -254,7 +244,7 @@ class Trainer:
             if batch % self.config.run.log_interval == 0 or batch == num_batches:
                 self._log_metrics(learning_rate)
             state.epoch_seconds = time.perf_counter() - epoch_started_at
-            info = BatchInfo(state.epoch, batch, state.epoch_seconds, self.step.metrics())
+            info = BatchInfo(state.epoch, batch, state.epoch_seconds, self.step.sums)
             for callback in self.callbacks:
                 callback.on_batch(info)
             if batch < num_batches:  # the end of the epoch saves and stops by itself
@@ -264,15 +254,14 @@ class Trainer:
                     self._save()
                 self._stop_if_requested()
         synchronize(self.loader.device)
-        self._end_epoch(self.step.metrics(), time.perf_counter() - epoch_started_at)
+        self._end_epoch(self.step.sums, time.perf_counter() - epoch_started_at)
 
     def _log_metrics(self, learning_rate: float) -> None:
         """Append a row to `steps.csv`: the means since the row before, in the same epoch."""
-        sums = self.step.metrics()
-        since = sums - self.state.logged
+        since = self.step.sums - self.state.logged
         values = ",".join(f"{v:.6g}" for v in (since.loss, since.accuracy, learning_rate))
         self.checkpointer.append(f"{self.step.num_steps},{self.state.epoch},{values}\n")
-        self.state.logged = sums
+        self.state.logged = self.step.sums
 
     def _end_epoch(self, sums: MetricSums, seconds: float) -> None:
         state = self.state
@@ -325,7 +314,7 @@ class Trainer:
     def _save(self, *, epoch_is_done: bool = False) -> None:
         state = self.state
         if state.batch:
-            state.totals = self.step.metrics()
+            state.totals = self.step.sums
         state.wall_seconds = time.perf_counter() - self.started_at
         self._saved_at = time.monotonic()
         snapshot = Snapshot(

@@ -21,11 +21,11 @@ from mnist_ce.network.objective import Binary, Multiclass, Objective
 from mnist_ce.runs.train_state import MetricSums
 from mnist_ce.system.device import use_threads
 from mnist_ce.system.errors import UsageError
-from mnist_ce.training.steps import NonFiniteLossError, Step, choose_step, make_step
-from mnist_ce.training.steps.fast import FastStep, fused_sgd, linear_relu, relu_gradient
-from mnist_ce.training.steps.plain import PlainStep
+from mnist_ce.training.steps import FastStep, NonFiniteLossError, PlainStep, Step, choose_step
+from mnist_ce.training.steps.fast import fused_sgd, linear_relu, relu_gradient
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+STEPS: dict[str, type[PlainStep | FastStep]] = {"plain": PlainStep, "fast": FastStep}
 KINDS = pytest.mark.parametrize("kind", ["plain", "fast"])
 
 
@@ -65,10 +65,10 @@ def run(
 ) -> Step:
     torch.manual_seed(0)
     model = MLP(hidden, num_outputs)
-    step = make_step(kind, model, loader, objective or Multiclass(), *settings)
+    step = STEPS[kind](model, loader, objective or Multiclass(), *settings)
     done = 0
     for epoch in itertools.count(1):
-        step.reset_metrics()
+        step.sums = MetricSums()
         for indices in loader.epoch(epoch):
             step(indices, 0.05 / (1 + done / 100))  # a rate that changes at every step
             done += 1
@@ -112,27 +112,27 @@ def test_fast_step_equals_plain_step(settings: Settings) -> None:
     """
     loader = make_loader()
     torch.manual_seed(0)
-    plain = make_step("plain", MLP(), loader, Multiclass(), *settings)
-    fast = make_step("fast", MLP(), loader, Multiclass(), *settings)
+    plain = PlainStep(MLP(), loader, Multiclass(), *settings)
+    fast = FastStep(MLP(), loader, Multiclass(), *settings)
     exact = Exact(settings)
     differences, fast_errors, plain_errors = [], [], []
     for epoch in itertools.count(1):
-        plain.reset_metrics()
-        fast.reset_metrics()
+        plain.sums = MetricSums()
+        fast.sums = MetricSums()
         for indices in loader.epoch(epoch):
             for step in (fast, exact):
                 step.load_state(plain.state())
             rate = 0.05 / (1 + plain.num_steps / 100)
-            for step in (plain, fast, exact):
-                step(indices, rate)
-            ours, theirs, right = (step.state()["weights"] for step in (fast, plain, exact))
+            for each in (plain, fast, exact):
+                each(indices, rate)
+            ours, theirs, right = (each.state()["weights"] for each in (fast, plain, exact))
             differences.append(difference(ours, theirs))
             fast_errors.append(difference(ours, right))
             plain_errors.append(difference(theirs, right))
         if epoch == 1:
-            assert fast.metrics().num_correct == plain.metrics().num_correct
-            assert fast.metrics().loss == pytest.approx(plain.metrics().loss, rel=1e-5)
-            assert fast.metrics().num_examples == plain.metrics().num_examples == 650
+            assert fast.sums.num_correct == plain.sums.num_correct
+            assert fast.sums.loss == pytest.approx(plain.sums.loss, rel=1e-5)
+            assert fast.sums.num_examples == plain.sums.num_examples == 650
         if plain.num_steps >= 44:
             break
     assert difference(fast.eval_weights(), plain.eval_weights()) <= 1e-5
@@ -172,17 +172,17 @@ def test_fast_step_equals_plain_step_whatever_the_settings(
         objective, loader.labels = Binary(2.0), (loader.labels > 4).long()
     torch.manual_seed(0)
     settings = (objective, optimizer, average_decay)
-    plain = make_step("plain", MLP((12, 3), num_outputs), loader, *settings)
+    plain = PlainStep(MLP((12, 3), num_outputs), loader, *settings)
     with use_threads(num_threads):
         model = MLP((12, 3), num_outputs)
-        fast = make_step("fast", model, loader, *settings, num_shards=num_shards)
+        fast = FastStep(model, loader, *settings, num_shards=num_shards)
         for indices in itertools.islice(loader.epoch(1), 5):
             fast.load_state(plain.state())
             for step in (plain, fast):
-                step.reset_metrics()
+                step.sums = MetricSums()
                 step(indices, 0.05)
-            assert fast.metrics().loss == pytest.approx(plain.metrics().loss, rel=1e-5)
-            assert fast.metrics().num_correct == plain.metrics().num_correct
+            assert fast.sums.loss == pytest.approx(plain.sums.loss, rel=1e-5)
+            assert fast.sums.num_correct == plain.sums.num_correct
             for part in ("weights", "momentum", "average"):
                 assert difference(fast.state()[part], plain.state()[part]) <= 1e-5
 
@@ -201,8 +201,8 @@ def test_steps_see_the_same_batches_and_distortions(kind: str) -> None:
 def test_one_batch_can_be_overfitted(kind: str) -> None:
     loader = make_loader(num_images=64)
     step = run(kind, Settings(OptimizerConfig(momentum=0.9)), 150, loader)
-    assert step.metrics().loss < 0.01
-    assert step.metrics().num_correct == 64
+    assert step.sums.loss < 0.01
+    assert step.sums.num_correct == 64
 
 
 @pytest.mark.parametrize("kind", ["plain", "fast"])
@@ -230,7 +230,7 @@ def test_state_continues_with_any_kind(kind: str, loaded_by: str) -> None:
     whole = run(kind, settings, 8, loader)
     half = run(kind, settings, 4, loader)
     torch.manual_seed(5)
-    rest = make_step(loaded_by, MLP(), loader, Multiclass(), *settings)
+    rest = STEPS[loaded_by](MLP(), loader, Multiclass(), *settings)
     rest.load_state(half.state())
     for indices in list(loader.epoch(1))[4:8]:
         rest(indices, 0.05 / (1 + rest.num_steps / 100))
@@ -243,7 +243,7 @@ def test_state_continues_with_any_kind(kind: str, loaded_by: str) -> None:
 
 def test_fast_step_updates_the_model_in_place() -> None:
     model, loader = MLP(), make_loader()
-    step = make_step("fast", model, loader, Multiclass(), *SETTINGS[0])
+    step = FastStep(model, loader, Multiclass(), *SETTINGS[0])
     places = [parameter.data_ptr() for parameter in model.parameters()]
     third = model.layers[2].weight
     before = third.detach().clone()
@@ -252,30 +252,6 @@ def test_fast_step_updates_the_model_in_place() -> None:
     assert [parameter.data_ptr() for parameter in model.parameters()] == places
     assert not torch.equal(third, before)
     assert all(torch.equal(step.eval_weights()[n], p) for n, p in model.named_parameters())
-
-
-def test_metrics_can_be_read_at_any_time_and_leave_the_sums_given_alone() -> None:
-    """In an epoch that was interrupted."""
-    given = MetricSums(loss_sum=2.0, num_correct=3, num_examples=5)
-    found = {}
-    for kind in ("plain", "fast"):
-        torch.manual_seed(0)
-        loader = make_loader(num_images=500, batch_size=7)  # 72 batches
-        step = make_step(kind, MLP((12, 10)), loader, Multiclass(), *ALL)
-        step.reset_metrics(given)
-        for number, indices in enumerate(loader.epoch(1)):
-            step(indices, 0.05)
-            if number == 40:
-                first, second = step.metrics(), step.metrics()
-                assert first == second
-        found[kind] = step.metrics()
-        assert first.num_examples == 5 + 41 * 7
-        assert given == MetricSums(loss_sum=2.0, num_correct=3, num_examples=5)
-        step.reset_metrics()
-        assert step.metrics() == MetricSums()
-    assert found["plain"].num_examples == 505
-    assert found["fast"].num_correct == found["plain"].num_correct
-    assert found["fast"].loss_sum == pytest.approx(found["plain"].loss_sum, rel=1e-5)
 
 
 @pytest.mark.parametrize("num_shards", [1, 2, 3])
@@ -293,7 +269,7 @@ def test_the_number_of_threads_changes_no_bit(settings: Settings, num_shards: in
             for indices in itertools.chain(loader.epoch(1), loader.epoch(2)):
                 step(indices, 0.1)
         states.append(step.state())
-        metrics.append(step.metrics())
+        metrics.append(step.sums)
     assert metrics[0] == metrics[1] == metrics[2]
     for part in ("weights", "momentum", "average"):
         for name, expected in states[0][part].items():

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from torch import nn
-
-from mnist_ce.config import OptimizerConfig
-from mnist_ce.data.loader import DeviceLoader
-from mnist_ce.network.model import MLP
-from mnist_ce.network.objective import Objective
 from mnist_ce.system.distributed import num_processes
 from mnist_ce.system.errors import UsageError
 from mnist_ce.training.steps.base import NonFiniteLossError, Step
 from mnist_ce.training.steps.fast import FastStep
 from mnist_ce.training.steps.plain import OptimizerFactory, PlainStep
 
-__all__ = ["NonFiniteLossError", "OptimizerFactory", "Step", "choose_step", "make_step"]
+__all__ = ["FastStep", "NonFiniteLossError", "OptimizerFactory", "PlainStep", "Step", "choose_step"]
 
 
 def choose_step(kind: str, device_type: str, *, needs_autograd: bool = False) -> str:
@@ -34,21 +28,3 @@ def choose_step(kind: str, device_type: str, *, needs_autograd: bool = False) ->
     if kind == "fast" and obstacle:
         raise UsageError(f"train.step = 'fast' {obstacle}; use 'auto' or 'plain'")
     return "plain" if obstacle or kind == "plain" else "fast"
-
-
-def make_step(
-    kind: str,
-    model: nn.Module,
-    loader: DeviceLoader,
-    objective: Objective,
-    optimizer: OptimizerConfig,
-    average_decay: float = 0.0,
-    *,
-    make_optimizer: OptimizerFactory | None = None,
-    num_shards: int = 2,
-) -> Step:
-    """Build the step of a kind that `choose_step` returned; for the arguments see its class."""
-    if kind == "plain":
-        return PlainStep(model, loader, objective, optimizer, average_decay, make_optimizer)
-    assert isinstance(model, MLP)
-    return FastStep(model, loader, objective, optimizer, average_decay, num_shards)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -59,7 +58,7 @@ class Step(ABC):
         self.highest_rate = optimizer.learning_rate
         self.average_decay = average_decay
         self.num_steps = 0  # since the run began
-        self.sums = MetricSums()
+        self.sums = MetricSums()  # over the examples since the caller last set it
         # Threads that compute the step.
         self.num_workers = torch.get_num_threads() if loader.device.type == "cpu" else 1
         named = unwrapped(model).named_parameters(remove_duplicate=False)  # as in its state_dict
@@ -98,14 +97,6 @@ class Step(ABC):
         """Return the weights to evaluate, not copied: the averaged ones if there are any."""
         return {**(self.average or self.parameters), **self.buffers}
 
-    def metrics(self) -> MetricSums:
-        """Return the sums since `reset_metrics`."""
-        return dataclasses.replace(self.sums)
-
-    def reset_metrics(self, sums: MetricSums | None = None) -> None:
-        """Begin the sums of an epoch anew, or from those of an interrupted one."""
-        self.sums = dataclasses.replace(sums or MetricSums())
-
     def state(self) -> dict[str, Any]:
         """Return all that exact continuation needs, as tensors on the CPU and plain values."""
         state: dict[str, Any] = {
@@ -126,9 +117,7 @@ class Step(ABC):
         _copy_into(self.buffers, state.get("buffers", {}))
 
     def _count(self, loss_sum: float, num_correct: int, num_examples: int) -> None:
-        self.sums.loss_sum += loss_sum
-        self.sums.num_correct += num_correct
-        self.sums.num_examples += num_examples
+        self.sums += MetricSums(loss_sum, num_correct, num_examples)
         self.num_steps += 1
 
 

@@ -27,7 +27,7 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
 from mnist_ce.config import OptimizerConfig
@@ -81,13 +81,14 @@ class FastStep(Step):
 
     def __init__(
         self,
-        model: MLP,
+        model: nn.Module,
         loader: DeviceLoader,
         objective: Objective,
         optimizer: OptimizerConfig,
         average_decay: float = 0.0,
         num_shards: int = 2,
     ) -> None:
+        assert isinstance(model, MLP)
         super().__init__(model, loader, objective, optimizer, average_decay)
         self.sizes, self.num_shards = model.sizes, num_shards
         self.workers = Workers(min(torch.get_num_threads(), num_shards))
