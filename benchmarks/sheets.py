@@ -81,7 +81,7 @@ def draw_digit(pixels: NDArray[np.uint8], height: float, threshold: float) -> Co
 
 def draw_path(height: float, rng: np.random.Generator) -> tuple[Cover, int]:
     """Return the coverage of a digit drawn by a thin line without grey levels, and its label."""
-    styles = load_styles("hands")
+    styles = load_styles("world")
     style = styles[rng.integers(len(styles))]
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     path = pen_path(style, 1, generator)[0][0].numpy() * height  # [samples, 2]

@@ -118,7 +118,7 @@ def drawn_letters(count: int, seed: int) -> DigitImages:
 
 def drawn_digits(count: int, seed: int) -> DigitImages:
     """Draw digits, uint8 [n, 28, 28], each style of MNIST and of the world equally often."""
-    styles = load_styles() + load_styles("hands")
+    styles = load_styles() + load_styles("world")
     generator = torch.Generator().manual_seed(seed)
     drawn = [draw(style, count // len(styles), generator).numpy() for style in styles]
     return np.concatenate(drawn)

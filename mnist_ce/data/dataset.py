@@ -137,7 +137,7 @@ def _synthetic(dataset: Dataset, num_images: int) -> Split:
         raise UsageError(
             f"data.num_synthetic = {num_images}, but the images of {dataset.name} are no digits"
         )
-    return generate(num_images, _SYNTHETIC_SEED, "hands")
+    return generate(num_images, _SYNTHETIC_SEED, "world")
 
 
 def short_name(dataset: str) -> str:

@@ -65,19 +65,19 @@ def test_digits_look_like_those_of_mnist() -> None:
     assert 0.2 < float((ink & (images < 255)).sum() / ink.sum()) < 0.8
 
 
-def test_the_hands_of_the_world_write_each_digit_in_several_ways() -> None:
-    styles = load_styles("hands")
+def test_the_styles_of_many_countries_have_each_digit_in_several_ways() -> None:
+    styles = load_styles("world")
     assert all(sum(style.digit == digit for style in styles) >= 4 for digit in range(10))
-    digits = generate(400, seed=5, styles="hands")
+    digits = generate(400, seed=5, styles="world")
     assert digits.labels.bincount().tolist() == [40] * 10
-    assert same(digits, generate(400, seed=5, styles="hands"))
+    assert same(digits, generate(400, seed=5, styles="world"))
     assert not torch.equal(digits.images, generate(400, seed=5).images)
 
 
 @pytest.mark.parametrize("digit", [1, 7])
 def test_the_stroke_left_of_the_corner_falls_in_a_1_and_not_in_a_7(digit: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    with_stroke = [s for s in load_styles("hands") if s.digit == digit and len(s.pieces) >= 2]
+    with_stroke = [s for s in load_styles("world") if s.digit == digit and len(s.pieces) >= 2]
     for style in with_stroke:
         end, corner = style.pieces[0][0], style.pieces[0][-1]
         if len(style.pieces[0]) == 2 and corner[0] - end[2] > 0.05:  # no hook, no stem

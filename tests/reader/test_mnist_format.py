@@ -126,7 +126,7 @@ def test_the_detector_accepts_digits_and_rejects_letters(mnist_dir: Path) -> Non
         return float((detector.scores(images) < detector.threshold).mean())
 
     assert 0 < rejected(load_dataset("mnist", mnist_dir).test.images.numpy()) <= 0.01
-    drawn = generate(300, seed=6, styles="hands").images.numpy()
+    drawn = generate(300, seed=6, styles="world").images.numpy()
     assert rejected(np.stack([thin_copy(image, 1.8, 12) for image in drawn])) <= 0.05
     hand_drawn = []
     for number, glyph in enumerate(letters.GLYPHS):

@@ -26,10 +26,10 @@ SPLITS = {"train": (60_000, 1), "test": (10_000, 2)}  # images, seed
 _NUM_CLASSES = 10
 
 
-def generate(num_images: int, seed: int, styles: str = "styles") -> Split:
+def generate(num_images: int, seed: int, styles: str = "mnist") -> Split:
     """Draw digits, as many of each as can be, in random order.
 
-    The styles are those of MNIST's writers, or `hands`, those of the world; see `load_styles`.
+    `styles` are those of `load_styles`.
     Equal arguments give equal images on one kind of processor and one version of torch; elsewhere
     a grey level may differ by one here and there.
     """
@@ -39,9 +39,9 @@ def generate(num_images: int, seed: int, styles: str = "styles") -> Split:
         for digit in range(_NUM_CLASSES):
             ways = [style for style in load_styles(styles) if style.digit == digit]
             num_wanted = len(range(digit, num_images, _NUM_CLASSES))
-            shares = torch.tensor([style.share for style in ways], dtype=torch.float32)
-            drawn = torch.rand(num_wanted, generator=generator) * shares.sum()
-            chosen = torch.searchsorted(shares.cumsum(0), drawn)
+            weights = torch.tensor([style.weight for style in ways], dtype=torch.float32)
+            positions = torch.rand(num_wanted, generator=generator) * weights.sum()
+            chosen = torch.searchsorted(weights.cumsum(0), positions)
             for index, style in enumerate(ways):
                 images.append(draw(style, int((chosen == index).sum()), generator))
             labels.append(torch.full((num_wanted,), digit))

@@ -50,7 +50,7 @@ def pen_path(style: Style, num_images: int, generator: torch.Generator) -> tuple
     radii = (0.5 * pressure @ matrix.T).clamp(0.015, 0.12)
     x, y = centres[..., 0], centres[..., 1] - 0.5  # [n, samples]; y from -0.5 to 0.5
 
-    # The proportions of a hand: how high the waist is, how wide the top beside the bottom, a bow.
+    # Proportions: how high the waist is, how wide the top beside the bottom, a bow.
     waist = torch.cos(math.pi * y.clamp(-0.5, 0.5))
     x = x * (1 + 0.35 * v * normal(1) * y) + 0.04 * v * normal(1) * waist
     y = y + 0.09 * v * normal(1) * waist
@@ -59,7 +59,7 @@ def pen_path(style: Style, num_images: int, generator: torch.Generator) -> tuple
         phase = 2 * math.pi * torch.rand(num_images, 1, generator=generator)
         wave = torch.sin(4 * normal(1) * x + 4 * normal(1) * y + phase)
         x, y = x + 0.035 * v * normal(1) * wave, y + 0.035 * v * normal(1) * wave
-    # Width, slant (most hands lean to the right), and a page that does not lie straight.
+    # Width, slant (most handwriting leans to the right), and a page that does not lie straight.
     x = x * lognormal(1.25, 0.25 * v).clamp(min=0.8)
     x = x - (0.2 + 0.15 * (1 + v) * normal(1)) * y
     angle = 0.12 * normal(1)

@@ -22,7 +22,7 @@ class Style:
     """One way of writing a digit, 0 to 9; the TOML files explain the rest."""
 
     digit: int
-    share: float
+    weight: float
     pieces: tuple[Piece, ...]
     variation: float = 1.0
 
@@ -44,18 +44,23 @@ class Style:
 
 
 @functools.cache
-def load_styles(name: str = "styles") -> tuple[Style, ...]:
-    """Return the styles of a file beside this one, `styles` or `hands`, those of 0 first."""
-    content = Path(__file__).with_name(f"{name}.toml").read_text(encoding="utf-8")
+def load_styles(name: str = "mnist") -> tuple[Style, ...]:
+    """Return the handwriting styles of MNIST's writers or, with `world`, of many countries.
+
+    Those of 0 come first; `world` holds some of `mnist` too.
+    """
+    content = Path(__file__).with_name(f"{name}_styles.toml").read_text(encoding="utf-8")
     tables = tomllib.loads(content)
-    plain = tables.pop("plain", {"digits": []})
-    others = load_styles() if plain["digits"] else ()
-    chosen = [style for style in others if style.digit in plain["digits"]]
-    styles = [replace(style, variation=plain["variation"]) for style in chosen]
-    for digit, rows in tables.pop("hands", tables).items():
+    styles = []
+    if "mnist" in tables:
+        digits, variation = tables["mnist"]["digits"], tables["mnist"]["variation"]
+        styles = [
+            replace(style, variation=variation) for style in load_styles() if style.digit in digits
+        ]
+    for digit, rows in tables.get("styles", tables).items():
         for row in rows:
             pieces = tuple(tuple(map(tuple, piece)) for piece in row["pieces"])
-            styles.append(Style(int(digit), row["share"], pieces, row.get("variation", 1.0)))
+            styles.append(Style(int(digit), row["weight"], pieces, row.get("variation", 1.0)))
     return tuple(sorted(styles, key=lambda style: style.digit))
 
 
