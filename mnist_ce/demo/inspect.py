@@ -7,7 +7,6 @@ import io
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -30,30 +29,15 @@ def inspect_image(
     Raises:
         UsageError: If the target is not one of the network's classes.
     """
-    chosen = records[min(index, len(records) - 1)]
-    content: dict[str, Any] = {
+    record = records[min(index, len(records) - 1)]
+    explained = None if record.pixels is None else explain_record(trained, record, target)
+    layers = [] if explained is None else explained.activations
+    return {
         "records": [record.to_dict() for record in records],
         "stages": {name: png_url(pixels) for name, pixels in records[0].stages.items()},
-        "activations": [],
-        "explanation": None,
+        "activations": [layer.astype(float).round(3).tolist() for layer in layers],
+        "explanation": None if explained is None else explained.to_dict(),
     }
-    if chosen.pixels is not None:
-        content["activations"] = activations(trained, chosen.pixels)
-        content["explanation"] = explain_record(trained, chosen, target).to_dict()
-    return content
-
-
-@torch.inference_mode()
-def activations(trained: TrainedModel, pixels: NDArray[np.uint8]) -> list[list[float]]:
-    """Return the output of each layer for an image [28, 28]: after the ReLU, the last one raw."""
-    values = torch.tensor(pixels.reshape(-1) / np.float32(255))  # [784]
-    values = (values - trained.input_mean) / trained.input_std
-    *hidden, last = trained.mlp.layers
-    outputs = []
-    for layer in hidden:
-        values = layer(values).relu()  # → [width of the layer]
-        outputs.append(values)
-    return [[round(value, 3) for value in row.tolist()] for row in (*outputs, last(values))]
 
 
 def png_url(pixels: NDArray[np.generic]) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mnist_ce.explain.loss import explain_loss, to_json
+from mnist_ce.network.model import MLP
 from mnist_ce.network.objective import Binary
 from mnist_ce.prediction.predict import Prediction, predict
 from mnist_ce.reader.image_io import ImageSource
@@ -29,6 +30,7 @@ class ImageExplanation:
     loss: dict[str, Any]  # of one row: see `explain_loss`
     training_loss: float  # the same loss as training computes it, in float32
     attributions: dict[int, NDArray[np.float32]]  # [28, 28] by class: the prediction, the target
+    activations: list[NDArray[np.float32]]  # of each layer of an MLP; the last ones are the logits
 
     @property
     def prediction(self) -> int:
@@ -97,7 +99,9 @@ def explain_record(
     notes = [] if record.reason is None else [f"predict rejects this image: {record.reason}."]
     brightness = torch.tensor(pixels / np.float32(255)).requires_grad_()  # [28, 28]
     inputs = (brightness - trained.input_mean) / trained.input_std
-    logits: Tensor = trained.model(inputs[None])  # [28, 28] → [1, outputs]
+    network, batch = trained.model, inputs[None]  # [1, 28, 28]
+    layers = network.activations(batch) if isinstance(network, MLP) else [network(batch)]
+    logits = layers[-1]  # [1, outputs]
     if not logits.isfinite().all():
         raise CheckpointError(f"{trained.path} gives logits that are not finite for this image")
     prediction = int(trained.objective.predictions(logits))
@@ -119,6 +123,7 @@ def explain_record(
         loss={**loss, "notes": notes + loss["notes"]},
         training_loss=trained.objective.example_losses(values, torch.tensor([label])).item(),
         attributions={k: _attribution(logits, brightness, k) for k in {prediction: 0, label: 0}},
+        activations=[layer[0].detach().numpy() for layer in layers],
     )
 
 

@@ -42,12 +42,16 @@ class MLP(nn.Module):
 
         `images` are pixel/255, float32 [batch, 784], [batch, 28, 28] or [batch, 1, 28, 28].
         """
+        return self.activations(images)[-1]
+
+    def activations(self, images: Tensor) -> list[Tensor]:
+        """Return the output of each layer, [batch, width]: after the ReLU, the last one raw."""
         *hidden, last = self.layers
-        activations = images.flatten(start_dim=1)  # → [batch, 784]
+        outputs = [images.flatten(start_dim=1)]  # → [batch, 784]
         for layer in hidden:
-            activations = torch.relu(layer(activations))  # → [batch, width of the layer]
-        logits: Tensor = last(activations)  # → [batch, num_outputs]
-        return logits
+            outputs.append(torch.relu(layer(outputs[-1])))  # → [batch, width of the layer]
+        outputs.append(last(outputs[-1]))  # → [batch, num_outputs]
+        return outputs[1:]
 
 
 class ImageInput(nn.Module):
