@@ -73,7 +73,6 @@ def _modified_ns(path: Path) -> int:
 
 
 def summary(run: RunDir, record: RunRecord) -> dict[str, Any]:
-    """Return what a list of runs shows."""
     keys = ("dataset", "recipe", "epochs", "created", "test_accuracy")
     content = {"name": run.name, "state": run_state(run, record)}
     return content | {key: record[key] for key in keys}

@@ -50,7 +50,6 @@ class SecurityMiddleware:
         self.num_active: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or pass it on."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -105,11 +104,12 @@ class SecurityMiddleware:
         return host == socket.gethostname().lower()
 
     def has_token(self, request: Request) -> bool:
-        """Whether the token comes with a request, compared in constant time."""
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
-            given = request.cookies.get(COOKIE, "")
-        return secrets.compare_digest(given.encode(), (self.token or "").encode())
+            token = request.cookies.get(COOKIE, "")
+        return secrets.compare_digest(
+            token.encode(), (self.token or "").encode()
+        )  # in constant time
 
 
 async def read_body(request: Request) -> bytes:

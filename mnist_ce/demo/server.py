@@ -178,7 +178,6 @@ def session(request: Request) -> Response:
 
 @router.get("/docs", include_in_schema=False)
 def docs() -> FileResponse:
-    """The page that describes the interface."""
     return FileResponse(STATIC / "docs.html")
 
 
@@ -247,7 +246,6 @@ def make_app(service: InferenceService, host: str, token: str | None, correction
 
 
 async def error_response(_: Request, error: Exception) -> JSONResponse:
-    """Return the reason of an error, in one line, with its status."""
     if isinstance(error, StarletteHTTPException):
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
     if isinstance(error, RequestValidationError):

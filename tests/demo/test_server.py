@@ -8,9 +8,11 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from mnist_ce.explain.image import explain_image
 from mnist_ce.prediction.predict import PredictOptions, Predictor
 from mnist_ce.reader import pool
 from mnist_ce.reader.image_io import open_image
+from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.system.errors import ImageError
 
 MonkeyPatch = pytest.MonkeyPatch
@@ -132,6 +135,26 @@ def test_images_that_hang_fail_alone(tmp_path: Path, monkeypatch: MonkeyPatch) -
         assert asyncio.run(ask()) == [[7]] * 4
     finally:
         service.close()
+
+
+def test_a_network_that_loads_slowly_keeps_nobody_waiting(
+    demo: Demo, monkeypatch: MonkeyPatch
+) -> None:
+    is_loading, may_load, trained = threading.Event(), threading.Event(), demo.service.trained
+
+    def load_slowly(name: str) -> TrainedModel:
+        is_loading.set()
+        may_load.wait(20)
+        return trained(name)
+
+    monkeypatch.setattr(demo.service, "trained", load_slowly)
+    with ThreadPoolExecutor() as executor:
+        slow = executor.submit(demo.post, "/v1/predict", SEVEN)
+        assert is_loading.wait(30)
+        assert httpx.get(f"{demo.url}/healthz", timeout=10).status_code == 200
+        assert not slow.done()
+        may_load.set()
+        assert slow.result().status_code == 200
 
 
 def test_inspect_shows_the_loss_of_explain(demo: Demo) -> None:
