@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,7 +17,6 @@ from mnist_ce.cli.runs import print_groups
 from mnist_ce.system.errors import MnistCeError, StoppedError, TrainingError, UsageError, require
 
 if TYPE_CHECKING:
-    from mnist_ce.training.callbacks import StopFlag
     from mnist_ce.training.plan import Plan
     from mnist_ce.training.tune import TuneResult
 
@@ -72,7 +72,7 @@ def tune(
       mnist-ce tune --search space.toml --trials 50 --set data.validation_size=5000
     """
     from mnist_ce.config import parse_assignments
-    from mnist_ce.training import plan as planning
+    from mnist_ce.training.plan import make_plan, parse_grid, parse_seeds, plan_runs
 
     if jobs > 1:
         threads = max((threads or os.cpu_count() or 1) // jobs, 1)
@@ -82,28 +82,23 @@ def tune(
     configs = [part for text in config or ["default"] for part in text.split(",")]
     if search and (grid or len(configs) > 1):
         raise UsageError("--search is for one --config, and not together with --grid")
-    runs = planning.plan_runs(
-        configs, settings, planning.parse_grid(grid or []), planning.parse_seeds(seeds)
-    )
+    runs = plan_runs(configs, settings, parse_grid(grid or []), parse_seeds(seeds))
     space = {}
     if search:
         require("optuna", extra="tune")
         from mnist_ce.training.search import read_space
 
         space = read_space(search)
-    plan = planning.make_plan(runs, space, trials, name, storage)
-
+    plan = make_plan(runs, space, trials, name, storage)
     if grid and not runs[0].settings["data.validation_size"]:
         note("to choose among these, measure on a split: --set data.validation_size=5000")
 
     from mnist_ce.cli.terminal import stop_on_signals
-    from mnist_ce.training.tune import tune as run_tuning
+    from mnist_ce.training.tune import tune as train_plan
 
     try:
-        with stop_on_signals() as stop:
-            if jobs > 1:
-                _run_workers(plan, jobs, stop)
-            result = run_tuning(plan, stop)  # what is left to do, if anything, and the results
+        with stop_on_signals() as stop, _other_processes(plan, jobs - 1):
+            result = train_plan(plan, stop)
     except StoppedError as stopped:
         message = "stopped; to continue, repeat this mnist-ce tune command"
         raise StoppedError(message, stopped.signal_number) from None
@@ -115,41 +110,36 @@ def tune(
         raise TrainingError(f"{num_failed} of {len(result.trials)} runs failed; see above")
 
 
-def _run_workers(plan: Plan, jobs: int, stop: StopFlag) -> None:
-    """Train a plan in several processes, and stop them when this one is stopped."""
+@contextlib.contextmanager
+def _other_processes(plan: Plan, num_processes: int) -> Iterator[None]:
+    """Train a plan in other processes, too, which save their runs when this one is stopped."""
     import multiprocessing
-    from multiprocessing.connection import wait
 
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_work, args=(plan,)) for _ in range(jobs)]
-    stop.is_checked = True
+    processes = [context.Process(target=_train_apart, args=(plan,)) for _ in range(num_processes)]
     try:
-        for worker in workers:
-            worker.start()
-        running = [worker.sentinel for worker in workers]
-        while running and stop.signal_number is None:
-            ended = wait(running, timeout=0.5)
-            running = [sentinel for sentinel in running if sentinel not in ended]
+        for process in processes:
+            process.start()
+        yield
+    except BaseException:
+        for process in processes:
+            if process.is_alive():
+                process.terminate()  # SIGTERM
+        raise
     finally:
-        for worker in workers:
-            if worker.is_alive():
-                worker.terminate()  # SIGTERM: it saves its run and stops
-        for worker in workers:
-            if worker.pid is not None:
-                worker.join()
-    stop.is_checked = False
-    if stop.signal_number is not None:
-        raise StoppedError("stopped", stop.signal_number)
+        for process in processes:
+            if process.pid is not None:
+                process.join()
 
 
-def _work(plan: Plan) -> None:
+def _train_apart(plan: Plan) -> None:
     from mnist_ce.cli.terminal import stop_on_signals
-    from mnist_ce.training.tune import tune as run_tuning
+    from mnist_ce.training.tune import tune as train_plan
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starting process gets Ctrl-C, too
-    # The starting process meets the same error when it goes on, and prints it.
+    # The starting process meets the same error, and prints it.
     with logging_to_terminal(), stop_on_signals() as stop, contextlib.suppress(MnistCeError):
-        run_tuning(plan, stop)
+        train_plan(plan, stop)
 
 
 def _print(result: TuneResult) -> None:

@@ -35,16 +35,15 @@ class RunGroup:
         is_defined = len(self.records) > 1 and self.mean(key) is not None
         return statistics.stdev(record[key] for record in self.records) if is_defined else None
 
-    def accuracy_text(self, split: str = "test") -> str:
-        """Return the accuracy as `mean ± standard deviation` in percent; `-`: not measured."""
-        mean, deviation = (f(f"{split}_accuracy") for f in (self.mean, self.deviation))
+    def accuracy_text(self) -> str:
+        """Return the test accuracy as `mean ± standard deviation` in percent."""
+        mean, deviation = self.mean("test_accuracy"), self.deviation("test_accuracy")
         spread = "" if deviation is None else f" ± {100 * deviation:.2f}"
         return "-" if mean is None else f"{100 * mean:.2f}{spread} %"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return label, runs, and the mean and deviation of the accuracies as plain values."""
-        content: dict[str, Any] = {"label": self.label, "n": len(self.names)}
-        content |= {"runs": list(self.names), "seeds": [record.seed for record in self.records]}
+        seeds = [record.seed for record in self.records]
+        content = {"label": self.label, "n": len(seeds), "runs": list(self.names), "seeds": seeds}
         for key in ("test_accuracy", "validation_accuracy"):
             content |= {f"{key}_mean": self.mean(key), f"{key}_std": self.deviation(key)}
         return content
@@ -80,7 +79,7 @@ def group_runs(runs: Iterable[tuple[str, RunRecord]]) -> list[RunGroup]:
     members = [[seeds[seed] for seed in sorted(seeds)] for seeds in groups.values()]
     labels = _labels([runs[0][1] for runs in members])
     return [
-        RunGroup(label, tuple(name for name, _ in runs), tuple(record for _, record in runs))
+        RunGroup(label, *zip(*runs, strict=True))
         for label, runs in zip(labels, members, strict=True)
     ]
 
@@ -89,10 +88,13 @@ def _labels(records: Sequence[RunRecord]) -> list[str]:
     names = [f"{record.dataset} {record.recipe}" for record in records]
     settings = [recipe_settings(record) for record in records]
     labels = []
-    for name, own in zip(names, settings, strict=True):
-        alike = [other for other, its_name in zip(settings, names, strict=True) if its_name == name]
-        differing = [key for key in own if any(other.get(key) != own[key] for other in alike)]
-        labels.append(
-            " ".join([name, *(f"{key.partition('.')[2]}={own[key]}" for key in differing)])
-        )
+    for name, recipe in zip(names, settings, strict=True):
+        namesakes = [
+            other for other, its_name in zip(settings, names, strict=True) if its_name == name
+        ]
+        differing = [
+            key for key in recipe if any(other.get(key) != recipe[key] for other in namesakes)
+        ]
+        values = (f"{key.partition('.')[2]}={recipe[key]}" for key in differing)
+        labels.append(" ".join([name, *values]))
     return labels

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_ce.config import Config, recipe_name, resolve_config
 from mnist_ce.runs.groups import is_of_recipe
+from mnist_ce.runs.records import FORMAT_VERSION, RunRecord
 from mnist_ce.runs.run_dir import RunDir, check_run_name
 from mnist_ce.system.errors import RunError, UsageError
 
@@ -28,17 +29,24 @@ class PlannedRun:
     """A run to be trained."""
 
     recipe: str
-    settings: dict[str, Any]  # all, by dotted key; `run.name` is made from what differs
+    settings: dict[str, Any]  # all, by dotted key; of a trial they may not go together
 
     @property
     def run(self) -> RunDir:
-        """Its directory."""
         return RunDir(Path(self.settings["run.output"]) / self.settings["run.name"])
 
     def changed(self, name: str, values: Mapping[str, Any], test_every: int) -> PlannedRun:
-        """Return a run of another name with other values, which may not go together."""
-        other = {**values, "run.name": name, "train.test_every": test_every}
-        return PlannedRun(self.recipe, self.settings | other)
+        changes = {**values, "run.name": name, "train.test_every": test_every}
+        return PlannedRun(self.recipe, self.settings | changes)
+
+    def untrained_record(self) -> RunRecord:
+        """Return the record of a run that failed before it had one."""
+        tables: dict[str, dict[str, Any]] = {}
+        for key, value in self.settings.items():
+            section, _, name = key.partition(".")
+            tables.setdefault(section, {})[name] = value
+        names = {"name": self.run.name, "recipe": self.recipe, "seed": tables["train"]["seed"]}
+        return RunRecord(format_version=FORMAT_VERSION, config=tables, **names)
 
 
 @dataclass(frozen=True)
@@ -67,13 +75,12 @@ def plan_runs(
     for key, instead in (("run.name", "--name"), ("train.seed", "--seeds")):
         if key in settings or key in grid:
             raise UsageError(f"{key} is set by the plan: use {instead}")
-    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    combinations = list(itertools.product(configs, points, seeds))
+    combinations = list(itertools.product(configs, itertools.product(*grid.values()), seeds))
     if len(combinations) > MAX_RUNS:
         raise UsageError(f"{len(combinations):,} runs are more than {MAX_RUNS:,}")
     runs: dict[str, PlannedRun] = {}
     for config, point, seed in combinations:
-        flags = {**settings, **point, "train.seed": seed}
+        flags = {**settings, **dict(zip(grid, point, strict=True)), "train.seed": seed}
         parts = [
             f"{key.rpartition('.')[2]}={_in_a_name(value)}"
             for key, value in sorted(flags.items())
@@ -113,21 +120,20 @@ def make_plan(
         )
     if storage is not None and not (space and "://" in storage):
         raise UsageError(f"--storage {storage}: give the URL of a database, to --search in")
-    if study and not re.fullmatch(r"\w[\w.=+-]*", study):
-        raise UsageError(f"--name {study}: use letters, digits and . = + - _ alone")
-    if study:
-        check_run_name(study)
-    else:
+    if not study:
         # The seeds of a search's test and the number of its trials may grow.
         content = [definitions[0], sorted(map(repr, space.items()))] if space else definitions
         digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
         study = f"{'search' if space else 'runs'}-{digest}"
+    elif not re.fullmatch(r"\w[\w.=+-]*", study):
+        raise UsageError(f"--name {study}: use letters, digits and . = + - _ alone")
+    check_run_name(study)
     return Plan(study, runs, space, num_trials, storage)
 
 
-def definition(settings: dict[str, Any]) -> dict[str, Any]:
+def definition(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what defines a run, by dotted key; keys that are missing have their defaults."""
-    flat = Config().flat() | settings
+    flat = {**Config().flat(), **settings}
     named = ("train.seed", "data.dataset")
     return {key: value for key, value in flat.items() if is_of_recipe(key) or key in named}
 
@@ -153,9 +159,8 @@ def parse_seeds(text: str) -> list[int]:
         match = re.fullmatch(r"\s*(\d{1,18})(?:-(\d{1,18}))?\s*", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
         if not 0 <= last - first < MAX_RUNS:
-            raise UsageError(
-                f"--seeds {text}: write for example 0-4, or 0,1,7; at most {MAX_RUNS:,}"
-            )
+            example = f"write for example 0-4, or 0,1,7; at most {MAX_RUNS:,}"
+            raise UsageError(f"--seeds {text}: {example}")
         seeds += range(first, last + 1)
     return seeds
 

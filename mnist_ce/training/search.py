@@ -1,17 +1,19 @@
 """A search for settings by Optuna, each trial of which is a run.
 
-Optuna chooses the values of a trial by those before it. The study is made from the runs on disk, so
-that equal runs give equal trials; a database holds it for processes without a common disk.
+Optuna chooses the values of a trial by those before it. Its study is made from the runs on disk
+before each trial, so that equal runs give equal trials; or a database holds the study, for
+processes without a common disk. All else is the same.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import math
 import time
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.exceptions import ExperimentalWarning, TrialPruned
-from optuna.samplers import TPESampler
-from optuna.storages import (
-    RDBStorage,
-    RetryHeartbeatStaleTrialCallback,
-    fail_stale_trials,
-)
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from mnist_ce.config import Config, check_value, read_settings
@@ -41,9 +38,15 @@ from mnist_ce.system.errors import MnistCeError, RunError, UsageError
 from mnist_ce.system.text import one_line
 from mnist_ce.training.callbacks import Callback, RunInfo
 from mnist_ce.training.plan import Plan, PlannedRun, check_equal, definition
-from mnist_ce.training.run_queue import TRIAL_STATES, PrunedError, RunQueue, summary
+from mnist_ce.training.tune import TRIAL_STATES, PrunedError, RunQueue, summary
 
 HEARTBEAT_SECONDS = 30  # of a database's trials; Optuna counts a process as killed after two
+NUMBERS = {int: IntDistribution, float: FloatDistribution}
+SUGGEST: dict[type[BaseDistribution], Callable[..., Any]] = {
+    CategoricalDistribution: Trial.suggest_categorical,
+    FloatDistribution: Trial.suggest_float,
+    IntDistribution: Trial.suggest_int,
+}
 
 
 def read_space(file: str | Path) -> dict[str, BaseDistribution]:
@@ -61,21 +64,24 @@ def read_space(file: str | Path) -> dict[str, BaseDistribution]:
     for key, value in read_settings(file)[1].items():
         if not is_of_recipe(key) or key.startswith("data."):
             raise UsageError(f"{file}: {key} belongs to no recipe, so it cannot be searched")
-        limits = value if isinstance(value, dict) else {}
-        values = [limits[name] for name in ("low", "high") if name in limits] if limits else value
-        for each in values if isinstance(values, list) else [values]:
+        number = NUMBERS.get(type(defaults.get(key)))
+        match value:
+            case [*values] if values:
+                pass
+            case {"low": low, "high": high} if number:
+                values = [low, high]
+            case _:
+                kind = " or a range { low = …, high = … }" if number else ""
+                raise UsageError(f"{file}: {key} must be a list of choices{kind}")
+        for each in values:
             check_value(key, each, str(file))
-        is_number = type(defaults[key]) in (int, float)
-        is_range = len(limits) > 1 and is_number
-        if not values or not isinstance(values, list) or bool(limits) != is_range:
-            kind = " or a range { low = …, high = … }" if is_number else ""
-            raise UsageError(f"{file}: {key} must be a list of choices{kind}")
-        number = IntDistribution if type(defaults[key]) is int else FloatDistribution
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")  # a step that does not divide the range
-                choices = [_encoded(choice) for choice in values]
-                space[key] = number(**limits) if limits else CategoricalDistribution(choices)
+                if number and isinstance(value, dict):
+                    space[key] = number(**value)
+                else:
+                    space[key] = CategoricalDistribution([_encoded(choice) for choice in values])
         except (TypeError, ValueError, UserWarning) as error:
             raise UsageError(f"{file}: {key}: {one_line(error)}") from None
     if not space:
@@ -90,65 +96,48 @@ def run_trials(plan: Plan, queue: RunQueue) -> list[dict[str, Any]]:
         warnings.simplefilter("ignore", ExperimentalWarning)
         database = _open_database(plan) if plan.storage else None
         while True:
-            study = _study_of_runs(plan, queue) if database is None else database
-            for _ in range(plan.num_trials - len(_counted(study, plan)) if database else 0):
-                study.add_trial(create_trial(state=TrialState.WAITING))
+            study = database or _study_of_runs(plan, queue)
             trials = _counted(study, plan)
-            num_waiting, num_running = (
-                sum(trial.state == state for trial in trials)
-                for state in (TrialState.WAITING, TrialState.RUNNING)
-            )
-            if num_waiting:
+            states = [trial.state for trial in trials]
+            if len(trials) < plan.num_trials or TrialState.WAITING in states:
                 # Seeded by the trial, so that one process alone repeats a search exactly.
-                study.sampler = TPESampler(seed=len(trials) - num_waiting, constant_liar=True)
-                objective = _Objective(plan, queue)
-                study.optimize(objective, n_trials=1, catch=(_NotTrainedError,))
-            elif num_running:
-                queue.wait(num_running)
+                study.sampler = optuna.samplers.TPESampler(seed=len(trials), constant_liar=True)
+                study.optimize(functools.partial(_train_trial, plan, queue), n_trials=1)
+            elif TrialState.RUNNING in states:
+                queue.wait(states.count(TrialState.RUNNING))
                 fail_stale_trials(study)
             else:
                 return [trial.user_attrs["trial"] for trial in trials]
 
 
-class _NotTrainedError(Exception):
-    """A trial has failed, or another process trains it."""
+def _train_trial(plan: Plan, queue: RunQueue, trial: Trial) -> float:
+    """Train a trial as a run, and return its validation accuracy; NaN fails it, as Optuna has it.
 
-
-@dataclass
-class _Objective:
-    """Trains a trial as a run, and returns its validation accuracy."""
-
-    plan: Plan
-    queue: RunQueue
-
-    def __call__(self, trial: Trial) -> float:
-        number = _number(trial)
-        trial.set_user_attr("number", number)
-        if trial.number not in [each.number for each in _counted(trial.study, self.plan)]:
-            raise _NotTrainedError  # another process has begun the last one at the same time
-        for key, distribution in self.plan.space.items():
-            _suggest(trial, key, distribution)
-        run = _planned_run(self.plan, number, trial.params)
-        origin, num_trials = {"study": self.plan.study, "trial": number}, self.plan.num_trials
-        try:
-            record = self.queue.train(run, origin, num_trials, [_PruningCallback(trial)])
-        except MnistCeError:
-            RetryHeartbeatStaleTrialCallback()(trial.study, trial.study.trials[trial.number])
-            raise
-        if record is None:
-            raise _NotTrainedError
-        if record.config is None:  # it failed before it had a directory
-            record = record.updated(config=_tables(run.settings))
-            with contextlib.suppress(UsageError):  # another process was faster
-                create_run(
-                    run.run.path.parent, run.run.name, "", lambda d, _: d.write_record(record)
-                )
-        trial.set_user_attr("trial", summary(record, self.plan.space))
-        if record.status == RunState.PRUNED:
-            raise TrialPruned
-        if record.status == RunState.FAILED:
-            raise _NotTrainedError
-        return float(record["validation_accuracy"])
+    One that fails without a summary is not counted.
+    """
+    number = _number(trial)
+    trial.set_user_attr("number", number)
+    if trial.number not in [each.number for each in _counted(trial.study, plan)]:
+        return math.nan  # another process has begun the last one at the same time
+    for key, distribution in plan.space.items():
+        SUGGEST[type(distribution)](trial, key, **vars(distribution))
+    planned = _planned_run(plan, number, trial.params)
+    origin = {"study": plan.study, "trial": number}
+    try:
+        record = queue.train(planned, origin, plan.num_trials, [_PruningCallback(trial)])
+    except MnistCeError:  # it was stopped, for example, and waits with its values
+        RetryHeartbeatStaleTrialCallback()(trial.study, trial.study.trials[trial.number])
+        raise
+    if record is None:
+        return math.nan  # another process trains it
+    run = planned.run
+    if not run.path.exists():  # it failed before it had a directory
+        with contextlib.suppress(UsageError):  # another process was faster
+            create_run(run.path.parent, run.name, "", lambda new, _: new.write_record(record))
+    trial.set_user_attr("trial", summary(record, plan.space))
+    if record.status == RunState.PRUNED:
+        raise TrialPruned
+    return math.nan if record.status == RunState.FAILED else float(record["validation_accuracy"])
 
 
 class _PruningCallback(Callback):
@@ -181,13 +170,23 @@ def _planned_run(plan: Plan, number: int, params: Mapping[str, Any]) -> PlannedR
     return plan.runs[0].changed(f"{plan.study}-{number}", values, test_every=-1)
 
 
-def _tables(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    parts = [(*key.split("."), value) for key, value in settings.items()]
-    return {section: {k: v for s, k, v in parts if s == section} for section, _, _ in parts}
-
-
 def _encoded(value: Any) -> Any:  # noqa: ANN401
     return json.dumps(value) if isinstance(value, list) else value  # Optuna takes no list
+
+
+def _counted(study: Study, plan: Plan) -> list[FrozenTrial]:
+    """Return the planned trials, without those that failed untrained and were queued again."""
+    trials = [
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state != TrialState.FAIL or "trial" in trial.user_attrs
+    ]
+    return sorted(trials, key=_number)[: plan.num_trials]
+
+
+def _number(trial: Trial | FrozenTrial) -> int:
+    """Return the number of a trial's first attempt."""
+    return int(trial.user_attrs.get("number", trial.number))
 
 
 def _study_of_runs(plan: Plan, queue: RunQueue) -> Study:
@@ -197,23 +196,23 @@ def _study_of_runs(plan: Plan, queue: RunQueue) -> Study:
         planned = _planned_run(plan, number, {})
         run, record = planned.run, planned.run.read_record()
         if record is None:
-            study.add_trial(create_trial(state=TrialState.WAITING))
             break
-        queue.check(run, record, planned.settings, but=plan.space)
+        queue.check(planned, record, but=plan.space)
         state = TRIAL_STATES.get(str(record.status), "running" if run.is_locked() else "waiting")
-        is_over = state not in ("running", "waiting")
-        rows = [row for row in run.read_metrics() if row["epoch"] != record.epochs]
-        accuracies = {row["epoch"]: row["validation_accuracy"] for row in rows}
+        result: dict[str, Any] = {}
+        if str(record.status) in TRIAL_STATES:
+            rows = [row for row in run.read_metrics() if row["epoch"] != record.epochs]
+            accuracies = {row["epoch"]: row["validation_accuracy"] for row in rows}
+            result["intermediate_values"] = accuracies  # as `_PruningCallback` reported them
+            result["user_attrs"] = {"trial": summary(record, plan.space)}
+            result["value"] = record.validation_accuracy if state == "complete" else None
         flat = Config().flat() | record.flat_config
+        params = {key: _encoded(flat[key]) for key in plan.space}
+        space = dict(plan.space)
         try:
             study.add_trial(
                 create_trial(
-                    state=TrialState[state.upper()],
-                    value=record.validation_accuracy if state == "complete" else None,
-                    params={key: _encoded(flat[key]) for key in plan.space},
-                    distributions=dict(plan.space),
-                    user_attrs={"trial": summary(record, plan.space)} if is_over else {},
-                    intermediate_values=accuracies if is_over else {},
+                    state=TrialState[state.upper()], params=params, distributions=space, **result
                 )
             )
         except ValueError as error:
@@ -248,28 +247,3 @@ def _open_database(plan: Plan, attempts: int = 2) -> Study:
 def _create_study(**options: Any) -> Study:  # noqa: ANN401
     pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
     return optuna.create_study(pruner=pruner, direction="maximize", **options)
-
-
-def _counted(study: Study, plan: Plan) -> list[FrozenTrial]:
-    """Return the planned trials, without those that failed untrained and were queued again."""
-    trials = [
-        trial
-        for trial in study.get_trials(deepcopy=False)
-        if trial.state != TrialState.FAIL or "trial" in trial.user_attrs
-    ]
-    return sorted(trials, key=_number)[: plan.num_trials]
-
-
-def _number(trial: Trial | FrozenTrial) -> int:
-    """Return the number of a trial's first attempt."""
-    return int(trial.user_attrs.get("number", trial.number))
-
-
-def _suggest(trial: Trial, key: str, distribution: BaseDistribution) -> None:
-    if isinstance(distribution, CategoricalDistribution):
-        trial.suggest_categorical(key, distribution.choices)
-        return
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    is_int = isinstance(distribution, IntDistribution)
-    suggest: Any = trial.suggest_int if is_int else trial.suggest_float
-    suggest(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
