@@ -1,10 +1,13 @@
-"""`mnist-ce explain`."""
+"""`mnist-ce explain`: the loss as a table in ASCII, 80 columns wide, and an image as text."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import sys
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,13 +15,29 @@ import typer
 from typer import Argument, Option
 
 from mnist_ce.cli import options
-from mnist_ce.cli.explain_table import image_lines, number_text, print_loss
 from mnist_ce.cli.printing import note, print_json, write_plot
 from mnist_ce.system.errors import UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mnist_ce.explain.image import ImageExplanation
 
+COUNTS = {3: "three", 4: "four"}
+WIDTH = 78
+EXP_LIMIT = 700.0  # exp of more than 709.78 is infinite in float64, of less than -745.1 zero
+WHY = "why: the loss is -ln p of the right class, however the other classes share the rest."
+WHY_GRADIENT = (
+    " Its gradient by the logits is p - y. Gradient descent subtracts that, times the learning "
+    "rate, so that the right class's logit rises and the others fall."
+)
+
+# Each character with the intensity of the upper and the lower half of its cell.
+BLOCKS = {character: (level / 4, level / 4) for level, character in enumerate(" ░▒▓█")}
+BLOCKS |= {"▀": (1.0, 0.0), "▄": (0.0, 1.0)}
+ASCII = {character: (level / 9, level / 9) for level, character in enumerate(" .:-=+*#%@")}
+DARKEST_GREY = 232  # the first of the 24 greys at the end of xterm's 256 colours
 WHAT_IS_PLOTTED = "-ln p of the right class; p of each class; the gradient by each logit, p - y"
 
 
@@ -94,7 +113,7 @@ def explain(
         if json:
             print_json(to_json(loss))
         else:
-            print_loss(loss, precise=precise, about_logits=about_logits)
+            _print_loss(loss, precise, about_logits)
         return
     from mnist_ce.explain.image import explain_image
 
@@ -106,22 +125,26 @@ def explain(
         _plot_image(explanation, plot)
     if json:
         print_json(explanation.to_dict())
-    else:
-        _print_image(explanation, precise=precise, about_logits=about_logits)
+        return
+    has_colours = "NO_COLOR" not in os.environ and os.environ.get("TERM") not in (None, "dumb")
+    colour, encoding = sys.stdout.isatty() and has_colours, sys.stdout.encoding or "ascii"
+    for line in image_lines(explanation.pixels, colour=colour, encoding=encoding):
+        sys.stdout.write(f"{line}\n")
+    _print_loss(explanation.loss, precise, about_logits)
+    training_loss = _number_text(explanation.training_loss, 8 if precise else 4)
+    typer.echo(f"\nthe loss as training computes it, in float32: {training_loss}")
 
 
 def _parse_rows(text: str, name: str) -> list[list[float]]:
     """Read rows of numbers: commas within a row, semicolons between rows."""
-    rows = text.strip().removesuffix(";").split(";")
-    return [[_parse_number(part, name) for part in row.split(",")] for row in rows]
-
-
-def _parse_number(text: str, name: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        rows = "write rows as in 2.0,1.0,0.1; 0.5,2,0.3"
-        raise UsageError(f"{name}: '{text.strip()}' is not a number; {rows}") from None
+    rows = [row.split(",") for row in text.strip().removesuffix(";").split(";")]
+    for number in itertools.chain.from_iterable(rows):
+        try:
+            float(number)
+        except ValueError:
+            advice = "write rows as in 2.0,1.0,0.1; 0.5,2,0.3"
+            raise UsageError(f"{name}: '{number.strip()}' is not a number; {advice}") from None
+    return [[*map(float, row)] for row in rows]
 
 
 def _parse_targets(text: str) -> list[int]:
@@ -130,16 +153,6 @@ def _parse_targets(text: str) -> list[int]:
     except ValueError:
         advice = "give one class number per row, as in 0 or 2,0,1"
         raise UsageError(f"--target '{text}': {advice}") from None
-
-
-def _print_image(explanation: ImageExplanation, *, precise: bool, about_logits: bool) -> None:
-    has_colours = "NO_COLOR" not in os.environ and os.environ.get("TERM") not in (None, "dumb")
-    colour, encoding = sys.stdout.isatty() and has_colours, sys.stdout.encoding or "ascii"
-    for line in image_lines(explanation.pixels, colour=colour, encoding=encoding):
-        sys.stdout.write(f"{line}\n")
-    print_loss(explanation.loss, precise=precise, about_logits=about_logits)
-    loss = number_text(explanation.training_loss, 8 if precise else 4)
-    typer.echo(f"\nthe loss as training computes it, in float32: {loss}")
 
 
 def _plot_loss(loss: Mapping[str, Any], path: Path) -> None:
@@ -169,3 +182,119 @@ def _plot_image(explanation: ImageExplanation, path: Path) -> None:
         for label, values in explanation.attributions.items()
     }
     write_plot(path, draw_attributions(heading, explanation.pixels, panels))
+
+
+def _print_loss(loss: Mapping[str, Any], precise: bool, about_logits: bool) -> None:
+    """Print what `explain_loss` returns: question, loss and meaning, the methods, and the notes."""
+    decimals, rows, value = 8 if precise else 4, loss["rows"], loss["loss"]
+    for number, row in enumerate(rows):
+        _print_row(loss, row, f"row {number}: " if len(rows) > 1 else "", decimals)
+    if len(rows) > 1 and loss["reduction"] != "none":
+        mean = "" if loss["reduction"] == "sum" else f", as of a probability of {_percent(value)}"
+        text = f"{loss['reduction']} of {len(rows)} rows: {_number_text(value, decimals)}{mean}\n"
+        typer.echo(text)
+    has_gradient = rows[0]["gradient"] is not None
+    typer.echo(textwrap.fill(WHY + (WHY_GRADIENT if has_gradient else ""), WIDTH))
+    agreement = "which agree" if loss["agree"] else "which DIFFER here: see the note"
+    typer.echo(f"\nthe loss by {COUNTS[len(loss['losses'])]} methods, {agreement}")
+    for name, (library, formula, _) in loss["methods"].items():
+        _echo_values(f"  {formula:<33} {library}  ", loss["losses"][name], decimals)
+    for text in loss["notes"]:
+        typer.echo("\n" + textwrap.fill(f"note: {text}", WIDTH))
+    if about_logits:
+        applied = "sigmoid" if loss["kind"] == "binary" else "softmax"
+        typer.echo("\n" + textwrap.fill(loss["why_raw_logits"], WIDTH))
+        _echo_values("  loss of the raw logits           ", value, decimals)
+        twice = loss["loss_applied_twice"]
+        _echo_values(f"  with {applied} applied twice       ", twice, decimals)
+        bound = _number_text(loss["least_loss_applied_twice"], decimals)
+        typer.echo(f"  which is at least                {bound}, whatever the logits")
+
+
+def _print_row(loss: Mapping[str, Any], row: Mapping[str, Any], which: str, decimals: int) -> None:
+    names, target, prediction = loss["class_names"], row["target"], row["prediction"]
+    question = "yes or no" if loss["kind"] == "binary" else f"which of {len(names)} classes"
+    verdict = "right" if prediction == target else "wrong"
+    confidence = _percent(row["negative_log_probabilities"][prediction])
+    chance = _number_text(math.log(len(names)), decimals)
+    typer.echo(
+        f"{which}{question}? target {names[target]}, prediction {names[prediction]} "
+        f"({confidence}), {verdict}\n"
+        f"loss {_number_text(row['loss'], decimals)}: the target has a probability of "
+        f"{_percent(row['loss'])}\n"
+        f"for comparison, guessing: ln {len(names)} = {chance}\n"
+    )
+    typer.echo("\n".join(_class_lines(loss, row, decimals)) + "\n")
+
+
+def _class_lines(loss: Mapping[str, Any], row: Mapping[str, Any], decimals: int) -> list[str]:
+    names = [name if len(name) <= 14 else name[:13] + "~" for name in loss["class_names"]]
+    width = max(5, *map(len, names))
+    columns: dict[str, Sequence[float]] = {}
+    if row["logits"] is not None:
+        logits = [0.0, *row["logits"]] if loss["kind"] == "binary" else row["logits"]
+        columns["logit"] = logits
+        # exp(z), as the formula has it, where float64 can represent it.
+        shift = 0.0 if -EXP_LIMIT < max(logits) < EXP_LIMIT else max(logits)
+        powers = [math.exp(logit - shift) for logit in logits]
+        columns["exp(z-max)" if shift else "exp(z)"] = powers
+    columns["softmax" if loss["kind"] == "logits" else "p"] = row["probabilities"]
+    columns["-ln p"] = row["negative_log_probabilities"]
+    if row["gradient"] is not None:
+        columns["p - y"] = row["gradient"]
+    cell = 12 if decimals > 4 else 11  # then a name of 14 and five columns fit in 80
+    lines = [f"{'class':<{width}}" + "".join(f"{name:>{cell}}" for name in columns)]
+    for label, name in enumerate(names):
+        texts = (_number_text(values[label], decimals) for values in columns.values())
+        mark = "  <- target" if label == row["target"] else ""
+        lines.append(f"{name:<{width}}" + "".join(f"{text:>{cell}}" for text in texts) + mark)
+    return lines
+
+
+def _number_text(value: float, decimals: int) -> str:
+    """Return a number in at most `decimals` + 4 characters."""
+    is_plain = value == 0 or 1e-4 <= abs(value) < 1000
+    return f"{value:.{decimals}f}" if is_plain else f"{value:.{max(decimals - 2, 3)}g}"
+
+
+def _percent(loss: float) -> str:
+    probability = math.exp(-loss)
+    if probability >= 0.99995 and loss > 0:
+        return "> 99.99 %"
+    return f"{100 * probability:.4g} %" if probability >= 1e-6 else f"{probability:.3g}"
+
+
+def _echo_values(label: str, values: float | list[float], decimals: int) -> None:
+    numbers = values if isinstance(values, list) else [values]
+    text = "  ".join(_number_text(value, decimals) for value in numbers)
+    indent = " " * len(label)
+    typer.echo(textwrap.fill(text, WIDTH, initial_indent=label, subsequent_indent=indent))
+
+
+def image_lines(
+    pixels: NDArray[np.uint8], *, colour: bool = False, encoding: str = "utf-8"
+) -> list[str]:
+    """Return an image as text, two rows of pixels to a line.
+
+    `pixels` are uint8 [28, 28], bright strokes on black. `colour` uses xterm's greys, otherwise
+    characters differ in density; where the encoding has no block characters, they are ASCII.
+    """
+    import numpy as np
+
+    pairs = pixels.reshape(14, 2, 28).transpose(0, 2, 1) / 255  # → [14, 28, 2]
+    try:
+        has_blocks = bool("".join(BLOCKS).encode(encoding))
+    except (UnicodeEncodeError, LookupError):
+        has_blocks = False
+    if colour and has_blocks:
+        return ["".join(map(_coloured, line)) + "\x1b[0m" for line in pairs]
+    characters = BLOCKS if has_blocks else ASCII
+    shades = np.array(list(characters.values()))  # [characters, 2]
+    distances = ((pairs[:, :, None, :] - shades) ** 2).sum(axis=-1)  # → [14, 28, characters]
+    drawn = np.array(list(characters))
+    return ["".join(line) for line in drawn[distances.argmin(axis=-1)]]
+
+
+def _coloured(pair: NDArray[np.float64]) -> str:
+    upper, lower = (DARKEST_GREY + round(23 * float(level)) for level in pair)
+    return f"\x1b[38;5;{upper};48;5;{lower}m▀"

@@ -34,12 +34,10 @@ class ImageExplanation:
 
     @property
     def prediction(self) -> int:
-        """The index of the predicted class."""
         return int(self.loss["rows"][0]["prediction"])
 
     @property
     def target(self) -> int:
-        """The index of the class whose loss is computed."""
         return int(self.loss["rows"][0]["target"])
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,7 +87,6 @@ def explain_image(
 def explain_record(
     trained: TrainedModel, record: Prediction, target: str | int | None = None
 ) -> ImageExplanation:
-    """Explain a network's output for the digit of a record; see `explain_image`."""
     label = None if target is None else _find_class(str(target), trained)
     if record.status == "error":
         raise ImageError(str(record.reason))
@@ -130,11 +127,10 @@ def explain_record(
 def _attribution(logits: Tensor, brightness: Tensor, label: int) -> NDArray[np.float32]:
     """Return gradient × input, [28, 28]: the contribution of each pixel to a class's log-odds.
 
-    The log-odds of the class against all others, log p - log(1 - p), are z_y - log Σ_{j≠y} exp(z_j)
-    for logits z. Unlike a single logit they compare the classes, and unlike a probability their
-    gradient does not vanish where the network is certain. The method is Shrikumar et al.'s (2016),
-    *Not just a black box: learning important features through propagating activation differences*.
-    It is positive where ink is evidence for the class, and 0 where there is no ink.
+    log p - log(1 - p) is z_y - log Σ_{j≠y} exp(z_j) for logits z. Unlike a single logit it compares
+    the classes, and unlike that of a probability its gradient does not vanish where the network is
+    certain. The method is Shrikumar et al.'s (2016), *Not just a black box: learning important
+    features through propagating activation differences*.
     """
     values = logits[0].double()  # [outputs]
     if len(values) == 1:

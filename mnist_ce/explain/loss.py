@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+import pydantic_core
 from numpy.typing import NDArray
 
 from mnist_ce.explain import reference_losses as formulas
@@ -62,8 +64,7 @@ def explain_loss(
     `binary`. The targets are [rows] class indices, 1 for yes and 0 for no. Without names the
     classes are `no` and `yes` for `binary`, else their indices.
 
-    Returns the content of `mnist-ce explain --json`, as floats and lists of them. `methods` has
-    library, formula and meaning of each method, for whoever shows them.
+    Returns the content of `mnist-ce explain --json`, as floats and lists of them.
 
     Raises:
         UsageError: If a number, a target or the reduction (mean, sum or none) is not valid.
@@ -240,14 +241,15 @@ def _check_numbers(numbers: Numbers, what: str) -> Array:
 
 
 def _problem_of_logits(row: Array) -> str | None:
-    if np.isnan(row).any():
-        return "contain nan, of which there is no softmax"
-    if (row == np.inf).any():
-        return "contain inf: inf / inf is undefined; give a finite number"
-    if (np.abs(row[np.isfinite(row)]) > LARGEST_LOGIT).any():
-        return f"contain a number beyond {LARGEST_LOGIT:.1e}, float32's largest"
-    is_empty = row.max() == -np.inf
-    return "contain nothing above -inf: no class would be possible" if is_empty else None
+    problems = {
+        "contain nan, of which there is no softmax": np.isnan(row).any(),
+        "contain inf: inf / inf is undefined; give a finite number": (row == np.inf).any(),
+        f"contain a number beyond {LARGEST_LOGIT:.1e}, float32's largest": (
+            np.abs(row[np.isfinite(row)]) > LARGEST_LOGIT
+        ).any(),
+        "contain nothing above -inf: no class would be possible": row.max() == -np.inf,
+    }
+    return next((problem for problem, is_so in problems.items() if is_so), None)
 
 
 def _problem_of_probabilities(row: Array) -> str | None:
@@ -261,10 +263,4 @@ def _problem_of_probabilities(row: Array) -> str | None:
 
 def to_json(value: Any) -> Any:  # noqa: ANN401
     """Return plain values as JSON can hold them: what is not finite as a string, as in proto3."""
-    if isinstance(value, dict):
-        return {key: to_json(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [to_json(item) for item in value]
-    if isinstance(value, float):
-        return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}.get(str(value), value)
-    return value
+    return json.loads(pydantic_core.to_json(value, inf_nan_mode="strings"))

@@ -1,13 +1,11 @@
 """Softmax and cross-entropy as formulas in NumPy, and as torch's loss modules.
 
-For reading, for `mnist-ce explain` and for tests. Training does not import this module: it uses
-torch's losses, and the tests show that both give the same numbers.
+For reading, for `mnist-ce explain` and for tests; training uses torch's losses, and the tests show
+that both give the same numbers. All is computed in float64.
 
 A row is one example. Logits and probabilities are float [rows, classes] for class indices int
-[rows], or float [rows] for yes/no labels, int [rows], 1 for yes. A loss is float64 [rows], in nats
-and at least 0. Everything is computed in float64, so that a difference between two methods is a
-difference between formulas. A target that is not a class raises `UsageError`. Only the last five
-functions need torch, and import it when they are called.
+[rows], or float [rows] for yes/no labels, int [rows], 1 for yes. A loss is float64 [rows], in nats.
+A target that is not a class raises `UsageError`. Only the last five functions import torch.
 """
 
 from __future__ import annotations
@@ -37,12 +35,8 @@ def naive_softmax(logits: ArrayLike) -> Array:
 def softmax(logits: ArrayLike, axis: int = -1) -> Array:
     """Return exp(z_i - m) / Σ_j exp(z_j - m), with m = max_j z_j, float64 [..., classes].
 
-    The shift by m changes nothing in exact arithmetic, since exp(-m) cancels. In floating point it
-    keeps every exponent at or below 0, so nothing overflows (Goodfellow, Bengio and Courville 2016,
-    *Deep Learning*, section 4.1).
-
-    A common mistake: over `axis=0` of a batch [batch, classes] each *column* sums to 1, so that
-    examples compete with each other within a class. The classes are the last axis.
+    exp(-m) cancels, and no exponent above 0 can overflow (Goodfellow, Bengio and Courville 2016,
+    *Deep Learning*, section 4.1). Classes are the last axis: over axis 0, each column sums to 1.
     """
     values = np.asarray(logits, dtype=np.float64)
     powers: Array = np.exp(values - values.max(axis=axis, keepdims=True))
@@ -50,10 +44,7 @@ def softmax(logits: ArrayLike, axis: int = -1) -> Array:
 
 
 def log_softmax(logits: ArrayLike) -> Array:
-    """Return log softmax(z)_i = z_i - log Σ_j exp(z_j), finite where softmax underflows to 0.
-
-    Computed as (z_i - m) - log Σ_j exp(z_j - m), m as in `softmax`; -inf is an impossible class.
-    """
+    """Return z_i - m - log Σ_j exp(z_j - m), finite where softmax underflows; m as there."""
     values = np.asarray(logits, dtype=np.float64)
     shifted = values - values.max(axis=-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
@@ -65,11 +56,9 @@ def one_hot(targets: ArrayLike, num_classes: int) -> Array:
 
 
 def cross_entropy(logits: ArrayLike, targets: ArrayLike) -> Array:
-    """Return the loss of each row from its logits: -z_y + log Σ_j exp(z_j).
+    """Return -z_y + log Σ_j exp(z_j), which forms no probability that might underflow to 0.
 
-    This is -log softmax(z)_y with the logarithm taken analytically, so that no probability, which
-    might underflow to 0, is formed. `torch.nn.CrossEntropyLoss` computes the same. The loss is +inf
-    where the target's logit is -inf.
+    It is +inf where the target's logit is -inf, an impossible class.
     """
     values = np.asarray(logits, dtype=np.float64)
     indices = check_targets(targets, *values.shape)
@@ -77,11 +66,9 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike) -> Array:
 
 
 def cross_entropy_of_probabilities(probabilities: ArrayLike, targets: ArrayLike) -> Array:
-    """Return the loss of each row from its probabilities: H(y, p) = -Σ_i y_i log p_i.
+    """Return H(y, p) = -Σ_i y_i log p_i, for any distribution y, float [rows, classes].
 
-    The targets are float [rows, classes]: one-hot, which leaves only -log p_y, or any distribution.
-    A term with y_i = 0 counts 0, whatever p_i is: the limit of y log p (Cover and Thomas 2006,
-    section 2.1).
+    A term with y_i = 0 is 0: the limit of y log p (Cover and Thomas 2006, section 2.1).
     """
     weights = np.asarray(targets, dtype=np.float64)
     with np.errstate(divide="ignore"):
@@ -91,23 +78,23 @@ def cross_entropy_of_probabilities(probabilities: ArrayLike, targets: ArrayLike)
 
 
 def sigmoid(logits: ArrayLike) -> Array:
-    """Return σ(z) = 1 / (1 + exp(-z)), the softmax of (z, 0): the probability of yes."""
+    """Return 1 / (1 + exp(-z)), the softmax of (z, 0): the probability of yes."""
     values = np.asarray(logits, dtype=np.float64)
     small = np.exp(-np.abs(values))  # the exponent is at most 0, so it cannot overflow
     return np.asarray(np.where(values >= 0, 1.0, small) / (1.0 + small))
 
 
 def binary_cross_entropy(probabilities: ArrayLike, targets: ArrayLike) -> Array:
-    """Return the loss of each yes/no example from its probability: -y log p - (1-y) log(1-p)."""
+    """Return -y log p - (1-y) log(1-p), p the probability of yes."""
     yes = np.asarray(probabilities, dtype=np.float64)
     both = np.stack([1.0 - yes, yes], axis=-1)  # → [rows, 2]
     return cross_entropy_of_probabilities(both, one_hot(targets, 2))
 
 
 def binary_cross_entropy_with_logits(logits: ArrayLike, targets: ArrayLike) -> Array:
-    """Return the loss of each yes/no example from its logit: max(z, 0) - z y + log(1+exp(-|z|)).
+    """Return max(z, 0) - z y + log(1 + exp(-|z|)).
 
-    TensorFlow's documentation of `sigmoid_cross_entropy_with_logits` derives the formula.
+    Derived in TensorFlow's documentation of `sigmoid_cross_entropy_with_logits`.
     """
     values = np.asarray(logits, dtype=np.float64)
     positive_part = np.maximum(values, 0.0) - values * np.asarray(targets)
@@ -115,12 +102,7 @@ def binary_cross_entropy_with_logits(logits: ArrayLike, targets: ArrayLike) -> A
 
 
 def reduce_losses(losses: Array, reduction: str) -> Array:
-    """Return the `mean` or `sum` of the losses, float64 [], or for `none` the losses, [rows].
-
-    A common mistake: the mean over a data set is the sum over all *examples* divided by their
-    number. Adding up the means of batches of 64 and dividing by the number of images gives a figure
-    64 times too small.
-    """
+    """Return the `mean` or `sum` of the losses, float64 [], or for `none` the losses, [rows]."""
     if reduction == "none":
         return losses
     if reduction not in ("mean", "sum"):
@@ -147,31 +129,28 @@ def check_targets(targets: ArrayLike, num_rows: int, num_classes: int) -> Indice
 
 
 def nll_loss(log_probabilities: ArrayLike, targets: ArrayLike) -> Array:
-    """Return torch's NLLLoss: -log p_y."""
     nn, values, labels = _torch_inputs(log_probabilities, targets)
     return np.asarray(nn.NLLLoss(reduction="none")(values, labels))
 
 
 def log_softmax_nll_loss(logits: ArrayLike, targets: ArrayLike) -> Array:
-    """Return the loss by torch's LogSoftmax and NLLLoss, which is CrossEntropyLoss in two steps."""
+    """Return torch's LogSoftmax and NLLLoss, which is CrossEntropyLoss in two steps."""
     nn, values, labels = _torch_inputs(logits, targets)
     return np.asarray(nn.NLLLoss(reduction="none")(nn.LogSoftmax(dim=1)(values), labels))
 
 
 def cross_entropy_loss(logits: ArrayLike, targets: ArrayLike) -> Array:
-    """Return torch's CrossEntropyLoss of raw logits."""
     nn, values, labels = _torch_inputs(logits, targets)
     return np.asarray(nn.CrossEntropyLoss(reduction="none")(values, labels))
 
 
 def sigmoid_bce_loss(logits: ArrayLike, targets: ArrayLike) -> Array:
-    """Return the loss by torch's Sigmoid and BCELoss, at most 100: BCELoss clamps log p at -100."""
+    """Return torch's Sigmoid and BCELoss, at most 100: BCELoss clamps log p at -100."""
     nn, values, labels = _torch_inputs(logits, targets)
     return np.asarray(nn.BCELoss(reduction="none")(nn.Sigmoid()(values), labels.double()))
 
 
 def bce_with_logits_loss(logits: ArrayLike, targets: ArrayLike) -> Array:
-    """Return torch's BCEWithLogitsLoss of raw logits."""
     nn, values, labels = _torch_inputs(logits, targets)
     return np.asarray(nn.BCEWithLogitsLoss(reduction="none")(values, labels.double()))
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from mnist_ce.cli import main
-from mnist_ce.cli.explain_table import image_lines
+from mnist_ce.cli.explain import image_lines
 from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.explain import reference_losses as formulas
 from mnist_ce.explain.image import explain_image
@@ -25,6 +25,7 @@ from mnist_ce.runs.load_model import load_model
 from mnist_ce.system.errors import UsageError
 
 Capsys = pytest.CaptureFixture[str]
+Networks = dict[int, Path]  # by number of outputs
 
 
 def run(capsys: Capsys, *arguments: str) -> tuple[int, str, str]:
@@ -48,18 +49,13 @@ def image_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Networks:
     folder = tmp_path_factory.mktemp("networks")
     torch.manual_seed(5)
     paths = {num_outputs: folder / f"outputs-{num_outputs}.pt" for num_outputs in (10, 1)}
     for num_outputs, path in paths.items():
         torch.save(MLP((20,), num_outputs).state_dict(), path)
     return paths
-
-
-@pytest.fixture(scope="module")
-def network(networks: dict[int, Path]) -> Path:
-    return networks[10]
 
 
 def test_logits_are_explained_four_ways(capsys: Capsys) -> None:
@@ -102,13 +98,17 @@ def test_rows_are_reduced(capsys: Capsys, reduction: str, loss: object) -> None:
     assert max(map(len, out.splitlines())) <= 80
 
 
-def test_probabilities_are_explained_in_the_one_hot_form(capsys: Capsys) -> None:
+def test_probabilities_are_explained(capsys: Capsys) -> None:
     document = run_json(capsys, "--probabilities", "0.7,0.2,0.1", "--target", "0")
     assert document["loss"] == pytest.approx(0.35667494, abs=1e-8)
     assert document["agree"]
+    assert document["rows"][0]["gradient"] is None
     # CrossEntropyLoss takes logits: given probabilities, it applies softmax to them
     twice = torch.nn.CrossEntropyLoss()(torch.tensor([[0.7, 0.2, 0.1]]), torch.tensor([0]))
     assert document["loss_applied_twice"] == pytest.approx(twice.item())
+    rounded = explain_loss("probabilities", [[0.3333, 0.3333, 0.3333]], [1])
+    assert rounded["agree"]
+    assert "only up to rounding" in rounded["notes"][0]
 
 
 @pytest.mark.parametrize(
@@ -128,15 +128,12 @@ def test_numbers_are_plotted(capsys: Capsys, tmp_path: Path, arguments: tuple[st
 
 
 def test_the_gradient_is_that_of_torch(capsys: Capsys) -> None:
-    document = run_json(
-        capsys, "--logits", "2,1,0.1; 0,3,1", "--target", "0,2", "--reduction", "sum"
-    )
+    rows = ("--logits", "2,1,0.1; 0,3,1", "--target", "0,2", "--reduction", "sum")
+    document = run_json(capsys, *rows)
     logits = torch.tensor([[2.0, 1.0, 0.1], [0.0, 3.0, 1.0]], requires_grad=True)
     torch.nn.CrossEntropyLoss(reduction="sum")(logits, torch.tensor([0, 2])).backward()
-    found = torch.tensor([row["gradient"] for row in document["rows"]])
-    torch.testing.assert_close(found, logits.grad)
-    document = run_json(capsys, "--probabilities", "0.7,0.2,0.1", "--target", "0")
-    assert document["rows"][0]["gradient"] is None
+    gradient = torch.tensor([row["gradient"] for row in document["rows"]])
+    torch.testing.assert_close(gradient, logits.grad)
 
 
 def test_binary_logits_are_explained(capsys: Capsys) -> None:
@@ -156,6 +153,7 @@ def test_non_finite_numbers_are_strings_in_json(capsys: Capsys) -> None:
     assert document["loss"] == "Infinity"
     assert document["rows"][0]["logits"] == [0.0, "-Infinity", 1e4]
     assert document["rows"][0]["exp_logits"] == [1.0, 0.0, "Infinity"]
+    assert to_json(explain_loss("probabilities", [[1.0, 0.0]], [1]))["loss"] == "Infinity"
 
 
 def test_double_softmax_reaches_its_lower_bound_and_no_less() -> None:
@@ -165,13 +163,6 @@ def test_double_softmax_reaches_its_lower_bound_and_no_less() -> None:
     two = explain_loss("logits", [[1000.0, 0.0], [0.0, 1000.0]], [0, 1], reduction="sum")
     for loss in (sure, two, explain_loss("binary", [[1000.0]], [1])):
         assert loss["loss_applied_twice"] == pytest.approx(loss["least_loss_applied_twice"])
-
-
-def test_rounded_probabilities_are_accepted_with_a_note() -> None:
-    loss = explain_loss("probabilities", [[0.3333, 0.3333, 0.3333]], [1])
-    assert loss["agree"]
-    assert "only up to rounding" in loss["notes"][0]
-    assert to_json(explain_loss("probabilities", [[1.0, 0.0]], [1]))["loss"] == "Infinity"
 
 
 WRONG_USAGE = [
@@ -217,10 +208,10 @@ def test_wrong_usage_is_one_line(capsys: Capsys, arguments: list[str], message: 
 
 
 def test_an_image_is_explained(
-    capsys: Capsys, image_path: Path, network: Path, tmp_path: Path
+    capsys: Capsys, image_path: Path, networks: Networks, tmp_path: Path
 ) -> None:
     plot = tmp_path / "why.png"
-    arguments = (str(image_path), "--target", "7", "--checkpoint", str(network))
+    arguments = (str(image_path), "--target", "7", "--checkpoint", str(networks[10]))
     code, out, err = run(capsys, *arguments, "--plot", str(plot))
     assert code == 0
     lines = out.splitlines()
@@ -228,7 +219,7 @@ def test_an_image_is_explained(
     assert all(len(line) == 28 for line in lines[:14])
     assert "\x1b" not in out
     assert max(map(len, lines)) <= 80
-    assert str(network) in err
+    assert str(networks[10]) in err
     with Image.open(plot) as image:
         assert image.width > image.height > 300
 
@@ -236,7 +227,7 @@ def test_an_image_is_explained(
     with Image.open(image_path) as image:
         assert document["pixels"] == np.asarray(image).tolist()
     inputs = torch.tensor(document["pixels"], dtype=torch.float32)[None] / 255
-    logits = load_model(network).model(inputs)
+    logits = load_model(networks[10]).model(inputs)
     expected = torch.nn.CrossEntropyLoss()(logits, torch.tensor([7])).item()
     assert document["training_loss"] == pytest.approx(expected, rel=1e-6)
     assert document["loss"] == pytest.approx(expected, rel=1e-5)
@@ -247,7 +238,7 @@ def test_an_image_is_explained(
 
 @pytest.mark.parametrize("num_outputs", [10, 1])
 def test_attribution_is_the_gradient_of_the_log_odds_times_the_ink(
-    image_path: Path, networks: dict[int, Path], num_outputs: int
+    image_path: Path, networks: Networks, num_outputs: int
 ) -> None:
     trained = load_model(networks[num_outputs], input_mean=0.1, input_std=0.3)
     with Image.open(image_path) as image:
@@ -272,7 +263,7 @@ def test_attribution_is_the_gradient_of_the_log_odds_times_the_ink(
 
 
 def test_a_yes_no_network_is_explained(
-    capsys: Capsys, image_path: Path, networks: dict[int, Path]
+    capsys: Capsys, image_path: Path, networks: Networks
 ) -> None:
     arguments = (str(image_path), "--checkpoint", str(networks[1]), "--target")
     yes, no = (run_json(capsys, *arguments, target) for target in ("yes", "no"))
@@ -283,11 +274,13 @@ def test_a_yes_no_network_is_explained(
     assert no["loss"] == pytest.approx(-math.log(1 - probability))
 
 
-def test_a_target_is_a_class_name_or_an_unambiguous_index(network: Path, image_path: Path) -> None:
-    unasked = explain_image(image_path, checkpoint=network)
+def test_a_target_is_a_class_name_or_an_unambiguous_index(
+    networks: Networks, image_path: Path
+) -> None:
+    unasked = explain_image(image_path, checkpoint=networks[10])
     assert unasked.target == unasked.prediction
     assert "--target" in unasked.loss["notes"][0]
-    trained = load_model(network)
+    trained = load_model(networks[10])
     clothes = replace(trained, class_names=tuple("abcdefghiJ"))
     assert explain_image(image_path, "j", checkpoint=clothes).target == 9
     assert explain_image(image_path, "9", checkpoint=clothes).target == 9
@@ -295,11 +288,14 @@ def test_a_target_is_a_class_name_or_an_unambiguous_index(network: Path, image_p
     assert explain_image(image_path, "9", checkpoint=odd).target == 4
     for target in ("10", "-1", "seven", ""):
         with pytest.raises(UsageError, match=f"target '{target}' is not one of 0, 1, 2, 3, 4"):
-            explain_image(image_path, target, checkpoint=network)
+            explain_image(image_path, target, checkpoint=networks[10])
 
 
 def test_what_cannot_be_read_or_written(
-    refused: Callable[..., tuple[int, str]], image_path: Path, network: Path, tmp_path: Path
+    refused: Callable[..., tuple[int, str]],
+    image_path: Path,
+    networks: Networks,
+    tmp_path: Path,
 ) -> None:
     blank, plot = tmp_path / "blank.png", tmp_path / "none" / "why.png"
     Image.new("L", (100, 100), 255).save(blank)
@@ -308,7 +304,7 @@ def test_what_cannot_be_read_or_written(
         ((blank,), f"{blank} cannot be explained: no ink found"),
         ((image_path, "--plot", plot), f"{plot}: No such file or directory"),
     ):
-        code, error = refused("explain", *map(str, arguments), "--checkpoint", str(network))
+        code, error = refused("explain", *map(str, arguments), "--checkpoint", str(networks[10]))
         assert code == 1
         assert error.startswith(f"error: {message}")
 
@@ -320,10 +316,10 @@ def test_an_image_is_drawn_with_what_the_terminal_can_show() -> None:
     blocks = image_lines(pixels)
     assert len(blocks) == 14
     assert [line.rstrip() for line in blocks[:3]] == ["▀▄", "  █", "   ▒"]
-    plain = image_lines(pixels, encoding="ascii")
-    assert "".join(plain).isascii()
-    assert plain[1][2] == "@"
-    assert image_lines(pixels, colour=True, encoding="ascii") == plain
+    ascii_lines = image_lines(pixels, encoding="ascii")
+    assert "".join(ascii_lines).isascii()
+    assert ascii_lines[1][2] == "@"
+    assert image_lines(pixels, colour=True, encoding="ascii") == ascii_lines
     coloured = image_lines(pixels, colour=True)
     assert coloured[0].startswith("\x1b[38;5;255;48;5;232m▀")
     assert all(line.endswith("\x1b[0m") for line in coloured)

@@ -98,13 +98,13 @@ def test_binary_numpy_equals_torch_and_the_objective(logits: list[float], target
     np.testing.assert_allclose(losses, used.numpy(), rtol=1e-5, atol=1e-4)
 
 
-def test_bce_with_logits_equals_sigmoid_and_bce_where_both_can_be_had() -> None:
-    logits = np.linspace(-15, 15, 31)
-    for targets in ([0] * 31, [1] * 31):
-        stable = formulas.binary_cross_entropy_with_logits(logits, targets)
-        by_sigmoid = formulas.binary_cross_entropy(formulas.sigmoid(logits), targets)
-        np.testing.assert_allclose(stable, by_sigmoid, rtol=1e-8)
-        np.testing.assert_allclose(stable, formulas.sigmoid_bce_loss(logits, targets), rtol=1e-8)
+@pytest.mark.parametrize("target", [0, 1])
+def test_bce_with_logits_equals_sigmoid_and_bce_where_both_are_exact(target: int) -> None:
+    logits, targets = np.linspace(-15, 15, 31), [target] * 31
+    stable = formulas.binary_cross_entropy_with_logits(logits, targets)
+    by_sigmoid = formulas.binary_cross_entropy(formulas.sigmoid(logits), targets)
+    np.testing.assert_allclose(stable, by_sigmoid, rtol=1e-8)
+    np.testing.assert_allclose(stable, formulas.sigmoid_bce_loss(logits, targets), rtol=1e-8)
     # where sigmoid rounds to 0, BCELoss clamps log p
     assert formulas.sigmoid_bce_loss([-800.0], [1]).tolist() == [100.0]
     assert formulas.binary_cross_entropy_with_logits([-800.0], [1]).tolist() == [800.0]
