@@ -17,6 +17,7 @@ from mnist_ce.cli.runs import print_groups
 from mnist_ce.system.errors import MnistCeError, StoppedError, TrainingError, UsageError, require
 
 if TYPE_CHECKING:
+    from mnist_ce.training.callbacks import StopFlag
     from mnist_ce.training.plan import Plan
     from mnist_ce.training.tune import TuneResult
 
@@ -94,11 +95,10 @@ def tune(
         note("to choose among these, measure on a split: --set data.validation_size=5000")
 
     from mnist_ce.cli.terminal import stop_on_signals
-    from mnist_ce.training.tune import tune as train_plan
 
     try:
         with stop_on_signals() as stop, _other_processes(plan, jobs - 1):
-            result = train_plan(plan, stop)
+            result = _train(plan, stop)
     except StoppedError as stopped:
         message = "stopped; to continue, repeat this mnist-ce tune command"
         raise StoppedError(message, stopped.signal_number) from None
@@ -108,6 +108,16 @@ def tune(
         _print(result)
     if not search and (num_failed := result.count("fail")):
         raise TrainingError(f"{num_failed} of {len(result.trials)} runs failed; see above")
+
+
+def _train(plan: Plan, stop: StopFlag) -> TuneResult:
+    if plan.space:
+        from mnist_ce.training.search import search
+
+        return search(plan, stop)
+    from mnist_ce.training.tune import tune as train_runs
+
+    return train_runs(plan, stop)
 
 
 @contextlib.contextmanager
@@ -134,12 +144,11 @@ def _other_processes(plan: Plan, num_processes: int) -> Iterator[None]:
 
 def _train_apart(plan: Plan) -> None:
     from mnist_ce.cli.terminal import stop_on_signals
-    from mnist_ce.training.tune import tune as train_plan
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starting process gets Ctrl-C, too
     # The starting process meets the same error, and prints it.
     with logging_to_terminal(), stop_on_signals() as stop, contextlib.suppress(MnistCeError):
-        train_plan(plan, stop)
+        _train(plan, stop)
 
 
 def _print(result: TuneResult) -> None:

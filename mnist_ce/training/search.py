@@ -34,11 +34,18 @@ from mnist_ce.runs.groups import is_of_recipe
 from mnist_ce.runs.records import RunState
 from mnist_ce.runs.run_dir import create_run
 from mnist_ce.runs.train_state import EpochMetrics
-from mnist_ce.system.errors import MnistCeError, RunError, UsageError
+from mnist_ce.system.errors import MnistCeError, RunError, TrainingError, UsageError
 from mnist_ce.system.text import one_line
-from mnist_ce.training.callbacks import Callback, RunInfo
+from mnist_ce.training.callbacks import Callback, RunInfo, StopFlag
 from mnist_ce.training.plan import Plan, PlannedRun, check_equal, definition
-from mnist_ce.training.tune import TRIAL_STATES, PrunedError, RunQueue, summary
+from mnist_ce.training.tune import (
+    TRIAL_STATES,
+    PrunedError,
+    RunQueue,
+    TuneResult,
+    group_records,
+    summary,
+)
 
 HEARTBEAT_SECONDS = 30  # of a database's trials; Optuna counts a process as killed after two
 NUMBERS = {int: IntDistribution, float: FloatDistribution}
@@ -89,7 +96,43 @@ def read_space(file: str | Path) -> dict[str, BaseDistribution]:
     return space
 
 
-def run_trials(plan: Plan, queue: RunQueue) -> list[dict[str, Any]]:
+def search(plan: Plan, stop: StopFlag | None = None) -> TuneResult:
+    """Run the trials of a search, and train and test the best: the search's form of `tune`.
+
+    The trials are not tested. The setting of the highest validation accuracy is chosen, and its
+    runs, one per seed, are trained anew and tested once.
+
+    Raises:
+        RunError: As `tune`, and if the database cannot be opened.
+        TrainingError: If no trial is complete.
+        StoppedError: If `stop` was set; the same call continues.
+    """
+    queue = RunQueue(stop or StopFlag())
+    trials = _run_trials(plan, queue)
+    complete = [trial for trial in trials if trial["state"] == "complete"]
+    if not complete:
+        raise TrainingError(f"no trial of the search {plan.study} is complete")
+    best = max(complete, key=lambda trial: trial["validation_accuracy"])  # the first of equals
+    number, values = trials.index(best), best["settings"]
+    prefix = f"{plan.study}-chosen"
+    runs = Path(plan.runs[0].settings["run.output"]).glob(f"{prefix}*-seed*")
+    tested = {int(run.name.removeprefix(prefix).partition("-")[0]) for run in runs} - {number}
+    chosen = {
+        "chosen_trial": number,
+        "settings": values,
+        "validation_accuracy": best["validation_accuracy"],
+        "num_trials": len(trials),
+        "tested_trials": [*sorted(tested), number],  # several where a search was extended
+    }
+    finals = [
+        run.changed(f"{prefix}{number}-seed{run.settings['train.seed']}", values, test_every=0)
+        for run in plan.runs
+    ]
+    records = queue.train_all(finals, {"study": f"{prefix}{number}", **chosen})
+    return TuneResult(plan.study, trials, group_records(records), chosen)
+
+
+def _run_trials(plan: Plan, queue: RunQueue) -> list[dict[str, Any]]:
     """Return the summaries of a plan's trials when all have ended, here or in other processes."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():

@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from mnist_ce.config import resolve_config
@@ -52,47 +51,15 @@ def tune(plan: Plan, stop: StopFlag | None = None) -> TuneResult:
 
     Any number of processes can do this with one plan at the same time; each returns the same.
 
-    Of a search, the trials are not tested. The setting of the highest validation accuracy is
-    chosen, and its runs, one per seed, are trained anew and tested once.
-
     Raises:
-        RunError: If a run of a planned name has other settings or other data, or if the database
-            cannot be opened.
-        TrainingError: If no trial of a search is complete.
+        RunError: If a run of a planned name has other settings or other data.
         StoppedError: If `stop` was set; the same call continues.
     """
-    queue = RunQueue(stop or StopFlag())
-    if not plan.space:
-        records = queue.train_all(plan.runs, {"study": plan.study})
-        return TuneResult(plan.study, list(map(summary, records)), _groups(records))
-
-    from mnist_ce.training.search import run_trials  # imports Optuna
-
-    trials = run_trials(plan, queue)
-    complete = [trial for trial in trials if trial["state"] == "complete"]
-    if not complete:
-        raise TrainingError(f"no trial of the search {plan.study} is complete")
-    best = max(complete, key=lambda trial: trial["validation_accuracy"])  # the first of equals
-    number, values = trials.index(best), best["settings"]
-    prefix = f"{plan.study}-chosen"
-    runs = Path(plan.runs[0].settings["run.output"]).glob(f"{prefix}*-seed*")
-    tested = {int(run.name.removeprefix(prefix).partition("-")[0]) for run in runs} - {number}
-    chosen = {
-        "chosen_trial": number,
-        "settings": values,
-        "validation_accuracy": best["validation_accuracy"],
-        "num_trials": len(trials),
-        "tested_trials": [*sorted(tested), number],  # several where a search was extended
-    }
-    finals = [
-        run.changed(f"{prefix}{number}-seed{run.settings['train.seed']}", values, test_every=0)
-        for run in plan.runs
-    ]
-    records = queue.train_all(finals, {"study": f"{prefix}{number}", **chosen})
-    return TuneResult(plan.study, trials, _groups(records), chosen)
+    records = RunQueue(stop or StopFlag()).train_all(plan.runs, {"study": plan.study})
+    return TuneResult(plan.study, list(map(summary, records)), group_records(records))
 
 
-def _groups(records: Sequence[RunRecord]) -> list[RunGroup]:
+def group_records(records: Sequence[RunRecord]) -> list[RunGroup]:
     return group_runs((str(record.name), record) for record in records)
 
 

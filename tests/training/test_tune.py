@@ -65,7 +65,7 @@ def searched(
 ) -> TuneResult:
     settings = {**settings, "data.validation_size": 100, "train.epochs": 3}
     runs, ranges = plan_runs([None], settings, {}, seeds), read_space(write_space(settings, space))
-    return tune(make_plan(runs, ranges, num_trials, **options))
+    return search.search(make_plan(runs, ranges, num_trials, **options))
 
 
 def records(folder: str | Path) -> dict[str, dict[str, Any]]:
