@@ -272,7 +272,7 @@ class Config(Section):
 
     def flat(self) -> dict[str, Any]:
         """Return plain values by dotted key, such as `train.epochs`."""
-        return dict(_flatten(self.to_dict()))
+        return dict(flatten(self.to_dict()))
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -293,13 +293,13 @@ def resolve_config(
 ) -> Config:
     """Merge the layers, each over the one before, and check the result.
 
-    `config` is a TOML file, the name of a shipped config (`fast`), or the tables of a run's record;
+    `config` is a TOML file, the name of a shipped config (`fast`), or `RunRecord.flat_config`;
     `flags` has values by dotted key (`train.epochs`), None ones left out; `environment` stands for
     the process's own.
     """
     layers: list[tuple[str, Mapping[str, Any]]] = []
     if isinstance(config, Mapping):
-        layers.append(("the run's record", dict(_flatten(config))))
+        layers.append(("the run's record", config))
     elif config is not None:
         layers.append(read_settings(config))
     if data_dir := (os.environ if environment is None else environment).get("MNIST_CE_DATA_DIR"):
@@ -326,15 +326,6 @@ def resolve_config(
         return Config.model_validate(merged)
     except ValidationError as error:
         raise UsageError(_explain(error, sources)) from None
-
-
-def rename_old_keys(tables: dict[str, Any]) -> None:
-    """Give keys of older versions their present names, in the tables of a recorded config."""
-    for old, new in RENAMED_KEYS.items():
-        section, _, name = old.partition(".")
-        new_section, _, new_name = new.partition(".")
-        if isinstance(table := tables.get(section), dict) and name in table:
-            tables.setdefault(new_section, {})[new_name] = table.pop(name)
 
 
 def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
@@ -393,14 +384,15 @@ def read_settings(config: str | Path) -> tuple[str, dict[str, Any]]:
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise UsageError(f"config {path} has more than {MAX_CONFIG_BYTES:,} bytes")
-        return str(path), dict(_flatten(tomllib.loads(path.read_bytes().decode())))
+        return str(path), dict(flatten(tomllib.loads(path.read_bytes().decode())))
     except OSError as error:
         raise UsageError(f"config {path} cannot be read: {one_line(error)}") from None
     except (ValueError, RecursionError) as error:  # ValueError: numbers of 5000 digits, too
         raise UsageError(f"config {path} is not valid TOML: {one_line(error)}") from None
 
 
-def _flatten(tables: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def flatten(tables: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the values of tables by dotted key, and what is no table by its own."""
     for section, table in tables.items():
         if isinstance(table, dict) and table:
             yield from ((f"{section}.{key}", value) for key, value in table.items())
@@ -417,19 +409,16 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
     if detail["type"] == "extra_forbidden":
         valid = list(Config.model_fields if len(place) == 1 else Config().flat())
         return f"unknown key {key}{where}{did_you_mean(key, valid)}"
+    context, message = detail.get("ctx", {}), plain_reason(detail["msg"])
     if detail["type"] == "value_error":
-        return str(detail["ctx"]["error"])
-    message = plain_reason(detail["msg"])
-    if detail["type"] == "literal_error":
-        names = re.findall(r"'([^']+)'", str(detail["ctx"]["expected"]))
-        message = f"must be {', '.join(names[:-1])} or {names[-1]}"
-        message += did_you_mean(str(detail["input"]), names)
-    if detail.get("ctx", {}).keys() & {"le", "lt"} and 1 in detail["ctx"].values():
+        return str(context["error"])
+    if detail["type"] in ("literal_error", "string_pattern_mismatch"):
+        forms = _FORMS.get(key) or str(context["expected"]).replace("'", "")
+        message = f"must be {forms}"
+        message += did_you_mean(str(detail["input"]), re.findall(r"[\w-]+", forms))
+    if context.keys() & {"le", "lt"} and 1 in context.values():
         message += percent_hint(detail["input"])
-    if detail["type"] == "string_pattern_mismatch":
-        message = f"must be {_FORMS[key]}"
-        message += did_you_mean(str(detail["input"]), re.findall(r"[\w-]+", _FORMS[key]))
-    return f"{key} = {_shown(detail['input'])}{where}: {message}"
+    return f"{key} = {_truncated(detail['input'])}{where}: {message}"
 
 
 _FORMS = {  # of values that a pattern describes
@@ -441,7 +430,7 @@ _FORMS = {  # of values that a pattern describes
 }
 
 
-def _shown(value: object) -> str:
+def _truncated(value: object) -> str:
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # an integer of thousands of digits

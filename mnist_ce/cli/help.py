@@ -62,7 +62,7 @@ def _with_default(parameter: Any, defaults: Mapping[str, Any]) -> Any:  # noqa: 
     """Return an option of `train` that shows the config's default, or the recipes' names."""
     from mnist_ce.config import shipped_configs
 
-    default = defaults.get(CONFIG_KEYS.get(str(parameter.name).replace("_", "-"), ""), "")
+    default = defaults.get(CONFIG_KEYS.get(str(parameter.name), ""), "")
     shown = copy.copy(parameter)
     if default != "":
         shown.default, shown.show_default = default, True
@@ -103,7 +103,7 @@ def _suggestion(word: str, value: str, options: Sequence[str]) -> str:
 
         if word in shipped_configs():
             return f"; did you mean --config {word}?"
-        flags = {config_key: flag for flag, config_key in CONFIG_KEYS.items()}
+        flags = {config_key: name.replace("_", "-") for name, config_key in CONFIG_KEYS.items()}
         for full in Config().flat():
             if key in (full, full.partition(".")[2]):
                 setting = f"--set {full}={value or 'VALUE'}"

@@ -56,13 +56,13 @@ def plot(description: str) -> Any:  # noqa: ANN401 - what Typer's `Option` retur
 
 CONFIG_KEYS = {
     "epochs": "train.epochs",
-    "batch-size": "train.batch_size",
+    "batch_size": "train.batch_size",
     "lr": "optimizer.learning_rate",
     "momentum": "optimizer.momentum",
     "init": "train.init",
     "seed": "train.seed",
     "dataset": "data.dataset",
-    "data-dir": "data.dir",
+    "data_dir": "data.dir",
     "mirror": "data.mirror",
     "device": "train.device",
     "threads": "train.threads",
@@ -70,4 +70,4 @@ CONFIG_KEYS = {
     "output": "run.output",
     "name": "run.name",
 }
-"""The keys of the config that options of `train` set."""
+"""The keys of the config that parameters of `train` set."""

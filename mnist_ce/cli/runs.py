@@ -107,14 +107,9 @@ def _run_row(run: RunDir, record: RunRecord) -> dict[str, Any]:
     return {
         "name": run.name,
         "path": str(run.path),
-        "dataset": record.dataset,
-        "recipe": record.recipe,
-        "objective": record.objective,
-        "created": record.created,
+        **{key: record[key] for key in ("dataset", "recipe", "objective", "created")},
         "epochs_done": num_epochs_done,
-        "epochs": record.epochs,
-        "test_accuracy": record.test_accuracy,
-        "train_seconds": record.train_seconds,
+        **{key: record[key] for key in ("epochs", "test_accuracy", "train_seconds")},
         "state": run_state(run, record),
         "weights_sha256": record.weights_sha256,
     }

@@ -44,7 +44,6 @@ class TerminalCallback(Callback):
         self.has_warned = False  # of a lower rate
 
     def on_start(self, info: RunInfo) -> None:
-        """Print a line on the data, the batch size, the step and the device."""
         self.info = info
         self._begin_window()
         if not self.quiet:
@@ -57,7 +56,6 @@ class TerminalCallback(Callback):
             )
 
     def on_batch(self, info: BatchInfo) -> None:
-        """Advance the bar, or print a line every `log_interval` batches."""
         self._check_speed()
         is_due = info.batch % self.info.config.run.log_interval == 0
         if self.verbose:
@@ -107,7 +105,6 @@ class TerminalCallback(Callback):
         self.window_batches, self.window_began_at = 0, time.monotonic()
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
-        """Print a line of the epoch's metrics, where the bar was."""
         self._begin_window()  # the test before is not training
         if self.bar is not None:
             self.bar.clear()
@@ -115,7 +112,6 @@ class TerminalCallback(Callback):
             note(epoch_line(metrics, self.info.num_epochs))
 
     def close(self) -> None:
-        """Remove the bar."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
@@ -162,7 +158,6 @@ def epoch_line(row: EpochMetrics, num_epochs: int) -> str:
 
 
 def print_training_result(result: TrainResult) -> None:
-    """Print what a run reached."""
     record = result.record
     reached = "not tested"
     if record.test_accuracy is not None:

@@ -87,12 +87,10 @@ def train(
       mnist-ce train --epochs 1 --lr 0.05 --set optimizer.nesterov=true
       mnist-ce train --resume latest
     """
-    given = locals()
+    arguments = locals()
     from mnist_ce.config import parse_assignments, recipe_name, resolve_config
 
-    settings: dict[str, Any] = {
-        key: given[flag.replace("-", "_")] for flag, key in options.CONFIG_KEYS.items()
-    }
+    settings: dict[str, Any] = {key: arguments[name] for name, key in options.CONFIG_KEYS.items()}
     settings |= parse_assignments(assignments or [])
     if resume is not None and config is not None:
         raise typer.BadParameter("--resume takes the run's own config; leave --config out")

@@ -231,7 +231,7 @@ def load_splits_of(
         "data.dir": data_dir and str(data_dir),
         "objective.kind": "binary" if is_binary else "multiclass",
     }
-    config = resolve_config(record.config, flags=flags)
+    config = resolve_config(record.flat_config, flags=flags)
     settings = config.data
     if dataset not in (None, trained.dataset):  # validation and extra images are for its own
         settings = DataConfig(dataset=dataset, dir=settings.dir, classes=settings.classes)

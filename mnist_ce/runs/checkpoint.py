@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import pickle
@@ -9,6 +10,7 @@ import re
 import sys
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,94 +86,8 @@ def load_tensors(path: Path) -> Any:  # noqa: ANN401 - the caller checks the con
         CheckpointError: If the file is missing, damaged, too large, compressed or of another
             format, or contains anything but tensors, plain values and NumPy's.
     """
-    return _load(path)[0]
-
-
-def _load(path: Path) -> tuple[Any, str]:
-    """Return the content of a file, and the name of its format where that is an unusual one."""
-    content = _read(path)
-    if content.startswith(b"PK"):
-        return _unpickle(path, content, _pickle_of(path, content)), ""
-    if content.startswith(LEGACY_MAGIC):
-        return _unpickle(path, content, content), "torch's legacy format"
-    if content[8:9] == b"{" and int.from_bytes(content[:8], "little") < MAX_BYTES:
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
-        try:
-            return load(content), SAFETENSORS
-        except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-            raise CheckpointError(
-                f"checkpoint {path} is a damaged {SAFETENSORS} file: {one_line(error)}"
-            ) from None
-    raise _foreign(path, content)
-
-
-def _foreign(path: Path, content: bytes) -> CheckpointError:
-    description = next(text for magic, text in FORMATS if re.match(magic, content[:300]))
-    advice = "" if ":" in description else f": {CONVERSION}"
-    return CheckpointError(f"checkpoint {path} {description}{advice}")
-
-
-def _read(path: Path) -> bytes:
-    try:
-        size = path.stat().st_size
-        if not path.is_file():
-            raise CheckpointError(f"checkpoint {path} is not a file")
-        if size > MAX_BYTES:
-            raise CheckpointError(f"checkpoint {path} has {size:,} bytes, more than {MAX_BYTES:,}")
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise CheckpointError(f"checkpoint {path} does not exist") from None
-    except OSError as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read: {one_line(error)}") from None
-
-
-def _pickle_of(path: Path, content: bytes) -> bytes:
-    """Return the pickle in a zip archive that `torch.save` wrote."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            records = archive.infolist()
-            names = {name.rpartition("/")[2]: name for name in archive.namelist()}
-            if "data.pkl" not in names or "constants.pkl" in names:  # the latter: TorchScript
-                raise _foreign(path, content)
-            # torch.save compresses nothing: a compressed record could unpack to any size.
-            if any(record.compress_type != zipfile.ZIP_STORED for record in records) or (
-                sum(record.file_size for record in records) > len(content)
-            ):
-                raise CheckpointError(
-                    f"checkpoint {path} holds compressed records, which torch.save does not write"
-                )
-            damaged = archive.testzip()  # torch.load itself does not compare the checksums
-            if damaged is not None:
-                raise CheckpointError(
-                    f"checkpoint {path} is damaged: its bytes have changed ({sanitize(damaged)})"
-                )
-            return archive.read(names["data.pkl"])
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, OSError, EOFError):
-        raise CheckpointError(
-            f"checkpoint {path} is damaged: it is not a whole zip archive; copy it again"
-        ) from None
-
-
-def _unpickle(path: Path, content: bytes, pickled: bytes) -> Any:  # noqa: ANN401
-    if b"bytearray" in pickled:  # which torch allows, of any size
-        reason = "holds a bytearray, which no checkpoint needs"
-        raise CheckpointError(f"checkpoint {path} {reason}")
-    try:
-        names: list[Any] = [(_NumpyValue, name) for name in NUMPY_NAMES]
-        with torch.serialization.safe_globals(names), warnings.catch_warnings(action="ignore"):
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = (
-            f"holds {f'an object of {named[1]}' if named else 'code, or is damaged'}, and no code "
-            f"is run from a checkpoint: save model.state_dict() alone; {CONVERSION}"
-        )
-    except Exception as error:  # torch raises many kinds for a damaged file
-        state = "is damaged" if pickled is content else "cannot be loaded"
-        reason = f"{state}: {one_line(error)}"
-    raise CheckpointError(f"checkpoint {path} {reason}")
+    with _naming(path):
+        return _load(path)[0]
 
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:
@@ -185,17 +101,98 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
     """Return `load_state_dict`, and what was taken of the file; None for a plain `state_dict`."""
-    content, form = _load(path)
-    try:
+    with _naming(path):
+        content, form = _load(path)
         tensors = find_linear_layers(content, is_ordered=form != SAFETENSORS)
         values = [_to_float32(key, tensor) for key, tensor in tensors.items()]
-    except ValueError as error:
-        raise CheckpointError(f"checkpoint {path} {one_line(error)}") from None
     keys = list(tensors)
     names = [f"l{i // 2 + 1}.{'bias' if i % 2 else 'weight'}" for i in range(len(keys))]
     renamed = f"{keys[0]} … {keys[-1]} read as {names[0]} … {names[-1]}"
     taken = [form] * bool(form) + [sanitize(renamed)] * (keys != names)
     return dict(zip(names, values, strict=True)), "; ".join(taken) or None
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the file's name before the reason of an error."""
+    try:
+        yield
+    except FileNotFoundError:
+        reason = "does not exist"
+    except OSError as error:
+        reason = f"cannot be read: {one_line(error)}"
+    except (CheckpointError, ValueError) as error:
+        reason = one_line(error)
+    else:
+        return
+    raise CheckpointError(f"checkpoint {path} {reason}") from None
+
+
+def _load(path: Path) -> tuple[Any, str]:
+    """Return the content of a file, and the name of its format where that is an unusual one."""
+    size = path.stat().st_size
+    if not path.is_file():
+        raise CheckpointError("is not a file")
+    if size > MAX_BYTES:
+        raise CheckpointError(f"has {size:,} bytes, more than {MAX_BYTES:,}")
+    content = path.read_bytes()
+    if content.startswith(b"PK"):
+        return _unpickle(content, _pickle_of(content)), ""
+    if content.startswith(LEGACY_MAGIC):
+        return _unpickle(content, content), "torch's legacy format"
+    if content[8:9] == b"{" and int.from_bytes(content[:8], "little") < MAX_BYTES:
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        try:
+            return load(content), SAFETENSORS
+        except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"is a damaged {SAFETENSORS} file: {one_line(error)}") from None
+    raise _foreign(content)
+
+
+def _foreign(content: bytes) -> CheckpointError:
+    description = next(text for magic, text in FORMATS if re.match(magic, content[:300]))
+    return CheckpointError(description + ("" if ":" in description else f": {CONVERSION}"))
+
+
+def _pickle_of(content: bytes) -> bytes:
+    """Return the pickle in a zip archive that `torch.save` wrote."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            records = archive.infolist()
+            names = {name.rpartition("/")[2]: name for name in archive.namelist()}
+            if "data.pkl" not in names or "constants.pkl" in names:  # the latter: TorchScript
+                raise _foreign(content)
+            # torch.save compresses nothing: a compressed record could unpack to any size.
+            if any(record.compress_type != zipfile.ZIP_STORED for record in records) or (
+                sum(record.file_size for record in records) > len(content)
+            ):
+                raise CheckpointError("holds compressed records, which torch.save does not write")
+            damaged = archive.testzip()  # torch.load itself does not compare the checksums
+            if damaged is not None:
+                raise CheckpointError(f"is damaged: its bytes have changed ({sanitize(damaged)})")
+            return archive.read(names["data.pkl"])
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, OSError, EOFError):
+        raise CheckpointError("is damaged: it is not a whole zip archive; copy it again") from None
+
+
+def _unpickle(content: bytes, pickled: bytes) -> Any:  # noqa: ANN401
+    if b"bytearray" in pickled:  # which torch allows, of any size
+        raise CheckpointError("holds a bytearray, which no checkpoint needs")
+    try:
+        names: list[Any] = [(_NumpyValue, name) for name in NUMPY_NAMES]
+        with torch.serialization.safe_globals(names), warnings.catch_warnings(action="ignore"):
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise CheckpointError(
+            f"holds {f'an object of {named[1]}' if named else 'code, or is damaged'}, and no code "
+            f"is run from a checkpoint: save model.state_dict() alone; {CONVERSION}"
+        ) from None
+    except Exception as error:  # torch raises many kinds for a damaged file
+        state = "is damaged" if pickled is content else "cannot be loaded"
+        raise CheckpointError(f"{state}: {one_line(error)}") from None
 
 
 def _to_float32(key: str, tensor: Tensor) -> Tensor:

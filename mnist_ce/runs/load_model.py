@@ -16,6 +16,7 @@ from mnist_ce.runs.checkpoint import load_tensors, model_from, read_weights, wei
 from mnist_ce.runs.records import Calibration, RunRecord
 from mnist_ce.runs.run_dir import RunDir, find_checkpoint
 from mnist_ce.system.errors import CheckpointError, RunError, UsageError
+from mnist_ce.system.text import first_problem
 
 logger = logging.getLogger(__name__)
 
@@ -199,6 +200,5 @@ def _calibration(path: Path, record: RunRecord | None) -> Calibration:
     try:
         return Calibration.model_validate(record.prediction)
     except ValidationError as error:
-        key = ".".join(("prediction", *map(str, error.errors()[0]["loc"][:1])))
-        reason = "must be a number above 0" if key.endswith("temperature") else "must be a number"
-        raise CheckpointError(f"{RunDir(path.parent).record_path}: {key} {reason}") from None
+        reason = first_problem(error, "prediction")
+        raise CheckpointError(f"{RunDir(path.parent).record_path}: {reason}") from None

@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from mnist_ce.config import RENAMED_KEYS, flatten
+
 FORMAT_VERSION = 1
 
 # What an earlier end of a run measured; dropped when the run is continued.
@@ -123,12 +125,8 @@ class RunRecord(BaseModel, extra="allow", strict=True):
 
     @property
     def flat_config(self) -> dict[str, Any]:
-        """The config by dotted key, such as `train.epochs`; empty where the record has none."""
-        return {
-            f"{section}.{key}": value
-            for section, table in (self.config or {}).items()
-            for key, value in table.items()
-        }
+        """The config by dotted key, in present names; empty where the record has none."""
+        return {RENAMED_KEYS.get(key, key): value for key, value in flatten(self.config or {})}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `run.json`: what was set, by JSON name."""

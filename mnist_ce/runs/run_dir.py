@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import tomli_w
 from filelock import FileLock, Timeout
 
-from mnist_ce.config import rename_old_keys
 from mnist_ce.runs.records import FORMAT_VERSION, RunRecord, RunState
 from mnist_ce.system.errors import CheckpointError, RunError, UsageError
 from mnist_ce.system.files import (
@@ -148,18 +147,7 @@ class RunDir:
         Raises:
             RunError: If the file is not such a table.
         """
-        content = _read_small(self.metrics_path, "metrics") or b""
-        try:
-            table = list(csv.DictReader(io.StringIO(content.decode())))
-            return [
-                {key: _parse_metric(key, text) for key, text in row.items() if key in _COLUMNS}
-                for row in table
-                if row["epoch"]  # a KeyError where there is no such column
-            ]
-        except (ValueError, TypeError, KeyError, csv.Error):
-            raise RunError(
-                f"{self.metrics_path} is not a table of metrics, a row per epoch"
-            ) from None
+        return _read_table(self.metrics_path, "metrics, a row per epoch", _COLUMNS, ["epoch"])
 
     def append_steps(self, rows: str) -> None:
         with self.steps_path.open("a", encoding="utf-8") as file:
@@ -186,15 +174,7 @@ class RunDir:
         Raises:
             RunError: If the file is not such a table.
         """
-        content = _read_small(self.steps_path, "steps") or b""
-        try:
-            header, *lines = content.decode().splitlines(keepends=True) or [_STEP_HEADER]
-            rows = [map(float, line.split(",")) for line in lines if line.endswith("\n")]
-            if header != _STEP_HEADER:
-                raise ValueError(header)
-            return [dict(zip(_STEP_COLUMNS, row, strict=True)) for row in rows]
-        except ValueError:
-            raise RunError(f"{self.steps_path} is not a table of metrics by step") from None
+        return _read_table(self.steps_path, "metrics by step", _STEP_COLUMNS, _STEP_COLUMNS)
 
     def write_record(self, record: RunRecord) -> None:
         text = json.dumps(record.to_dict(), indent=2, allow_nan=False)
@@ -207,8 +187,7 @@ class RunDir:
             RunError: If the file is not a record of this format.
         """
         path = self.record_path
-        content = _read_small(path, "record")
-        if content is None:
+        if (content := _read_small(path)) is None:
             return None
         try:
             record = json.loads(content)
@@ -217,26 +196,37 @@ class RunDir:
         version = record.get("format_version") if isinstance(record, dict) else None
         if version != FORMAT_VERSION:
             raise RunError(f"{path} has format_version {version!r}; {FORMAT_VERSION} is expected")
-        if isinstance(config := record.get("config"), dict):
-            rename_old_keys(config)
         return RunRecord.model_validate(record)
 
 
-def _read_small(path: Path, kind: str) -> bytes | None:
+def _read_small(path: Path) -> bytes | None:
     try:
         if not path.is_file():
             return None
         if path.stat().st_size > MAX_RECORD_BYTES:
-            raise RunError(f"{path} is too large for a run's {kind}")
+            raise RunError(f"{path} is larger than {MAX_RECORD_BYTES:,} bytes")
         return path.read_bytes()
     except OSError as error:
         raise RunError(f"{path} cannot be read: {one_line(error)}") from None
 
 
-def _parse_metric(column: str, text: str) -> float | None:
-    if column == "epoch":
-        return int(text)
-    return float(text) if text else None
+def _read_table(
+    path: Path, description: str, columns: Sequence[str], required: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return the complete rows of a table, none without the file; None for an empty cell."""
+
+    def number(column: str, text: str | None) -> float | None:
+        if not text and column not in required:
+            return None
+        return int(text or "") if column in ("step", "epoch") else float(text or "")
+
+    try:
+        lines = (_read_small(path) or b"").decode().splitlines(keepends=True)
+        rows = csv.DictReader(line for line in lines if line.endswith("\n"))
+        present = [column for column in columns if column in {*required, *(rows.fieldnames or ())}]
+        return [{column: number(column, row[column]) for column in present} for row in rows]
+    except (ValueError, KeyError, csv.Error):
+        raise RunError(f"{path} is not a table of {description}") from None
 
 
 def check_run_name(name: str) -> None:
@@ -252,14 +242,10 @@ def check_new_run(output: Path, name: str) -> None:
     """Raise what `create_run` would raise, before the data is loaded."""
     if name:
         check_run_name(name)
-    try:
+    with _output_errors(output):
         if name and (output / name).exists():
             raise _exists(output / name)
         check_writable(output)
-    except OSError as error:
-        raise RunError(
-            f"runs cannot be kept in {output}: {one_line(error)}; choose another --output"
-        ) from None
 
 
 def create_run(
@@ -267,19 +253,15 @@ def create_run(
 ) -> RunDir:
     """Create the directory of a new run; it appears with its first files, or not at all.
 
-    Args:
-        output: The directory of the runs; created where it is missing.
-        name: The run's name; empty: `stem`, with a number where that is taken.
-        stem: The start of a generated name.
-        write_files: Writes the first files of a run with the name that it is given, in a hidden
-            directory that is then renamed.
+    Without a name it is called `stem`, with a number where that is taken. `write_files` writes the
+    first files of a run of the name that it gets, in a hidden directory that is then renamed.
 
     Raises:
         UsageError: If a run of this name exists.
         RunError: If the directory cannot be created.
     """
     numbered = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
-    try:
+    with _output_errors(output):
         output.mkdir(parents=True, exist_ok=True)
         for path in output.glob(".new-*.tmp"):  # of processes that were killed in this function
             with contextlib.suppress(OSError):
@@ -305,6 +287,12 @@ def create_run(
         except BaseException:
             shutil.rmtree(hidden, ignore_errors=True)
             raise
+
+
+@contextlib.contextmanager
+def _output_errors(output: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise RunError(
             f"no run can be made in {output}: {one_line(error)}; choose another --output"

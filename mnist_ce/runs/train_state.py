@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Required, Self
+from typing import Any, Literal, Required, Self
 
 import torch
 from pydantic import (
+    AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
@@ -26,7 +28,7 @@ from mnist_ce.runs.checkpoint import check_claimed_bytes, load_tensors, save_ten
 from mnist_ce.runs.records import FORMAT_VERSION
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import RunError
-from mnist_ce.system.text import one_line, sanitize
+from mnist_ce.system.text import first_problem, one_line
 
 
 @with_config(ConfigDict(strict=True))
@@ -151,6 +153,23 @@ class Snapshot:
         save_tensors(run.resume_path, {**content, "train_state": self.train_state})
 
 
+class _StepState(BaseModel, arbitrary_types_allowed=True):
+    """`Step.state()`, as far as all steps have it."""
+
+    num_steps: StrictInt
+    weights: dict[str, Tensor]
+    momentum: dict[str, Tensor]
+    average: dict[str, Tensor]
+    buffers: dict[str, Tensor] = Field(default_factory=dict)
+
+
+class _ResumeFile(BaseModel):
+    format_version: Literal[1]
+    step: _StepState
+    train_state: TrainState = Field(validation_alias=AliasChoices("train_state", "progress"))
+    """`progress` is the older name."""
+
+
 def load_snapshot(
     run: RunDir, weights: dict[str, Tensor], buffers: dict[str, Tensor] | None = None
 ) -> tuple[dict[str, Any], TrainState]:
@@ -164,41 +183,29 @@ def load_snapshot(
     """
     content = load_tensors(run.resume_path)
     try:
-        if not isinstance(content, dict) or not isinstance(content["step"], dict):
-            raise TypeError("it is not a table")
-        step, version = content["step"], content["format_version"]
-        if not isinstance(version, int) or version != FORMAT_VERSION:
-            raise ValueError(f"format_version {version!r}")
-        if not isinstance(step["num_steps"], int):
-            raise ValueError("num_steps is not a number")
+        file = _ResumeFile.model_validate(content)
         for part in ("weights", "momentum", "average"):
-            _check_tensors(part, step[part], weights)
-        _check_tensors("buffers", step.get("buffers", {}), buffers or {})
-        _check_optimizer(step.get("optimizer"))
-        key = "progress" if "progress" in content else "train_state"  # the older name
-        return step, TrainState.model_validate(content[key])
+            _check_tensors(part, getattr(file.step, part), weights)
+        _check_tensors("buffers", file.step.buffers, buffers or {})
+        _check_optimizer(content["step"].get("optimizer"))
+        return content["step"], file.train_state
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, ("train_state", *first["loc"])))
-        reason = f"{sanitize(place)}: {first['msg']}"
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = first_problem(error)
+    except ValueError as error:
         reason = one_line(error)
     raise RunError(f"{run.resume_path} does not belong to this run: {reason}")
 
 
-def _check_tensors(part: str, found: Any, expected: dict[str, Tensor]) -> None:  # noqa: ANN401
+def _check_tensors(part: str, tensors: dict[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Check names and shapes before anything is copied: a file may claim any size."""
-    if not isinstance(found, dict):
-        raise TypeError(f"its {part} are not a table")
-    if not found and part not in ("weights", "buffers"):
+    if not tensors and part not in ("weights", "buffers"):
         return
-    if set(found) != set(expected):
+    if tensors.keys() != expected.keys():
         raise ValueError(f"its {part} are of another network")
-    for name, tensor in expected.items():
-        value, plain = found[name], (tensor.dtype, torch.strided)
-        if not isinstance(value, Tensor) or (value.dtype, value.layout) != plain:
-            raise ValueError(f"{name} in its {part} is not a plain tensor of {tensor.dtype}")
-        if value.shape != tensor.shape or not value.is_contiguous():
+    for name, tensor in tensors.items():
+        if (tensor.dtype, tensor.layout) != (expected[name].dtype, torch.strided):
+            raise ValueError(f"{name} in its {part} is not a dense tensor of that type")
+        if tensor.shape != expected[name].shape or not tensor.is_contiguous():
             raise ValueError(f"{name} in its {part} has another shape")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 _REASONS = (
     (r"(Input|String) should (be|have|match)", "must be"),
@@ -48,6 +49,13 @@ def plain_reason(message: str) -> str:
     for pattern, text in _REASONS:
         message = re.sub(pattern, text, message)
     return message
+
+
+def first_problem(error: Any, *place: str) -> str:  # noqa: ANN401 - a `ValidationError`
+    """Return key and reason of the first value that pydantic refuses, below a place."""
+    detail = error.errors(include_url=False)[0]
+    key = sanitize(".".join(map(str, (*place, *detail["loc"]))))
+    return f"{key} {plain_reason(detail['msg'])}"
 
 
 def percent_hint(value: object) -> str:
