@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 import pickle
+import pickletools
 import re
 import sys
 import warnings
@@ -25,6 +27,7 @@ from mnist_ce.system.files import write_atomically
 from mnist_ce.system.text import one_line, sanitize
 
 MAX_BYTES = 1 << 30  # the standard network takes 2.7 MB
+MAX_NAME_LENGTH = 200  # of a class in a pickle
 SAFETENSORS = "safetensors"
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch.save before version 1.6
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -181,6 +184,7 @@ def _unpickle(content: bytes, pickled: bytes) -> Any:  # noqa: ANN401
     if b"bytearray" in pickled:  # which torch allows, of any size
         raise CheckpointError("holds a bytearray, which no checkpoint needs")
     try:
+        _check_names(pickled, num_pickles=5 if pickled is content else 1)
         names: list[Any] = [(_NumpyValue, name) for name in NUMPY_NAMES]
         with torch.serialization.safe_globals(names), warnings.catch_warnings(action="ignore"):
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -193,6 +197,15 @@ def _unpickle(content: bytes, pickled: bytes) -> Any:  # noqa: ANN401
     except Exception as error:  # torch raises many kinds for a damaged file
         state = "is damaged" if pickled is content else "cannot be loaded"
         raise CheckpointError(f"{state}: {one_line(error)}") from None
+
+
+def _check_names(pickled: bytes, num_pickles: int) -> None:
+    # The regular expressions of torch's error message take 8 s for a name of 10,000 characters, and
+    # a hundred times as long for ten times as many.
+    file = io.BytesIO(pickled)
+    for opcode, name, _ in itertools.chain(*(pickletools.genops(file) for _ in range(num_pickles))):
+        if opcode.name == "GLOBAL" and len(str(name)) > MAX_NAME_LENGTH:
+            raise pickle.UnpicklingError(f"GLOBAL {str(name)[:MAX_NAME_LENGTH].replace(' ', '.')}")
 
 
 def _to_float32(key: str, tensor: Tensor) -> Tensor:

@@ -78,6 +78,8 @@ ZERO = torch.zeros(1)  # 2^40 elements in a small file
 GOOD_SAFETENSORS = safetensors.torch.save(WEIGHTS)
 LAYER = {"weight": torch.zeros(784, 784), "bias": torch.zeros(784)}
 SIDE_BY_SIDE = {f"{name}.{part}": t.clone() for name in "ab" for part, t in LAYER.items()}
+LEGACY_MODULE = pickled_module(_use_new_zipfile_serialization=False)
+LONG_NAME = b"name." * 200_000  # torch's own error message would take hours
 HUGE = {  # chained layers, in a small file
     "l1.weight": ZERO.expand(2**30, 784),
     "l1.bias": ZERO.expand(2**30),
@@ -209,7 +211,9 @@ WRONG_CHECKPOINTS: list[tuple[bytes, str]] = [
     (GOOD_SAFETENSORS[:1000], "damaged safetensors"),
     (saved(WEIGHTS, _use_new_zipfile_serialization=False)[:2000], "is damaged"),
     (pickled_module(), "an object of torch.nn.modules.container.Sequential"),
-    (pickled_module(_use_new_zipfile_serialization=False), "an object of torch.nn"),
+    (LEGACY_MODULE, "an object of torch.nn"),
+    (zipped(b"\x80\x02ca\n" + LONG_NAME + b"\n."), "an object of a.name.name"),
+    (LEGACY_MODULE.replace(b"Sequential", LONG_NAME), "container.name.name"),
     (saved({"net": WEIGHTS, "args": Namespace(lr=1)}), "save model.state_dict() alone"),
     (
         saved({"model": WEIGHTS, "ema": dict(MLP([8], 10).state_dict())}),
