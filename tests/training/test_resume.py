@@ -206,11 +206,14 @@ HUGE = {"l1.weight": torch.zeros(1).expand(2**40)}
     ("change", "reason"),
     [
         (lambda content: content.pop("step"), "does not belong"),
-        (lambda content: content.update(format_version=99), "format_version 99"),
-        (lambda content: content["step"].update(num_steps="3"), "num_steps is not a number"),
+        (lambda content: content.update(format_version=99), "format_version must be 1"),
+        (lambda content: content["step"].update(num_steps="3"), "num_steps must be a whole number"),
         (lambda content: content["step"]["weights"].pop("l1.bias"), "of another network"),
         (lambda content: content["step"]["momentum"].update(HUGE), "has another shape"),
-        (lambda content: content["step"]["weights"].update({"l1.bias": 3}), "not a plain tensor"),
+        (
+            lambda content: content["step"]["weights"].update({"l1.bias": 3}),
+            "step.weights.l1.bias must be",
+        ),
         (lambda content: content["train_state"].update(epoch=2), "train_state"),
         (lambda content: content["train_state"].update(rows=[{}]), "train_state"),
         (lambda content: content["train_state"].update(batch=4), "does not fit"),
