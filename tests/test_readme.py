@@ -91,3 +91,13 @@ def test_files_named_in_the_tree_exist() -> None:
         for name in re.findall(r"`([^`]+)`", place):
             folders = (ROOT, ROOT / "mnist_ce", ROOT / "mnist_ce" / "training")
             assert any((folder / name).exists() for folder in folders), name
+
+
+def test_the_reading_path_has_the_length_that_the_readme_says() -> None:
+    section = README.partition("## Reading the code")[2].partition("| place")[0]
+    length = re.match(r"\s*About ([\d,]+) lines", section)
+    files = re.findall(r"`(\w+/[\w/]+\.py)`", section)
+    num_lines = sum(len((ROOT / "mnist_ce" / f).read_text().splitlines()) for f in files)
+    assert length is not None
+    assert len(files) > 10
+    assert abs(num_lines - int(length[1].replace(",", ""))) <= 100
