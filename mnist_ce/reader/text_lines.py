@@ -188,7 +188,7 @@ def line_lattices(
 ) -> list[Lattice]:
     """Return the lattices of a line; between them are gaps wider than any within a digit."""
     intensity, labels = foreground.intensity, labels.copy()
-    next_label = int(labels.max()) + 1
+    next_label = labels.size + 1  # above the label of any component
     clusters: list[list[Piece]] = []
     right = -np.inf
     for component in line:
