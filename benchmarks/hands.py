@@ -20,8 +20,8 @@ from sklearn.datasets import load_digits
 
 from benchmarks.common import Format, argument_parser, percent, print_table
 from generators import hands
-from mnist_ce.evaluation.calibration import expected_calibration_error
-from mnist_ce.network.inference import predict_logits
+from mnist_ce.evaluation.metrics import expected_calibration_error
+from mnist_ce.network.model import predict_logits
 from mnist_ce.prediction.predict import predict
 from mnist_ce.reader.mnist_format import fit_glyph
 from mnist_ce.runs.load_model import TrainedModel, load_model

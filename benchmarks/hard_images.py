@@ -22,7 +22,7 @@ from PIL import Image
 
 from benchmarks.common import Format, argument_parser, held_out_split, percent, print_table
 from generators import hard_images_a, hard_images_b
-from mnist_ce.network.inference import predict_logits
+from mnist_ce.network.model import predict_logits
 from mnist_ce.prediction.predict import predict
 from mnist_ce.runs.load_model import load_model
 

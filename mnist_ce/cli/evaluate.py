@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Option
@@ -48,16 +48,18 @@ def evaluate(
     if checkpoint is not None and checkpoint_option is not None:
         raise typer.BadParameter("name the checkpoint once")
     name = checkpoint or checkpoint_option
+    from mnist_ce.system.device import use_threads
+
     if verify:
         if name is None:
             raise typer.BadParameter("--verify needs the name of a run")
         if split != "test" or dataset or plot or (input_mean, input_std) != (0.0, 1.0):
             raise typer.BadParameter("--verify is for a run as it is, on its own data")
-        _verify(name, output=output, data_dir=data_dir, device=device, threads=threads, json=json)
+        with use_threads(threads):
+            _verify(name, json, output=output, data_dir=data_dir, device=device)
         return
     from mnist_ce.evaluation.evaluate import evaluate as run_evaluation
     from mnist_ce.runs.load_model import load_model
-    from mnist_ce.system.device import use_threads
 
     with use_threads(threads):
         trained = load_model(name, output, input_mean=input_mean, input_std=input_std)
@@ -80,17 +82,13 @@ def evaluate(
         )
 
 
-def _verify(
-    name: str, *, output: str, data_dir: str | None, device: str, threads: int, json: bool
-) -> None:
+def _verify(name: str, json: bool, **options: Any) -> None:  # noqa: ANN401
     from mnist_ce.evaluation.verification import verify
-    from mnist_ce.system.device import use_threads
 
-    with use_threads(threads):
-        run, checks = verify(name, output=output, data_dir=data_dir, device=device)
+    run, checks = verify(name, **options)
     failed = ", ".join(check.name for check in checks if not check.ok)
     if json:
-        content = [check.to_dict() for check in checks]
+        content = [{"name": c.name, "ok": c.ok, "found": c.detail} for c in checks]
         print_json({"run": str(run.path), "verified": not failed, "checks": content})
     else:
         for check in checks:
@@ -108,7 +106,13 @@ def _print_report(report: EvaluationReport) -> None:
         f"average loss  {result.loss:.4f}\n"
         f"accuracy      {accuracy_text(report)}"
     )
-    _print_calibration(report)
+    for temperature, calibration in report.calibrations.items():
+        name = "calibration" if temperature == report.trained.temperature else "uncalibrated"
+        low, high = calibration.ece_interval
+        text = f"{name:<14}error {calibration.ece:.2%}, 95 % interval {low:.2%} to {high:.2%}"
+        if len(report.calibrations) > 1:  # else the NLL is the loss
+            text += f", NLL {calibration.nll:.4f}, T = {temperature:.4g}"
+        typer.echo(text)
     if (binary := report.binary) is not None:
         typer.echo(
             f"precision     {binary.precision:.4f}\n"
@@ -125,7 +129,12 @@ def _print_report(report: EvaluationReport) -> None:
     ]
     print_table([("class", "precision", "recall", "F1", "count"), *rows], "<>>>>")
     typer.echo("\nconfusion matrix (row: truth, column: prediction)")
-    _print_confusion(report.confusion, report.class_names)
+    # For ten classes within 80 columns.
+    cell = max(len(str(count)) for row in report.confusion for count in row) + 1
+    width = max(map(len, report.class_names))
+    typer.echo(" " * width + "".join(f"{name[: cell - 1]:>{cell}}" for name in report.class_names))
+    for name, row in zip(report.class_names, report.confusion, strict=True):
+        typer.echo(f"{name:<{width}}" + "".join(f"{count or '.':>{cell}}" for count in row))
 
 
 def accuracy_text(report: EvaluationReport) -> str:
@@ -135,26 +144,3 @@ def accuracy_text(report: EvaluationReport) -> str:
         f"{result.num_correct}/{result.num_examples} ({result.accuracy:.2%}), "
         f"95 % interval {low:.2%} to {high:.2%}"
     )
-
-
-def _print_calibration(report: EvaluationReport) -> None:
-    temperature = report.trained.temperature
-    for name, calibration, divisor in (
-        ("calibration", report.calibration, temperature),
-        ("uncalibrated", report.uncalibrated, 1),
-    ):
-        low, high = calibration.ece_interval
-        error = f"{name:<14}error {calibration.ece:.2%}, 95 % interval {low:.2%} to {high:.2%}"
-        if temperature == 1:  # then the NLL is the loss
-            typer.echo(error)
-            return
-        typer.echo(f"{error}, NLL {calibration.nll:.4f}, T = {divisor:.4g}")
-
-
-def _print_confusion(confusion: list[list[int]], class_names: tuple[str, ...]) -> None:
-    """Print a confusion matrix, for ten classes within 80 columns."""
-    cell = max(len(str(count)) for row in confusion for count in row) + 1
-    width = max(map(len, class_names))
-    typer.echo(" " * width + "".join(f"{name[: cell - 1]:>{cell}}" for name in class_names))
-    for name, row in zip(class_names, confusion, strict=True):
-        typer.echo(f"{name:<{width}}" + "".join(f"{count or '.':>{cell}}" for count in row))

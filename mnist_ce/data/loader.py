@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mnist_ce.config import AugmentConfig
 from mnist_ce.data.augment import apply_distortion, distort, draw_coefficients
-from mnist_ce.network.inference import scale_pixels
+from mnist_ce.network.model import scale_pixels
 from mnist_ce.system.device import derived_generator, use_threads
 
 

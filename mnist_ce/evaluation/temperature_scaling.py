@@ -1,15 +1,22 @@
-"""Temperature scaling of a trained network, on held-out images."""
+"""Temperature scaling of a trained network, on held-out images (Guo et al. 2017, arXiv:1706.04599).
+
+Dividing all logits by one number, the temperature, before the softmax removes most of the
+calibration error and changes no prediction.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from mnist_ce.evaluation.calibration import fit_temperature, negative_log_likelihood
 from mnist_ce.evaluation.evaluate import evaluate
+from mnist_ce.evaluation.metrics import negative_log_likelihood
+from mnist_ce.network.objective import Objective
 from mnist_ce.runs.groups import recipe_settings
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import Calibration, RunRecord
@@ -21,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 def calibrate(
     run: str | Path,
-    held_out: str | Path | Sequence[str | Path] = (),
+    held_out: Sequence[str | Path] = (),
     *,
     data_dir: str | Path | None = None,
     output: str | Path = "checkpoints",
@@ -30,27 +37,20 @@ def calibrate(
 
     A run that was trained on all images has none held out. Its temperature is then fitted on other
     runs of the same recipe that have a validation split; 5,000 images of one run determine it
-    loosely, several runs with different seeds, whose predictions are pooled, better.
-
-    Args:
-        run: The run's folder or name.
-        held_out: The runs whose weights and validation images are used; none: the run itself.
-        data_dir: The folder of the datasets; None: `MNIST_CE_DATA_DIR`, or the run's own.
-        output: The folder of the runs.
+    loosely, several runs with different seeds, whose predictions are pooled, better. `held_out` are
+    those runs; none: the run itself.
 
     Raises:
         UsageError: If a run has no validation split, or another task, or is named twice, or no
             temperature fits.
         RunError: If a run is not finished.
     """
-    target, record = _finished(load_model(run, output))
-    names = [held_out] if isinstance(held_out, (str, Path)) else held_out
-    loaded = [_finished(load_model(name, output)) for name in names] or [(target, record)]
-    sources = [source for source, _ in loaded]
+    target, *sources = (_load_finished(name, output) for name in (run, *held_out))
+    sources = sources or [target]
     if len({source.weights_sha256 for source in sources}) < len(sources):
         raise UsageError("a run is named twice with --with")
-    for source, source_record in loaded:
-        _check_same_recipe(target, record, source, source_record)
+    for source in sources:
+        _check_same_recipe(target, source)
     reports = [
         evaluate(source, split="validation", data_dir=data_dir, device="cpu") for source in sources
     ]
@@ -68,8 +68,8 @@ def calibrate(
         "nll": negative_log_likelihood(logits, labels, target.objective, temperature),
         "nll_uncalibrated": negative_log_likelihood(logits, labels, target.objective),
     }
-    run_dir = RunDir(target.path.parent)
     calibration = Calibration(temperature=temperature, fitted_on=fitted_on)
+    run_dir, record = RunDir(target.path.parent), target.record or RunRecord()
     with run_dir.lock() as locked:
         current = locked.read_record()
         if current is None or current.weights_sha256 != record.weights_sha256:
@@ -78,19 +78,47 @@ def calibrate(
     return run_dir, calibration
 
 
-def _finished(trained: TrainedModel) -> tuple[TrainedModel, RunRecord]:
+def fit_temperature(logits: Tensor, labels: Tensor, objective: Objective) -> float:
+    """Return the temperature with the lowest negative log-likelihood.
+
+    That is convex in 1 / temperature, so there is one minimum. `logits`, float32 [n, outputs], and
+    `labels`, int64 [n], are of images that the network was not trained on.
+
+    Raises:
+        UsageError: If there is no minimum.
+    """
+    from scipy.optimize import minimize_scalar
+
+    low, high = math.log(1e-2), math.log(1e2)
+    minimum = minimize_scalar(
+        lambda value: negative_log_likelihood(logits, labels, objective, math.exp(value)),
+        bounds=(low, high),
+        method="bounded",
+        options={"xatol": 1e-8},
+    )
+    is_perfect = bool((objective.predictions(logits) == labels).all())
+    if is_perfect or minimum.x > high - 1e-3:
+        raise UsageError(
+            f"no temperature can be fitted to these {len(labels):,} predictions, because "
+            f"{'all are correct' if is_perfect else 'they are no better than chance'}; use more "
+            "held-out images, or a better network"
+        )
+    return math.exp(minimum.x)
+
+
+def _load_finished(name: str | Path, output: str | Path) -> TrainedModel:
+    trained = load_model(name, output)
     if trained.record is None:
         raise UsageError(f"{trained.path} is not a run: there is no run.json beside it")
     if not trained.record.is_finished:
         run = trained.path.parent
         raise RunError(f"run {run} is not finished; continue it with --resume first")
-    return trained, trained.record
+    return trained
 
 
-def _check_same_recipe(
-    target: TrainedModel, record: RunRecord, source: TrainedModel, source_record: RunRecord
-) -> None:
+def _check_same_recipe(target: TrainedModel, source: TrainedModel) -> None:
     name, source_name = target.path.parent, source.path.parent
+    record, source_record = (trained.record or RunRecord() for trained in (target, source))
     for key in ("dataset_digest", "class_names", "objective"):
         if record[key] != source_record[key]:
             raise UsageError(

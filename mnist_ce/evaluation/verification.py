@@ -25,8 +25,8 @@ LOSS_TOLERANCE = 1e-5  # relative: the order of summation depends on threads and
 COUNT_TOLERANCE = 2  # images near a tie, on another kind of device
 SECONDS_TOLERANCE = 0.001  # per epoch, whose duration is rounded
 
-Figures = list[tuple[str, Any, Any, float]]
-"""Names, actual and recorded values, and the largest differences that are allowed."""
+# A summary of the part; names, actual and recorded values, largest differences that are allowed.
+PartResult = tuple[str, list[tuple[str, Any, Any, float]]]
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,6 @@ class Check:
     name: str
     ok: bool
     detail: str  # the main values, or the first mismatch
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "ok": self.ok, "found": self.detail}
 
 
 def verify(
@@ -70,15 +67,15 @@ def verify(
     return run, checks
 
 
-def _check(part: Callable[[], tuple[str, Figures]]) -> Check:
+def _check(part: Callable[[], PartResult]) -> Check:
     name = part.__name__
     try:
         detail, figures = part()
     except MnistCeError as error:
         return Check(name, False, str(error))
     for figure, actual, recorded, tolerance in figures:
-        numeric = isinstance(actual, int | float) and isinstance(recorded, int | float)
-        if actual != recorded and not (numeric and abs(actual - recorded) <= tolerance):
+        is_near = tolerance and recorded is not None and abs(actual - recorded) <= tolerance
+        if actual != recorded and not is_near:
             return Check(name, False, f"{figure} is {actual}; recorded: {recorded}")
     return Check(name, True, detail)
 
@@ -100,15 +97,16 @@ class _Parts:
     def splits(self) -> DataSplits:
         return load_splits_of(self.trained, data_dir=self.data_dir)
 
-    def config(self) -> tuple[str, Figures]:
+    def config(self) -> PartResult:
         in_file = resolve_config(self.run.config_path, environment={}).flat()
-        del in_file["run.name"]  # not in the file, so that it can be used for another run
         recorded = Config().flat() | self.record.flat_config  # newer keys have their defaults
         return "config.toml and run.json are equal", [
-            (f"{key} in config.toml", value, recorded.get(key), 0) for key, value in in_file.items()
+            (f"{key} in config.toml", value, recorded.get(key), 0)
+            for key, value in in_file.items()
+            if key != "run.name"  # not in the file, so that it can be used for another run
         ]
 
-    def weights(self) -> tuple[str, Figures]:
+    def weights(self) -> PartResult:
         trained, record = self.trained, self.record
         num_outputs = {"binary": 1, "multiclass": len(record.class_names or ())}
         num_parameters = sum(p.numel() for p in trained.model.parameters())
@@ -120,7 +118,7 @@ class _Parts:
             ("num_parameters of model.pt", num_parameters, record.num_parameters, 0),
         ]
 
-    def metrics(self) -> tuple[str, Figures]:
+    def metrics(self) -> PartResult:
         rows, record = self.run.read_metrics(), self.record
         epochs, last = [row["epoch"] for row in rows], rows[-1] if rows else {}
         seconds = sum(row.get("seconds") or 0.0 for row in rows)
@@ -133,7 +131,7 @@ class _Parts:
             ("the seconds in metrics.csv", seconds, record.train_seconds, tolerance),
         ]
 
-    def resume(self) -> tuple[str, Figures]:
+    def resume(self) -> PartResult:
         if not self.run.resume_path.exists():
             return "no resume.pt: the run cannot be extended", []
         step, state = load_snapshot(self.run, self.trained.model.state_dict())
@@ -143,13 +141,13 @@ class _Parts:
             ("weights_sha256 of resume.pt", digest, self.trained.weights_sha256, 0),
         ]
 
-    def data(self) -> tuple[str, Figures]:
+    def data(self) -> PartResult:
         digest = self.splits.digest
         return f"{self.splits.dataset}, digest {digest[:16]}…", [
             ("the digest of the data", digest, self.record.dataset_digest, 0)
         ]
 
-    def test(self) -> tuple[str, Figures]:
+    def test(self) -> PartResult:
         record, total = self.record, self.record.test_total or 1
         accuracy = (record.test_correct or 0) / total
         detail, figures = self._results(self.trained, "test", accuracy, record.test_loss)
@@ -159,7 +157,7 @@ class _Parts:
             *figures,
         ]
 
-    def best(self) -> tuple[str, Figures]:
+    def best(self) -> PartResult:
         rows, epoch = self.run.read_metrics(), self.record.best_epoch or 0
         if not 0 < epoch <= len(rows):
             raise RunError(f"metrics.csv has no epoch {self.record.best_epoch}")
@@ -175,7 +173,7 @@ class _Parts:
 
     def _results(
         self, trained: TrainedModel, split: str, accuracy: float, loss: float | None
-    ) -> tuple[str, Figures]:
+    ) -> PartResult:
         if self.record.device is None:
             raise RunError("run.json has no device")
         is_same_kind = self.device.type == self.record.device.partition(":")[0]

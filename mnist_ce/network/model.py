@@ -1,4 +1,4 @@
-"""The network: a multi-layer perceptron that ends in raw logits."""
+"""The network, a multi-layer perceptron that ends in raw logits, and its inference."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mnist_ce.network import HIDDEN, INPUT_SIZE
 from mnist_ce.system.errors import UsageError
 from mnist_ce.system.text import one_line
+from mnist_ce.system.workers import shared_workers
 
 # What a module may take, the usual form first.
 _INPUT_SHAPES = ((1, 28, 28), (INPUT_SIZE,), (28, 28))
@@ -34,7 +35,6 @@ class MLP(nn.Module):
 
     @property
     def layers(self) -> list[nn.Linear]:
-        """The Linear layers in order, from l1 on."""
         return [layer for layer in self.children() if isinstance(layer, nn.Linear)]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -62,13 +62,11 @@ class ImageInput(nn.Module):
         self.module, self.shape = module, shape
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the module's logits, float32 [batch, outputs]."""
         logits: Tensor = self.module(images.view(-1, *self.shape))
         return logits
 
 
 def check_module(model: object) -> None:
-    """Raise a TypeError unless `model` is a module."""
     if not isinstance(model, nn.Module):
         kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise TypeError(f"model must be a torch.nn.Module, not {kind}")
@@ -82,12 +80,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
 @contextlib.contextmanager
 def kept_in_place(module: nn.Module) -> Iterator[None]:
     """Move a module back to its device on leaving."""
-    device = next((parameter.device for parameter in module.parameters()), None)
+    device = _device(module)
     try:
         yield
     finally:
-        if device is not None:
-            module.to(device)
+        module.to(device)
 
 
 @contextlib.contextmanager
@@ -102,6 +99,10 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
             part.training = True
 
 
+def _device(module: nn.Module) -> torch.device | None:
+    return next((parameter.device for parameter in module.parameters()), None)
+
+
 def as_network(module: nn.Module) -> tuple[nn.Module, int]:
     """Return any module as one that takes [batch, 784], and how many logits it returns.
 
@@ -110,8 +111,7 @@ def as_network(module: nn.Module) -> tuple[nn.Module, int]:
     """
     if isinstance(module, MLP):
         return module, module.sizes[-1]
-    device = next((parameter.device for parameter in module.parameters()), None)
-    reasons = []
+    reasons, device = [], _device(module)
     with evaluation_mode(module):
         for network in (ImageInput(module, shape) for shape in _INPUT_SHAPES):
             try:
@@ -127,4 +127,48 @@ def as_network(module: nn.Module) -> tuple[nn.Module, int]:
     raise UsageError(
         f"{type(module).__name__} must map float32 [batch, 1, 28, 28] or [batch, 784] to logits "
         f"[batch, outputs]; given [2, 1, 28, 28]: {reasons[0]}"
+    )
+
+
+def scale_pixels(images: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return pixel/255 as the network's input: uint8 [n, …] → float32 [n, 784] in [0, 1]."""
+    return torch.div(images.flatten(start_dim=1), 255.0, out=out)
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: nn.Module, images: Tensor, *, mean: float = 0.0, std: float = 1.0
+) -> Tensor:
+    """Return the logits of any number of images, float32 [n, outputs] on the CPU.
+
+    `model` is any module that maps (pixel/255 - mean) / std, float32 [batch, 784], to [batch,
+    outputs]; it is called in evaluation mode. `images` are uint8 [n, 28, 28], on its device.
+    """
+    batches = torch.split(images, 500)
+    logits: list[Tensor] = [images] * len(batches)  # each is replaced
+
+    def predict_batch(number: int) -> None:
+        inputs = scale_pixels(batches[number])  # → [batch, 784]
+        if (mean, std) != (0.0, 1.0):
+            inputs = (inputs - mean) / std
+        logits[number] = model(inputs)  # → [batch, outputs]
+
+    with evaluation_mode(model):
+        if images.device.type == "cpu" and _is_plain(model):
+            # A batch per worker; the number of threads changes no bit.
+            workers = shared_workers(min(torch.get_num_threads(), len(batches)))
+            workers.map(predict_batch, len(batches))
+        else:
+            for number in range(len(batches)):
+                predict_batch(number)
+    return torch.cat(logits).cpu()
+
+
+def _is_plain(model: nn.Module) -> bool:
+    """Return whether a call of the model does what `MLP.forward` does and nothing else."""
+    return type(model) is MLP and all(
+        type(module) in (MLP, nn.Linear)
+        and "forward" not in vars(module)
+        and not any(hooks for name, hooks in vars(module).items() if name.endswith("_hooks"))
+        for module in model.modules()
     )

@@ -53,7 +53,6 @@ class Multiclass(Objective):
     label_smoothing: float = 0.0
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross-entropy."""
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def loss_and_gradient(self, logits: Tensor, labels: Tensor, gradient: Tensor) -> float:
@@ -71,7 +70,6 @@ class Multiclass(Objective):
         return -log_p.gather(1, labels[:, None]).sum().item()  # 0 · log 0 is no part of it
 
     def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the cross-entropy of each example."""
         return F.cross_entropy(logits, labels, reduction="none")
 
     def predictions(self, logits: Tensor) -> Tensor:
@@ -79,7 +77,6 @@ class Multiclass(Objective):
         return logits.argmax(dim=1)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Return the softmax over the classes."""
         return logits.softmax(dim=1)
 
 
@@ -94,14 +91,12 @@ class Binary(Objective):
     positive_weight: float = 1.0
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean weighted cross-entropy."""
         losses = self.example_losses(logits, labels)
         if self.positive_weight != 1:
             losses = losses * (1 + (self.positive_weight - 1) * labels)
         return losses.mean()
 
     def example_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the binary cross-entropy of each example."""
         targets = labels.to(logits.dtype)
         return F.binary_cross_entropy_with_logits(logits[:, 0], targets, reduction="none")
 

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from mnist_ce.network.inference import predict_logits
-from mnist_ce.network.model import kept_in_place
+from mnist_ce.network.model import kept_in_place, predict_logits
 from mnist_ce.reader.detector import adjusted_threshold, load_detector
 from mnist_ce.reader.geometry import Box
 from mnist_ce.reader.image_io import ImageSource, each_image

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mnist_ce.evaluation.evaluate import load_splits_of
-from mnist_ce.network.inference import scale_pixels
+from mnist_ce.network.model import scale_pixels
 from mnist_ce.network.objective import Binary
 from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.runs.run_dir import RunDir

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from mnist_ce.cli import main
 from mnist_ce.config import resolve_config
 from mnist_ce.data.splits import Dataset, Split
 from mnist_ce.evaluation.evaluate import evaluate
-from mnist_ce.evaluation.metrics import average_precision, binary_report, confusion_matrix, roc_auc
+from mnist_ce.evaluation.metrics import binary_report, confusion_matrix
 from mnist_ce.network.objective import Binary
 from mnist_ce.training.trainer import train
 
@@ -56,11 +55,10 @@ def test_the_figures_equal_scikit_learns_with_many_ties(pairs: list[tuple[float,
 def test_a_missing_class_leaves_what_needs_it_empty(label: int) -> None:
     labels = torch.full((4,), label)
     scores = torch.tensor([1.0, -1.0, 2.0, 0.5])
-    assert math.isnan(roc_auc(scores, labels))
-    assert math.isnan(average_precision(scores, labels)) == (label == 0)
     confusion = confusion_matrix((scores > 0).long(), labels, 2)
     document = binary_report(scores, labels, confusion).to_dict()
     assert document["roc_auc"] is None
+    assert (document["average_precision"] is None) == (label == 0)
     json.dumps(document, allow_nan=False)
 
 

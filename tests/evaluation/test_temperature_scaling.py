@@ -121,7 +121,7 @@ def test_another_recipe_is_warned_of(
     train_small: Train, held_out: RunDir, log_warnings: Callable[[], list[str]]
 ) -> None:
     wide = train_small("wide", model__hidden=[64], train__seed=3).run
-    calibrate(wide.path, held_out.path)
+    calibrate(wide.path, [held_out.path])
     (warning,) = log_warnings()
     assert "by another recipe than" in warning
     assert "(model.hidden)" in warning

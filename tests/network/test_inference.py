@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mnist_ce.network.inference import predict_logits
-from mnist_ce.network.model import MLP
+from mnist_ce.network.model import MLP, predict_logits
 
 
 class Doubled(MLP):

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mnist_ce.evaluation.calibration import confidences, expected_calibration_error
-from mnist_ce.evaluation.metrics import wilson_interval
+from mnist_ce.evaluation.metrics import confidences, expected_calibration_error, wilson_interval
 from mnist_ce.report.plots.canvas import COLOURS, GREY, Heading, drawing, percent, short_names
 
 if TYPE_CHECKING:

@@ -11,16 +11,27 @@ from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from mnist_ce.evaluation.calibration import (
+from mnist_ce.evaluation.metrics import (
     calibration_interval,
     confidences,
     expected_calibration_error,
-    fit_temperature,
     negative_log_likelihood,
     reliability_bins,
+    wilson_interval,
 )
+from mnist_ce.evaluation.temperature_scaling import fit_temperature
 from mnist_ce.network.objective import Binary, Multiclass
 from mnist_ce.system.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("num_correct", "num_examples"), [(0, 1), (0, 50), (7, 9), (9_954, 10_000), (3, 3)]
+)
+def test_the_interval_of_a_fraction_is_scipys(num_correct: int, num_examples: int) -> None:
+    expected = stats.binomtest(num_correct, num_examples).proportion_ci(method="wilson")
+    assert wilson_interval(num_correct, num_examples) == pytest.approx(
+        (expected.low, expected.high)
+    )
 
 
 def simulated(
@@ -53,13 +64,13 @@ def test_the_calibration_error_at_its_limits() -> None:
 
 def test_the_bins_are_those_of_scikit_learn() -> None:
     confidence, correct = simulated(1_500, seed=3, overconfidence=1.4)
-    bins = reliability_bins(confidence, correct, 15)
+    bins = reliability_bins(confidence, correct)
     accuracy, mean = calibration_curve(correct, confidence, n_bins=15, strategy="quantile")
     assert [item.count for item in bins] == [100] * 15
     assert [item.accuracy for item in bins] == pytest.approx(accuracy)
     assert [item.confidence for item in bins] == pytest.approx(mean)
     error = np.abs(accuracy - mean).mean()
-    assert expected_calibration_error(confidence, correct, 15) == pytest.approx(error)
+    assert expected_calibration_error(confidence, correct) == pytest.approx(error)
 
 
 def test_the_interval_has_the_ends_of_scipys_bootstrap() -> None:
@@ -68,7 +79,7 @@ def test_the_interval_has_the_ends_of_scipys_bootstrap() -> None:
     correct = rng.random(400) < confidence - 0.15
 
     def statistic(said: Any, right: Any) -> float:
-        return expected_calibration_error(said, right.astype(bool), 5)
+        return expected_calibration_error(said, right.astype(bool))
 
     data = (confidence, correct.astype(float))
     options: dict[str, Any] = {"paired": True, "vectorized": False, "n_resamples": 1_000, "rng": 5}
@@ -76,7 +87,7 @@ def test_the_interval_has_the_ends_of_scipys_bootstrap() -> None:
         stats.bootstrap(data, statistic, method=method, **options).confidence_interval
         for method in ("basic", "percentile")
     )
-    found = calibration_interval(confidence, correct, 5, num_resamples=4_000)
+    found = calibration_interval(confidence, correct, num_resamples=4_000)
     assert found == pytest.approx((basic.low, percentile.high), abs=0.004)
     assert calibration_interval(confidence, correct) == calibration_interval(confidence, correct)
 
