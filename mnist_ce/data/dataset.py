@@ -17,7 +17,7 @@ from mnist_ce.data.download import DownloadError
 from mnist_ce.data.extra import extra_steps
 from mnist_ce.data.files import DatasetFiles
 from mnist_ce.data.registry import CLASS_NAMES, DIGITS
-from mnist_ce.data.splits import Dataset, Split, split_test, split_validation, without
+from mnist_ce.data.splits import Dataset, Split, split_test, split_validation
 from mnist_ce.data.synthetic.generate import generate, load_synthetic
 from mnist_ce.data.tables import read_csv, read_npz
 from mnist_ce.network.objective import Binary, Multiclass, Objective
@@ -84,7 +84,7 @@ def load_splits(
     validation = None
     if not only_test:
         if data.num_synthetic:
-            # They are no copies of others, so the validation split may have its part of them.
+            # Independent of the others, so the validation split may have its part of them.
             train = Split.concatenate(train, _synthetic(dataset, data.num_synthetic))
         train, validation = split_validation(train.relabel(new_labels), data.validation_size, seed)
         mnist = dataset.mnist and dataset.mnist.relabel(new_labels)
@@ -199,19 +199,20 @@ def _load_own(name: re.Match[str], mnist: Split | None) -> Dataset:
     if test is not None:
         train = _without_test_images(train, test, f"{path}'s")
     dataset = own_dataset(f"{name[1] or ''}{kind}:{path}", train, test, class_names)
-    if mnist is not None:
-        mnist = _without_test_images(mnist, dataset.test, "MNIST's")
+    mnist = mnist and _without_test_images(mnist, dataset.test, "MNIST's")
     return replace(dataset, mnist=mnist)
 
 
 def _without_test_images(train: Split, test: Split, whose: str) -> Split:
-    rest = without(train, test)
-    if num_repeated := len(train) - len(rest):
+    """Leave out training images that are test images too, whatever their labels."""
+    known = {image.tobytes() for image in test.images.numpy()}
+    is_new = torch.tensor([image.tobytes() not in known for image in train.images.numpy()])
+    if num_known := len(train) - int(is_new.sum()):
         logger.warning(
-            f"{num_repeated:,} of {whose} {len(train):,} training images are among the test "
-            "images, and are left out of training"
+            f"{num_known:,} of {whose} {len(train):,} training images are among the test images, "
+            "and are left out of training"
         )
-    return rest
+    return train[is_new]
 
 
 def own_dataset(

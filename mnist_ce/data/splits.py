@@ -151,12 +151,6 @@ def split_test(images: Split) -> tuple[Split, Split]:
     return images[~is_test], images[is_test]
 
 
-def without(images: Split, others: Split) -> Split:
-    """Leave out the images that are among `others`, whatever their labels."""
-    known = {image.tobytes() for image in others.images.numpy()}
-    return images[torch.tensor([image.tobytes() not in known for image in images.images.numpy()])]
-
-
 def _to_numpy(values: object, name: str) -> NDArray[Any]:
     array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
     if array.dtype.kind not in "buif":
