@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mnist_ce import train
 from mnist_ce.cli import main
 from mnist_ce.system.errors import StoppedError
-from mnist_ce.training.callbacks import StopFlag
+from mnist_ce.training.trainer import StopFlag
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -19,7 +19,7 @@ from mnist_ce.cli.printing import is_terminal, note, warn
 from mnist_ce.evaluation.metrics import wilson_interval
 from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.distributed import is_main, num_processes
-from mnist_ce.training.callbacks import BatchInfo, Callback, RunInfo, StopFlag, TrainResult
+from mnist_ce.training.trainer import BatchInfo, Callback, RunInfo, StopFlag, TrainResult
 
 WINDOW_BATCHES, WINDOW_SECONDS = 50, 0.5  # over which the speed is measured, at least
 ABOUT_DEFAULT = (

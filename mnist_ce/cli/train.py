@@ -106,7 +106,7 @@ def train(
             return
 
     from mnist_ce.cli import terminal as on_terminal
-    from mnist_ce.training.callbacks import Callback
+    from mnist_ce.training.trainer import Callback
     from mnist_ce.training.trainer import train as run_training
 
     if quiet:

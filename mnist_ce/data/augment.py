@@ -44,20 +44,6 @@ def generator_seed(seed: int, step: int) -> int:
     return (state ^ (state >> 31)) >> 32
 
 
-def distort(
-    images: Tensor, strengths: AugmentConfig, *, seed: int, step: int, out: Tensor | None = None
-) -> Tensor:
-    """Distort each image of a batch, float32 [batch, 784] or [batch, 28, 28], in its own way.
-
-    For `seed` and `step` see `draw_coefficients`; for the result, `apply_distortion`. Where nothing
-    is distorted and no `out` is given, the images themselves are returned.
-    """
-    if not strengths.distorts:
-        return images if out is None else out.copy_(images)
-    coefficients = draw_coefficients(strengths, len(images), seed=seed, step=step)
-    return apply_distortion(images, coefficients.to(images.device), strengths.elastic_grid, out)
-
-
 def draw_coefficients(strengths: AugmentConfig, num_images: int, *, seed: int, step: int) -> Tensor:
     """Draw the distortions of a batch, float32 [batch, 2, 3 + n²], on the CPU.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mnist_ce.config import AugmentConfig
-from mnist_ce.data.augment import apply_distortion, distort, draw_coefficients
+from mnist_ce.data.augment import apply_distortion, draw_coefficients
 from mnist_ce.network.model import scale_pixels
 from mnist_ce.system.device import derived_generator, use_threads
 
@@ -18,8 +18,7 @@ class DeviceLoader:
 
     The images, uint8 [n, 28, 28] (47 MB for MNIST), and labels, int64 [n], stay on the device; a
     batch is gathered by index and scaled, so that no image passes through Python by itself. The
-    last batch of an epoch holds the rest. `seed` makes the order and the distortions; epochs after
-    `last_augmented_epoch` are served without distortion.
+    last batch of an epoch holds the rest. Epochs after `last_augmented_epoch` have no distortion.
     """
 
     def __init__(
@@ -53,50 +52,23 @@ class DeviceLoader:
         """Yield the indices of each batch of an epoch, int64 [batch], from batch `start` on."""
         yield from torch.split(self.permutation(epoch), self.batch_size)[start:]
 
-    def is_augmented(self, step: int) -> bool:
-        """Whether the images of a step, counted from 0 since the run began, are distorted."""
-        last = self.last_augmented_epoch
-        return self.augment is not None and (last is None or step < last * len(self))
-
-    def get_batch(
-        self, indices: Tensor, step: int, out: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the inputs, float32 [batch, 784] (in `out`, if given), and labels, int64 [batch].
-
-        The distortion is a function of `step`, the number of the step since the run began.
-        """
-        inputs, labels = self.get_raw_batch(indices, out=out)
-        if self.augment is not None and self.is_augmented(step):
-            inputs = distort(inputs, self.augment, seed=self.seed, step=step, out=out)
-        return inputs, labels
-
-    def get_raw_batch(self, indices: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the inputs and labels of one batch without distortion."""
-        inputs = scale_pixels(self.images.index_select(0, indices), out=out)
-        return inputs, self.labels.index_select(0, indices)
-
     def draw_distortion(self, num_images: int, step: int) -> Tensor | None:
-        """Draw the distortions of the batch of a step, for `gather`; None: it has none."""
-        if self.augment is None or not self.is_augmented(step):
+        """Draw the distortions of the batch of a step, counted from 0 since the run began."""
+        last = self.last_augmented_epoch
+        if self.augment is None or (last is not None and step >= last * len(self)):
             return None
         with use_threads(1):  # torch's own would spin, and take a core from the fast step's workers
             return draw_coefficients(self.augment, num_images, seed=self.seed, step=step)
 
     def gather(
-        self,
-        indices: Tensor,
-        distortion: Tensor | None,
-        pixels: Tensor,
-        *,
-        inputs: Tensor,
-        labels: Tensor,
-    ) -> None:
-        """Write a part of a batch to `inputs`, float32 [n, 784], and `labels`, int64 [n].
+        self, indices: Tensor, distortion: Tensor | None, out: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return inputs, float32 [n, 784] (in `out`, if given), and labels, int64 [n].
 
-        `distortion` holds its rows of `draw_distortion`; `pixels`, uint8 [n, 784], is overwritten.
+        The images are distorted by their rows of `draw_distortion`.
         """
-        torch.index_select(self.labels, 0, indices, out=labels)
-        torch.index_select(self.images, 0, indices, out=pixels)
-        scale_pixels(pixels, out=inputs)
+        inputs = scale_pixels(self.images.index_select(0, indices), out=out)
         if distortion is not None and self.augment is not None:
-            apply_distortion(inputs, distortion, self.augment.elastic_grid, out=inputs)
+            distortion = distortion.to(self.device)
+            inputs = apply_distortion(inputs, distortion, self.augment.elastic_grid, out)
+        return inputs, self.labels.index_select(0, indices)

@@ -32,13 +32,11 @@ def resolve_device(name: str) -> torch.device:
         raise DeviceError(f"device '{name}' is not known; {_NAMES}") from None
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if not count:
-            raise DeviceError(
-                f"device '{name}' is not there: torch {torch.__version__} finds no CUDA GPU; "
-                "use --device cpu or auto"
-            )
         if (device.index or 0) >= count:
-            raise DeviceError(f"device '{name}' is not there: this machine has {count} CUDA GPU(s)")
+            raise DeviceError(
+                f"device '{name}' is not there: torch {torch.__version__} finds {count} CUDA "
+                "GPU(s); use --device cpu or auto"
+            )
         index = torch.cuda.current_device() if device.index is None else device.index
         return torch.device("cuda", index)
     if device.type == "mps" and not torch.backends.mps.is_available():
@@ -52,9 +50,7 @@ def resolve_device(name: str) -> torch.device:
 def reproducible(seed: int, threads: int = 0, *, warn_only: bool = False) -> Iterator[None]:
     """Seed torch, set its thread count (0: unchanged) and require deterministic kernels.
 
-    With `warn_only` an operation that has no deterministic kernel is only warned of.
-
-    On leaving, generators, threads, mode and environment are as they were.
+    With `warn_only` other kernels only cause a warning. All is as it was on leaving.
     """
     # cuBLAS is deterministic only if this is set before CUDA starts (torch: Reproducibility).
     variable = "CUBLAS_WORKSPACE_CONFIG"
@@ -75,7 +71,7 @@ def reproducible(seed: int, threads: int = 0, *, warn_only: bool = False) -> Ite
 
 @contextlib.contextmanager
 def use_threads(threads: int) -> Iterator[None]:
-    """Use so many CPU threads, 0 for as many as before; undone on leaving."""
+    """Set torch's number of threads, unless it is 0, until leaving."""
     before = torch.get_num_threads()
     try:
         if threads:
@@ -94,28 +90,16 @@ def derived_generator(seed: int, stream: str, number: int = 0) -> torch.Generato
     return torch.Generator().manual_seed(int(mixed.generate_state(1, np.uint64)[0] >> 1))
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait for the device's queued work (on a CPU there is none)."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
-def device_name(device: torch.device) -> str:
-    """Return the device for people to read: `cpu`, or `cuda:0` with the GPU's name."""
-    is_cuda = device.type == "cuda"
-    return f"{device} ({torch.cuda.get_device_name(device)})" if is_cuda else str(device)
-
-
 def environment() -> dict[str, str]:
     """Return the versions, CPU kernels and BLAS that the bytes of a run depend on."""
-    system = f"{platform.system()}-{platform.machine()}"
-    versions = {"python": platform.python_version(), "platform": system}
-    versions["kernels"] = torch.backends.cpu.get_cpu_capability()  # such as AVX512
     build = torch.__config__.show()
-    blas = re.search(r"Math Kernel Library Version (\S+)", build)
-    versions["blas"] = f"MKL {blas[1]}" if blas else "".join(re.findall(r"BLAS_INFO=(\w+)", build))
+    mkl = re.search(r"Math Kernel Library Version (\S+)", build)
+    versions = {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()}-{platform.machine()}",
+        "kernels": torch.backends.cpu.get_cpu_capability(),  # such as AVX512
+        "blas": f"MKL {mkl[1]}" if mkl else "".join(re.findall(r"BLAS_INFO=(\w+)", build)),
+    }
     for package in ("mnist-ce", "torch", "torchvision", "numpy"):
         with contextlib.suppress(metadata.PackageNotFoundError):  # a checkout, not installed
             versions[package] = metadata.version(package)

@@ -18,23 +18,20 @@ T = TypeVar("T")
 
 
 def num_processes() -> int:
-    """Return how many processes train together."""
     return _environment_int("WORLD_SIZE", 1) if "MASTER_ADDR" in os.environ else 1
 
 
 def rank() -> int:
-    """Return this process's number among them, from 0."""
     return _environment_int("RANK", 0) if num_processes() > 1 else 0
 
 
 def is_main() -> bool:
-    """Return whether this is the process that writes files and prints."""
     return rank() == 0
 
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Initialise and destroy the process group, each process with a GPU of its own."""
+    """Initialise and destroy the process group, with one GPU for each process."""
     if num_processes() == 1:
         yield
         return

@@ -8,11 +8,11 @@ threads run in parallel. A thread that waits sleeps.
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
 import weakref
 from collections.abc import Callable
+from functools import lru_cache, partial
 from queue import SimpleQueue
 
 import torch
@@ -20,18 +20,15 @@ import torch
 from mnist_ce.system.device import use_threads
 
 Task = Callable[[int], None]
+Call = Callable[[int], BaseException | None]  # a task, whose exception is returned
 
 # Held while a task runs: torch's number of threads is MKL's too, and that is the whole process's.
 _running = threading.Lock()
 
 
-def _after_fork() -> None:
-    global _running
-    _running = threading.Lock()  # another thread of the parent may have held it
-
-
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_after_fork)
+    # Another thread of the parent may have held it.
+    os.register_at_fork(after_in_child=lambda: globals().update(_running=threading.Lock()))
 
 
 class _AbortedError(Exception):
@@ -61,21 +58,21 @@ class Workers:
                 return
             if self._process != os.getpid():
                 self._start()
-            errors: list[BaseException] = []
+            call = partial(self._call, task)
             for inbox in self._inboxes:
-                inbox.put(task)
-            self._call(task, 0, errors)
+                inbox.put(call)
+            outcomes = [call(0)]
             num_running = len(self._inboxes)
             while num_running:
                 try:
-                    error = self._done.get()
+                    outcome = self._done.get()
                 except BaseException as interrupt:  # of a signal handler: still wait for the others
-                    errors.append(interrupt)
                     self._abort()
+                    outcomes.append(interrupt)
                 else:
                     num_running -= 1
-                    errors += [error] if error is not None else []
-            if errors:
+                    outcomes.append(outcome)
+            if errors := [outcome for outcome in outcomes if outcome is not None]:
                 self._new_barriers()
                 raise next((e for e in errors if not isinstance(e, _AbortedError)), errors[0])
 
@@ -105,12 +102,13 @@ class Workers:
             if queues[worker].get():  # True: put by `_abort`
                 raise _AbortedError
 
-    def _call(self, task: Task, worker: int, errors: list[BaseException]) -> None:
+    def _call(self, task: Task, worker: int) -> BaseException | None:
         try:
             task(worker)
         except BaseException as error:  # raised by `run`
-            errors.append(error)
             self._abort()
+            return error
+        return None
 
     def _abort(self) -> None:
         for queues in self._barriers:
@@ -124,38 +122,25 @@ class Workers:
 
     def _start(self) -> None:
         self._new_barriers()
-        self._inboxes = [SimpleQueue[Task | None]() for _ in range(1, self.num_workers)]
+        self._inboxes = [SimpleQueue[Call | None]() for _ in range(1, self.num_workers)]
         self._done = SimpleQueue[BaseException | None]()
         for worker, inbox in enumerate(self._inboxes, start=1):
-            # The thread holds no strong reference to this object, which would keep it alive.
-            arguments = (weakref.ref(self), worker, inbox, self._done)
+            arguments = (worker, inbox, self._done)
             threading.Thread(target=_work, args=arguments, daemon=True).start()
-        weakref.finalize(self, _end, self._inboxes)
+            weakref.finalize(self, inbox.put, None)
         self._process = os.getpid()
 
 
 def _work(
-    owner: weakref.ref[Workers],
-    worker: int,
-    inbox: SimpleQueue[Task | None],
-    done: SimpleQueue[BaseException | None],
+    worker: int, inbox: SimpleQueue[Call | None], done: SimpleQueue[BaseException | None]
 ) -> None:
     torch.set_num_threads(1)  # the number belongs to the calling thread
     with torch.inference_mode():
-        while (task := inbox.get()) is not None:
-            errors: list[BaseException] = []
-            if (workers := owner()) is not None:
-                workers._call(task, worker, errors)
-            del workers, task
-            done.put(errors[0] if errors else None)
+        while (call := inbox.get()) is not None:
+            outcome = call(worker)
+            del call  # it refers to the `Workers`, as a traceback does, and would keep them alive
+            done.put(outcome)
+            del outcome
 
 
-def _end(inboxes: list[SimpleQueue[Task | None]]) -> None:
-    for inbox in inboxes:
-        inbox.put(None)
-
-
-@functools.lru_cache(maxsize=4)
-def shared_workers(num_workers: int) -> Workers:
-    """Return the workers for calls that need none of their own."""
-    return Workers(num_workers)
+shared_workers = lru_cache(maxsize=4)(Workers)  # for calls that need none of their own

@@ -36,8 +36,8 @@ from mnist_ce.runs.run_dir import create_run
 from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.errors import MnistCeError, RunError, TrainingError, UsageError
 from mnist_ce.system.text import one_line
-from mnist_ce.training.callbacks import Callback, RunInfo, StopFlag
 from mnist_ce.training.plan import Plan, PlannedRun, check_equal, definition
+from mnist_ce.training.trainer import Callback, RunInfo, StopFlag
 from mnist_ce.training.tune import (
     TRIAL_STATES,
     PrunedError,

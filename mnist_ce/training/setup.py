@@ -1,12 +1,18 @@
-"""What a run starts from: its directory, its config, its data, its network and its step."""
+"""What a run starts from: directory, config, data, network, step and record."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
+import socket
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +26,18 @@ from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.data.splits import Split
 from mnist_ce.network.model import MLP, check_module
 from mnist_ce.runs.load_model import TrainedModel, load_model
-from mnist_ce.runs.records import RunRecord
+from mnist_ce.runs.records import FORMAT_VERSION, RESULTS, RunRecord, RunState
 from mnist_ce.runs.run_dir import INTERRUPTED, RunDir, create_run, find_run, is_shipped
-from mnist_ce.runs.train_state import Snapshot, TrainState
-from mnist_ce.system.distributed import num_processes
+from mnist_ce.runs.train_state import Snapshot, TrainState, load_snapshot
+from mnist_ce.system.device import environment
+from mnist_ce.system.distributed import from_main, num_processes
 from mnist_ce.system.errors import CheckpointError, RunError, StoppedError, UsageError
+from mnist_ce.system.files import repository_root
 from mnist_ce.system.text import one_line
-from mnist_ce.training.metadata import config_tables
+from mnist_ce.training.checkpointing import AsyncCheckpointer
 from mnist_ce.training.steps import FastStep, OptimizerFactory, PlainStep, Step
+
+logger = logging.getLogger(__name__)
 
 # The keys that may differ in a resumed run; messages name the first five.
 RESUMABLE_KEYS = (
@@ -48,11 +58,19 @@ class Custom:
         if self.model is not None:
             check_module(self.model)
             if num_processes() > 1:
-                raise UsageError(
-                    "a module of your own is trained by one process: leave torchrun out"
-                )
-        if not callable(self.optimizer) and self.optimizer is not None:
+                raise UsageError("a module of your own is trained without torchrun, by one process")
+        if self.optimizer is not None and not callable(self.optimizer):
             raise TypeError("optimizer must be a function of the parameters, such as a class")
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The qualified name of each part, as `run.json` has it."""
+        kinds = {
+            key: part if hasattr(part, "__qualname__") else type(part)
+            for key, part in vars(self).items()
+            if part is not None
+        }
+        return {key: f"{kind.__module__}.{kind.__qualname__}" for key, kind in kinds.items()}
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Raise a UsageError for a setting that a custom part makes useless."""
@@ -62,16 +80,16 @@ class Custom:
                 if key.startswith(useless[name]):
                     raise UsageError(f"{key} has no effect beside {name}=…; leave one of them out")
 
-    @property
-    def names(self) -> dict[str, str]:
-        """The custom parts, by argument, as `run.json` has them."""
-        parts = {"model": self.model, "optimizer": self.optimizer, "data": self.data}
-        kinds = {
-            key: part if hasattr(part, "__qualname__") else type(part)
-            for key, part in parts.items()
-            if part is not None
-        }
-        return {key: f"{kind.__module__}.{kind.__qualname__}" for key, kind in kinds.items()}
+    def check_equal(self, run: RunDir, recorded: Mapping[str, str]) -> None:
+        """Raise a UsageError unless a run was begun with custom parts for the same arguments."""
+        for key, name in (self.names | dict(recorded)).items():
+            if key not in self.names:
+                raise UsageError(
+                    f"run {run.path} was trained with {key}={name}, given from Python; give it "
+                    f"again: train(resume={run.name!r}, {key}=…)"
+                )
+            if key not in recorded:
+                raise UsageError(f"run {run.path} was trained without {key}={name}; leave it out")
 
 
 @contextlib.contextmanager
@@ -86,7 +104,7 @@ def reopen_run(
         record = run.read_record()
         if record is None:
             raise RunError(f"run {run.path} cannot be continued: it has no {run.record_path.name}")
-        _check_custom(run, record, custom, name)
+        custom.check_equal(run, record.custom or {})
         config = resolve_config(run.config_path, flags=settings)
         for key in settings:
             if key not in RESUMABLE_KEYS:
@@ -95,31 +113,17 @@ def reopen_run(
                     f"{', '.join(RESUMABLE_KEYS[:5])} can; start a new run for another value"
                 )
         epochs = record.epochs or config.train.epochs
-        if config.train.epochs != epochs and (reason := _dependence_on_epochs(config)):
-            raise UsageError(
-                f"run {run.path} cannot get other epochs: {reason} is laid out for {epochs}"
-            )
+        is_fixed = {
+            "schedule.kind": config.has_fixed_length,
+            "augment.final_epochs": config.augment.final_epochs > 0,
+        }
+        for key, value in config.flat().items():
+            if is_fixed.get(key) and config.train.epochs != epochs:
+                raise UsageError(
+                    f"run {run.path} cannot get other epochs: {key} = {value!r} is laid out for "
+                    f"{epochs}"
+                )
         yield run, record, config
-
-
-def _check_custom(run: RunDir, record: RunRecord, custom: Custom, name: str) -> None:
-    for key in ("model", "optimizer", "data"):
-        recorded, present = (record.custom or {}).get(key), custom.names.get(key)
-        if recorded and not present:
-            raise UsageError(
-                f"run {run.path} was trained with {key}={recorded}, given from Python; give it "
-                f"again: train(resume={name!r}, {key}=…)"
-            )
-        if present and not recorded:
-            raise UsageError(f"run {run.path} was trained without {key}={present}; leave it out")
-
-
-def _dependence_on_epochs(config: Config) -> str | None:
-    if config.has_fixed_length:
-        return f"schedule.kind = '{config.schedule.kind}'"
-    if config.augment.final_epochs:
-        return f"augment.final_epochs = {config.augment.final_epochs}"
-    return None
 
 
 @contextlib.contextmanager
@@ -127,7 +131,7 @@ def new_run(config: Config, record: RunRecord, step: Step) -> Iterator[RunDir]:
     """Create the directory of a new run, with its config and record, and lock it."""
 
     def write_files(run: RunDir, name: str) -> None:
-        run.write_config(config_tables(config))
+        write_config(run, config)
         run.write_record(record.updated(name=name))
         if record.init:  # resuming does not read that checkpoint again
             Snapshot(step.state(), TrainState().model_dump()).write(run)
@@ -159,6 +163,23 @@ def load_initial(config: Config, custom: Custom, before: RunRecord | None) -> Tr
         return load_model(name or None, config.run.output, model=custom.model)
     except CheckpointError as error:
         raise CheckpointError(f"train.init: {error}") from None
+
+
+def choose_step(config: Config, custom: Custom, device_type: str) -> str:
+    """Return `plain` or `fast`; for `auto` the fast step wherever it is possible.
+
+    A UsageError if the fast step is asked for, but not possible.
+    """
+    obstacle = None
+    if custom.model or custom.optimizer or config.optimizer.name != "sgd":
+        obstacle = "is for the MLP and SGD"
+    elif num_processes() > 1:
+        obstacle = "does not run in several processes"
+    elif device_type != "cpu":
+        obstacle = f"does not run on {device_type}"
+    if config.train.step == "fast" and obstacle:
+        raise UsageError(f"train.step = 'fast' {obstacle}; use 'auto' or 'plain'")
+    return "plain" if obstacle or config.train.step == "plain" else "fast"
 
 
 def build_step(
@@ -245,3 +266,132 @@ def as_dry_run(config: Config, splits: DataSplits) -> Iterator[tuple[Config, Dat
                 f"the temporary folder {folder} cannot be written: {reason}; make room there, or "
                 "set TMPDIR to another folder"
             ) from None
+
+
+def run_record(
+    config: Config,
+    recipe: str,
+    splits: DataSplits,
+    step: Step,
+    custom: Custom,
+    initial: TrainedModel | None,
+) -> RunRecord:
+    """Return the record of a run that begins now."""
+    device = step.loader.device
+    gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    record = RunRecord(
+        format_version=FORMAT_VERSION,
+        recipe=recipe,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        status=RunState.RUNNING,
+        dataset=splits.dataset,
+        dataset_digest=splits.digest,
+        dataset_split=splits.split_note,
+        class_names=list(splits.class_names),
+        objective=config.objective.kind,
+        versions=environment(),
+        device=f"{device}{gpu}",
+        threads=torch.get_num_threads(),
+        processes=num_processes(),
+        step=step.kind,
+        seed=config.train.seed,
+        command=sys.argv,
+        git_commit=_git_commit(),
+        epochs=config.train.epochs,
+        num_parameters=sum(p.numel() for p in step.model.parameters()),
+        config=config.to_dict(),
+        process={"id": os.getpid(), "host": socket.gethostname()},
+    )
+    if custom.names:
+        record = record.updated(custom=custom.names)
+    if initial is not None:
+        source, digest = config.train.init or str(initial.path), initial.weights_sha256
+        record = record.updated(init={"checkpoint": source, "weights_sha256": digest})
+    return record
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the git checkout that the program runs from, if it does."""
+    root = repository_root()
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        if (root / ".git").exists():
+            command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+            return done.stdout.strip()
+    return None
+
+
+def write_config(run: RunDir, config: Config) -> None:
+    """Write `config.toml` without the run's name: feeding it back makes a new run."""
+    run.write_config(config.model_dump(mode="json", exclude={"run": {"name"}}))
+
+
+def restore(
+    run: RunDir,
+    config: Config,
+    before: RunRecord,
+    now: RunRecord,
+    step: Step,
+    checkpointer: AsyncCheckpointer,
+) -> tuple[RunRecord, TrainState]:
+    """Return the record and state of a run that is resumed, and load its last snapshot.
+
+    Without a snapshot the run begins anew. `before` is the record on disk, `now` that of a run that
+    began now. The files are brought to the moment of the snapshot.
+    """
+    state = TrainState()
+    snapshot = from_main(lambda: _load_fitting_snapshot(run, config, before, step))
+    if snapshot is not None:
+        step_state, state = snapshot
+        step.load_state(step_state)
+    if state.is_over(config.train.epochs, config.train.patience):
+        logger.info(f"run {run.path} is complete after {len(state.rows)} epochs")
+    elif step.num_steps and (changes := _environment_changes(before, now)):
+        logger.warning(
+            "the weights may differ in their last bits from those of an uninterrupted run, "
+            f"since this has changed: {'; '.join(changes)}"
+        )
+    origin = ("name", "recipe", "created", "command", "git_commit", "init")
+    replaced = {*RESULTS, *now.model_fields_set} - {*origin}
+    record = now.updated(**{k: v for k, v in before.to_dict().items() if k not in replaced})
+    checkpointer.write(write_config, run, config)
+    checkpointer.write(run.write_record, record)
+    checkpointer.write(run.truncate_steps, step.num_steps)
+    if state.rows:
+        checkpointer.write(run.write_metrics, state.rows)
+    return record, state
+
+
+def _environment_changes(before: RunRecord, now: RunRecord) -> list[str]:
+    """Return what has changed since the run began, of all that its bytes depend on."""
+    keys = ("device", "processes", "step", *(() if now.step == "fast" else ("threads",)))
+    old, new = (
+        {key: record[key] for key in keys} | (record.versions or {}) for record in (before, now)
+    )
+    return [f"{k} {old[k]} → {v}" for k, v in new.items() if old.get(k) not in (None, v)]
+
+
+def _load_fitting_snapshot(
+    run: RunDir, config: Config, before: RunRecord, step: Step
+) -> tuple[dict[str, Any], TrainState] | None:
+    """Read `resume.pt` and check that it fits the config; None for a run that has none yet."""
+    if not run.resume_path.exists():
+        if before.init:
+            raise RunError(
+                f"run {run.path} cannot be continued: it has no resume.pt; train a new one"
+            )
+        return None
+    step_state, state = load_snapshot(run, step.parameters, step.buffers)
+    num_batches = len(step.loader)
+    num_steps = (state.epoch - 1) * num_batches + state.batch
+    is_averaged = bool(config.average.decay)
+    if step_state["num_steps"] != num_steps or bool(step_state["average"]) != is_averaged:
+        raise RunError(
+            f"{run.resume_path} does not fit {run.config_path}: one of them was changed since the "
+            "run was interrupted"
+        )
+    if num_steps > config.train.epochs * num_batches:
+        raise UsageError(
+            f"run {run.path} is past epoch {config.train.epochs} already; give more --epochs"
+        )
+    return step_state, state

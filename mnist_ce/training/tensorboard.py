@@ -12,7 +12,7 @@ from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.distributed import is_main
 from mnist_ce.system.errors import require
-from mnist_ce.training.callbacks import Callback, RunInfo, TrainResult
+from mnist_ce.training.trainer import Callback, RunInfo, TrainResult
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -28,12 +28,7 @@ _SCALARS = {
 class TensorBoardCallback(Callback):
     """Writes TensorBoard events into the run's directory; a context manager that closes the file.
 
-    Hyper-parameters are written at the start, with the scalars that are their metrics; scalars
-    after each epoch; the plot of mistakes, if there is one, at the end. A resumed run writes
-    nothing twice.
-
-    Raises:
-        UsageError: If the tensorboard package is missing.
+    A resumed run writes nothing twice. A UsageError if the tensorboard package is missing.
     """
 
     def __init__(self) -> None:
@@ -47,10 +42,8 @@ class TensorBoardCallback(Callback):
     def __exit__(self, *exception: object) -> None:
         if self.writer is not None:
             self.writer.close()
-            self.writer = None
 
     def on_start(self, info: RunInfo) -> None:
-        """Open the event file; in a resumed run, events of epochs to be repeated are dropped."""
         if not is_main():
             return
         from torch.utils.tensorboard import SummaryWriter
@@ -58,6 +51,7 @@ class TensorBoardCallback(Callback):
 
         folder = info.run.path / FOLDER
         is_resumed = folder.is_dir()
+        # Events of epochs to be repeated are dropped.
         self.writer = SummaryWriter(str(folder), purge_step=info.epoch if is_resumed else None)
         if is_resumed:
             return
@@ -74,7 +68,6 @@ class TensorBoardCallback(Callback):
             self.writer.file_writer.add_summary(summary)  # type: ignore[attr-defined]
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
-        """Write the epoch's metrics."""
         self.has_trained = True
         if self.writer is not None:
             values: Mapping[str, Any] = metrics
@@ -84,7 +77,6 @@ class TensorBoardCallback(Callback):
             self.writer.flush()
 
     def on_end(self, result: TrainResult) -> None:
-        """Write the plot of mistakes."""
         path = result.run.path / "mistakes.png"
         if self.writer is not None and self.has_trained and path.is_file():
             with Image.open(path) as image:

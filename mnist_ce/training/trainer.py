@@ -7,23 +7,27 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.optim import lr_scheduler
 
-from mnist_ce.config import Config, recipe_name, resolve_config
+from mnist_ce.config import Config, ScheduleConfig, recipe_name, resolve_config
 from mnist_ce.data.dataset import DataSplits
 from mnist_ce.evaluation.evaluate import SplitResult, evaluate_split, predict_split
 from mnist_ce.network.model import kept_in_place, unwrapped
 from mnist_ce.report.report import draw_plots
 from mnist_ce.runs.checkpoint import weights_sha256
 from mnist_ce.runs.load_model import load_model
-from mnist_ce.runs.records import RunRecord, RunState
+from mnist_ce.runs.records import RESULTS, RunRecord, RunState
 from mnist_ce.runs.run_dir import RunDir, check_new_run
 from mnist_ce.runs.train_state import EpochMetrics, MetricSums, Snapshot, TrainState
-from mnist_ce.system.device import reproducible, resolve_device, synchronize
+from mnist_ce.system.device import reproducible, resolve_device
 from mnist_ce.system.distributed import (
     all_reduce,
     from_main,
@@ -33,20 +37,20 @@ from mnist_ce.system.distributed import (
 )
 from mnist_ce.system.errors import RunError, StoppedError, TrainingError, UsageError
 from mnist_ce.system.text import one_line
-from mnist_ce.training.callbacks import BatchInfo, Callback, RunInfo, StopFlag, TrainResult
-from mnist_ce.training.checkpointing import AsyncCheckpointer, restore
-from mnist_ce.training.metadata import final_metrics, run_metadata
-from mnist_ce.training.schedule import learning_rates
+from mnist_ce.training.checkpointing import AsyncCheckpointer
 from mnist_ce.training.setup import (
     Custom,
     as_dry_run,
     build_step,
+    choose_step,
     load_data,
     load_initial,
     new_run,
     reopen_run,
+    restore,
+    run_record,
 )
-from mnist_ce.training.steps import NonFiniteLossError, OptimizerFactory, Step, choose_step
+from mnist_ce.training.steps import NonFiniteLossError, OptimizerFactory, Step
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +71,8 @@ def train(
     """Train the network and keep the run on disk.
 
     Args:
-        config: A config, a TOML file, or the name of a shipped one; None: the defaults.
-        settings: Values by dotted key, such as `{"train.epochs": 1}`, laid over `config`.
+        config: A config, a TOML file, or the name of a shipped recipe; None: the defaults.
+        settings: Values by dotted key, such as `{"train.epochs": 1}`, laid over a file or recipe.
         model: A module of your own in place of the MLP, trained in place. It maps pixel/255,
             float32 [batch, 1, 28, 28] or [batch, 784], to logits [batch, classes].
         optimizer: A function of the parameters that returns a `torch.optim.Optimizer`, in place of
@@ -81,8 +85,7 @@ def train(
         stop: A flag that stops training after the current batch.
 
     Raises:
-        UsageError: If the config, or a setting together with the data or the device, is wrong.
-        TypeError: If `model`, `optimizer` or `data` is of another type.
+        UsageError, TypeError: If an argument or a setting is wrong.
         DataError: If the data cannot be loaded.
         RunError: If the run's directory cannot be created or written, or is locked.
         TrainingError: If the loss is not finite, or one of several processes has failed.
@@ -112,9 +115,7 @@ def train(
         if before is None and not dry_run:
             check_new_run(Path(resolved.run.output), resolved.run.name)
         device = resolve_device(resolved.train.device)
-        is_mlp_with_sgd = model is optimizer is None and resolved.optimizer.name == "sgd"
-        kind = choose_step(resolved.train.step, device.type, needs_autograd=not is_mlp_with_sgd)
-
+        kind = choose_step(resolved, custom, device.type)
         initial, splits = main_first(
             lambda: (load_initial(resolved, custom, before), load_data(resolved, custom, before)),
             digest=lambda loaded: loaded[1].digest,
@@ -125,7 +126,7 @@ def train(
         seed, threads = resolved.train.seed, resolved.train.threads
         stack.enter_context(reproducible(seed, threads, warn_only=model is not None))
         step = build_step(kind, device, resolved, custom, splits, initial)
-        record = run_metadata(resolved, recipe or "custom", splits, step, custom.names, initial)
+        record = run_record(resolved, recipe or "custom", splits, step, custom, initial)
         if before is None:
             run = from_main(lambda: stack.enter_context(new_run(resolved, record, step)))
             record, state = record.updated(name=run.name), TrainState()
@@ -159,47 +160,38 @@ def train(
         return result
 
 
+@dataclass
 class Trainer:
-    """The training loop of one run, new or resumed, with its saving, testing and stopping.
+    """The training loop of one run, new or resumed, with its saving, testing and stopping."""
 
-    `step` holds the network and the training images, `state` the position in the epochs;
-    `started_at` is the start of the program's work on this run, by `time.perf_counter`.
-    """
+    config: Config
+    run: RunDir
+    record: RunRecord
+    splits: DataSplits
+    step: Step  # with the network and the training images
+    state: TrainState  # the position in the epochs
+    checkpointer: AsyncCheckpointer
+    callbacks: Sequence[Callback]
+    stop: StopFlag
+    started_at: float  # when the work on this run began, by `time.perf_counter`
 
-    def __init__(
-        self,
-        config: Config,
-        run: RunDir,
-        record: RunRecord,
-        splits: DataSplits,
-        step: Step,
-        state: TrainState,
-        checkpointer: AsyncCheckpointer,
-        callbacks: Sequence[Callback],
-        stop: StopFlag,
-        started_at: float,
-    ) -> None:
-        self.config, self.run, self.record, self.splits = config, run, record, splits
-        self.step, self.state, self.checkpointer = step, state, checkpointer
-        self.callbacks, self.stop = callbacks, stop
-        self.loader = step.loader
+    def __post_init__(self) -> None:
+        self.loader = self.step.loader
         self.learning_rate = learning_rates(
-            config.schedule, step.highest_rate, config.train.epochs, len(step.loader)
+            self.config.schedule, self.step.highest_rate, self.config.train.epochs, len(self.loader)
         )
-        self.started_at = started_at - state.wall_seconds
+        self.started_at -= self.state.wall_seconds
         # Gets the averaged weights where averaging is on, and is evaluated by the main process.
-        self._eval_model = copy.deepcopy(step.model)
+        self._eval_model = copy.deepcopy(self.step.model)
         self._unsaved_best: dict[str, Tensor] | None = None
         self._num_saved_rows = 0  # by this process
         self._saved_at = time.monotonic()
 
     @property
     def is_over(self) -> bool:
-        """Whether the last epoch is done, or no epoch within `train.patience` was the best."""
         return self.state.is_over(self.config.train.epochs, self.config.train.patience)
 
     def fit(self) -> None:
-        """Train until the last epoch is done, then write the final files."""
         info = RunInfo(
             run=self.run,
             config=self.config,
@@ -221,13 +213,12 @@ class Trainer:
             self._finish()
         except NonFiniteLossError as error:
             self._write_record(RunState.FAILED)
-            advice = f"such as --lr {self.config.optimizer.learning_rate / 10:g}"
-            if (self.record.custom or {}).get("optimizer"):
-                advice = f"below the {self.step.highest_rate:g} of the optimizer given"
+            rate = self.step.highest_rate
             raise TrainingError(
                 f"the loss is {error.loss} in epoch {self.state.epoch}, batch "
                 f"{error.step % len(self.loader) + 1} of {len(self.loader)}. Start a new run "
-                f"with a lower rate, {advice}: resuming would fail again"
+                f"with a learning rate below {rate:g}, such as {rate / 10:g}: resuming would fail "
+                "again"
             ) from None
         finally:
             self.stop.is_checked = False
@@ -253,7 +244,8 @@ class Trainer:
                 ):
                     self._save()
                 self._stop_if_requested()
-        synchronize(self.loader.device)
+        if self.loader.device.type != "cpu":
+            torch.accelerator.synchronize(self.loader.device)
         self._end_epoch(self.step.sums, time.perf_counter() - epoch_started_at)
 
     def _log_metrics(self, learning_rate: float) -> None:
@@ -297,11 +289,10 @@ class Trainer:
             self._stop_if_requested()
 
     def _predict(self, split: str) -> SplitResult:
-        """Predict a split of the data with the current weights."""
         unwrapped(self._eval_model).load_state_dict(self.step.eval_weights())
-        images, labels = self.splits.split(split).images, self.splits.split(split).labels
-        images = images.to(self.loader.device)
-        result = predict_split(self._eval_model, images, labels, self.splits.objective)
+        data = self.splits.split(split)
+        images = data.images.to(self.loader.device)
+        result = predict_split(self._eval_model, images, data.labels, self.splits.objective)
         if not math.isfinite(result.loss):  # the epoch's last update was too large
             raise NonFiniteLossError(self.step.num_steps - 1, result.loss)
         return result
@@ -347,12 +338,120 @@ class Trainer:
     def _finish(self) -> None:
         if self._num_saved_rows < len(self.state.rows):  # of a run that was complete already
             self._save(epoch_is_done=True)
-        self.state.wall_seconds = time.perf_counter() - self.started_at
-        digest = weights_sha256(self.step.eval_weights())
-        self.record = self.record.updated(**final_metrics(self.state, digest))
+        state, last_row = self.state, self.state.rows[-1]
+        self.record = self.record.updated(
+            epochs_done=len(state.rows),
+            train_seconds=round(state.train_seconds, 3),
+            wall_seconds=round(time.perf_counter() - self.started_at, 3),
+            weights_sha256=weights_sha256(self.step.eval_weights()),
+            **{key: last_row.get(key) for key in RESULTS if key in EpochMetrics.__annotations__},
+        )
+        if state.best_row is not None:
+            best = state.best_row["validation_accuracy"]
+            self.record = self.record.updated(
+                best_epoch=state.best_epoch, best_validation_accuracy=best
+            )
         self._write_record(RunState.FINISHED)
 
 
 def _rank(row: EpochMetrics) -> tuple[float, float]:
-    """Order validation results: by accuracy, then by loss."""
     return row["validation_accuracy"], -row["validation_loss"]
+
+
+def learning_rates(
+    schedule: ScheduleConfig, learning_rate: float, num_epochs: int, steps_per_epoch: int
+) -> Callable[[int], float]:
+    """Return the learning rate of each step, counted from 0; `learning_rate` is the highest.
+
+    The scheduler runs once, beforehand, on an optimizer without weights, so that a rate depends on
+    nothing but its step: a resumed run needs no scheduler state.
+    """
+    if schedule.kind == "constant":
+        return lambda step: learning_rate
+    num_steps = num_epochs * steps_per_epoch
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=learning_rate)
+    scheduler: lr_scheduler.LRScheduler
+    if schedule.kind == "step":
+        step_size = schedule.step_epochs * steps_per_epoch
+        scheduler = lr_scheduler.StepLR(optimizer, step_size, schedule.factor)
+    elif schedule.kind == "cosine":
+        lowest = learning_rate * schedule.final_fraction
+        scheduler = lr_scheduler.CosineAnnealingLR(optimizer, num_steps, eta_min=lowest)
+    else:
+        scheduler = lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=learning_rate,
+            # OneCycleLR counts num_steps - 1 intervals and needs at least two of them
+            total_steps=max(num_steps, 2 + math.ceil(1 / schedule.warmup_fraction)),
+            pct_start=schedule.warmup_fraction,
+            anneal_strategy="cos" if schedule.anneal == "cosine" else "linear",
+            cycle_momentum=False,
+            div_factor=schedule.initial_divisor,
+            final_div_factor=schedule.final_divisor,
+        )
+    rates = []
+    with warnings.catch_warnings():
+        # Nothing is optimised here, so the order of the two calls does not matter.
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+        for _ in range(num_steps):
+            rates.append(float(optimizer.param_groups[0]["lr"]))
+            scheduler.step()
+    return rates.__getitem__
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run whose first step comes next."""
+
+    run: RunDir
+    config: Config  # resolved
+    dataset: str
+    num_images: int  # for training
+    num_batches: int  # per epoch
+    num_epochs: int  # in all
+    epoch: int  # to be trained next, from 1; above 1 in a resumed run
+    step: str  # `plain` or `fast`
+    num_workers: int  # CPU threads that compute a step
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchInfo:
+    """A batch that is done."""
+
+    epoch: int  # from 1
+    batch: int  # batches done in this epoch
+    seconds: float  # spent in this epoch
+    metrics: MetricSums  # since the epoch began
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run."""
+
+    run: RunDir  # removed after a dry run
+    record: RunRecord  # the content of `run.json`
+    rows: list[EpochMetrics]  # of `metrics.csv`
+    model: nn.Module  # the trained network, on the CPU: the module given to `train`, if one was
+
+
+class Callback:
+    """What is called as training goes on; the base class does nothing."""
+
+    def on_start(self, info: RunInfo) -> None: ...
+
+    def on_batch(self, info: BatchInfo) -> None: ...
+
+    def on_epoch(self, metrics: EpochMetrics) -> None:
+        """Called with the epoch's row of `metrics.csv`."""
+
+    def on_end(self, result: TrainResult) -> None:
+        """Called when the plots are drawn, too."""
+
+
+@dataclass
+class StopFlag:
+    """A request to stop training after the current batch, set by a signal handler."""
+
+    signal_number: int | None = None  # of the signal; None: there was none
+    is_checked: bool = False  # whether the training loop is running and will see the request

@@ -17,9 +17,8 @@ from mnist_ce.data.dataset import load_dataset
 from mnist_ce.runs.groups import RunGroup, group_runs
 from mnist_ce.runs.records import RunRecord, RunState
 from mnist_ce.system.errors import DeviceError, RunError, StoppedError, TrainingError, UsageError
-from mnist_ce.training.callbacks import Callback, StopFlag
 from mnist_ce.training.plan import Plan, PlannedRun, check_equal, definition
-from mnist_ce.training.trainer import train
+from mnist_ce.training.trainer import Callback, StopFlag, train
 
 logger = logging.getLogger(__name__)
 

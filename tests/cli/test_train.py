@@ -79,7 +79,7 @@ def test_a_diverging_run_says_how_to_go_on(tmp_path: Path, capsys: Capsys) -> No
     for more in ([], ["--dry-run"]):  # of one batch, so that only the test loss is not finite
         assert main([*words, *more]) == 1
         error = capsys.readouterr().err.splitlines()[-1]
-        assert "Start a new run with a lower rate, such as --lr 1e+29" in error
+        assert "Start a new run with a learning rate below 1e+30, such as 1e+29" in error
 
 
 def test_a_dry_run_never_advises_to_resume(

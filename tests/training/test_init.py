@@ -14,7 +14,7 @@ from mnist_ce import train
 from mnist_ce.network.model import MLP
 from mnist_ce.runs.checkpoint import load_state_dict, load_tensors, weights_sha256
 from mnist_ce.system.errors import CheckpointError, RunError, StoppedError, UsageError
-from mnist_ce.training.callbacks import BatchInfo, Callback, StopFlag, TrainResult
+from mnist_ce.training.trainer import BatchInfo, Callback, StopFlag, TrainResult
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ import torch
 from mnist_ce.runs.checkpoint import load_state_dict, load_tensors, save_tensors, weights_sha256
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import CheckpointError, RunError, StoppedError, UsageError
-from mnist_ce.training.callbacks import BatchInfo, Callback, RunInfo, StopFlag, TrainResult
-from mnist_ce.training.trainer import train
+from mnist_ce.training.trainer import BatchInfo, Callback, RunInfo, StopFlag, TrainResult, train
 
 EVERYTHING = {
     "optimizer.momentum": 0.9,

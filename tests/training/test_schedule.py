@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mnist_ce.config import ScheduleConfig
-from mnist_ce.training.schedule import learning_rates
+from mnist_ce.training.trainer import learning_rates
 
 
 @pytest.mark.parametrize(

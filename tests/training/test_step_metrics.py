@@ -11,7 +11,7 @@ import pytest
 
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import RunError, TrainingError
-from mnist_ce.training.callbacks import TrainResult
+from mnist_ce.training.trainer import TrainResult
 
 Train = Callable[..., TrainResult]
 HEADER = "step,epoch,loss,accuracy,learning_rate\n"

@@ -21,8 +21,9 @@ from mnist_ce.network.objective import Binary, Multiclass, Objective
 from mnist_ce.runs.train_state import MetricSums
 from mnist_ce.system.device import use_threads
 from mnist_ce.system.errors import UsageError
-from mnist_ce.training.steps import FastStep, NonFiniteLossError, PlainStep, Step, choose_step
-from mnist_ce.training.steps.fast import fused_sgd, linear_relu, relu_gradient
+from mnist_ce.training.setup import Custom, choose_step
+from mnist_ce.training.steps import FastStep, NonFiniteLossError, PlainStep, Step
+from mnist_ce.training.steps.fast import choose_operators
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS: dict[str, type[PlainStep | FastStep]] = {"plain": PlainStep, "fast": FastStep}
@@ -83,13 +84,13 @@ class Exact(PlainStep):
     def __init__(self, settings: Settings) -> None:
         loader = make_loader()
         super().__init__(MLP().double(), loader, Multiclass(), *settings)
-        get_batch = loader.get_batch
+        gather = loader.gather
 
         def in_float64(*arguments: Any) -> tuple[Tensor, Tensor]:
-            images, labels = get_batch(*arguments)
+            images, labels = gather(*arguments)
             return images.double(), labels
 
-        loader.get_batch = in_float64  # type: ignore[method-assign,assignment]
+        loader.gather = in_float64  # type: ignore[method-assign,assignment]
 
 
 def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
@@ -279,15 +280,12 @@ def test_the_number_of_threads_changes_no_bit(settings: Settings, num_shards: in
 @pytest.fixture
 def _only_public_operators(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A torch that has none of its private operators."""
-    choices = (linear_relu, relu_gradient, fused_sgd)
     monkeypatch.delattr(torch, "_fused_sgd_")
     monkeypatch.setattr(torch.ops.aten, "threshold_backward", None)
     monkeypatch.setattr(torch.ops.aten, "_addmm_activation", None)
-    for choice in choices:
-        choice.cache_clear()
+    choose_operators.cache_clear()
     yield
-    for choice in choices:
-        choice.cache_clear()
+    choose_operators.cache_clear()
 
 
 @pytest.mark.usefixtures("_only_public_operators")
@@ -299,14 +297,13 @@ def test_fast_step_works_without_private_operators(settings: Settings) -> None:
 
 
 def test_choice_of_the_step() -> None:
-    for device, chosen in (("cpu", "fast"), ("cuda", "plain"), ("mps", "plain")):
-        assert choose_step("auto", device) == chosen
-        assert choose_step("plain", device) == "plain"
-        assert choose_step(chosen, device) == chosen
-    for device in ("cuda", "mps"):
-        with pytest.raises(UsageError, match=f"does not run on {device}"):
-            choose_step("fast", device)
+    def chosen(kind: str, device: str) -> str:
+        return choose_step(resolve_config(flags={"train.step": kind}), Custom(), device)
 
-
-def test_the_step_of_older_runs_stays_readable() -> None:
-    assert resolve_config(flags={"train.step": "cuda-graph"}).train.step == "plain"
+    assert [chosen("auto", device) for device in ("cpu", "cuda", "mps")] == [
+        *("fast", "plain", "plain")
+    ]
+    assert chosen("plain", "cpu") == "plain"
+    assert chosen("cuda-graph", "cuda") == "plain"  # of runs of an older version
+    with pytest.raises(UsageError, match="does not run on cuda"):
+        chosen("fast", "cuda")

@@ -13,8 +13,8 @@ from mnist_ce import train
 from mnist_ce.cli import main
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import StoppedError
-from mnist_ce.training.callbacks import BatchInfo, Callback, StopFlag
 from mnist_ce.training.tensorboard import FOLDER, TensorBoardCallback
+from mnist_ce.training.trainer import BatchInfo, Callback, StopFlag
 
 pytest.importorskip("tensorboard")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

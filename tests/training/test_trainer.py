@@ -16,7 +16,7 @@ from mnist_ce import evaluate, load_model, predict, train
 from mnist_ce.runs.checkpoint import weights_sha256
 from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.errors import TrainingError
-from mnist_ce.training.callbacks import Callback, StopFlag, TrainResult
+from mnist_ce.training.trainer import Callback, StopFlag, TrainResult
 
 Train = Callable[..., TrainResult]
 

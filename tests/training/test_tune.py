@@ -20,9 +20,9 @@ from mnist_ce.cli import main
 from mnist_ce.runs.records import RunRecord, RunState
 from mnist_ce.system.errors import RunError, StoppedError
 from mnist_ce.training import search
-from mnist_ce.training.callbacks import StopFlag
 from mnist_ce.training.plan import make_plan, parse_grid, parse_seeds, plan_runs
 from mnist_ce.training.search import read_space
+from mnist_ce.training.trainer import StopFlag
 from mnist_ce.training.tune import RunQueue, TuneResult, tune
 
 POSTGRESQL = "MNIST_CE_TEST_POSTGRESQL"  # the URL of an empty database, as Optuna takes it

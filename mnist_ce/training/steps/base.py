@@ -30,13 +30,9 @@ class NonFiniteLossError(TrainingError):
 class Step(ABC):
     """One optimisation step: gather a batch, forward, loss, backward, update.
 
-    Args:
-        model: The network; its parameters are trained in place.
-        loader: The training images, on the network's device.
-        objective: What is minimised.
-        optimizer: Momentum and weight decay; each step gets its own learning rate.
-        average_decay: The decay of the moving average of the weights; 0: no average.
-        is_sgd: Whether the optimizer is SGD, whose whole state is the momentum.
+    The model's parameters are trained in place; the loader's images are on its device. `optimizer`
+    gives momentum and weight decay, but each step gets its learning rate. `average_decay` is that
+    of the moving average of the weights, 0 for none. SGD's whole state is the momentum.
     """
 
     kind: str  # its name in the config
@@ -80,7 +76,7 @@ class Step(ABC):
 
     @property
     def buffers(self) -> Tensors:
-        """What belongs to the network beside its parameters: running means, for example."""
+        """Running means, for example."""
         state = unwrapped(self.model).state_dict()
         return {name: tensor for name, tensor in state.items() if name not in self.parameters}
 
@@ -94,7 +90,7 @@ class Step(ABC):
         return 1 - min(self.average_decay, (1 + self.num_steps) / (10 + self.num_steps))
 
     def eval_weights(self) -> Tensors:
-        """Return the weights to evaluate, not copied: the averaged ones if there are any."""
+        """Return the weights to evaluate, not copied: the averages if there are any."""
         return {**(self.average or self.parameters), **self.buffers}
 
     def state(self) -> dict[str, Any]:

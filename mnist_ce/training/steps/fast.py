@@ -19,7 +19,6 @@ changes no bit; the number of shards does.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -37,6 +36,7 @@ from mnist_ce.network.objective import Objective
 from mnist_ce.system.workers import Workers
 from mnist_ce.training.steps.base import NonFiniteLossError, Step, Tensors
 
+ops = torch.ops.aten
 ALIGNED = 16  # floats: a cache line, and a register of AVX-512
 
 
@@ -44,8 +44,6 @@ class Images(NamedTuple):
     """A shard's images in the buffers of a batch, for phase 1."""
 
     rows: slice  # of the batch
-    labels: Tensor  # int64 [rows]
-    pixels: Tensor  # uint8 [rows, 784], before scaling
     images: Tensor  # float32 [rows, 784]: a view of inputs[0]
     inputs: list[Tensor]  # of each layer, [rows, padded inputs]
     outputs: list[Tensor]  # of each layer but the last, after the ReLU: views of the next inputs
@@ -107,11 +105,9 @@ class FastStep(Step):
                 moving = None if average is None else average[rows]
                 layers.append(Layer(matrix[rows], gradient[rows], momentum[rows], moving))
         self.batches: dict[int, Batch] = {}
-        self.linear_relu, self.relu_gradient = linear_relu(), relu_gradient()
-        self.update = fused_sgd()
+        self.operators = choose_operators()
 
     def __call__(self, indices: Tensor, learning_rate: float) -> None:
-        """Train on one batch."""
         size = len(indices)
         batch = self.batches.get(size) or self._allocate(size)
         distortion = self.loader.draw_distortion(size, self.num_steps)
@@ -124,9 +120,8 @@ class FastStep(Step):
                 chosen = indices[images.rows]
                 if len(chosen):  # a batch may be smaller than the number of shards
                     part = None if distortion is None else distortion[images.rows]
-                    buffers = {"inputs": images.images, "labels": images.labels}
-                    self.loader.gather(chosen, part, images.pixels, **buffers)
-                    loss_sums[shard], num_correct[shard] = self._forward_and_back(images)
+                    _, labels = self.loader.gather(chosen, part, images.images)
+                    loss_sums[shard], num_correct[shard] = self._forward_and_back(images, labels)
             self.workers.barrier(worker)
             if math.isfinite(sum(loss_sums)):
                 for shard in shards:
@@ -138,18 +133,17 @@ class FastStep(Step):
             raise NonFiniteLossError(self.num_steps, loss_sum / size)
         self._count(loss_sum, sum(num_correct), size)
 
-    def _forward_and_back(self, shard: Images) -> tuple[float, int]:
+    def _forward_and_back(self, shard: Images, labels: Tensor) -> tuple[float, int]:
         """Phase 1: write a shard's gradients; return its sum of losses and right predictions."""
         *hidden, last = self.transposed
         for inputs, matrix, outputs in zip(shard.inputs, hidden, shard.outputs, strict=False):
-            self.linear_relu(inputs, matrix, outputs)  # → [rows, outputs]
-        logits, labels = shard.logits, shard.labels
-        torch.mm(shard.inputs[-1], last, out=logits)
+            self.operators.linear_relu(inputs, matrix, outputs)  # → [rows, outputs]
+        logits = torch.mm(shard.inputs[-1], last, out=shard.logits)
         loss_sum = self.objective.loss_and_gradient(logits, labels, shard.gradients[-1])
         for layer in range(len(hidden), 0, -1):
             below = shard.padded_gradients[layer - 1]
             torch.mm(shard.gradients[layer], self.matrices[layer], out=below)
-            self.relu_gradient(shard.gradients[layer - 1], shard.outputs[layer - 1])
+            self.operators.relu_gradient(shard.gradients[layer - 1], shard.outputs[layer - 1])
         correct = torch.count_nonzero(self.objective.predictions(logits) == labels)
         return loss_sum, int(correct.item())
 
@@ -160,7 +154,7 @@ class FastStep(Step):
             layers, batch.gradients[shard], batch.inputs, strict=True
         ):
             torch.addmm(layer.gradient, gradient, inputs, beta=0, alpha=mean, out=layer.gradient)
-            self.update(
+            self.operators.sgd(
                 [layer.weight],
                 [layer.gradient],
                 [layer.momentum] if config.momentum else [],
@@ -175,7 +169,6 @@ class FastStep(Step):
                 layer.average.lerp_(layer.weight, self.average_weight)
 
     def _allocate(self, size: int) -> Batch:
-        """Allocate the buffers of the batches of one size."""
         inputs = [torch.zeros(size, _padded(n)) for n in self.sizes[:-1]]
         for tensor, n in zip(inputs, self.sizes, strict=False):
             tensor[:, n] = 1.0
@@ -188,8 +181,6 @@ class FastStep(Step):
             batch.shards.append(
                 Images(
                     rows=rows,
-                    labels=torch.empty(len(images), dtype=torch.int64),
-                    pixels=torch.empty(images.shape, dtype=torch.uint8),
                     images=images,
                     inputs=[tensor[rows] for tensor in inputs],
                     outputs=activations,
@@ -228,51 +219,49 @@ def _padded(num_floats: int) -> int:
     return -(-(num_floats + 1) // ALIGNED) * ALIGNED
 
 
-@lru_cache(maxsize=1)
-def linear_relu() -> Callable[[Tensor, Tensor, Tensor], object]:
-    """Return what writes ReLU(x · m) into `out`: [rows, n] · [n, outputs] → [rows, outputs].
+class Operators(NamedTuple):
+    """Operations of the step, each in one call."""
 
-    The one private operator saves a call; NaN stays NaN.
-    """
-    with contextlib.suppress(AttributeError, RuntimeError, TypeError):
-        operator = torch.ops.aten._addmm_activation.out
-        out = torch.empty(2, 2)
-        operator(out, torch.tensor([[torch.nan], [-1.0]]), torch.ones(1, 2), beta=0, out=out)
-        if str(out.tolist()) == "[[nan, nan], [0.0, 0.0]]":
-            return lambda x, m, out: operator(out, x, m, beta=0, out=out)
-    return lambda x, m, out: torch.mm(x, m, out=out).relu_()
+    linear_relu: Callable[[Tensor, Tensor, Tensor], object]
+    """Writes ReLU(x · m) to `out`: [rows, n] · [n, outputs] → [rows, outputs]."""
+    relu_gradient: Callable[[Tensor, Tensor], object]
+    """Sets a gradient to 0, in place, where the ReLU's output is 0: [rows, width]."""
+    sgd: Callable[..., object]
+    """Updates lists of weights, gradients and momenta, which begin at zero."""
 
 
-@lru_cache(maxsize=1)
-def relu_gradient() -> Callable[[Tensor, Tensor], object]:
-    """Return what sets a gradient to 0, in place, where the ReLU's output is 0: [rows, width].
-
-    For the four hidden layers and 64 images torch's kernel takes 14 µs, the public way 250 µs.
-    """
-    with contextlib.suppress(AttributeError, RuntimeError, TypeError):
-        kernel = torch.ops.aten.threshold_backward.grad_input
-        gradient = torch.ones(3)
-        kernel(gradient, torch.tensor([0.0, 0.5, torch.nan]), 0.0, grad_input=gradient)
-        if gradient.tolist() == [0, 1, 1]:
-            return lambda above, output: kernel(above, output, 0.0, grad_input=above)
-    return lambda above, output: above.masked_fill_(output <= 0, 0.0)
+PUBLIC = Operators(
+    lambda x, m, out: torch.mm(x, m, out=out).relu_(),
+    lambda gradient, output: gradient.masked_fill_(output <= 0, 0.0),
+    partial(sgd, foreach=False),
+)
+# The first saves a call. The second takes 14 µs for the four hidden layers and 64 images, the
+# public way 250 µs. The third is the kernel of `torch.optim.SGD(fused=True)`.
+PRIVATE = Operators(
+    lambda x, m, out: ops._addmm_activation.out(out, x, m, beta=0, out=out),
+    lambda gradient, output: ops.threshold_backward.grad_input(
+        gradient, output, 0.0, grad_input=gradient
+    ),
+    lambda *tensors, **options: torch._fused_sgd_(*tensors, is_first_step=False, **options),
+)
 
 
 @lru_cache(maxsize=1)
-def fused_sgd() -> Callable[..., object]:
-    """Return the kernel of `torch.optim.SGD(fused=True)`, which is private, or a public equal.
-
-    Its arguments are those of `torch.optim.sgd.sgd`; momentum begins at zero.
-    """
+def choose_operators() -> Operators:
+    """Return torch's private operators, if it has them and they do what the public ones do."""
     exact = {"lr": 0.5, "momentum": 0.5, "weight_decay": 0.25, "nesterov": True}  # no rounding
-    public = partial(sgd, foreach=False)
+    results = []
     try:
-        private = partial(torch._fused_sgd_, is_first_step=False)
-        results = []
-        for update in (private, public):
-            weight, gradient, momentum = (torch.full((20,), value) for value in (1.0, 2.0, 4.0))
-            update([weight], [gradient], [momentum], **exact, dampening=0.0, maximize=False)
-            results.append(torch.stack([weight, momentum]))
-        return private if torch.equal(*results) else public
+        for operators in (PRIVATE, PUBLIC):
+            out, gradient = torch.empty(2, 2), torch.ones(3)
+            inputs = torch.tensor([[torch.nan], [-1.0]])  # NaN stays NaN
+            operators.linear_relu(inputs, torch.ones(1, 2), out)
+            operators.relu_gradient(gradient, torch.tensor([0.0, 0.5, torch.nan]))
+            tensors = [torch.full((20,), value) for value in (1.0, 2.0, 4.0)]
+            operators.sgd(*([t] for t in tensors), **exact, dampening=0.0, maximize=False)
+            results.append(torch.cat([out.flatten(), gradient, *tensors]))
     except (AttributeError, RuntimeError, TypeError):
-        return public
+        return PUBLIC
+    private, public = results
+    is_equal = torch.allclose(private, public, rtol=0, atol=0, equal_nan=True)
+    return PRIVATE if is_equal else PUBLIC

@@ -84,9 +84,9 @@ class PlainStep(Step):
         return kind(parameters, lr=1.0, weight_decay=config.weight_decay)
 
     def __call__(self, indices: Tensor, learning_rate: float) -> None:
-        """Train on one batch."""
         # Distortions are drawn for the whole batch, so that its shards make no difference.
-        images, labels = self.loader.get_batch(indices, self.num_steps)  # [batch, 784], [batch]
+        distortion = self.loader.draw_distortion(len(indices), self.num_steps)
+        images, labels = self.loader.gather(indices, distortion)  # → [batch, 784], [batch]
         images = images.tensor_split(self.num_processes)[rank()]  # → [shard, 784], may be empty
         labels = labels.tensor_split(self.num_processes)[rank()]  # → [shard]
         if not isinstance(self.model, MLP):
@@ -119,14 +119,12 @@ class PlainStep(Step):
             average.lerp_(self.parameters[name], self.average_weight)
 
     def state(self) -> dict[str, Any]:
-        """Return the state, with the optimizer's where it has more than SGD's momentum."""
         state = super().state()
-        if not self.momentum:
+        if not self.momentum:  # an optimizer with more than SGD's momentum
             state["optimizer"] = copy.deepcopy(self.optimizer.state_dict())
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from a state; a RunError if it has no state of such an optimizer."""
         super().load_state(state)
         if not self.momentum:
             try:
