@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +14,7 @@ from mnist_ce.cli.printing import print_json, print_table, write_plot
 from mnist_ce.system.text import sanitize, truncate_middle
 
 if TYPE_CHECKING:
-    from mnist_ce.evaluation.comparison import Comparison, Pair
+    from mnist_ce.evaluation.comparison import Comparison
 
 
 def compare(
@@ -69,6 +68,8 @@ def compare(
 
 
 def _print_comparison(comparison: Comparison, limit: int) -> None:
+    from mnist_ce.evaluation.comparison import p_text
+
     reports, pairs, indices = comparison.reports, comparison.pairs, sorted(comparison.differing)
     letters = [chr(65 + number) for number in range(len(reports))]
     first = reports[0]
@@ -83,33 +84,22 @@ def _print_comparison(comparison: Comparison, limit: int) -> None:
             f"only B {pair.only_b_right:,}, both wrong {pair.both_wrong:,}\n{pair.verdict}"
         )
     else:
-        print_table(
-            [
-                ("pair", "only first right", "only second right", "McNemar, Holm-corrected"),
-                *(_pair_cells(pair, letters) for pair in pairs),
-            ],
-            "<>><",
-        )
+        head = ("pair", "only first right", "only second right", "McNemar, Holm-corrected")
+        rows = [
+            (
+                f"{letters[pair.a]} {letters[pair.b]}",
+                *(f"{count:,}" for count in (pair.only_a_right, pair.only_b_right)),
+                f"{p_text(pair.holm_p_value)}, {'' if pair.is_significant else 'not '}significant",
+            )
+            for pair in pairs
+        ]
+        print_table([head, *rows], "<>><")
     if not indices or not limit:
         return
     typer.echo(f"\nimages with different predictions ({len(indices):,})")
     labels, predictions = comparison.labels.tolist(), comparison.predictions.tolist()
-    rows = [(n, *(first.class_names[c] for c in (labels[n], *predictions[n]))) for n in indices]
-    print_table(
-        [("index", "truth", *letters), *((f"{n:5d}", *names) for n, *names in rows[:limit])],
-        ">" + "<" * (1 + len(letters)),
-    )
+    classes = [(f"{n:5d}", labels[n], *predictions[n]) for n in indices[:limit]]
+    rows = [(index, *(first.class_names[c] for c in row)) for index, *row in classes]
+    print_table([("index", "truth", *letters), *rows], ">" + "<" * (1 + len(letters)))
     if limit < len(indices):
         typer.echo(f"and {len(indices) - limit:,} more: --limit {len(indices)}, or --json")
-
-
-def _pair_cells(pair: Pair, letters: Sequence[str]) -> tuple[str, ...]:
-    from mnist_ce.evaluation.comparison import p_text
-
-    verdict = "significant" if pair.is_significant else "not significant"
-    return (
-        f"{letters[pair.a]} {letters[pair.b]}",
-        f"{pair.only_a_right:,}",
-        f"{pair.only_b_right:,}",
-        f"{p_text(pair.holm_p_value)}, {verdict}",
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -47,7 +48,7 @@ def export(
     result = run_export(trained, file=file, dataset=dataset, data_dir=data_dir)
     note(f"checkpoint {result.checkpoint}")
     if json:
-        print_json(result.to_dict())
+        print_json(asdict(result))
         return
     typer.echo(f"{result.path}  {result.num_bytes:,} bytes")
     typer.echo(

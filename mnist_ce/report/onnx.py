@@ -1,15 +1,11 @@
-"""ONNX export of a trained network, compared with torch before the file is written.
-
-The graph has a handful of `Gemm` and `Relu` nodes, so it is built node by node with `onnx.helper`:
-that needs no tracing and gives the same bytes each time.
-"""
+"""ONNX export of a trained network, compared with torch before the file is written."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -36,14 +32,11 @@ MAX_RELATIVE_DIFFERENCE = 1e-4
 class ExportResult:
     """An ONNX file that gives the predictions of the network."""
 
-    path: Path
-    checkpoint: Path
+    path: str
+    checkpoint: str
     num_checked: int  # test images on which ONNX Runtime and torch were compared
     max_difference: float  # the largest absolute difference of a logit
     num_bytes: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**vars(self), "path": str(self.path), "checkpoint": str(self.checkpoint)}
 
 
 def export(
@@ -74,11 +67,11 @@ def export(
     images = test.images[:NUM_CHECKED]
     max_difference = _compare(trained, content, images)
     write_atomically(path, content)
-    return ExportResult(path, trained.path, len(images), max_difference, len(content))
+    return ExportResult(str(path), str(trained.path), len(images), max_difference, len(content))
 
 
 def onnx_model(trained: TrainedModel) -> onnx.ModelProto:
-    """Build the ONNX graph of a network.
+    """Build the ONNX graph of a network: a few nodes, so it needs no tracing.
 
     Its input `images` is float32 [batch, 1, 28, 28], pixels scaled as the metadata's
     `input_scaling` says, ink bright on black; its output `logits` is float32 [batch, outputs]. The
@@ -138,7 +131,7 @@ def _metadata(trained: TrainedModel) -> dict[str, str]:
 
 
 def _compare(trained: TrainedModel, content: bytes, images: Tensor) -> float:
-    """Return the largest difference of a logit; raise where it or a prediction is wrong."""
+    """Return the largest difference of a logit; a CheckpointError where predictions differ."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -38,7 +38,7 @@ def save_network(path: Path, *, num_outputs: int = 10, **record: object) -> MLP:
 
 def exported(checkpoint: Path, input_mean: float = 0.0, input_std: float = 1.0) -> Path:
     trained = load_model(checkpoint, input_mean=input_mean, input_std=input_std)
-    return export(trained, file=checkpoint.with_suffix(".onnx")).path
+    return Path(export(trained, file=checkpoint.with_suffix(".onnx")).path)
 
 
 def session(path: Path) -> Any:
@@ -56,7 +56,7 @@ def test_any_batch_gives_the_logits_of_torch(tmp_path: Path, num_images: int) ->
     assert result.num_checked == 1000
     assert result.max_difference < 1e-5
     images = torch.rand(num_images, 1, 28, 28)
-    (logits,) = session(result.path).run(None, {"images": images.numpy()})
+    (logits,) = session(Path(result.path)).run(None, {"images": images.numpy()})
     np.testing.assert_allclose(logits, model(images).detach().numpy(), atol=1e-5)
 
 
@@ -70,22 +70,25 @@ def test_the_metadata_says_how_to_use_the_file(tmp_path: Path) -> None:
     assert (logits.name, logits.shape) == ("logits", ["batch", 10])
     metadata = metadata_of(path)
     assert json.loads(metadata["class_names"]) == names
-    how = {"probabilities": "softmax(logits / temperature)", "temperature": "1.5"}
-    how |= {"weights_sha256": load_model(tmp_path / "run").weights_sha256}
-    assert {"input_scaling": "pixel / 255", **how}.items() <= metadata.items()
+    expected = {
+        "input_scaling": "pixel / 255",
+        "probabilities": "softmax(logits / temperature)",
+        "temperature": "1.5",
+        "weights_sha256": load_model(checkpoint).weights_sha256,
+    }
+    assert expected.items() <= metadata.items()
     before = path.read_bytes()
     assert exported(checkpoint).read_bytes() == before
-
-
-def test_a_yes_no_network_and_the_scaling_of_a_foreign_one(tmp_path: Path) -> None:
-    save_network(tmp_path / "run" / "model.pt", num_outputs=1, class_names=["not 7", "7"])
-    metadata = metadata_of(exported(tmp_path / "run" / "model.pt"))
-    assert metadata["probabilities"] == "sigmoid(logits)"
-    assert json.loads(metadata["class_names"]) == ["not 7", "7"]
-    save_network(tmp_path / "net.pt")
-    metadata = metadata_of(exported(tmp_path / "net.pt", input_mean=0.1307, input_std=0.3081))
-    assert metadata["input_scaling"] == "(pixel / 255 - input_mean) / input_std"
-    assert (metadata["input_mean"], metadata["input_std"]) == ("0.1307", "0.3081")
+    save_network(checkpoint, num_outputs=1, class_names=["not 7", "7"])
+    metadata = metadata_of(exported(checkpoint, input_mean=0.1307, input_std=0.3081))
+    expected = {
+        "probabilities": "sigmoid(logits)",
+        "class_names": '["not 7", "7"]',
+        "input_scaling": "(pixel / 255 - input_mean) / input_std",
+        "input_mean": "0.1307",
+        "input_std": "0.3081",
+    }
+    assert expected.items() <= metadata.items()
 
 
 @pytest.mark.parametrize(
@@ -123,7 +126,6 @@ def test_a_file_of_other_predictions_is_not_written(
     [
         ("net.pt --file /dev/null/a.onnx", 1, "Not a directory"),
         ("nothing.pt", 1, "nothing.pt is neither a file nor a run"),
-        ("net.pt --input-std 0", 2, "--input-std = 0.0: must be a finite number above 0"),
     ],
 )
 def test_what_cannot_be_exported_is_an_error(

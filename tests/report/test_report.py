@@ -138,24 +138,21 @@ def test_groups_have_means_bands_and_a_verdict(tmp_path: Path, train_small: Trai
     assert slow in text
 
 
-def test_a_calibrated_run_that_was_stopped(tmp_path: Path, train_small: Train) -> None:
+def test_a_stopped_run_and_one_without_its_data_are_drawn(
+    tmp_path: Path, monkeypatch: MonkeyPatch, log_warnings: Log, train_small: Train
+) -> None:
     run = train_small("a").run
     edit_record(run, prediction={"temperature": 1.7}, status="stopped")
+    fail = Mock(side_effect=DataError("it is not here"))
+    with monkeypatch.context() as patch:
+        patch.setattr("mnist_ce.evaluation.evaluate.load_splits", fail)
+        report(["a"], output=tmp_path)
+    assert plots(run) == {"curves.png", "weights.png"}
+    assert log_warnings() == ["a: plots of test images are not redrawn: it is not here"]
     file = report(["a"], output=tmp_path, file=tmp_path / "elsewhere.html")
     assert file == tmp_path / "elsewhere.html"
     assert "This run is not finished (status: stopped)." in Page(file).text
     assert plots(run) == PLOTS
-
-
-def test_without_the_data_what_can_be_drawn_is_drawn(
-    tmp_path: Path, monkeypatch: MonkeyPatch, log_warnings: Log, train_small: Train
-) -> None:
-    run = train_small("a").run
-    fail = Mock(side_effect=DataError("it is not here"))
-    monkeypatch.setattr("mnist_ce.evaluation.evaluate.load_splits", fail)
-    report(["a"], output=tmp_path)
-    assert plots(run) == {"curves.png", "weights.png"}
-    assert log_warnings() == ["a: plots of test images are not redrawn: it is not here"]
 
 
 def test_a_record_from_a_stranger_is_escaped(tmp_path: Path, train_small: Train) -> None:
@@ -245,6 +242,5 @@ def test_the_report_looks_right_in_a_browser(tmp_path: Path, train_small: Train)
         browse(chromium, tmp_path / "profile", 1280, *shot)
         with Image.open(tmp_path / "shot.png") as image:
             grey = np.asarray(image.convert("L"))
-        assert (
-            abs(grey.astype(int) - paper) <= 2
-        ).mean() > 0.7  # the plots' background is the same
+        is_paper = abs(grey.astype(int) - paper) <= 2  # as the plots' background
+        assert is_paper.mean() > 0.7

@@ -1,4 +1,8 @@
-"""Figures of a common style: size, fonts, colours, heading, and conversion to PNG."""
+"""Figures of a common style: size, fonts, colours, heading, and conversion to PNG.
+
+matplotlib is imported when the first plot is drawn. Only its `Figure` and Agg canvas are used, so
+that nothing global changes and no display is needed.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import io
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mnist_ce.system.text import sanitize, truncate_middle
 
@@ -69,6 +73,10 @@ class Canvas:
         box = (left / self.width, bottom / self.height, width / self.width, height / self.height)
         return self.figure.add_axes(box)
 
+    def note(self, left: float, bottom: float, text: str, **look: Any) -> None:  # noqa: ANN401
+        """Write grey text, in inches from the left edge and from the bottom up."""
+        self.figure.text(left / self.width, bottom / self.height, text, color=GREY, **look)
+
     def diverging_scale(
         self, image: AxesImage, left: float, top: float, width: float, extend: str = "neither"
     ) -> None:
@@ -80,7 +88,6 @@ class Canvas:
         bar.set_ticks([-limit, 0, limit], labels=[f"−{limit:.2g}", "0", f"{limit:.2g}"])
 
     def png(self) -> bytes:
-        """Return the figure as a PNG file."""
         buffer = io.BytesIO()
         with warnings.catch_warnings():
             # A name may have letters that the font lacks; matplotlib draws a box.
@@ -108,5 +115,4 @@ def percent(fraction: float, decimals: int = 1) -> str:
 
 
 def short_names(class_names: Sequence[str]) -> list[str]:
-    """Return printable class names of at most 16 characters."""
     return [truncate_middle(sanitize(name), 16) for name in class_names]

@@ -65,15 +65,14 @@ def draw_curves(heading: Heading, series: Sequence[Series]) -> bytes:
 
 
 def _add_legend(canvas: Canvas, names: Sequence[str], note: str) -> None:
-    x, y = 0.3 / canvas.width, 0.12 / canvas.height
     if len(names) == 1:
-        canvas.figure.text(x, y, note, color=GREY, fontsize=9)
+        canvas.note(0.3, 0.12, note, fontsize=9)
         return
     from matplotlib.lines import Line2D
 
     lines = [Line2D([], [], **_look(number)) for number in range(len(names))]
     labels = [truncate_middle(sanitize(name), int(10 * canvas.width)) for name in names]
-    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.5 * x, 0.0)}
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.15 / canvas.width, 0.0)}
     canvas.figure.legend(lines, labels, title=note, alignment="left", **place, title_fontsize=9)
 
 

@@ -19,10 +19,6 @@ Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
 
 _NUM_BINS = 15
-_LOOKS: tuple[dict[str, Any], ...] = (
-    {"color": COLOURS[1], "marker": "s", "linestyle": "--"},
-    {"color": COLOURS[0], "marker": "o", "linestyle": "-"},
-)
 
 
 def draw_confusion_matrix(report: EvaluationReport, name: str) -> bytes:
@@ -36,10 +32,8 @@ def draw_confusion_matrix(report: EvaluationReport, name: str) -> bytes:
     fractions = counts / np.maximum(counts.sum(axis=1), 1)[:, None]
     errors = np.where(np.eye(num_classes, dtype=bool), np.nan, fractions)
     highest = max(float(np.nanmax(errors)), 1e-9)
-    longest = max(map(len, names))
-    left = 0.95 + 0.075 * longest
-    cell = 0.5 if num_classes > 4 else 1.1
-    side = cell * num_classes
+    longest, cell = max(map(len, names)), 0.5 if num_classes > 4 else 1.1
+    left, side = 0.95 + 0.075 * longest, cell * num_classes
     is_slanted = longest * 0.11 > cell
     below = 0.75 + (0.065 * longest if is_slanted else 0)
     from matplotlib import colormaps
@@ -78,10 +72,6 @@ def draw_reliability(report: EvaluationReport, name: str | None = None) -> bytes
 
     Both are drawn with the model's temperature, accuracy against confidence without it as well. The
     title is the run's `name`, or else the model's label.
-
-    The bins have equal width, and a dot's area is its bin's fraction of the predictions; most of
-    the bins of equal mass, by which the expected calibration error is computed, would lie on top of
-    each other at 100 %.
     """
     trained, result = report.trained, report.result
     heading = Heading(f"{name or trained.label}: reliability diagram", _result_line(report))
@@ -90,7 +80,10 @@ def draw_reliability(report: EvaluationReport, name: str | None = None) -> bytes
         confidences(result.logits, result.labels, trained.objective, temperature)
         for temperature in temperatures
     ]
-    looks = _LOOKS[: len(series)]
+    looks: list[dict[str, Any]] = [
+        {"color": COLOURS[1], "marker": "s", "linestyle": "--"},
+        {"color": COLOURS[0], "marker": "o", "linestyle": "-"},
+    ][: len(series)]
     with drawing(heading, 6.2, 7.9) as canvas:
         axes = canvas.axes(0.95, 0.8, 4.9, 3.7)
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="perfectly calibrated")
@@ -120,6 +113,8 @@ def _result_line(report: EvaluationReport) -> str:
 
 
 def _draw_bins(axes: Axes, confidence: Floats, correct: Bools, **look: Any) -> None:  # noqa: ANN401
+    # Of equal width, a dot's area its fraction of the predictions: most of the bins of equal mass,
+    # by which the calibration error is computed, would lie on top of each other at 100 %.
     bins = np.minimum((confidence * _NUM_BINS).astype(np.int64), _NUM_BINS - 1)
     groups = [bins == number for number in np.unique(bins)]
     x = np.array([confidence[group].mean() for group in groups])

@@ -87,11 +87,6 @@ def draw_attributions(
             panel.contour(pixels, levels=[float(pixels.max()) / 2], colors=GREY, linewidths=0.6)
             panel.set_title(truncate_middle(sanitize(title), 30))
         canvas.diverging_scale(image, _PANEL_GAP, 0.3 + _PANEL_SIDE + 0.22, _PANEL_SIDE)
-        canvas.figure.text(
-            (2 * _PANEL_GAP + _PANEL_SIDE) / canvas.width,
-            0.2 / canvas.height,
-            "gradient × input: red is evidence\nfor the class, blue against it",
-            color=GREY,
-            va="baseline",
-        )
+        legend = "gradient × input: red is evidence\nfor the class, blue against it"
+        canvas.note(2 * _PANEL_GAP + _PANEL_SIDE, 0.2, legend)
         return canvas.png()

@@ -152,7 +152,5 @@ def draw_weights(heading: Heading, weight: npt.NDArray[np.float32]) -> bytes:
         canvas.diverging_scale(image, 0.35, height + 0.3, 2.4, extend="both")
         legend = f"{len(units)} of {len(weight)} units, largest first.\n"
         legend += "Ink on red adds, on blue subtracts."
-        canvas.figure.text(
-            3.15 / canvas.width, 0.33 / canvas.height, legend, color=GREY, fontsize=9
-        )
+        canvas.note(3.15, 0.33, legend, fontsize=9)
         return canvas.png()
