@@ -17,7 +17,6 @@ def export(
     file: Annotated[
         str | None,
         Option(
-            "--file",
             help="The ONNX file to write.",
             show_default="the run's name with .onnx, in this folder",
             metavar="FILE",

@@ -22,7 +22,6 @@ def report(
     file: Annotated[
         str | None,
         Option(
-            "--file",
             help="The HTML file to write.",
             show_default="report.html in the run's folder, or in the runs' for several",
             metavar="FILE",

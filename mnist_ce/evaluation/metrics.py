@@ -27,7 +27,7 @@ def wilson_interval(num_correct: int, num_examples: int) -> tuple[float, float]:
     """Return the 95 % Wilson score interval of a fraction (Wilson 1927).
 
     Unlike the normal approximation it stays within [0, 1] and keeps its coverage near both ends.
-    Here and not from SciPy, whose import takes longer than an epoch of training.
+    Written out, since training reports it and does without the import of SciPy.
     """
     z = 1.959963984540054  # the normal distribution's 97.5 % quantile
     fraction = num_correct / num_examples
@@ -110,10 +110,8 @@ def binary_report(
     """Return the metrics of a yes/no network: float32 [n] scores, int64 [n] labels, 1 for yes."""
     yes = class_reports(confusion, ("no", "yes"))[1]
     (true_negatives, false_positives), (false_negatives, true_positives) = confusion
-    return BinaryReport(
-        *(yes.precision, yes.recall, yes.f1, *threshold_metrics(scores, labels)),
-        *(true_positives, false_positives, true_negatives, false_negatives),
-    )
+    rates = yes.precision, yes.recall, yes.f1, *threshold_metrics(scores, labels)
+    return BinaryReport(*rates, true_positives, false_positives, true_negatives, false_negatives)
 
 
 def threshold_metrics(scores: Tensor, labels: Tensor) -> tuple[float, float]:

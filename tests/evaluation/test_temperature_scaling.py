@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from mnist_ce import evaluate, load_model, train
 from mnist_ce.cli import main
@@ -73,15 +72,15 @@ def test_several_runs_give_one_temperature(train_small: Train, held_out: RunDir)
     assert (one["nll"] + two["nll"]) / 2 - 1e-9 <= both["nll"] < plain
 
 
-def test_evaluate_reports_both_ways(
+def test_evaluate_and_report_show_both_ways(
     tmp_path: Path, held_out: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plain = evaluate("held-out", output=tmp_path).to_dict()
+    uncalibrated = evaluate("held-out", output=tmp_path)
     _, calibration = calibrate("held-out", output=tmp_path)
     content = evaluate("held-out", output=tmp_path).to_dict()
     for key in ("loss", "correct", "accuracy", "confusion_matrix"):
-        assert content[key] == plain[key]  # a temperature changes no prediction
-    before, after = plain["calibration"], content["calibration"]
+        assert content[key] == uncalibrated.to_dict()[key]  # a temperature changes no prediction
+    before, after = uncalibrated.to_dict()["calibration"], content["calibration"]
     assert before["temperature"] == 1
     assert after["temperature"] == calibration.temperature
     assert after["num_bins"] == len(after["bins"]) == 15
@@ -89,10 +88,16 @@ def test_evaluate_reports_both_ways(
         assert before[key] == before[f"{key}_uncalibrated"] == after[f"{key}_uncalibrated"]
         assert after[key] != before[key]
     assert after["nll_uncalibrated"] == pytest.approx(content["loss"], rel=1e-5)
-    assert main(["evaluate", "held-out", "--output", str(tmp_path)]) == 0
+    file = tmp_path / "drawn.png"
+    assert main(["evaluate", "held-out", "--output", str(tmp_path), "--plot", str(file)]) == 0
     out = capsys.readouterr().out
     assert f"NLL {after['nll']:.4f}, T = {calibration.temperature:.4g}\n" in out
     assert f"NLL {before['nll']:.4f}, T = 1\n" in out
+    assert file.read_bytes() != draw_reliability(uncalibrated)
+    report(["held-out"], output=tmp_path)
+    assert (held_out.path / "calibration.png").read_bytes() == file.read_bytes()
+    assert main(["evaluate", "--plot", "drawn.jpg"]) == 2
+    assert "end its name in .png" in capsys.readouterr().err
 
 
 def test_training_on_drops_the_temperature(tmp_path: Path, held_out: RunDir) -> None:
@@ -100,21 +105,6 @@ def test_training_on_drops_the_temperature(tmp_path: Path, held_out: RunDir) -> 
     train(None, {"run.output": str(tmp_path), "train.epochs": 3}, resume="held-out")
     assert record_of(held_out)["epochs_done"] == 3
     assert load_model("held-out", tmp_path).temperature == 1
-
-
-def test_the_diagram_is_drawn_by_evaluate_and_report(
-    tmp_path: Path, held_out: RunDir, capsys: pytest.CaptureFixture[str]
-) -> None:
-    plain = draw_reliability(evaluate("held-out", output=tmp_path))
-    calibrate("held-out", output=tmp_path)
-    file = tmp_path / "drawn.png"
-    assert main(["evaluate", "held-out", "--output", str(tmp_path), "--plot", str(file)]) == 0
-    Image.open(file).verify()
-    assert file.read_bytes() != plain
-    report(["held-out"], output=tmp_path)
-    assert (held_out.path / "calibration.png").read_bytes() == file.read_bytes()
-    assert main(["evaluate", "--plot", "drawn.jpg"]) == 2
-    assert "end its name in .png" in capsys.readouterr().err
 
 
 def test_another_recipe_is_warned_of(
