@@ -19,13 +19,7 @@ import torch
 from torch import Tensor
 
 from mnist_ce.config import Config
-from mnist_ce.evaluation.comparison import (
-    SIGNIFICANCE_LEVEL,
-    GroupDifference,
-    compare_groups,
-    holm,
-    p_text,
-)
+from mnist_ce.evaluation import comparison
 from mnist_ce.evaluation.evaluate import EvaluationReport, evaluate
 from mnist_ce.evaluation.metrics import wilson_interval
 from mnist_ce.network.model import MLP
@@ -175,7 +169,7 @@ def _page(runs: Sequence[ReportedRun]) -> str:
         "quote": lambda path: shlex.quote(str(path)),
         "number": lambda value, form: MISSING if value is None else form % value,
         "text": _text,
-        "p_text": p_text,
+        "p_text": comparison.p_text,
     }
     title, sections, curves = runs[0].name, {"Plots": [*PLOTS]}, runs[0].plots["curves"]
     if len(runs) > 1:
@@ -209,7 +203,7 @@ def _page(runs: Sequence[ReportedRun]) -> str:
         groups=groups,
         group_curves=group_curves,
         group_differences=_group_differences(groups, runs),
-        significance_level=SIGNIFICANCE_LEVEL,
+        significance_level=comparison.SIGNIFICANCE_LEVEL,
         differences=[row for row in differences if not row[0].startswith("run.")],
         changed_settings=_changed_settings,
         missing=MISSING,
@@ -225,7 +219,7 @@ def _best(
 
 def _group_differences(
     groups: Sequence[RunGroup], runs: Sequence[ReportedRun]
-) -> list[tuple[str, str, GroupDifference, float]]:
+) -> list[tuple[str, str, comparison.GroupDifference, float]]:
     """Return for each pair of groups: the better, the other, their difference, Holm's p-value."""
     is_right = {run.name: run.is_right for run in runs if run.is_right is not None}
     tested = [
@@ -238,8 +232,8 @@ def _group_differences(
         for pair in itertools.combinations(tested, 2)
         if len({(g.records[0].dataset_digest, str(g.records[0].class_names)) for g, _ in pair}) == 1
     ]
-    differences = [compare_groups(a, b) for (_, a), (_, b) in pairs]
-    p_values = holm([difference.p_value for difference in differences])
+    differences = [comparison.compare_groups(a, b) for (_, a), (_, b) in pairs]
+    p_values = comparison.holm([difference.p_value for difference in differences])
     return [
         (a.label, b.label, difference, p_value)
         for ((a, _), (b, _)), difference, p_value in zip(pairs, differences, p_values, strict=True)
