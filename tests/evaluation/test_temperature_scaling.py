@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
@@ -23,9 +24,23 @@ def record_of(run: RunDir) -> RunRecord:
     return run.read_record() or RunRecord()
 
 
+@pytest.fixture(scope="module")
+def runs(train_small_in: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    run = train_small_in(folder, "held-out", data__validation_size=300).run
+    train_small_in(folder, "all", train__epochs=1)
+    train_small_in(folder, "yes", train__epochs=1, objective__kind="binary")
+    stopped = RunDir(folder / "stopped")
+    stopped.path.mkdir()
+    for file in (folder / "bare.pt", stopped.model_path):
+        file.write_bytes(run.model_path.read_bytes())
+    stopped.write_record(record_of(run).updated(status=RunState.STOPPED))
+    return folder
+
+
 @pytest.fixture
-def held_out(train_small: Train) -> RunDir:
-    return train_small("held-out", data__validation_size=300).run
+def held_out(runs: Path, tmp_path: Path) -> RunDir:
+    return RunDir(copytree(runs / "held-out", tmp_path / "held-out"))
 
 
 @pytest.mark.parametrize("kind", ["multiclass", "binary"])
@@ -129,22 +144,13 @@ def test_another_recipe_is_warned_of(
     ],
 )
 def test_what_cannot_be_calibrated_is_refused(
-    tmp_path: Path,
-    train_small: Train,
-    held_out: RunDir,
+    runs: Path,
     refused: Callable[..., tuple[int, str]],
     arguments: str,
     exit_code: int,
     message: str,
 ) -> None:
-    train_small("all", train__epochs=1)
-    train_small("yes", train__epochs=1, objective__kind="binary")
-    stopped = RunDir(tmp_path / "stopped")
-    stopped.path.mkdir()
-    for file in (tmp_path / "bare.pt", stopped.model_path):
-        file.write_bytes(held_out.model_path.read_bytes())
-    stopped.write_record(record_of(held_out).updated(status=RunState.STOPPED))
-    target, *rest = arguments.replace("bare.pt", str(tmp_path / "bare.pt")).split()
-    code, error = refused("calibrate", target, *rest, "--output", str(tmp_path))
+    words = arguments.replace("bare.pt", str(runs / "bare.pt")).split()
+    code, error = refused("calibrate", *words, "--output", str(runs))
     assert code == exit_code
     assert message in error

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -15,9 +16,17 @@ from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.training.trainer import TrainResult
 
 
+@pytest.fixture(scope="module")
+def finished(
+    train_small_in: Callable[..., TrainResult], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    settings = {"data__validation_size": 20, "average__decay": 0.9}
+    return train_small_in(tmp_path_factory.mktemp("runs"), "a", **settings).run.path
+
+
 @pytest.fixture
-def run(train_small: Callable[..., TrainResult]) -> RunDir:
-    return train_small("a", data__validation_size=20, average__decay=0.9).run
+def run(small_data: None, finished: Path, tmp_path: Path) -> RunDir:
+    return RunDir(copytree(finished, tmp_path / "a"))
 
 
 def test_a_finished_run_is_verified(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
