@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -98,20 +97,17 @@ def predict(
     """
     if json + jsonl + as_csv > 1:
         raise typer.BadParameter("choose one of --json, --jsonl and --csv")
-    printers = ((json, _print_json), (jsonl, _print_json_lines), (as_csv, _print_csv))
-    print_records = next((printer for wanted, printer in printers if wanted), _print_text)
     with contextlib.ExitStack() as stack:
         stack.enter_context(one_blas_thread())
         from mnist_ce.reader.image_io import find_images
         from mnist_ce.reader.pool import PreprocessPool
 
         sources = list(find_images(images, recursive=recursive))
-        _make_folders(save_inputs, stages, annotate, is_single=len(sources) == 1)
+        stages_file = stages if len(sources) == 1 and _is_png(stages) else None
+        _make_folders(save_inputs, annotate, None if stages_file else stages)
         many = len(sources) >= MANY
-        # Images that are kept take megabytes each: few at a time.
-        batch_size = 256 if stages is None and annotate is None else 16
-        num_processes = (threads or os.cpu_count() or 1) if many else 1
-        pool = stack.enter_context(PreprocessPool(num_processes))
+        pool = PreprocessPool((threads or os.cpu_count() or 1) if many else 1)
+        stack.callback(pool.close)
 
         from PIL import Image
         from tqdm import tqdm
@@ -130,7 +126,8 @@ def predict(
             multi=multi,
             min_confidence=min_confidence,
             device=device,
-            batch_size=batch_size,
+            # Images that are kept take megabytes each: few at a time.
+            batch_size=256 if stages is None and annotate is None else 16,
             keep_stages=stages is not None,
             keep_image=annotate is not None,
         )
@@ -142,25 +139,33 @@ def predict(
         _tolerate_any_name()
         num_printed = num_errors = 0
         try:
-            for result in progress:
-                records = [_for_the_shell(record) for record in result.records]
-                stem = _file_stem(num_printed + 1, str(records[0].path))
-                if records[0].status == "error":
+            for records in progress:
+                records = [_for_the_shell(record) for record in records]
+                first = records[0]
+                stem = _file_stem(num_printed + 1, str(first.path))
+                if first.status == "error":
                     num_errors += 1
                     progress.clear()
-                    error(sanitize(records[0].reason or ""))
-                elif annotate is not None and result.image is not None:
-                    page = drawing.annotate(result.image, records)
+                    error(sanitize(first.reason or ""))
+                if annotate is not None and first.image is not None:
+                    page = drawing.annotate(first.image, records)
                     page.save(annotate / f"{stem}.png", "PNG")
-                if stages is not None and records[0].stages:
-                    is_file = stages.suffix.lower() == ".png"
-                    montage = drawing.draw_stages(records[0].stages, drawing.summary(records))
-                    montage.save(stages if is_file else stages / f"{stem}-stages.png", "PNG")
+                if stages is not None and first.stages:
+                    montage = drawing.draw_stages(records)
+                    montage.save(stages_file or stages / f"{stem}-stages.png", "PNG")
                 for record in records:
                     if save_inputs is not None and record.pixels is not None:
                         path = save_inputs / f"{stem}-{record.index}.png"
                         Image.fromarray(record.pixels).save(path)
-                print_records(records, is_first=not num_printed)
+                if as_csv:
+                    _print_csv(records, has_header=not num_printed)
+                elif jsonl:
+                    sys.stdout.writelines(f"{_json(record)}\n" for record in records)
+                elif json:
+                    rows = ",\n".join(map(_json, records))
+                    sys.stdout.write((",\n" if num_printed else "[\n") + rows)
+                else:
+                    _print_text(drawing.describe_lines(records), str(first.path))
                 num_printed += 1
         finally:  # valid JSON even if an error comes between
             if json and num_printed:
@@ -181,15 +186,13 @@ def _which_network(trained: TrainedModel, output: str | None) -> str:
     from mnist_ce.runs.run_dir import newest_run
 
     line = f"predicting with the shipped weights {trained.path.parent.name}"
-    if (newest := newest_run(Path(output))) is None:
+    newest = newest_run(Path(output))
+    if newest is None or (newest[1].custom or {}).get("model"):  # only Python has its module
         return line
     run, record = newest
-    if (record.custom or {}).get("model"):  # only Python can give the module again
-        return line
-    accuracy = (
-        "" if record.test_accuracy is None else f", {record.test_accuracy:.2%} on its test set"
-    )
-    return f"{line}; the newest run is {sanitize(run.name)}{accuracy}: --checkpoint latest uses it"
+    accuracy = record.test_accuracy
+    result = "" if accuracy is None else f", {accuracy:.2%} on its test set"
+    return f"{line}; the newest run is {sanitize(run.name)}{result}: --checkpoint latest uses it"
 
 
 @contextlib.contextmanager
@@ -200,29 +203,28 @@ def one_blas_thread() -> Iterator[None]:
     inherit the variable.
     """
     name = "OPENBLAS_NUM_THREADS"
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = "1"
+    is_set = name in os.environ
+    os.environ.setdefault(name, "1")
     try:
         yield
     finally:
-        os.environ.pop(name, None)
+        if not is_set:
+            os.environ.pop(name, None)
 
 
-def _make_folders(
-    save_inputs: Path | None, stages: Path | None, annotate: Path | None, *, is_single: bool
-) -> None:
+def _is_png(path: Path | None) -> bool:
+    return path is not None and path.suffix.lower() == ".png"
+
+
+def _make_folders(save_inputs: Path | None, annotate: Path | None, stages: Path | None) -> None:
     from mnist_ce.reader.image_io import SUFFIXES
 
-    suffix = "" if stages is None else stages.suffix.lower()
-    is_file = is_single and suffix == ".png"
-    if suffix in SUFFIXES and not is_file:
+    if stages is not None and stages.suffix.lower() in SUFFIXES:
         raise UsageError(
             f"--stages {stages}: name a folder, or for one image a file that is a .png"
         )
-    folders = {"--save-inputs": save_inputs, "--annotate": annotate}
-    for option, folder in (folders | {"--stages": None if is_file else stages}).items():
+    folders = {"--save-inputs": save_inputs, "--annotate": annotate, "--stages": stages}
+    for option, folder in folders.items():
         try:
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -241,58 +243,29 @@ def _file_stem(number: int, path: str) -> str:
     return f"{number:05d}-{name.decode('utf-8', 'ignore')}"  # the number: no name collides
 
 
-def _print_text(records: list[Prediction], *, is_first: bool) -> None:
-    path = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(records[0].path))
-    lines = [list(line) for _, line in groupby(records, key=lambda record: record.line)]
-    for number, line in enumerate(lines, 1):
-        place = f"{path} line {number}" if len(lines) > 1 else path
-        sys.stdout.write(_text_of(line, place) + "\n")
-
-
-def _text_of(line: list[Prediction], place: str) -> str:
-    """Return the records of a text line for people; a rejected guess has no probability."""
-    first = line[0]
-    accepted = [record.probability or 0.0 for record in line if record.status == "ok"]
-    lowest = f"{min(accepted):.1%}" if accepted else ""
-    text, details = first.class_name, first.reason
-    if len(line) > 1:
-        text = first.text
-        details = "; ".join(f"{(r.position or 0) + 1}: {r.reason}" for r in line if r.reason)
-    elif first.status == "ok":
-        details = ", ".join(f"{k.class_name} {k.probability:.1%}" for k in first.top_k[1:])
-    elif first.status == "error":
-        text, details = "error", None  # which stderr names
-    else:
-        text = "-" if first.guess is None else f"({first.guess}?)"
-    return f"{text:>8}  {lowest:>7}  {place}" + (f"  ({details})" if details else "")
-
-
-def _print_json(records: list[Prediction], *, is_first: bool) -> None:
-    for number, record in enumerate(records):
-        sys.stdout.write("[\n" if is_first and not number else ",\n")
-        sys.stdout.write(_json(record))
-
-
-def _print_json_lines(records: list[Prediction], *, is_first: bool) -> None:
-    for record in records:
-        sys.stdout.write(_json(record) + "\n")
-
-
-def _print_csv(records: list[Prediction], *, is_first: bool) -> None:
-    table = csv.writer(sys.stdout, lineterminator="\n")
-    if is_first:
-        table.writerow(records[0].to_dict())
-    for record in records:
-        top_k = " ".join(f"{k.label}:{k.probability:.6f}" for k in record.top_k)
-        box = " ".join(map(str, record.box or ()))
-        table.writerow((record.to_dict() | {"top_k": top_k, "box": box}).values())  # None: empty
-
-
 def _tolerate_any_name() -> None:
     """Let stdout print names of files that are no valid text."""
     if hasattr(sys.stdout, "reconfigure"):
         is_utf8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
         sys.stdout.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")
+
+
+def _print_text(lines: list[tuple[str, str, list[str]]], path: str) -> None:
+    path = "".join(c if c.isprintable() else repr(c)[1:-1] for c in path)
+    for number, (text, probability, details) in enumerate(lines, 1):
+        place = f"{path} line {number}" if len(lines) > 1 else path
+        more = f"  ({'; '.join(details)})" if details else ""
+        sys.stdout.write(f"{text:>8}  {probability:>7}  {place}{more}\n")
+
+
+def _print_csv(records: list[Prediction], *, has_header: bool) -> None:
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    if has_header:
+        table.writerow(records[0].to_dict())
+    for record in records:
+        top_k = " ".join(f"{k.label}:{k.probability:.6f}" for k in record.top_k)
+        box = " ".join(map(str, record.box or ()))
+        table.writerow((record.to_dict() | {"top_k": top_k, "box": box}).values())  # None: empty
 
 
 def _json(record: Prediction) -> str:

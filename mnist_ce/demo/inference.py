@@ -102,4 +102,4 @@ class InferenceService:
             else:
                 for future, result in zip(batch.futures, results, strict=True):
                     if not future.done():
-                        future.set_result(result.records)
+                        future.set_result(result)

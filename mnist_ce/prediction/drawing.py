@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from mnist_ce.reader.mnist_format import scale_image
@@ -20,22 +20,41 @@ LABEL_PX = 52  # above the image, for the labels of digits at its upper edge
 ACCEPTED, REJECTED, PAPER, INK = (0, 110, 40), (190, 60, 0), (255, 255, 255), (20, 20, 20)
 
 
-def summary(records: Sequence[Prediction]) -> list[str]:
-    """Return the predictions for an image in words: each line of digits, and each rejection."""
-    several = len(records) > 1
-    lines = dict.fromkeys(f"line {(r.line or 0) + 1}: {r.text}" for r in records if several)
-    for r in records:
-        place = f"line {(r.line or 0) + 1}, digit {(r.position or 0) + 1}: " if several else ""
-        if r.status != "ok":
-            guess = f" (the best guess was {r.guess})" if r.guess else ""
-            lines[f"{place}{r.status}: {r.reason}{guess}"] = None
-        elif not several:
-            lines[f"read as {r.class_name} ({r.probability:.1%})"] = None
-    return list(lines)
+def describe_lines(records: Sequence[Prediction]) -> list[tuple[str, str, list[str]]]:
+    """Return each text line of an image in words: the digits, the lowest probability, details.
+
+    A rejected guess is in parentheses and has no probability; an error's reason is no detail.
+    """
+    descriptions = []
+    for _, line in groupby(records, key=lambda record: record.line):
+        first, *others = digits = list(line)
+        accepted = [r.probability or 0.0 for r in digits if r.status == "ok"]
+        text, details = first.class_name or "", [first.reason or ""]
+        if others:
+            text = first.text or ""
+            details = [f"{(r.position or 0) + 1}: {r.reason}" for r in digits if r.reason]
+        elif first.status == "ok":
+            details = [", ".join(f"{k.class_name} {k.probability:.1%}" for k in first.top_k[1:])]
+        elif first.status == "error":
+            text, details = "error", []
+        else:
+            text = f"({text}?)" if text and not first.has_several else "-"
+        lowest = f"{min(accepted):.1%}" if accepted else ""
+        descriptions.append((text, lowest, [detail for detail in details if detail]))
+    return descriptions
 
 
-def draw_stages(stages: Mapping[str, NDArray[np.generic]], lines: Sequence[str]) -> Image.Image:
-    """Return images [h, w], uint8 or in [0, 1], side by side, numbered and named, above lines."""
+def _captions(records: Sequence[Prediction]) -> list[str]:
+    captions, descriptions = [], describe_lines(records)
+    for number, (text, probability, details) in enumerate(descriptions, 1):
+        place = f"line {number}: " if len(descriptions) > 1 else ""
+        captions += [f"{place}{text}  {probability}", *details]
+    return captions
+
+
+def draw_stages(records: Sequence[Prediction]) -> Image.Image:
+    """Return an image's stages side by side, numbered and named, above its records in words."""
+    stages, lines = records[0].stages, _captions(records)
     text_height = CAPTION_PX * (1 + len(lines)) + GAP_PX
     width = max(3, len(stages)) * (TILE_PX + GAP_PX) + GAP_PX
     montage = Image.new("RGB", (width, TILE_PX + text_height), PAPER)
@@ -57,13 +76,10 @@ def draw_stages(stages: Mapping[str, NDArray[np.generic]], lines: Sequence[str])
 
 
 def annotate(image: Image.Image, records: Sequence[Prediction]) -> Image.Image:
-    """Return an image (see `to_rgb`) with the box, digit and probability of each record drawn in.
-
-    The text of each line, and the reason of each rejection, stand below the image.
-    """
+    """Return an image (see `to_rgb`) with the boxes of its records, above the records in words."""
     enlarged = scale_image(image, max(1.0, MIN_ANNOTATED_PX / max(image.size)))
     scale = enlarged.width / image.info["full_size"][0]
-    captions, font = summary(records), ImageFont.load_default(16)
+    captions, font = _captions(records), ImageFont.load_default(16)
     width = max(enlarged.width, *(round(font.getlength(line)) + 16 for line in captions))
     bottom = LABEL_PX + enlarged.height
     page = Image.new("RGB", (width, bottom + 22 * len(captions) + 8), PAPER)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -23,7 +23,6 @@ from torch import nn
 
 from mnist_ce.network.model import kept_in_place, predict_logits
 from mnist_ce.reader.detector import adjusted_threshold, load_detector
-from mnist_ce.reader.geometry import Box
 from mnist_ce.reader.image_io import ImageSource, each_image
 from mnist_ce.reader.pool import PreprocessedImage, PreprocessOptions, PreprocessPool
 from mnist_ce.reader.segmentation import Hypothesis, Stages
@@ -43,17 +42,14 @@ NO_INK = "no ink found: the image is empty, or its contrast too low"
 CONFIDENCE_WEIGHT = 2.0  # of the network's log-confidence beside the segmentation's log-score
 
 
-@dataclass(frozen=True)
-class PredictOptions:
-    """How images are classified and which predictions are rejected."""
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(PreprocessOptions):
+    """How images are preprocessed and classified: see `predict`; `crop` is the network's choice."""
 
-    top_k: int = 3  # how many of the most probable classes each record lists
-    multi: bool = False  # find and classify every digit of a row, from left to right
-    min_confidence: float | None = None  # rejects by probability instead of by likeness to a digit
-    device: str = "cpu"  # see `resolve_device`
-    batch_size: int = 256  # how many images are classified at a time
-    keep_stages: bool = False  # keep the image after each stage of preprocessing in the records
-    keep_image: bool = False  # keep the decoded image in the results
+    top_k: int = 3
+    min_confidence: float | None = None
+    device: str = "cpu"
+    batch_size: int = 256
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
@@ -77,7 +73,7 @@ class ClassProbability:
 class Prediction:
     """The prediction for one digit, or the record of an image without one.
 
-    `pixels` is the network's input. It and the label are None where nothing was found.
+    The label is None where the image shows nothing.
     """
 
     path: str | None  # None where the image came as bytes, image or array
@@ -96,26 +92,14 @@ class Prediction:
     text: str | None = None  # the whole line; ? for what was not read
     # Not in JSON:
     has_several: bool = field(default=False, repr=False)  # digits, of which one was wanted
-    pixels: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)  # [28, 28]
-    stages: Stages = field(default_factory=dict, repr=False, compare=False)  # of its whole image
-
-    @property
-    def guess(self) -> str | None:
-        """The most probable class of a rejected part; None for an image of several digits."""
-        return None if self.has_several else self.class_name
+    # The network's input, [28, 28]; its whole image after each stage; and decoded, RGB.
+    pixels: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
+    stages: Stages = field(default_factory=dict, repr=False, compare=False)
+    image: Image.Image | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record in JSON: plain values, fractions."""
         row = {f.name: getattr(self, f.name) for f in fields(self) if f.repr}
         return row | {"top_k": [asdict(item) for item in self.top_k]}
-
-
-@dataclass(frozen=True)
-class ImageResult:
-    """The records of one image: one, or with `multi` one for each of its digits."""
-
-    records: list[Prediction]
-    image: Image.Image | None = None  # decoded, RGB, where it was to be kept
 
 
 def predict(
@@ -158,7 +142,14 @@ def predict(
         TypeError: If an image is of another type. One that cannot be read gets a record.
         UsageError: If a setting makes no sense.
     """
-    options = PredictOptions(top_k, multi, min_confidence, device, batch_size, keep_stages)
+    options = PredictOptions(
+        top_k=top_k,
+        multi=multi,
+        min_confidence=min_confidence,
+        device=device,
+        batch_size=batch_size,
+        keep_stages=keep_stages,
+    )
     if not isinstance(checkpoint, TrainedModel):
         if checkpoint is None and model is None:
             checkpoint = shipped_weights(DEFAULT_WEIGHTS)
@@ -172,8 +163,7 @@ def predict(
         check_input_scale(input_mean, input_std)
         trained = replace(checkpoint, input_mean=input_mean, input_std=input_std)
     with kept_in_place(trained.model):
-        results = predict_each(each_image(images), trained, options)
-        return [record for result in results for record in result.records]
+        return list(chain.from_iterable(predict_each(each_image(images), trained, options)))
 
 
 def predict_each(
@@ -181,7 +171,7 @@ def predict_each(
     trained: TrainedModel,
     options: PredictOptions,
     pool: PreprocessPool | None = None,
-) -> Iterator[ImageResult]:
+) -> Iterator[list[Prediction]]:
     """Yield the result of each image, in bounded memory; without a pool in this process.
 
     Raises `UsageError` if the device is absent or the network's logits are not finite.
@@ -202,12 +192,10 @@ class ScoredDigit:
 
     @property
     def best_class(self) -> int:
-        """The index of the most probable class."""
         return int(self.probabilities.argmax())
 
     @property
-    def probability(self) -> float:
-        """The probability of the most probable class."""
+    def probability(self) -> float:  # of that class
         return float(self.probabilities.max())
 
     @property
@@ -236,7 +224,6 @@ class ResolvedHypothesis:
 
     @property
     def stages(self) -> Stages:
-        """The stages of preprocessing, and last what the network reads, line below line."""
         if not self.hypothesis.stages:
             return {}
         rows = [np.hstack([digit.candidate.pixels for digit in line]) for line in self.lines]
@@ -254,19 +241,18 @@ class Predictor:
         self.model = trained.model.to(self.device)
         threshold = trained.rejection_threshold
         self.threshold = load_detector().threshold if threshold is None else threshold
-        self.preprocess_options = PreprocessOptions(
+        self.preprocess_options = PreprocessOptions(  # which processes can read without torch
             trained.reads_digits, options.multi, options.keep_stages, options.keep_image
         )
 
-    def predict_batch(self, images: Sequence[PreprocessedImage]) -> list[ImageResult]:
-        """Return the results of a batch of images, after one run of the models on all digits."""
+    def predict_batch(self, images: Sequence[PreprocessedImage]) -> list[list[Prediction]]:
+        """Return the records of each image, after one run of the models on all digits."""
         hypotheses = [hypothesis for image in images for hypothesis in image.hypotheses]
         lattices = [x for h in hypotheses for line in (*h.lines, *h.all_lines) for x in line]
         scores = self.score([digit for lattice in lattices for digit in lattice.digits.values()])
-        return [ImageResult(self.records_of(image, scores), image.image) for image in images]
+        return [self.records_of(image, scores) for image in images]
 
     def score(self, digits: Sequence[Digit]) -> dict[Digit, ScoredDigit]:
-        """Run the network, and where classes are digits the detector, on all digits."""
         if not digits:
             return {}
         pixels = np.stack([digit.pixels for digit in digits])  # [n, 28, 28]
@@ -290,13 +276,13 @@ class Predictor:
         if image.error is not None:
             return [Prediction(path=image.path, status="error", reason=image.error)]
         if not image.hypotheses:
-            stages = image.stages
-            return [Prediction(path=image.path, status="rejected", reason=NO_INK, stages=stages)]
+            empty = Prediction(path=image.path, status="rejected", reason=NO_INK)
+            return [replace(empty, stages=image.stages, image=image.image)]
         resolved = [self.resolve(hypothesis, scores) for hypothesis in image.hypotheses]
         best = max(resolved, key=lambda hypothesis: hypothesis.score)
         names, labels = self.trained.class_names, self.trained.labels
         records: list[Prediction] = []
-        stages = best.stages
+        stages, scale = best.stages, best.hypothesis.scale
         for number, line in enumerate(best.lines):
             judged = [(digit, *self.judge(digit, best)) for digit in line]
             text = "".join(
@@ -305,6 +291,7 @@ class Predictor:
             )
             for position, (digit, score, threshold, reason) in enumerate(judged):
                 order = np.argsort(-digit.probabilities, kind="stable")[: self.options.top_k]
+                top, left, bottom, right = (round(scale * edge) for edge in digit.candidate.box)
                 records.append(
                     Prediction(
                         path=image.path,
@@ -320,13 +307,14 @@ class Predictor:
                         reason=reason,
                         score=score,
                         threshold=threshold,
-                        box=_in_pixels(digit.candidate.box, best.hypothesis.scale),
+                        box=(left, top, right - left, bottom - top),
                         line=number,
                         position=position,
                         text=text,
                         has_several=best.several is not None,
                         pixels=digit.candidate.pixels,
                         stages=stages,
+                        image=image.image,
                     )
                 )
         return records
@@ -334,7 +322,6 @@ class Predictor:
     def resolve(
         self, hypothesis: Hypothesis, scores: Mapping[Digit, ScoredDigit]
     ) -> ResolvedHypothesis:
-        """Choose the most plausible digits of each line."""
         lines = _resolve_lines(hypothesis.lines, scores)
         quality, is_writing, surplus = hypothesis.foreground_quality, False, 0
         several = None
@@ -361,7 +348,6 @@ class Predictor:
         return ResolvedHypothesis(hypothesis, lines, score, quality, is_writing, several)
 
     def num_accepted(self, digits: list[ScoredDigit]) -> int:
-        """Return how many digits are no marks and reach the threshold."""
         return sum(d.candidate.mark is None and d.log_odds >= self.threshold for d in digits)
 
     def judge(
@@ -384,7 +370,6 @@ class Predictor:
         return score, threshold, chosen.several or reason
 
     def why_unlike_a_digit(self, digit: ScoredDigit, hypothesis: Hypothesis) -> str:
-        """Return why a digit is rejected and what may help."""
         if digit.candidate.mark is not None:
             return f"looks like {digit.candidate.mark}, not a digit"
         box = digit.candidate.box
@@ -416,10 +401,3 @@ def resolve_lattice(lattice: Lattice, scores: Mapping[Digit, ScoredDigit]) -> li
         ]
         best.append(max(paths, key=lambda path: path[0]))
     return best[-1][1]
-
-
-def _in_pixels(box: Box, scale: float) -> tuple[int, int, int, int]:
-    left, top, right, bottom = (
-        round(scale * edge) for edge in (box.left, box.top, box.right, box.bottom)
-    )
-    return left, top, right - left, bottom - top

@@ -7,8 +7,6 @@ import inspect
 import io
 import itertools
 import json
-import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +17,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from mnist_ce import load_model, predict
 from mnist_ce.data.splits import Split
 from mnist_ce.data.synthetic.generate import generate
-from mnist_ce.network.model import MLP
 from mnist_ce.prediction.predict import (
     ROW_BONUS,
     PredictOptions,
@@ -40,8 +36,7 @@ from mnist_ce.reader.segmentation import Hypothesis
 from mnist_ce.reader.text_lines import Digit, Lattice
 from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.runs.records import RunRecord
-from mnist_ce.system.device import use_threads
-from mnist_ce.system.errors import CheckpointError, RunError, UsageError
+from mnist_ce.system.errors import UsageError
 
 
 @pytest.fixture(scope="module")
@@ -50,23 +45,8 @@ def digits() -> Split:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
-    """A small network that reads synthetic digits."""
-    torch.manual_seed(0)
-    split = generate(4_000, seed=1)
-    images, labels = split.images.flatten(1).float() / 255, split.labels
-    model = MLP([64], 10)
-    optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
-    with use_threads(1):
-        for start in [*range(0, 4_000, 100)] * 6:
-            batch = slice(start, start + 100)
-            optimizer.zero_grad()
-            loss = torch.nn.functional.cross_entropy(model(images[batch]), labels[batch])
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-    path = tmp_path_factory.mktemp("network") / "net.pt"
-    torch.save(model.state_dict(), path)
-    return load_model(path)
+def trained() -> TrainedModel:
+    return load_model("world")
 
 
 def test_28x28_images_get_the_networks_own_predictions(
@@ -74,11 +54,14 @@ def test_28x28_images_get_the_networks_own_predictions(
 ) -> None:
     images = [Image.fromarray(image) for image in digits.images.numpy()]
     records = predict(images, checkpoint=trained, batch_size=7)
+    inputs, temperature = digits.images.flatten(1).float() / 255, trained.temperature
     with torch.no_grad():
-        expected = trained.model(digits.images.float() / 255).softmax(1)
+        expected = (trained.model(inputs) / temperature).softmax(1)
+        scaled = (trained.model((inputs[:1] - 0.5) / 0.25) / temperature).softmax(1)
     assert [r.label for r in records] == expected.argmax(1).tolist()
-    given = np.array([r.probability for r in records], float)
-    np.testing.assert_allclose(given, expected.max(1).values, atol=1e-5)
+    assert [r.probability for r in records] == pytest.approx(expected.max(1).values, abs=1e-5)
+    (record,) = predict(images[0], checkpoint=trained, input_mean=0.5, input_std=0.25)
+    assert record.probability == pytest.approx(float(scaled.max()), abs=1e-5)
     # these are rougher than MNIST's digits
     assert sum(r.status == "rejected" for r in records) <= 0.06 * len(records)
 
@@ -90,12 +73,12 @@ def test_inverted_and_enlarged_images_are_read(trained: TrainedModel, digits: Sp
         labels = [record.label for record in predict(changed, checkpoint=trained)]
         return float(np.mean(np.array(labels, float) == digits.labels[:100].numpy()))
 
-    plain = accuracy(images)
-    assert plain > 0.7
-    assert accuracy([ImageOps.invert(image) for image in images]) == plain
-    # The weak network is unsure of many of these digits: a few predictions depend on grey levels.
+    reference = accuracy(images)
+    assert reference > 0.9
+    assert accuracy([ImageOps.invert(image) for image in images]) == reference
+    # The network is unsure of some of these digits: a few predictions depend on grey levels.
     for method in (Image.Resampling.NEAREST, Image.Resampling.BICUBIC):
-        assert accuracy([image.resize((280, 280), method) for image in images]) > plain - 0.05
+        assert accuracy([image.resize((280, 280), method) for image in images]) > reference - 0.05
 
 
 def test_every_kind_of_input_gets_the_same_prediction(
@@ -106,15 +89,9 @@ def test_every_kind_of_input_gets_the_same_prediction(
     Image.fromarray(image).save(path)
     content, fractions = path.read_bytes(), tensor.float() / 255
     inputs: list[Any] = [path, str(path), content, bytearray(content), io.BytesIO(content)]
-    inputs += [
-        Image.open(path),
-        image,
-        image[..., None],
-        np.stack([image] * 3, axis=-1),
-        image.astype(np.int64),
-    ]
-    inputs += [image / 255, image.astype(np.float32), tensor, tensor[None], fractions]
-    inputs += [fractions.requires_grad_(), np.stack([image / 255] * 3, axis=-1)]
+    inputs += [Image.open(path), image, image[..., None], np.stack([image] * 3, axis=-1)]
+    inputs += [image.astype(np.int64), image / 255, image.astype(np.float32), tensor, tensor[None]]
+    inputs += [fractions, fractions.requires_grad_(), np.stack([image / 255] * 3, axis=-1)]
     records = predict(inputs, checkpoint=trained)
     assert {r.reason for r in records} == {records[0].reason}
     assert len({(r.label, round(r.probability or 0, 6)) for r in records}) == 1
@@ -138,34 +115,8 @@ def test_an_array_of_images_and_any_iterable_are_many_images(
     assert predict(bold, checkpoint=trained) == predict(bold * 255, checkpoint=trained)
 
 
-@pytest.mark.parametrize("images", [3, None, {"a": 1}, ["x.png", 3.5], [("x.png", 1)]])
-def test_another_type_is_named(trained: TrainedModel, images: Any) -> None:
-    with pytest.raises(TypeError, match=r"not (int|NoneType|dict|float|tuple)$"):
-        predict(images, checkpoint=trained)
-    with pytest.raises(TypeError, match="open in binary mode: StringIO"):
-        predict(io.StringIO("x"), checkpoint=trained)
-
-
-@pytest.mark.parametrize(
-    ("array", "reason"),
-    [
-        (np.zeros((5, 40, 40)), r"or \[height, width, 1, 3 or 4\], not \[5, 40, 40\]"),
-        (np.full((28, 28), -0.4), "from 0 to 255 or from 0 to 1, not from -0.4 to -0.4"),
-        (np.full((28, 28), np.nan), "not from nan to nan"),
-        (np.full((28, 28), 256), "not from 256 to 256"),
-        (np.array([["a"]]), "must hold pixels, not <U1"),
-    ],
-)
-def test_a_bad_array_is_a_record_with_a_reason(
-    trained: TrainedModel, array: NDArray[Any], reason: str
-) -> None:
-    (record,) = predict([array], checkpoint=trained)
-    assert record.status == "error"
-    assert re.search(reason, record.reason or "")
-
-
 def test_the_keywords_are_the_options() -> None:
-    options = {field.name for field in dataclasses.fields(PredictOptions)} - {"keep_image"}
+    options = {field.name for field in dataclasses.fields(PredictOptions)} - {"crop", "keep_image"}
     assert options < set(inspect.signature(predict).parameters)
 
 
@@ -180,22 +131,13 @@ def test_records_hold_plain_values_that_add_up(trained: TrainedModel, digits: Sp
     assert row["class_name"] == str(row["label"])
 
 
-def test_errors_and_empty_pages_are_records(trained: TrainedModel, digits: Split) -> None:
-    images = ["gone.png", digits.images.numpy()[0], Image.new("L", (99, 99), 255)]
-    gone, good, empty = predict(images, checkpoint=trained)
-    assert (gone.status, gone.reason) == ("error", "gone.png does not exist")
-    assert good.status == "ok"
-    assert (empty.status, empty.label, empty.box) == ("rejected", None, None)
-    assert "no ink found" in (empty.reason or "")
-
-
 def test_several_digits_are_counted_or_classified(trained: TrainedModel, digits: Split) -> None:
     tiles = [np.pad(image[:, 3:25], ((4, 4), (0, 8))) for image in digits.images.numpy()[:5]]
     row = Image.fromarray(255 - np.pad(np.concatenate(tiles, axis=1), 8))
     row = row.resize((row.width * 4, row.height * 4), Image.Resampling.BICUBIC)
     (single,) = predict(row, checkpoint=trained)
     assert (single.status, single.reason) == ("rejected", "5 digits in 1 line")  # names no flag
-    assert (single.has_several, single.guess) == (True, None)
+    assert single.has_several
     records = predict(row, checkpoint=trained, multi=True, keep_stages=True)
     assert [(r.index, r.line, r.position) for r in records] == [(i, 0, i) for i in range(5)]
     right = sum(r.label == int(t) for r, t in zip(records, digits.labels[:5], strict=True))
@@ -204,26 +146,26 @@ def test_several_digits_are_counted_or_classified(trained: TrainedModel, digits:
     np.testing.assert_array_equal(records[0].stages["what the network reads"], inputs)
 
 
-def test_an_image_has_one_result_whatever_it_holds(trained: TrainedModel, digits: Split) -> None:
+def test_every_image_has_records_whatever_it_holds(trained: TrainedModel, digits: Split) -> None:
     pair = Image.fromarray(255 - np.hstack(list(digits.images.numpy()[:2]))).resize((448, 224))
     blank = Image.new("LA", (99, 60), (0, 0))
     options = PredictOptions(multi=True, keep_image=True)
-    several, none, gone = predict_each([pair, blank, Path("gone.png")], trained, options)
-    assert [r.index for r in several.records] == list(range(len(several.records)))
-    assert len(several.records) > 1
-    assert [r.status for r in (*none.records, *gone.records)] == ["rejected", "error"]
-    assert several.image is not None
-    assert none.image is not None
-    assert (several.image.size, none.image.getpixel((0, 0))) == (pair.size, (255, 255, 255))
-    assert gone.image is None
+    several, (empty,), (gone,) = predict_each([pair, blank, Path("gone.png")], trained, options)
+    assert [record.index for record in several] == list(range(len(several)))
+    assert len(several) > 1
+    assert (gone.status, gone.reason, gone.image) == ("error", "gone.png does not exist", None)
+    assert (empty.status, empty.label, empty.box) == ("rejected", None, None)
+    assert "no ink found" in (empty.reason or "")
+    assert several[0].image is not None
+    assert empty.image is not None
+    assert (several[0].image.size, empty.image.getpixel((0, 0))) == (pair.size, (255, 255, 255))
 
 
 @st.composite
 def lattices(draw: st.DrawFn) -> tuple[Lattice, dict[Digit, ScoredDigit]]:
     """A lattice in which every piece may be a digit, and some of the longer runs; with scores."""
     num_pieces = draw(st.integers(1, 6))
-    scores = {}
-    digits = {}
+    scores, digits = {}, {}
     for start in range(num_pieces):
         for stop in range(start + 1, num_pieces + 1):
             if stop == start + 1 or draw(st.booleans()):
@@ -268,8 +210,8 @@ def test_the_best_path_is_that_of_all_paths(
 def test_a_rejection_says_why(trained: TrainedModel, change: dict[str, Any], reason: str) -> None:
     digit = Digit(np.full((28, 28), 200, np.uint8), **change)
     image = PreprocessedImage(None, [Hypothesis([[Lattice.of(digit)]])])
-    (result,) = Predictor(trained, PredictOptions()).predict_batch([image])
-    assert result.records[0].reason == reason
+    ((record,),) = Predictor(trained, PredictOptions()).predict_batch([image])
+    assert record.reason == reason
 
 
 def test_among_digits_less_is_asked_of_a_probable_digit(trained: TrainedModel) -> None:
@@ -287,8 +229,8 @@ def test_among_digits_less_is_asked_of_a_probable_digit(trained: TrainedModel) -
     predictor = Predictor(trained, PredictOptions(multi=True))
     for others, status in ((accepted, "ok"), (accepted[:1], "rejected")):
         line = [Lattice.of(Digit(images[n])) for n in (*others, odd)]
-        (result,) = predictor.predict_batch([PreprocessedImage(None, [Hypothesis([line])])])
-        assert [r.status for r in result.records] == [*["ok"] * len(others), status]
+        (records,) = predictor.predict_batch([PreprocessedImage(None, [Hypothesis([line])])])
+        assert [r.status for r in records] == [*["ok"] * len(others), status]
 
 
 def test_min_confidence_takes_the_place_of_the_score(trained: TrainedModel, digits: Split) -> None:
@@ -298,22 +240,22 @@ def test_min_confidence_takes_the_place_of_the_score(trained: TrainedModel, digi
             assert (record.status == "ok") == ((record.probability or 0) >= limit)
 
 
-def test_a_normalised_network_is_served(trained: TrainedModel, digits: Split) -> None:
-    image = digits.images.numpy()[0]
-    (record,) = predict(image, checkpoint=trained, input_mean=0.5, input_std=0.25)
-    with torch.no_grad():
-        expected = trained.model((digits.images[:1].float() / 255 - 0.5) / 0.25).softmax(1).max()
-    assert record.probability == pytest.approx(float(expected), abs=1e-5)
-
-
 @pytest.mark.parametrize(
-    "options", [{"top_k": 0}, {"min_confidence": 1.5}, {"input_std": 0.0}, {"device": "tpu"}]
+    ("option", "value", "message"),
+    [
+        ("top_k", 0, "top-k"),
+        ("batch_size", 0, "batch_size"),
+        ("min_confidence", 1.5, "min-confidence"),
+        ("input_std", 0.0, "input-std"),
+        ("input_std", 1e-45, "logits are not finite"),
+        ("device", "tpu", "tpu"),
+    ],
 )
-def test_settings_that_make_no_sense_are_refused(
-    options: dict[str, Any], trained: TrainedModel
+def test_options_that_make_no_sense_are_refused(
+    option: str, value: Any, message: str, trained: TrainedModel
 ) -> None:
-    with pytest.raises(UsageError):
-        predict([], checkpoint=trained, **options)
+    with pytest.raises(UsageError, match=message):
+        predict(np.eye(28), checkpoint=trained, **{option: value})
 
 
 def test_images_are_read_only_a_little_ahead(trained: TrainedModel, digits: Split) -> None:
@@ -326,35 +268,10 @@ def test_images_are_read_only_a_little_ahead(trained: TrainedModel, digits: Spli
 
 
 def test_other_data_sets_are_not_cropped(trained: TrainedModel) -> None:
-    record, names = RunRecord(dataset="fashion-mnist"), ("shirt", *trained.class_names[1:])
-    clothes = replace(trained, record=record, class_names=names)
+    names = ("shirt", *trained.class_names[1:])
+    clothes = replace(trained, record=RunRecord(dataset="fashion-mnist"), class_names=names)
     block = np.zeros((28, 28), np.uint8)
     block[:, 4:10] = 200
-    (found,) = predict(block, checkpoint=clothes)
-    assert found.status == "ok"
-    np.testing.assert_array_equal(found.pixels, block)
-
-
-@pytest.mark.parametrize("threshold", ["high", True, [1]])
-def test_a_threshold_that_is_no_number_is_named(tmp_path: Path, threshold: object) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(load_model("mnist").path.parent, run)
-    record = json.loads((run / "run.json").read_text())
-    record["prediction"]["rejection_threshold"] = threshold
-    (run / "run.json").write_text(json.dumps(record))
-    with pytest.raises(CheckpointError, match="rejection_threshold must be a number"):
-        predict([np.zeros((28, 28), np.uint8)], checkpoint=str(run))
-
-
-def test_a_strangers_record_beside_a_bare_network_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text('{"accuracy": 1}')
-    for name in ("weights.pt", "model.pt"):
-        torch.save(MLP([8], 10).state_dict(), tmp_path / name)
-    assert load_model(tmp_path / "weights.pt").record is None
-    with pytest.raises(RunError, match="format_version"):
-        load_model(tmp_path / "model.pt")
-
-
-def test_logits_that_are_not_finite_are_an_error(trained: TrainedModel, digits: Split) -> None:
-    with pytest.raises(UsageError, match="not finite"):
-        predict(digits.images.numpy()[0], checkpoint=trained, input_std=1e-45)
+    (record,) = predict(block, checkpoint=clothes)
+    assert record.status == "ok"
+    np.testing.assert_array_equal(record.pixels, block)

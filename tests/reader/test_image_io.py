@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import os
 import struct
@@ -14,9 +15,10 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
-from mnist_ce.reader.image_io import find_images, open_image
+from mnist_ce.reader.image_io import each_image, find_images, open_image
 from mnist_ce.reader.pixels import to_float_image
 from mnist_ce.reader.pool import PreprocessOptions, PreprocessPool, preprocess
 from mnist_ce.system.errors import ImageError, ImageTooLargeError
@@ -186,6 +188,28 @@ def test_images_are_files_folders_patterns_and_stdin(
     assert list(find_images(["a folder"], recursive=True)) == files
 
 
+@pytest.mark.parametrize("images", [3, None, {"a": 1}, ["x.png", 3.5], [("x.png", 1)]])
+def test_another_type_is_named(images: object) -> None:
+    with pytest.raises(TypeError, match=r"not (int|NoneType|dict|float|tuple)$"):
+        list(each_image(images))
+    with pytest.raises(TypeError, match="open in binary mode: StringIO"):
+        list(each_image(io.StringIO("x")))
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.zeros((5, 40, 40)), "or [height, width, 1, 3 or 4], not [5, 40, 40]"),
+        (np.full((28, 28), -0.4), "from 0 to 255 or from 0 to 1, not from -0.4 to -0.4"),
+        (np.full((28, 28), np.nan), "not from nan to nan"),
+        (np.full((28, 28), 256), "not from 256 to 256"),
+        (np.array([["a"]]), "must hold pixels, not <U1"),
+    ],
+)
+def test_an_array_that_is_no_image_is_named(array: NDArray[np.generic], reason: str) -> None:
+    assert reason in str(preprocess(array, PreprocessOptions()).error)
+
+
 @pytest.mark.parametrize("num_processes", [0, 2])
 def test_the_pool_keeps_the_order_and_returns_errors(num_processes: int, tmp_path: Path) -> None:
     paths = [tmp_path / f"{i} ü.png" for i in range(20)]
@@ -194,7 +218,7 @@ def test_the_pool_keeps_the_order_and_returns_errors(num_processes: int, tmp_pat
         page[10:40, 5 + i : 10 + i] = 0
         Image.fromarray(page).save(path)
     paths[7].write_text("no image")
-    with PreprocessPool(num_processes) as pool:
+    with contextlib.closing(PreprocessPool(num_processes)) as pool:
         results = list(pool.preprocess_all(paths, PreprocessOptions()))
     assert [r.path for r in results] == [str(path) for path in paths]
     assert [r.error is not None for r in results] == [i == 7 for i in range(20)]

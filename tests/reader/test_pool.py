@@ -4,6 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from multiprocessing import active_children, get_context
 
 import numpy as np
@@ -23,7 +24,7 @@ HARMFUL: dict[str, tuple[Callable[..., object], list[object]]] = {
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[PreprocessPool]:
-    with PreprocessPool(1, is_limited=True) as pool:
+    with closing(PreprocessPool(1, is_limited=True)) as pool:
         yield pool
 
 
@@ -59,7 +60,7 @@ def test_a_limited_pool_works_in_processes_of_its_own_and_ends_no_others(
     other = get_context("spawn").Process(target=time.sleep, args=[1000])
     other.start()
     try:
-        with PreprocessPool(num_processes, is_limited=True) as pool:
+        with closing(PreprocessPool(num_processes, is_limited=True)) as pool:
             ids = {pool.submit(os.getpid).result(timeout=60) for _ in range(6)}
             assert os.getpid() not in ids
             assert len(ids) == max(num_processes, 1)
@@ -79,7 +80,7 @@ def test_a_limited_pool_works_in_processes_of_its_own_and_ends_no_others(
 def test_an_image_that_ends_its_process_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     page = np.full((50, 50), 255, np.uint8)
     page[10:40, 20:25] = 0
-    with PreprocessPool(2) as pool:
+    with closing(PreprocessPool(2)) as pool:
         first = pool.preprocess(page, PreprocessOptions())
         broken = pool.submit(os._exit, 1)
         results = [*pool.preprocess_all([page] * 5, PreprocessOptions()), first.result()]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import pickle
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from torch import nn
 from mnist_ce import MLP, evaluate, load_model
 from mnist_ce.runs.checkpoint import load_state_dict
 from mnist_ce.runs.linear_layers import find_linear_layers
-from mnist_ce.system.errors import CheckpointError
+from mnist_ce.system.errors import CheckpointError, RunError
 
 pytestmark = pytest.mark.usefixtures("small_data")
 
@@ -173,3 +175,22 @@ def test_no_code_runs_from_a_pickle_of_any_format(
     with pytest.raises(CheckpointError, match="bytearray"):
         load_model("c.pt")
     assert not Path("x").exists()
+
+
+@pytest.mark.parametrize("threshold", ["high", True, [1]])
+def test_a_threshold_that_is_no_number_is_named(tmp_path: Path, threshold: object) -> None:
+    run = shutil.copytree(load_model("mnist").path.parent, tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    record["prediction"]["rejection_threshold"] = threshold
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match="rejection_threshold must be a number"):
+        load_model(run)
+
+
+def test_a_strangers_record_beside_a_bare_network_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"accuracy": 1}')
+    for name in ("weights.pt", "model.pt"):
+        torch.save(MLP([8], 10).state_dict(), tmp_path / name)
+    assert load_model(tmp_path / "weights.pt").record is None
+    with pytest.raises(RunError, match="format_version"):
+        load_model(tmp_path / "model.pt")
