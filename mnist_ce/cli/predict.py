@@ -103,8 +103,8 @@ def predict(
         from mnist_ce.reader.pool import PreprocessPool
 
         sources = list(find_images(images, recursive=recursive))
-        stages_file = stages if len(sources) == 1 and _is_png(stages) else None
-        _make_folders(save_inputs, annotate, None if stages_file else stages)
+        is_file = len(sources) == 1 and str(stages).lower().endswith(".png")
+        _make_folders(save_inputs, annotate, None if is_file else stages)
         many = len(sources) >= MANY
         pool = PreprocessPool((threads or os.cpu_count() or 1) if many else 1)
         stack.callback(pool.close)
@@ -148,11 +148,11 @@ def predict(
                     progress.clear()
                     error(sanitize(first.reason or ""))
                 if annotate is not None and first.image is not None:
-                    page = drawing.annotate(first.image, records)
-                    page.save(annotate / f"{stem}.png", "PNG")
+                    path = annotate / f"{stem}.png"
+                    drawing.annotate(first.image, records).save(path, "PNG")
                 if stages is not None and first.stages:
-                    montage = drawing.draw_stages(records)
-                    montage.save(stages_file or stages / f"{stem}-stages.png", "PNG")
+                    path = stages if is_file else stages / f"{stem}-stages.png"
+                    drawing.draw_stages(records).save(path, "PNG")
                 for record in records:
                     if save_inputs is not None and record.pixels is not None:
                         path = save_inputs / f"{stem}-{record.index}.png"
@@ -210,10 +210,6 @@ def one_blas_thread() -> Iterator[None]:
     finally:
         if not is_set:
             os.environ.pop(name, None)
-
-
-def _is_png(path: Path | None) -> bool:
-    return path is not None and path.suffix.lower() == ".png"
 
 
 def _make_folders(save_inputs: Path | None, annotate: Path | None, stages: Path | None) -> None:

@@ -71,10 +71,7 @@ class ClassProbability:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The prediction for one digit, or the record of an image without one.
-
-    The label is None where the image shows nothing.
-    """
+    """The prediction for one digit, or the record of an image without one: the label is None."""
 
     path: str | None  # None where the image came as bytes, image or array
     index: int = 0  # the digit's place in its image, from the left, counted from 0
@@ -172,10 +169,7 @@ def predict_each(
     options: PredictOptions,
     pool: PreprocessPool | None = None,
 ) -> Iterator[list[Prediction]]:
-    """Yield the result of each image, in bounded memory; without a pool in this process.
-
-    Raises `UsageError` if the device is absent or the network's logits are not finite.
-    """
+    """Yield the records of each image, in bounded memory; without a pool in this process."""
     predictor = Predictor(trained, options)
     preprocessed = (pool or PreprocessPool()).preprocess_all(images, predictor.preprocess_options)
     while batch := list(islice(preprocessed, options.batch_size)):
