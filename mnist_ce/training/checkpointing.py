@@ -21,9 +21,7 @@ class AsyncCheckpointer:
     """Writes a run's files, rows and snapshots in a background thread. A context manager.
 
     Every method raises a RunError for a write that has failed since the last call, once for each.
-
-    Args:
-        run: The run; None, in a process that is not the main one: nothing is written.
+    Without a run, in a process that is not the main one, nothing is written.
     """
 
     def __init__(self, run: RunDir | None) -> None:

@@ -23,7 +23,6 @@ from mnist_ce.config import Config, resolve_config
 from mnist_ce.data.custom import custom_dataset
 from mnist_ce.data.dataset import DataSplits, load_splits, short_name
 from mnist_ce.data.loader import DeviceLoader
-from mnist_ce.data.splits import Split
 from mnist_ce.network.model import MLP, check_module
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import FORMAT_VERSION, RESULTS, RunRecord, RunState
@@ -190,11 +189,7 @@ def build_step(
     splits: DataSplits,
     initial: TrainedModel | None,
 ) -> Step:
-    """Build the network of a run, put it and the training images on the device, and make the step.
-
-    Raises:
-        UsageError: If `initial` has another shape.
-    """
+    """Build a run's network and step on the device; a UsageError if `initial` does not fit."""
     network = _build_network(config, custom, splits.num_outputs, initial).to(device)
     loader = DeviceLoader(
         splits.train.images.to(device),
@@ -241,12 +236,8 @@ def as_dry_run(config: Config, splits: DataSplits) -> Iterator[tuple[Config, Dat
 
     Errors lose their advice on runs, which a dry run does not keep.
     """
-
-    def first_batch(split: Split) -> Split:
-        return split[slice(config.train.batch_size)]
-
-    validation = first_batch(splits.validation) if splits.validation else None
-    train, test = first_batch(splits.train), first_batch(splits.test)
+    first_batch = slice(config.train.batch_size)
+    parts = {name: getattr(splits, name) for name in ("train", "validation", "test")}
     with tempfile.TemporaryDirectory(prefix="mnist-ce-") as folder:
         place = {"output": folder, "name": "dry-run", "plots": False}
         sections = {
@@ -254,10 +245,8 @@ def as_dry_run(config: Config, splits: DataSplits) -> Iterator[tuple[Config, Dat
             "train": config.train.model_copy(update={"epochs": 1}),
         }
         try:
-            yield (
-                config.model_copy(update=sections),
-                replace(splits, train=train, validation=validation, test=test),
-            )
+            batches = {name: split and split[first_batch] for name, split in parts.items()}
+            yield config.model_copy(update=sections), replace(splits, **batches)
         except StoppedError as error:
             raise StoppedError("stopped; a dry run keeps nothing", error.signal_number) from None
         except RunError as error:

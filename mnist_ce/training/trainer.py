@@ -270,7 +270,7 @@ class Trainer:
             row |= {"validation_loss": result.loss, "validation_accuracy": result.accuracy}
             if state.best_row is None or _rank(row) > _rank(state.best_row):
                 state.best_epoch = state.epoch
-                self._unsaved_best = self._eval_weights()
+                self._unsaved_best = self.step.eval_weights()
         state.rows.append(row)
         state.train_seconds += seconds
         state.epoch += 1
@@ -297,11 +297,6 @@ class Trainer:
             raise NonFiniteLossError(self.step.num_steps - 1, result.loss)
         return result
 
-    def _eval_weights(self) -> dict[str, Tensor]:
-        return {
-            name: tensor.to("cpu", copy=True) for name, tensor in self.step.eval_weights().items()
-        }
-
     def _save(self, *, epoch_is_done: bool = False) -> None:
         state = self.state
         if state.batch:
@@ -311,7 +306,7 @@ class Trainer:
         snapshot = Snapshot(
             step=self.step.state(),
             train_state=state.model_dump(),
-            weights=self._eval_weights() if epoch_is_done else None,
+            weights=self.step.eval_weights() if epoch_is_done else None,
             best=self._unsaved_best,
             has_new_rows=len(state.rows) > self._num_saved_rows,
         )

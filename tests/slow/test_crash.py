@@ -130,13 +130,11 @@ def test_killed_between_any_two_writes(settings: dict[str, Any], start: Start) -
     assert found_in(settings) == expected
 
 
-@pytest.mark.parametrize("num_kills", [8, pytest.param(100, marks=pytest.mark.slow)])
-def test_killed_at_random(
-    settings: dict[str, Any], start: Start, tmp_path: Path, num_kills: int
-) -> None:
+@pytest.mark.slow
+def test_killed_at_random(settings: dict[str, Any], start: Start, tmp_path: Path) -> None:
     """Runs that finish before all kills are done are checked and started anew."""
     expected = expected_of(settings)
-    moments = random.Random(7)
+    moments, num_kills = random.Random(7), 100
     while True:
         process = start(start_or_resume, settings)
         if num_kills:

@@ -234,13 +234,9 @@ def test_images_of_every_usual_type_make_the_same_dataset(data: tuple[Set, Set])
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (np.zeros((3, 32, 32)), [0, 1, 2], r"images of shape \[3, 32, 32\], expected \[n, 28"),
         (np.zeros((3, 28, 28)) - 0.4, [0, 1, 2], r"not normalised .* from -0.4 to -0.4"),
         (np.zeros((3, 28, 28)), [0, 1], r"labels of shape \[2\], expected \[3\]"),
-        (np.zeros((3, 28, 28)), [0.5, 1, 2], "a label is not a whole number"),
-        (np.zeros((3, 28, 28)), [0, -1, 2], "a label is not a whole number from 0"),
         (np.zeros((0, 28, 28)), [], "there is no image"),
-        (np.zeros((1, 28, 28)), [0], "too few images"),
     ],
 )
 def test_other_images_and_labels_are_refused(images: object, labels: object, message: str) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,48 +82,32 @@ def test_two_processes_do_what_one_does(
 
 def test_more_processes_than_images_and_a_killed_one(flags: list[str], tmp_path: Path) -> None:
     """Batches of one leave a process without an image; one that is killed ends them all."""
-    own = ("train.epochs=100000", "train.batch_size=1", "run.save_every_seconds=0.05")
-    more_flags = [part for value in own for part in ("--set", value)]
-    process = torchrun(*TRAIN, *flags, "--name", "a", *more_flags)
-    try:
-        wait_for(tmp_path / "a" / "resume.pt")
-        os.kill(worker(tmp_path, rank=1), signal.SIGKILL)
-        _, errors = process.communicate(timeout=120)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+    process, errors = interrupt(
+        [*flags, "--set", "train.batch_size=1"],
+        tmp_path,
+        lambda process: os.kill(worker(tmp_path, rank=1), signal.SIGKILL),
+    )
     assert process.returncode != 0
     assert (
         "error: a process of this run has failed or ended" in errors or "error: stopped" in errors
     )
     assert "--resume" in errors
-    more = len(RunDir(tmp_path / "a").read_metrics()) + 2
-    result = train(None, {"run.output": str(tmp_path), "train.epochs": more}, resume="latest")
-    assert result.record["epochs_done"] == more
+    resume_for_epochs(tmp_path, 2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_signal_stops_all_processes_after_saving(
     flags: list[str], tmp_path: Path, number: signal.Signals
 ) -> None:
     """torchrun forwards it to each process once; the run can then be continued."""
-    own = ("train.epochs=100000", "run.save_every_seconds=0.05")
-    more_flags = [part for value in own for part in ("--set", value)]
-    process = torchrun(*TRAIN, *flags, "--name", "a", *more_flags)
-    try:
-        wait_for(tmp_path / "a" / "resume.pt")
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=120)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+    _, errors = interrupt(flags, tmp_path, lambda process: process.send_signal(number))
     assert errors.count("error: stopped in epoch") == 1
     record = RunDir(tmp_path / "a").read_record()
     assert record is not None
     assert record.status == "stopped"
-    more = len(RunDir(tmp_path / "a").read_metrics()) + 1
-    result = train(None, {"run.output": str(tmp_path), "train.epochs": more}, resume="latest")
-    assert result.record["epochs_done"] == more
+    resume_for_epochs(tmp_path, 1)
 
 
 @pytest.mark.slow
@@ -134,10 +119,27 @@ def test_an_error_of_all_processes_is_printed_once(flags: list[str], tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
-def wait_for(path: Path) -> None:
-    end = time.monotonic() + 120
-    while not path.exists() and time.monotonic() < end:
-        time.sleep(0.05)
+def interrupt(
+    flags: list[str], output: Path, end: Callable[[subprocess.Popen[str]], object]
+) -> tuple[subprocess.Popen[str], str]:
+    """Train the run `a` without end, end it after its first save; return what it printed."""
+    endless = ("--set", "train.epochs=100000", "--set", "run.save_every_seconds=0.05")
+    process = torchrun(*TRAIN, *flags, "--name", "a", *endless)
+    give_up_at = time.monotonic() + 120
+    try:
+        while not (output / "a" / "resume.pt").exists() and time.monotonic() < give_up_at:
+            time.sleep(0.05)
+        end(process)
+        return process, process.communicate(timeout=120)[1]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def resume_for_epochs(output: Path, num_epochs: int) -> None:
+    more = len(RunDir(output / "a").read_metrics()) + num_epochs
+    result = train(None, {"run.output": str(output), "train.epochs": more}, resume="latest")
+    assert result.record["epochs_done"] == more
 
 
 def worker(output: Path, rank: int) -> int:

@@ -54,23 +54,15 @@ def test_training_starts_from_the_weights_and_records_them(
 def test_a_run_or_shipped_weights_can_be_named(train_small: Callable[..., TrainResult]) -> None:
     first = train_small("first")
     second = train_small("second", train__init="first")
-    assert second.record.init == {
-        "checkpoint": "first",
-        "weights_sha256": first.record.weights_sha256,
-    }
+    origin = {"checkpoint": "first", "weights_sha256": first.record.weights_sha256}
+    assert second.record.init == origin
+    dry_settings = {"run.output": str(first.run.path.parent), "train.init": "first"}
+    dry_settings |= {"model.hidden": [24, 16], "data.dataset": "synthetic"}
+    assert train(None, dry_settings, dry_run=True).record.init == origin
     assert second.rows[0]["train_loss"] < first.rows[0]["train_loss"]
     hidden = [520, 320, 240, 120]
     shipped = train_small("shipped", train__init="mnist", model__hidden=hidden)
     assert shipped.rows[0]["train_loss"] < second.rows[0]["train_loss"]
-
-
-def test_a_dry_run_finds_a_run_by_name(base: dict[str, Any]) -> None:
-    first = train(None, base | {"run.name": "first"})
-    dry = train(None, base | {"train.init": "first"}, dry_run=True)
-    assert dry.record.init == {
-        "checkpoint": "first",
-        "weights_sha256": first.record.weights_sha256,
-    }
 
 
 @pytest.mark.parametrize("num_batches", [1, 13])

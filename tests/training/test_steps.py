@@ -36,13 +36,8 @@ class Settings(NamedTuple):
 
 
 ALL = Settings(OptimizerConfig(momentum=0.9, nesterov=True, weight_decay=1e-3), 0.99)
-SETTINGS = [
-    Settings(OptimizerConfig(momentum=0.5)),
-    Settings(OptimizerConfig(momentum=0.0)),
-    Settings(OptimizerConfig(momentum=0.9, nesterov=True)),
-    Settings(OptimizerConfig(momentum=0.9, weight_decay=1e-3)),
-    ALL,
-]
+CLASSIC = Settings(OptimizerConfig(momentum=0.5))
+SETTINGS = pytest.mark.parametrize("settings", [CLASSIC, ALL])
 
 
 def make_loader(num_images: int = 650, batch_size: int = 64, **options: Any) -> DeviceLoader:
@@ -104,9 +99,9 @@ def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     )
 
 
-@pytest.mark.parametrize("settings", SETTINGS)
+@SETTINGS
 def test_fast_step_equals_plain_step(settings: Settings) -> None:
-    """Each of 44 steps, begun from the same state.
+    """Each of 22 steps, begun from the same state.
 
     Runs that are left alone drift apart by more than rounding whenever a ReLU's input is so near
     zero that rounding decides its sign; the plain step and float64 drift apart in the same way.
@@ -134,7 +129,7 @@ def test_fast_step_equals_plain_step(settings: Settings) -> None:
             assert fast.sums.num_correct == plain.sums.num_correct
             assert fast.sums.loss == pytest.approx(plain.sums.loss, rel=1e-5)
             assert fast.sums.num_examples == plain.sums.num_examples == 650
-        if plain.num_steps >= 44:
+        if plain.num_steps >= 22:
             break
     assert difference(fast.eval_weights(), plain.eval_weights()) <= 1e-5
     assert sum(value > 1e-5 for value in differences) <= 2, differences
@@ -200,28 +195,22 @@ def test_steps_see_the_same_batches_and_distortions(kind: str) -> None:
 
 @KINDS
 def test_one_batch_can_be_overfitted(kind: str) -> None:
-    loader = make_loader(num_images=64)
-    step = run(kind, Settings(OptimizerConfig(momentum=0.9)), 150, loader)
-    assert step.sums.loss < 0.01
+    loader, settings = make_loader(num_images=64), Settings(OptimizerConfig(momentum=0.9))
+    step = run(kind, settings, 100, loader, hidden=(60, 40))
+    assert step.sums.loss < 0.05
     assert step.sums.num_correct == 64
 
 
-@pytest.mark.parametrize("kind", ["plain", "fast"])
+@KINDS
 def test_non_finite_loss_stops_before_the_update(kind: str) -> None:
     step = run(kind, ALL, 5, make_loader())
-    assert isinstance(step, PlainStep | FastStep)
-    model = step.model
-    assert isinstance(model, MLP)
-    with torch.no_grad():
-        model.layers[0].bias[0] = float("nan")
-    before = {name: t.clone() for name, t in step.state()["weights"].items()}
-    averaged = {name: t.clone() for name, t in step.eval_weights().items()}
+    step.parameters["l1.bias"][0] = float("nan")
+    before = step.state()
     with pytest.raises(NonFiniteLossError) as caught:
         step(torch.arange(64), 0.1)
     assert caught.value.step == 5
-    for name, tensor in step.state()["weights"].items():
-        assert torch.equal(tensor, before[name]) or torch.isnan(tensor).any()
-    assert all(torch.equal(t, averaged[name]) for name, t in step.eval_weights().items())
+    for part in ("weights", "momentum", "average"):
+        torch.testing.assert_close(step.state()[part], before[part], rtol=0, atol=0, equal_nan=True)
 
 
 @KINDS
@@ -235,31 +224,25 @@ def test_state_continues_with_any_kind(kind: str, loaded_by: str) -> None:
     rest.load_state(half.state())
     for indices in list(loader.epoch(1))[4:8]:
         rest(indices, 0.05 / (1 + rest.num_steps / 100))
-    for name, expected in whole.eval_weights().items():
-        if kind == loaded_by:
-            assert torch.equal(rest.eval_weights()[name], expected)
-        else:
-            assert torch.allclose(rest.eval_weights()[name], expected, atol=1e-6)
+    error = difference(rest.eval_weights(), whole.eval_weights())
+    assert error == 0 if kind == loaded_by else error <= 1e-5
 
 
 def test_fast_step_updates_the_model_in_place() -> None:
     model, loader = MLP(), make_loader()
-    step = FastStep(model, loader, Multiclass(), *SETTINGS[0])
-    places = [parameter.data_ptr() for parameter in model.parameters()]
-    third = model.layers[2].weight
-    before = third.detach().clone()
+    step = FastStep(model, loader, Multiclass(), *CLASSIC)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for indices in loader.epoch(1):
         step(indices, 0.1)
-    assert [parameter.data_ptr() for parameter in model.parameters()] == places
-    assert not torch.equal(third, before)
+    assert not any(torch.equal(before[n], p) for n, p in model.named_parameters())
     assert all(torch.equal(step.eval_weights()[n], p) for n, p in model.named_parameters())
 
 
 @pytest.mark.parametrize("num_shards", [1, 2, 3])
-@pytest.mark.parametrize("settings", [SETTINGS[0], ALL])
+@SETTINGS
 def test_the_number_of_threads_changes_no_bit(settings: Settings, num_shards: int) -> None:
     """The number of shards may; batches of 43 leave a last one of 5, and shards of unequal size."""
-    states, metrics = [], []
+    states: list[dict[str, Any]] = []
     for num_threads in (1, 2, 4):
         with use_threads(num_threads):
             augment = AugmentConfig(rotation_degrees=10, elastic_pixels=0.5)
@@ -269,12 +252,11 @@ def test_the_number_of_threads_changes_no_bit(settings: Settings, num_shards: in
             assert step.num_workers == min(num_threads, num_shards)
             for indices in itertools.chain(loader.epoch(1), loader.epoch(2)):
                 step(indices, 0.1)
-        states.append(step.state())
-        metrics.append(step.sums)
-    assert metrics[0] == metrics[1] == metrics[2]
-    for part in ("weights", "momentum", "average"):
-        for name, expected in states[0][part].items():
-            assert all(torch.equal(state[part][name], expected) for state in states[1:])
+        states.append(step.state() | {"sums": step.sums})
+    for state in states[1:]:
+        assert state["sums"] == states[0]["sums"]
+        for part in ("weights", "momentum", "average"):
+            torch.testing.assert_close(state[part], states[0][part], rtol=0, atol=0)
 
 
 @pytest.fixture
@@ -289,7 +271,7 @@ def _only_public_operators(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_only_public_operators")
-@pytest.mark.parametrize("settings", [SETTINGS[0], ALL])
+@SETTINGS
 def test_fast_step_works_without_private_operators(settings: Settings) -> None:
     plain = run("plain", settings, 60, make_loader(), hidden=(12, 10))
     without = run("fast", settings, 60, make_loader(), hidden=(12, 10))

@@ -90,8 +90,8 @@ class Step(ABC):
         return 1 - min(self.average_decay, (1 + self.num_steps) / (10 + self.num_steps))
 
     def eval_weights(self) -> Tensors:
-        """Return the weights to evaluate, not copied: the averages if there are any."""
-        return {**(self.average or self.parameters), **self.buffers}
+        """Return a copy on the CPU of the weights to evaluate: the averages if there are any."""
+        return _copied({**(self.average or self.parameters), **self.buffers})
 
     def state(self) -> dict[str, Any]:
         """Return all that exact continuation needs, as tensors on the CPU and plain values."""
