@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from stopping import stop_after
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -25,7 +25,7 @@ from mnist_ce.system.errors import (
     TrainingError,
     UsageError,
 )
-from mnist_ce.training.trainer import BatchInfo, Callback, StopFlag, TrainResult
+from mnist_ce.training.trainer import TrainResult
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Set = tuple[Tensor, Tensor]
@@ -54,17 +54,6 @@ def data() -> tuple[Set, Set]:
 def settings(tmp_path: Path) -> dict[str, Any]:
     batches = {"train.epochs": 2, "train.batch_size": 30, "run.plots": False}
     return {"run.output": str(tmp_path), **batches}
-
-
-def stop_after(num_batches: int) -> dict[str, Any]:
-    stop, batches = StopFlag(), count(1)
-
-    class Stopper(Callback):
-        def on_batch(self, info: BatchInfo) -> None:
-            if next(batches) == num_batches:
-                stop.signal_number = 15
-
-    return {"callbacks": [Stopper()], "stop": stop}
 
 
 CASES: dict[str, tuple[dict[str, Any], Callable[[], dict[str, Any]]]] = {

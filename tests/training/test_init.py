@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from stopping import stop_after
 
 from mnist_ce import train
 from mnist_ce.network.model import MLP
 from mnist_ce.runs.checkpoint import load_state_dict, load_tensors, weights_sha256
 from mnist_ce.system.errors import CheckpointError, RunError, StoppedError, UsageError
-from mnist_ce.training.trainer import BatchInfo, Callback, StopFlag, TrainResult
+from mnist_ce.training.trainer import Callback, TrainResult
 
 
 @pytest.fixture
@@ -23,18 +23,6 @@ def base(small_settings: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     torch.manual_seed(3)
     torch.save(MLP([24, 16]).state_dict(), tmp_path / "start.pt")
     return {**small_settings, "train.init": str(tmp_path / "start.pt")}
-
-
-def train_stopped(settings: dict[str, Any], num_batches: int) -> None:
-    stop, batches = StopFlag(), count(1)
-
-    class Stopper(Callback):
-        def on_batch(self, info: BatchInfo) -> None:
-            if next(batches) == num_batches:
-                stop.signal_number = 15
-
-    with pytest.raises(StoppedError):
-        train(None, settings, callbacks=[Stopper()], stop=stop)
 
 
 def test_training_starts_from_the_weights_and_records_them(
@@ -56,9 +44,9 @@ def test_a_run_or_shipped_weights_can_be_named(train_small: Callable[..., TrainR
     second = train_small("second", train__init="first")
     origin = {"checkpoint": "first", "weights_sha256": first.record.weights_sha256}
     assert second.record.init == origin
-    dry_settings = {"run.output": str(first.run.path.parent), "train.init": "first"}
-    dry_settings |= {"model.hidden": [24, 16], "data.dataset": "synthetic"}
-    assert train(None, dry_settings, dry_run=True).record.init == origin
+    dry_settings = {"run.output": str(first.run.path.parent), "model.hidden": [24, 16]}
+    dry = train(None, {**dry_settings, "train.init": "first"}, dry_run=True)
+    assert dry.record.init == origin
     assert second.rows[0]["train_loss"] < first.rows[0]["train_loss"]
     hidden = [520, 320, 240, 120]
     shipped = train_small("shipped", train__init="mnist", model__hidden=hidden)
@@ -70,7 +58,8 @@ def test_resuming_does_not_need_the_file_again(
     base: dict[str, Any], tmp_path: Path, num_batches: int
 ) -> None:
     expected = train(None, base)
-    train_stopped(base | {"run.name": "a"}, num_batches)
+    with pytest.raises(StoppedError):
+        train(None, base | {"run.name": "a"}, **stop_after(num_batches))
     (tmp_path / "start.pt").unlink()
     found = train(None, {"run.output": str(tmp_path)}, resume="a")
     assert found.record.weights_sha256 == expected.record.weights_sha256

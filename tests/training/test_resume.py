@@ -2,17 +2,18 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from stopping import stop_after
 
 from mnist_ce.runs.checkpoint import load_state_dict, load_tensors, save_tensors, weights_sha256
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import CheckpointError, RunError, StoppedError, UsageError
-from mnist_ce.training.trainer import BatchInfo, Callback, RunInfo, StopFlag, TrainResult, train
+from mnist_ce.training.trainer import Callback, RunInfo, TrainResult, train
 
 EVERYTHING = {
     "optimizer.momentum": 0.9,
@@ -48,15 +49,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 def train_stopped(num_batches: int, settings: dict[str, Any], resume: str | None = None) -> None:
     """Train until a stop is requested after so many batches."""
-    stop, batches = StopFlag(), count(1)
-
-    class Stopper(Callback):
-        def on_batch(self, info: BatchInfo) -> None:
-            if next(batches) == num_batches:
-                stop.signal_number = signal.SIGTERM
-
     with pytest.raises(StoppedError, match=f"--resume {settings['run.output']}") as stopped:
-        train(None, settings, resume=resume, callbacks=[Stopper()], stop=stop)
+        train(None, settings, resume=resume, **stop_after(num_batches))
     assert stopped.value.exit_code == 128 + signal.SIGTERM
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from stopping import stop_after
 
 from mnist_ce import train
 from mnist_ce.cli import main
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import StoppedError
 from mnist_ce.training.tensorboard import FOLDER, TensorBoardCallback
-from mnist_ce.training.trainer import BatchInfo, Callback, StopFlag
 
 pytest.importorskip("tensorboard")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -75,14 +75,8 @@ def written(run: Path) -> Counter[tuple[str, int]]:
 def test_a_continued_run_goes_on_in_its_events(
     small_settings: dict[str, Any], has_snapshot: bool
 ) -> None:
-    class Stopper(Callback):
-        def on_batch(self, info: BatchInfo) -> None:
-            if info.epoch == 2 and info.batch == 3:
-                stop.signal_number = 15
-
-    stop = StopFlag()
     with pytest.raises(StoppedError), TensorBoardCallback() as writer:
-        train(None, small_settings, callbacks=[writer, Stopper()], stop=stop)
+        train(None, small_settings, **stop_after(13, writer))  # in the second epoch
     output = {"run.output": small_settings["run.output"]}
     (run,) = Path(small_settings["run.output"]).iterdir()
     if not has_snapshot:  # as of a run killed before its first one: it begins anew
