@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mnist_ce.config import resolve_config
@@ -152,7 +153,7 @@ class RunQueue:
         dataset = planned.settings["data.dataset"]
         if ":" in dataset and record.dataset_digest:  # files of one's own, which may have changed
             if dataset not in self.digests:
-                folder = planned.settings["data.dir"]
+                folder = Path(planned.settings["data.dir"])
                 self.digests[dataset] = load_dataset(dataset, folder).digest
             there["dataset_digest"] = record.dataset_digest
             here["dataset_digest"] = self.digests[dataset]

@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 
 from mnist_ce.cli import main
+from mnist_ce.config import Config
+from mnist_ce.data.synthetic.generate import generate
 from mnist_ce.runs.records import RunRecord, RunState
 from mnist_ce.system.errors import RunError, StoppedError
 from mnist_ce.training import search
-from mnist_ce.training.plan import make_plan, parse_grid, parse_seeds, plan_runs
+from mnist_ce.training.plan import PlannedRun, make_plan, parse_grid, parse_seeds, plan_runs
 from mnist_ce.training.search import read_space
 from mnist_ce.training.trainer import StopFlag
 from mnist_ce.training.tune import RunQueue, TuneResult, tune
@@ -355,3 +357,17 @@ def test_optuna_is_needed_for_a_search_alone(
     code, error = refused("tune", "--search", "space.toml")
     assert code == 2
     assert "pip install 'mnist-ce[tune]'" in error
+
+
+def test_changed_files_beside_mnist_are_named(mnist_dir: Path, tmp_path: Path) -> None:
+    digits = generate(60, seed=1)
+    np.savez(tmp_path / "own.npz", x_train=digits.images.numpy(), y_train=digits.labels.numpy())
+    own = {"data.dataset": f"mnist+npz:{tmp_path / 'own.npz'}", "data.dir": str(mnist_dir)}
+    settings = {**Config().flat(), **own, "run.output": str(tmp_path), "run.name": "before"}
+    tables: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        section, _, name = key.partition(".")
+        tables.setdefault(section, {})[name] = value
+    record = RunRecord(config=tables, dataset_digest="0" * 64)
+    with pytest.raises(RunError, match="dataset_digest is "):
+        RunQueue(StopFlag()).check(PlannedRun("default", settings), record)
