@@ -81,7 +81,8 @@ class Split:
     def relabel(self, new_labels: Tensor) -> Split:
         """Replace each label i by `new_labels[i]`, leaving out the images where that is -1."""
         labels = new_labels[self.labels]  # [n]
-        return Split(self.images, labels)[labels >= 0]
+        is_chosen, relabelled = labels >= 0, Split(self.images, labels)
+        return relabelled if bool(is_chosen.all()) else relabelled[is_chosen]  # copies the images
 
     def distinct(self) -> Split:
         """Return each pair of image and label once, in the order of their first places."""
