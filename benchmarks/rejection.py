@@ -22,7 +22,7 @@ from PIL import Image
 
 from benchmarks import non_digits
 from benchmarks.common import argument_parser, held_out_split, percent, print_table
-from generators import hands, hard_images_a, letters
+from generators import handwriting_styles, hard_images_a, letters
 from mnist_ce.reader.detector import adjusted_threshold, load_detector
 from mnist_ce.reader.image_io import open_image
 from mnist_ce.reader.segmentation import hypotheses
@@ -123,7 +123,9 @@ def rejected_fractions(count: int) -> dict[str, float]:
     counts |= dict.fromkeys(non_digits.KINDS, count)
     for source in ("test fonts", *(["system fonts"] if non_digits.system_fonts() else [])):
         counts |= {f"{text}, {source}": count for text in ("plain", "letter", "twin", "printed")}
-    counts |= {f"drawn by {pen}": count for pen in hands.PENS} | dict.fromkeys(REDUCED, count)
+    counts |= {f"drawn by {pen}": count for pen in handwriting_styles.PENS} | dict.fromkeys(
+        REDUCED, count
+    )
     scores = detector.scores(mnist_digits(held_out=True))
     fractions = {"digits, MNIST": float((scores < detector.threshold).mean())}
     for kind, images in candidates_by_kind(counts, held_out=True):

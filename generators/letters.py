@@ -1,7 +1,7 @@
 """Hand-drawn letters and signs that are no digit, to measure on: written apart from `scripts`.
 
-As in `generators/hands.py` a letter is lines and elliptic arcs in the unit square, drawn with a
-pen, a brush, or a mouse's one-pixel line; here every number of them varies. Nothing is trained or
+As in `handwriting_styles` a letter is lines and elliptic arcs in the unit square, drawn with a pen,
+a brush, or a mouse's one-pixel line; here every number of them varies. Nothing is trained or
 tuned on these; `tests/test_benchmarks.py` pins the digest of this source.
 """
 
@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, ImageDraw
 
-from generators.hands import Rng, Stroke, arc, join, line, u
+from generators.handwriting_styles import Rng, Stroke, arc, join, line, u
 
 __all__ = ["GLYPHS", "draw"]
 
@@ -107,7 +107,7 @@ def stroke(parts: list[Part], rng: Rng) -> Stroke:
 
 
 def draw(glyph: str, pen: str, rng: Rng) -> Image.Image:
-    """Draw a key of `GLYPHS` on light paper, grey, with a pen of those of `generators.hands`."""
+    """Draw a key of `GLYPHS` on light paper, grey, with one of `handwriting_styles.PENS`."""
     side = u(rng, 60, 200) if pen == "mouse" else u(rng, 120, 260)
     share = {"pen": u(rng, 0.04, 0.11), "brush": u(rng, 0.13, 0.18), "mouse": 0.0}[pen]
     width, fine = max(1, round(side * share)), 1 if pen == "mouse" else 3

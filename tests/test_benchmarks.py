@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.common import Format, mean_deviation, median_range, print_table
 from benchmarks.step import compare_augmentation
-from generators import hands, letters
+from generators import handwriting_styles, letters
 from mnist_ce.data.splits import Split
 
 ROOT = Path(__file__).parents[1]
@@ -28,8 +28,8 @@ PROGRAMS = [
 ]
 FROZEN_SHA256 = {
     "hard_images_b": "6cc2fe41a2850b8e4d998bca8c2bc4a4609664b4372748fff177df55d9bb0be3",
-    "hands": "6e0d7bd26e40e40a4596ccebc49b4f9473d818f522c774695c41b67aeb6f37cf",
-    "letters": "b10bbc291d051279a731d84e823389baeab82546d02a7c93f565cbfaf69df9c1",
+    "handwriting_styles": "b2090b6313f799350b00482e57070affaa7a5e80fb533c0f4922610a55ea78dc",
+    "letters": "673b9c408064927d230af27e87621fa67a77d3b2b8dd60ea1fb0255974c23770",
 }
 
 
@@ -76,7 +76,9 @@ def test_a_measuring_generator_is_frozen(name: str) -> None:
 
 
 def test_every_letter_can_be_drawn_by_every_pen() -> None:
-    for number, (glyph, pen) in enumerate(itertools.product(letters.GLYPHS, hands.PENS)):
+    for number, (glyph, pen) in enumerate(
+        itertools.product(letters.GLYPHS, handwriting_styles.PENS)
+    ):
         image = letters.draw(glyph, pen, np.random.default_rng(number))
         assert 30 < max(image.size) < 600
         low, high = np.percentile(np.asarray(image), [0, 90])
@@ -84,8 +86,10 @@ def test_every_letter_can_be_drawn_by_every_pen() -> None:
 
 
 def test_every_style_can_be_drawn_by_every_pen() -> None:
-    for number, (style, pen) in enumerate(itertools.product(hands.STYLES, hands.PENS)):
-        image = hands.draw(style, pen, np.random.default_rng(number))
+    for number, (style, pen) in enumerate(
+        itertools.product(handwriting_styles.STYLES, handwriting_styles.PENS)
+    ):
+        image = handwriting_styles.draw(style, pen, np.random.default_rng(number))
         assert (image.mode, style[0] in "0123456789") == ("L", True)
         assert 50 < image.height < 600
         low, high = np.percentile(np.asarray(image), [0, 90])

@@ -1,4 +1,4 @@
-"""Folders of labelled images, and one hand's digits from images to an adapted network."""
+"""Folders of labelled images, and one writer's digits from images to an adapted network."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from mnist_ce.data.synthetic.render import draw
 from mnist_ce.data.synthetic.templates import Style
 from mnist_ce.system.errors import DataError
 
-# A hand that writes 0 with a slash and 1 with a long upstroke, and nothing else.
-HAND = {
+# One who writes 0 with a slash and 1 with a long upstroke, and nothing else.
+WRITER = {
     0: Style(
         0, 1.0, (((0.3, 0.0), (-0.3, 0.5), (0.0, 1.0), (0.3, 0.0)), ((0.5, 0.0), (-0.5, 1.0)))
     ),
@@ -37,7 +37,7 @@ HAND = {
 def write(folder: Path, num_each: int, name: str = "{label}/{index}.png") -> None:
     """Write pages of 90×90 pixels with one digit each, dark on bright."""
     generator = torch.Generator().manual_seed(3)
-    for label, style in HAND.items():
+    for label, style in WRITER.items():
         for index, digit in enumerate(draw(style, num_each, generator)):
             page = Image.new("L", (90, 90), 240)
             ink = Image.fromarray(digit.numpy()).resize((56, 56))
@@ -123,7 +123,7 @@ def test_a_network_is_adapted_to_a_hand(
     mnist = Dataset("mnist", digits, others, DIGITS)
     monkeypatch.setattr(DatasetFiles, "load", lambda self: mnist)
     monkeypatch.chdir(tmp_path)
-    write(Path("hand"), 30)
+    write(Path("writer"), 30)
 
     def accuracy(*arguments: str) -> float:
         capsys.readouterr()
@@ -132,19 +132,19 @@ def test_a_network_is_adapted_to_a_hand(
         assert "warning" not in err
         return float(json.loads(out)["accuracy"])
 
-    own, classic = ("--dataset", "folder:hand"), ("--dataset", "mnist")
+    own, classic = ("--dataset", "folder:writer"), ("--dataset", "mnist")
     before, kept = accuracy("mnist", *own), accuracy("mnist", *classic)
-    command = "train -c adapt --init mnist --dataset mnist+folder:hand --name after --epochs 12"
+    command = "train -c adapt --init mnist --dataset mnist+folder:writer --name after --epochs 12"
     assert main([*command.split(), "--threads", "1", "--set", "run.plots=false"]) == 0
-    assert accuracy("after") >= max(0.75, before + 0.3)  # on the hand's test images
+    assert accuracy("after") >= max(0.75, before + 0.3)  # on the writer's test images
     assert accuracy("after", *classic) > kept - 0.05
-    assert main(["compare", "mnist", "after", "--dataset", "folder:hand", "--threads", "1"]) == 0
+    assert main(["compare", "mnist", "after", "--dataset", "folder:writer", "--threads", "1"]) == 0
     assert main(["evaluate", "after", "--verify", "--threads", "1"]) == 0
     record = json.loads(Path("checkpoints/after/run.json").read_text())
-    assert record["dataset"] == f"mnist+folder:{tmp_path / 'hand'}"
+    assert record["dataset"] == f"mnist+folder:{tmp_path / 'writer'}"
     assert record["dataset_split"] == "12 of 60 images, a fifth of each class, are for testing"
     capsys.readouterr()
-    write(Path("hand"), 31)  # one more of each
+    write(Path("writer"), 31)  # one more of each
     assert main(["evaluate", "after", "--threads", "1"]) == 0
     assert "is not what " in capsys.readouterr().err
     assert main(["train", "--resume", "after", "--epochs", "13"]) == 1

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from generators import hands, letters
+from generators import handwriting_styles, letters
 from mnist_ce import evaluate
 from mnist_ce.data.dataset import load_dataset
 from mnist_ce.data.extra import thin_copy
@@ -130,7 +130,9 @@ def test_the_detector_accepts_digits_and_rejects_letters(mnist_dir: Path) -> Non
     assert rejected(np.stack([thin_copy(image, 1.8, 12) for image in drawn])) <= 0.05
     hand_drawn = []
     for number, glyph in enumerate(letters.GLYPHS):
-        image = letters.draw(glyph, hands.PENS[number % 2], np.random.default_rng(number))
+        image = letters.draw(
+            glyph, handwriting_styles.PENS[number % 2], np.random.default_rng(number)
+        )
         hand_drawn.append(hypotheses(image)[0].digits[0].pixels)
     assert rejected(np.stack(hand_drawn)) >= 0.75
 

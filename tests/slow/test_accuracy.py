@@ -1,4 +1,4 @@
-"""Accuracy: of the classic recipe on MNIST, of the shipped weights on hard images and hands."""
+"""Accuracy of the classic recipe on MNIST, and of the shipped weights on drawn and hard images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from generators import hands, hard_images_a
+from generators import handwriting_styles, hard_images_a
 from mnist_ce import predict, train
 from mnist_ce.data.dataset import load_dataset
 
@@ -33,10 +33,13 @@ def test_hard_images_are_read(mnist_dir: Path, weights: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("style", hands.STYLES)
+@pytest.mark.parametrize("style", handwriting_styles.STYLES)
 def test_every_hand_is_read(style: str) -> None:
-    pens = itertools.islice(itertools.cycle(hands.PENS), IMAGES_PER_STYLE)
-    images = [hands.draw(style, pen, np.random.default_rng([7, i])) for i, pen in enumerate(pens)]
+    pens = itertools.islice(itertools.cycle(handwriting_styles.PENS), IMAGES_PER_STYLE)
+    images = [
+        handwriting_styles.draw(style, pen, np.random.default_rng([7, i]))
+        for i, pen in enumerate(pens)
+    ]
     labels = [prediction.label for prediction in predict(images)]
     assert labels.count(int(style[0])) >= 0.98 * IMAGES_PER_STYLE, labels
 

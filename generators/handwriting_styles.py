@@ -1,4 +1,4 @@
-"""Drawings of digits in the hands of the world, to measure on: written apart from `mnist_ce`.
+"""Drawings of digits in handwriting styles of many countries, to measure on, apart from `mnist_ce`.
 
 A digit is lines and elliptic arcs in the unit square, each placed and bent a little differently,
 drawn with a pen, a brush, or a mouse's one-pixel line, dark on light. Nothing here is trained or

@@ -1,11 +1,12 @@
-"""Accuracy on digits in the hands of the world, style by style, as the reader predicts them.
+"""Accuracy on handwriting styles of many countries, style by style, as the reader predicts them.
 
-    python -m benchmarks.hands --count 150 --checkpoint world
+    python -m benchmarks.handwriting_styles --count 150 --checkpoint world
 
-The drawings are those of `generators/hands.py`, a third by each pen, which nothing was trained or
-tuned on. The last rows are the 1,797 digits of UCI's "Optical Recognition of Handwritten Digits" by
-Turkish writers, 8×8 pixels each, which scikit-learn holds: enlarged twelvefold and read, and fitted
-as MNIST fits its digits, without the reader, whose threshold closes such blurred loops.
+The drawings are those of `generators/handwriting_styles.py`, a third by each pen; nothing was
+trained or tuned on them. The last rows are the 1,797 digits of UCI's "Optical Recognition of
+Handwritten Digits" by Turkish writers, 8×8 pixels each, which scikit-learn holds: enlarged
+twelvefold and read, and fitted as MNIST fits its digits, without the reader, whose threshold closes
+such blurred loops.
 "Accuracy" counts labels, of rejected images too; "rejected" is the share of those.
 """
 
@@ -19,7 +20,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from benchmarks.common import Format, argument_parser, percent, print_table
-from generators import hands
+from generators import handwriting_styles
 from mnist_ce.evaluation.metrics import expected_calibration_error
 from mnist_ce.network.model import predict_logits
 from mnist_ce.prediction.predict import predict
@@ -76,24 +77,31 @@ def main() -> None:
     torch.set_num_threads(1)
     trained = load_model(options.checkpoint)
     images, labels = [], []
-    for number, style in enumerate(hands.STYLES):
+    for number, style in enumerate(handwriting_styles.STYLES):
         for i in range(options.count):
             random = np.random.default_rng([number, i])
-            images.append(hands.draw(style, hands.PENS[i % len(hands.PENS)], random))
+            images.append(
+                handwriting_styles.draw(
+                    style, handwriting_styles.PENS[i % len(handwriting_styles.PENS)], random
+                )
+            )
             labels.append(int(style[0]))
     results = Results(trained, images, labels)
     rows = [
         results.row(style, slice(number * options.count, (number + 1) * options.count))
-        for number, style in enumerate(hands.STYLES)
+        for number, style in enumerate(handwriting_styles.STYLES)
     ]
-    if options.count % len(hands.PENS) == 0:
-        rows += [results.row(f"by {pen}", slice(i, None, 3)) for i, pen in enumerate(hands.PENS)]
+    if options.count % len(handwriting_styles.PENS) == 0:
+        rows += [
+            results.row(f"by {pen}", slice(i, None, 3))
+            for i, pen in enumerate(handwriting_styles.PENS)
+        ]
     rows += [results.row("all"), Results(trained, *uci_digits()).row("UCI, enlarged")]
     content = load_digits()
     fitted = np.stack([fit_glyph((pixels / 16).astype(np.float32)) for pixels in content.images])
     found = predict_logits(trained.model, torch.from_numpy(fitted)).argmax(dim=1).numpy()
     rows.append(("UCI, fitted", len(found), float((found == content.target).mean()), None, None))
-    title = f"Digits in the hands of the world, checkpoint {options.checkpoint}"
+    title = f"Digits in handwriting styles of many countries, checkpoint {options.checkpoint}"
     print_table(title, COLUMNS, rows, as_json=options.json)
 
 

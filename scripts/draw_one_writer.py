@@ -1,6 +1,6 @@
-"""Draws the digits of one unusual hand as PNGs, a folder per digit.
+"""Draws the digits of one unusual writer as PNGs, a folder per digit.
 
-    python -m scripts.draw_hand FOLDER
+    python -m scripts.draw_one_writer FOLDER
 
 The zeros have a slash, the ones a long upstroke, the sevens a hook and a bar. docs/own-data.md
 adapts a network to them.
@@ -19,7 +19,7 @@ from mnist_ce.data.synthetic.render import draw
 from mnist_ce.data.synthetic.templates import Piece, Style
 
 # The pieces of each digit: x to the right, y down, a digit is about 1 high.
-HAND: dict[int, tuple[Piece, ...]] = {
+WRITER: dict[int, tuple[Piece, ...]] = {
     0: (
         ((0.25, 0.0), (-0.2, 0.2), (-0.3, 0.6), (0.0, 1.0), (0.35, 0.6), (0.25, 0.0)),
         ((0.5, -0.05), (-0.5, 1.05)),
@@ -70,7 +70,7 @@ HAND: dict[int, tuple[Piece, ...]] = {
 def write(folder: Path, num_each: int, seed: int) -> None:
     """Write pages of 200×220 pixels, each with one digit somewhere on it, dark on bright."""
     generator, random = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
-    for digit, pieces in HAND.items():
+    for digit, pieces in WRITER.items():
         (folder / str(digit)).mkdir(parents=True, exist_ok=True)
         for index, pixels in enumerate(draw(Style(digit, 1.0, pieces), num_each, generator)):
             ink = Image.fromarray(255 - pixels.numpy())
