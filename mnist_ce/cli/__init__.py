@@ -7,28 +7,16 @@ from __future__ import annotations
 
 import re
 import sys
-import traceback as python_traceback
+import traceback
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 from typer import Option
 
-from mnist_ce.cli import (
-    calibrate,
-    compare,
-    demo,
-    evaluate,
-    explain,
-    export,
-    predict,
-    report,
-    runs,
-    train,
-    tune,
-)
+from mnist_ce.cli import artifacts, compare, demo, evaluate, explain, predict, runs, train, tune
 from mnist_ce.cli.help import ClickError, GroupedCommand, usage_message
-from mnist_ce.cli.printing import error, logging_to_terminal, note
+from mnist_ce.cli.printing import echo, error, note, printing
 from mnist_ce.system.distributed import is_main
 from mnist_ce.system.errors import MnistCeError
 from mnist_ce.system.files import version
@@ -49,21 +37,24 @@ for command in (
     predict.predict,
     explain.explain,
     compare.compare,
-    calibrate.calibrate,
+    artifacts.calibrate,
     runs.runs,
-    report.report,
-    export.export,
+    artifacts.report,
+    artifacts.export,
     tune.tune,
     demo.demo,
 ):
     # \b keeps click from joining the examples to one paragraph.
     help_text = re.sub(r"\n( *)(Examples|For example):", r"\n\1\b\n\1\2:", command.__doc__ or "")
-    app.command(command.__name__, help=help_text, cls=GroupedCommand)(command)
+    short_help = help_text.partition("\n")[0]  # whole in the list of commands, where click cuts
+    app.command(command.__name__, help=help_text, short_help=short_help, cls=GroupedCommand)(
+        command
+    )
 
 
 def _print_version(is_given: bool) -> None:
     if is_given:
-        typer.echo(f"mnist-ce {version()}")
+        echo(f"mnist-ce {version()}")
         raise typer.Exit
 
 
@@ -77,7 +68,7 @@ def program(
     is_version_asked: Annotated[
         bool, Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
     ] = False,
-    traceback: Annotated[
+    with_traceback: Annotated[
         bool,
         Option(
             "--traceback",
@@ -100,14 +91,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def fail(message: str, exit_code: int) -> int:
         if settings.get("traceback"):
-            python_traceback.print_exc()
+            note(traceback.format_exc())
         if is_main():  # the other processes of a run have the same error, or follow its end
-            error(" ".join(message.splitlines()))  # a file name may contain line breaks
+            error(message)
         sys.stdout.flush()
         return exit_code
 
     try:
-        with logging_to_terminal():
+        with printing():
             code = app(arguments, prog_name="mnist-ce", obj=settings, standalone_mode=False)
             return code if isinstance(code, int) else 0
     except SystemExit as end:

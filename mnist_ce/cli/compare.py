@@ -10,8 +10,8 @@ from typer import Argument, Option
 
 from mnist_ce.cli import options
 from mnist_ce.cli.evaluate import accuracy_text
-from mnist_ce.cli.printing import print_json, print_table, write_plot
-from mnist_ce.system.text import sanitize, truncate_middle
+from mnist_ce.cli.printing import echo, print_json, print_table, write_plot
+from mnist_ce.system.text import truncate_middle
 
 if TYPE_CHECKING:
     from mnist_ce.evaluation.comparison import Comparison
@@ -21,10 +21,8 @@ def compare(
     checkpoints: Annotated[
         list[str], Argument(metavar="A B...", help=options.CHECKPOINT_HELP, show_default=False)
     ],
-    split: Annotated[str, Option(help="train, validation or test.")] = "test",
-    dataset: Annotated[
-        str | None, Option(help="Another dataset, as in train.", show_default="the runs' own")
-    ] = None,
+    split: options.Split = "test",
+    dataset: options.OtherDataset = None,
     limit: Annotated[
         int, Option(min=0, help="Images to list; --json lists all.", metavar="N")
     ] = 20,
@@ -73,13 +71,13 @@ def _print_comparison(comparison: Comparison, limit: int) -> None:
     reports, pairs, indices = comparison.reports, comparison.pairs, sorted(comparison.differing)
     letters = [chr(65 + number) for number in range(len(reports))]
     first = reports[0]
-    typer.echo(f"{first.dataset}, {first.split} split, {first.result.num_examples:,} images")
+    echo(f"{first.dataset}, {first.split} split, {first.result.num_examples:,} images")
     for letter, report in zip(letters, reports, strict=True):
-        label = truncate_middle(sanitize(report.trained.label), 77)
-        typer.echo(f"{letter}  {label}\n   {accuracy_text(report)}")
+        label = truncate_middle(report.trained.label, 77)
+        echo(f"{letter}  {label}\n   {accuracy_text(report)}")
     if len(pairs) == 1:
         (pair,) = pairs
-        typer.echo(
+        echo(
             f"both right {pair.both_right:,}, only A {pair.only_a_right:,}, "
             f"only B {pair.only_b_right:,}, both wrong {pair.both_wrong:,}\n{pair.verdict}"
         )
@@ -96,10 +94,10 @@ def _print_comparison(comparison: Comparison, limit: int) -> None:
         print_table([head, *rows], "<>><")
     if not indices or not limit:
         return
-    typer.echo(f"\nimages with different predictions ({len(indices):,})")
+    echo(f"\nimages with different predictions ({len(indices):,})")
     labels, predictions = comparison.labels.tolist(), comparison.predictions.tolist()
     classes = [(f"{n:5d}", labels[n], *predictions[n]) for n in indices[:limit]]
     rows = [(index, *(first.class_names[c] for c in row)) for index, *row in classes]
     print_table([("index", "truth", *letters), *rows], ">" + "<" * (1 + len(letters)))
     if limit < len(indices):
-        typer.echo(f"and {len(indices) - limit:,} more: --limit {len(indices)}, or --json")
+        echo(f"and {len(indices) - limit:,} more: --limit {len(indices)}, or --json")

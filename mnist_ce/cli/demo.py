@@ -8,32 +8,32 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Annotated
 
-import typer
 from typer import Option
 
 from mnist_ce.cli import options
 from mnist_ce.cli.predict import one_blas_thread
-from mnist_ce.cli.printing import warn
+from mnist_ce.cli.printing import echo, warn
 from mnist_ce.system.errors import UsageError, require
 from mnist_ce.system.text import one_line
 
-PACKAGES = ("fastapi", "uvicorn", "python_multipart")  # of the extra demo
+PACKAGES = ("fastapi", "uvicorn")  # of the extra demo
+TOKEN_VARIABLE = "MNIST_CE_DEMO_TOKEN"
 MIN_TOKEN_LENGTH = 12
 
 
 def demo(
     host: Annotated[str, Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8000,
-    token: Annotated[
-        str | None,
+    token_file: Annotated[
+        Path | None,
         Option(
-            envvar="MNIST_CE_DEMO_TOKEN",
-            help="What requests must present; needed with a --host that others can reach.",
+            help=f"File with what requests must present (also {TOKEN_VARIABLE}); needed with a "
+            "--host that others can reach.",
+            metavar="FILE",
         ),
     ] = None,
     no_browser: Annotated[bool, Option("--no-browser", help="Do not open the browser.")] = False,
@@ -42,7 +42,7 @@ def demo(
     ] = Path("corrections"),
     output: options.Output = "checkpoints",
     threads: options.Threads = 0,
-    parent: Annotated[int, Option(hidden=True, help="End with this process.")] = 0,
+    until_stdin_ends: Annotated[bool, Option("--until-stdin-ends", hidden=True)] = False,
 ) -> None:
     """Serve a page to draw digits on, and predictions over HTTP.
 
@@ -54,14 +54,16 @@ def demo(
       mnist-ce demo --no-browser --port 9000 --output my-runs
     """
     require(*PACKAGES, extra="demo")
+    token = token_file.read_text("latin-1").strip() if token_file else os.getenv(TOKEN_VARIABLE)
     if token is not None and (len(token) < MIN_TOKEN_LENGTH or not token.isascii()):
-        raise UsageError(f"--token: use at least {MIN_TOKEN_LENGTH} ASCII characters")
+        source = token_file or TOKEN_VARIABLE
+        raise UsageError(f"{source}: a token has at least {MIN_TOKEN_LENGTH} ASCII characters")
     if host not in ("127.0.0.1", "::1", "localhost"):
         if token is None:
-            raise UsageError(f"--host {host}: others can reach the server, so it needs --token")
+            raise UsageError(f"--host {host}: others can reach the server: it needs --token-file")
         warn(f"others can reach this server on {host}; requests and token are not encrypted")
-    if parent:
-        threading.Thread(target=_end_with, args=[parent], daemon=True).start()
+    if until_stdin_ends:
+        threading.Thread(target=_stop_after_stdin, daemon=True).start()
     with one_blas_thread(), contextlib.ExitStack() as stack:
         listener = stack.enter_context(_listen(host, port))
         from mnist_ce.demo.inference import InferenceService
@@ -75,12 +77,12 @@ def demo(
         service.trained(DEFAULT_WEIGHTS)
         name = f"[{host}]" if ":" in host else host
         address = f"http://{name}:{listener.getsockname()[1]}/"
-        typer.echo(address)
+        echo(address)
         if not no_browser:
             import webbrowser
 
-            page = address + (f"#token={token}" if token else "")
-            threading.Thread(target=webbrowser.open, args=[page], daemon=True).start()
+            # Without the token, which would stand in the list of processes.
+            threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
         serve(make_app(service, host, token, corrections), listener)
 
 
@@ -98,9 +100,8 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
+def _stop_after_stdin() -> None:
+    sys.stdin.buffer.read()
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -111,9 +112,11 @@ def live_page(output: str | Path) -> Iterator[None]:
 
     require(*PACKAGES, extra="demo")
     command = [sys.executable, "-m", "mnist_ce", "demo", "--no-browser", "--port", "0"]
-    command += ["--threads", "1", "--output", str(output), "--parent", str(os.getpid())]
-    # In a session of its own, since Ctrl-C is for the training, which then ends this process.
-    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+    command += ["--threads", "1", "--output", str(output), "--until-stdin-ends"]
+    # In a session of its own, since Ctrl-C is for the training, which then ends this process. If
+    # the training is killed, the pipe ends.
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True) as process:
         printer = threading.Thread(target=_print_address, args=[process.stdout], daemon=True)
         printer.start()
         try:

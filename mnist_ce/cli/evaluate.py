@@ -9,7 +9,7 @@ import typer
 from typer import Option
 
 from mnist_ce.cli import options
-from mnist_ce.cli.printing import note, print_json, print_table, write_plot
+from mnist_ce.cli.printing import echo, note, print_json, print_table, write_plot
 from mnist_ce.system.errors import RunError
 
 if TYPE_CHECKING:
@@ -21,10 +21,8 @@ def evaluate(
     checkpoint_option: Annotated[
         str | None, Option("--checkpoint", help="The same, as an option.", metavar="FILE")
     ] = None,
-    split: Annotated[str, Option(help="train, validation or test.")] = "test",
-    dataset: Annotated[
-        str | None, Option(help="Another dataset, as in train.", show_default="the run's own")
-    ] = None,
+    split: options.Split = "test",
+    dataset: options.OtherDataset = None,
     plot: Annotated[Path | None, options.plot("Draw a reliability diagram.")] = None,
     verify: Annotated[
         bool, Option("--verify", help="Verify the record and files of a finished run.")
@@ -92,16 +90,16 @@ def _verify(name: str, json: bool, **options: Any) -> None:  # noqa: ANN401
         print_json({"run": str(run.path), "verified": not failed, "checks": content})
     else:
         for check in checks:
-            typer.echo(f"{'ok' if check.ok else 'FAIL':<4}  {check.name:<8} {check.detail}")
+            echo(f"{'ok' if check.ok else 'FAIL':<4}  {check.name:<8} {check.detail}")
     if failed:
         raise RunError(f"run {run.path} is not as recorded: {failed}")
     if not json:
-        typer.echo(f"{run.path} verified")
+        echo(f"{run.path} verified")
 
 
 def _print_report(report: EvaluationReport) -> None:
     result = report.result
-    typer.echo(
+    echo(
         f"{report.dataset}, {report.split} split, {result.num_examples:,} images\n"
         f"average loss  {result.loss:.4f}\n"
         f"accuracy      {accuracy_text(report)}"
@@ -112,9 +110,9 @@ def _print_report(report: EvaluationReport) -> None:
         text = f"{name:<14}error {calibration.ece:.2%}, 95 % interval {low:.2%} to {high:.2%}"
         if len(report.calibrations) > 1:  # else the NLL is the loss
             text += f", NLL {calibration.nll:.4f}, T = {temperature:.4g}"
-        typer.echo(text)
+        echo(text)
     if (binary := report.binary) is not None:
-        typer.echo(
+        echo(
             f"precision     {binary.precision:.4f}\n"
             f"recall        {binary.recall:.4f}\n"
             f"F1            {binary.f1:.4f}\n"
@@ -122,19 +120,19 @@ def _print_report(report: EvaluationReport) -> None:
             f"avg precision {binary.average_precision:.5f}\n"
             f"errors        {binary.false_positives} false yes, {binary.false_negatives} false no"
         )
-    typer.echo()
+    echo()
     rows = [
         (one.class_name, *(f"{x:.4f}" for x in (one.precision, one.recall, one.f1)), f"{one.count}")
         for one in report.per_class
     ]
     print_table([("class", "precision", "recall", "F1", "count"), *rows], "<>>>>")
-    typer.echo("\nconfusion matrix (row: truth, column: prediction)")
+    echo("\nconfusion matrix (row: truth, column: prediction)")
     # For ten classes within 80 columns.
     cell = max(len(str(count)) for row in report.confusion for count in row) + 1
     width = max(map(len, report.class_names))
-    typer.echo(" " * width + "".join(f"{name[: cell - 1]:>{cell}}" for name in report.class_names))
+    echo(" " * width + "".join(f"{name[: cell - 1]:>{cell}}" for name in report.class_names))
     for name, row in zip(report.class_names, report.confusion, strict=True):
-        typer.echo(f"{name:<{width}}" + "".join(f"{count or '.':>{cell}}" for count in row))
+        echo(f"{name:<{width}}" + "".join(f"{count or '.':>{cell}}" for count in row))
 
 
 def accuracy_text(report: EvaluationReport) -> str:

@@ -1,27 +1,21 @@
-"""`mnist-ce explain`: the loss as a table in ASCII, 80 columns wide, and an image as text."""
+"""`mnist-ce explain`: the loss as a table of ASCII characters, 80 columns wide."""
 
 from __future__ import annotations
 
 import itertools
 import math
-import os
-import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from typer import Argument, Option
 
 from mnist_ce.cli import options
-from mnist_ce.cli.printing import note, print_json, write_plot
+from mnist_ce.cli.printing import echo, note, print_json, write_plot
 from mnist_ce.system.errors import UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from mnist_ce.explain.image import ImageExplanation
 
 COUNTS = {3: "three", 4: "four"}
@@ -33,12 +27,7 @@ WHY_GRADIENT = (
     "rate, so that the right class's logit rises and the others fall."
 )
 
-# Each character with the intensity of the upper and the lower half of its cell.
-BLOCKS = {character: (level / 4, level / 4) for level, character in enumerate(" ░▒▓█")}
-BLOCKS |= {"▀": (1.0, 0.0), "▄": (0.0, 1.0)}
-ASCII = {character: (level / 9, level / 9) for level, character in enumerate(" .:-=+*#%@")}
-DARKEST_GREY = 232  # the first of the 24 greys at the end of xterm's 256 colours
-WHAT_IS_PLOTTED = "-ln p of the right class; p of each class; the gradient by each logit, p - y"
+SHADES = " .:-=+*#%@"  # from black to white
 
 
 def explain(
@@ -109,7 +98,9 @@ def explain(
         rows = _parse_rows(numbers, "--probabilities" if logits is None else "--logits")
         loss = explain_loss(kind, rows, _parse_targets(target or ""), reduction=reduction or "mean")
         if plot is not None:
-            _plot_loss(loss, plot)
+            from mnist_ce.report.plots.explanation import draw_loss
+
+            write_plot(plot, draw_loss(loss["class_names"], loss["rows"][0]))
         if json:
             print_json(to_json(loss))
         else:
@@ -126,13 +117,11 @@ def explain(
     if json:
         print_json(explanation.to_dict())
         return
-    has_colours = "NO_COLOR" not in os.environ and os.environ.get("TERM") not in (None, "dumb")
-    colour, encoding = sys.stdout.isatty() and has_colours, sys.stdout.encoding or "ascii"
-    for line in image_lines(explanation.pixels, colour=colour, encoding=encoding):
-        sys.stdout.write(f"{line}\n")
+    rows = explanation.pixels.reshape(14, 2, 28).max(axis=1)  # a character is as high as two pixels
+    echo("\n".join("".join(SHADES[level * 10 // 256] for level in row) for row in rows.tolist()))
     _print_loss(explanation.loss, precise, about_logits)
     training_loss = _number_text(explanation.training_loss, 8 if precise else 4)
-    typer.echo(f"\nthe loss as training computes it, in float32: {training_loss}")
+    echo(f"\nthe loss as training computes it, in float32: {training_loss}")
 
 
 def _parse_rows(text: str, name: str) -> list[list[float]]:
@@ -153,18 +142,6 @@ def _parse_targets(text: str) -> list[int]:
     except ValueError:
         advice = "give one class number per row, as in 0 or 2,0,1"
         raise UsageError(f"--target '{text}': {advice}") from None
-
-
-def _plot_loss(loss: Mapping[str, Any], path: Path) -> None:
-    import numpy as np
-
-    from mnist_ce.report.plots.canvas import Heading
-    from mnist_ce.report.plots.explanation import draw_loss
-
-    (row,), names = loss["rows"], loss["class_names"]
-    title = f"The loss of class {names[row['target']]}: {row['loss']:.4f}"
-    heading = Heading(title, WHAT_IS_PLOTTED)
-    write_plot(path, draw_loss(heading, names, np.array(row["probabilities"]), row["target"]))
 
 
 def _plot_image(explanation: ImageExplanation, path: Path) -> None:
@@ -192,23 +169,23 @@ def _print_loss(loss: Mapping[str, Any], precise: bool, about_logits: bool) -> N
     if len(rows) > 1 and loss["reduction"] != "none":
         mean = "" if loss["reduction"] == "sum" else f", as of a probability of {_percent(value)}"
         text = f"{loss['reduction']} of {len(rows)} rows: {_number_text(value, decimals)}{mean}\n"
-        typer.echo(text)
+        echo(text)
     has_gradient = rows[0]["gradient"] is not None
-    typer.echo(textwrap.fill(WHY + (WHY_GRADIENT if has_gradient else ""), WIDTH))
+    echo(textwrap.fill(WHY + (WHY_GRADIENT if has_gradient else ""), WIDTH))
     agreement = "which agree" if loss["agree"] else "which DIFFER here: see the note"
-    typer.echo(f"\nthe loss by {COUNTS[len(loss['losses'])]} methods, {agreement}")
+    echo(f"\nthe loss by {COUNTS[len(loss['losses'])]} methods, {agreement}")
     for name, (library, formula, _) in loss["methods"].items():
         _echo_values(f"  {formula:<33} {library}  ", loss["losses"][name], decimals)
     for text in loss["notes"]:
-        typer.echo("\n" + textwrap.fill(f"note: {text}", WIDTH))
+        echo("\n" + textwrap.fill(f"note: {text}", WIDTH))
     if about_logits:
         applied = "sigmoid" if loss["kind"] == "binary" else "softmax"
-        typer.echo("\n" + textwrap.fill(loss["why_raw_logits"], WIDTH))
+        echo("\n" + textwrap.fill(loss["why_raw_logits"], WIDTH))
         _echo_values("  loss of the raw logits           ", value, decimals)
         twice = loss["loss_applied_twice"]
         _echo_values(f"  with {applied} applied twice       ", twice, decimals)
         bound = _number_text(loss["least_loss_applied_twice"], decimals)
-        typer.echo(f"  which is at least                {bound}, whatever the logits")
+        echo(f"  which is at least                {bound}, whatever the logits")
 
 
 def _print_row(loss: Mapping[str, Any], row: Mapping[str, Any], which: str, decimals: int) -> None:
@@ -217,14 +194,14 @@ def _print_row(loss: Mapping[str, Any], row: Mapping[str, Any], which: str, deci
     verdict = "right" if prediction == target else "wrong"
     confidence = _percent(row["negative_log_probabilities"][prediction])
     chance = _number_text(math.log(len(names)), decimals)
-    typer.echo(
+    echo(
         f"{which}{question}? target {names[target]}, prediction {names[prediction]} "
         f"({confidence}), {verdict}\n"
         f"loss {_number_text(row['loss'], decimals)}: the target has a probability of "
         f"{_percent(row['loss'])}\n"
         f"for comparison, guessing: ln {len(names)} = {chance}\n"
     )
-    typer.echo("\n".join(_class_lines(loss, row, decimals)) + "\n")
+    echo("\n".join(_class_lines(loss, row, decimals)) + "\n")
 
 
 def _class_lines(loss: Mapping[str, Any], row: Mapping[str, Any], decimals: int) -> list[str]:
@@ -268,33 +245,4 @@ def _echo_values(label: str, values: float | list[float], decimals: int) -> None
     numbers = values if isinstance(values, list) else [values]
     text = "  ".join(_number_text(value, decimals) for value in numbers)
     indent = " " * len(label)
-    typer.echo(textwrap.fill(text, WIDTH, initial_indent=label, subsequent_indent=indent))
-
-
-def image_lines(
-    pixels: NDArray[np.uint8], *, colour: bool = False, encoding: str = "utf-8"
-) -> list[str]:
-    """Return an image as text, two rows of pixels to a line.
-
-    `pixels` are uint8 [28, 28], bright strokes on black. `colour` uses xterm's greys, otherwise
-    characters differ in density; where the encoding has no block characters, they are ASCII.
-    """
-    import numpy as np
-
-    pairs = pixels.reshape(14, 2, 28).transpose(0, 2, 1) / 255  # → [14, 28, 2]
-    try:
-        has_blocks = bool("".join(BLOCKS).encode(encoding))
-    except (UnicodeEncodeError, LookupError):
-        has_blocks = False
-    if colour and has_blocks:
-        return ["".join(map(_coloured, line)) + "\x1b[0m" for line in pairs]
-    characters = BLOCKS if has_blocks else ASCII
-    shades = np.array(list(characters.values()))  # [characters, 2]
-    distances = ((pairs[:, :, None, :] - shades) ** 2).sum(axis=-1)  # → [14, 28, characters]
-    drawn = np.array(list(characters))
-    return ["".join(line) for line in drawn[distances.argmin(axis=-1)]]
-
-
-def _coloured(pair: NDArray[np.float64]) -> str:
-    upper, lower = (DARKEST_GREY + round(23 * float(level)) for level in pair)
-    return f"\x1b[38;5;{upper};48;5;{lower}m▀"
+    echo(textwrap.fill(text, WIDTH, initial_indent=label, subsequent_indent=indent))

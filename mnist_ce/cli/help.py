@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import re
 import textwrap
 import tomllib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand
 
 from mnist_ce.cli.options import CONFIG_KEYS
-from mnist_ce.system.text import did_you_mean, percent_hint, plain_reason, sanitize
+from mnist_ce.system.text import did_you_mean, percent_hint, plain_reason
 
 if TYPE_CHECKING:  # pydantic, below, takes as long as all the rest
     from mnist_ce.config import Config, Section
@@ -35,22 +33,18 @@ class GroupedCommand(TyperCommand):
 
     # Context and HelpFormatter belong to the click inside Typer, whose place may change.
     def get_params(self, ctx: Any) -> list[Any]:  # noqa: ANN401
-        """Add the program's `--traceback` before `--help`."""
         *options, help_option = super().get_params(ctx)
-        shared = [p for p in ctx.find_root().command.params if p.name == "traceback"]
+        shared = [p for p in ctx.find_root().command.params if p.name == "with_traceback"]
         return [*options, *shared, help_option]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
-        """Write arguments and options, each group under its heading, other options last."""
-        from mnist_ce.config import resolve_config
-
         headings = ("Arguments", *_HEADINGS, "Options")
         groups: dict[str, list[tuple[str, str]]] = {heading: [] for heading in headings}
-        defaults = resolve_config().flat() if ctx.info_name == "train" else {}
+        if ctx.info_name == "train":
+            _show_defaults(self.params)
         for parameter in self.get_params(ctx):
             rest = "Arguments" if parameter.param_type_name == "argument" else "Options"
-            record = _with_default(parameter, defaults).get_help_record(ctx)
-            if record is not None:
+            if (record := parameter.get_help_record(ctx)) is not None:
                 groups[_HEADING_OF.get(str(parameter.name), rest)].append(record)
         for heading, records in groups.items():
             if records:
@@ -58,17 +52,16 @@ class GroupedCommand(TyperCommand):
                     formatter.write_dl(records)
 
 
-def _with_default(parameter: Any, defaults: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    """Return an option of `train` that shows the config's default, or the recipes' names."""
-    from mnist_ce.config import shipped_configs
+def _show_defaults(parameters: Sequence[Any]) -> None:
+    """Let the options of `train`, which has no values of its own, show the config's."""
+    from mnist_ce.config import resolve_config, shipped_configs
 
-    default = defaults.get(CONFIG_KEYS.get(str(parameter.name), ""), "")
-    shown = copy.copy(parameter)
-    if default != "":
-        shown.default, shown.show_default = default, True
-    if defaults and parameter.name == "config":
-        shown.help = f"A TOML file or a recipe: {', '.join(shipped_configs())}."
-    return shown
+    defaults = resolve_config().flat()
+    for parameter in parameters:
+        if (default := defaults.get(CONFIG_KEYS.get(parameter.name, ""), "")) != "":
+            parameter.default, parameter.show_default = default, True
+        if parameter.name == "config":
+            parameter.help = f"A TOML file or a recipe: {', '.join(shipped_configs())}."
 
 
 def usage_message(failure: Any) -> str:  # noqa: ANN401 - a `ClickError`
@@ -82,10 +75,10 @@ def usage_message(failure: Any) -> str:  # noqa: ANN401 - a `ClickError`
     if details:
         place, value = message.partition(":")[0], details[0]["input"]
         hint = percent_hint(value) if "--min-confidence" in place else ""
-        message = f"{place} = {sanitize(str(value))}: {plain_reason(details[0]['msg'])}{hint}"
+        message = f"{place} = {value}: {plain_reason(details[0]['msg'])}{hint}"
     elif hasattr(failure, "possibilities"):
         name = failure.option_name
-        message = f"no such option: {sanitize(name)}{_suggestion(name, '', options)}"
+        message = f"no such option: {name}{_suggestion(name, '', options)}"
     elif match := re.search(r"unexpected extra argument(?:s|\(s\))? \((.*)\)", message):
         name, _, value = match[1].replace("=", " ", 1).partition(" ")
         message = f"unexpected argument: {match[1]}{_suggestion(name, value, options)}"
@@ -126,7 +119,10 @@ def config_text(config: Config) -> str:
     width = max(map(len, recipes), default=0)
     parts = ["# Shipped recipes, for: mnist-ce train --config NAME"]
     for name, path in recipes.items():
-        parts.append(_comment(f"{name:<{width}}  {_first_sentence(path)}", hanging=width + 2))
+        lines = path.read_text(encoding="utf-8").splitlines()
+        comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
+        sentence, stop, _ = " ".join(line.lstrip("# ") for line in comment).partition(". ")
+        parts.append(_comment(f"{name:<{width}}  {sentence}{stop.strip()}", width + 2))
     for name in type(config).model_fields:
         section: Section = getattr(config, name)
         parts += ["", _comment(type(section).__doc__ or ""), f"[{name}]"]
@@ -136,14 +132,6 @@ def config_text(config: Config) -> str:
                 value = f"{key} = [{', '.join(map(str, tomllib.loads(value)[key]))}]"
             parts += [_comment(field.description or ""), value]
     return "\n".join(parts) + "\n"
-
-
-def _first_sentence(recipe: Path) -> str:
-    """Return the first sentence of a recipe's opening comment."""
-    lines = recipe.read_text(encoding="utf-8").splitlines()
-    comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
-    sentence, stop, _ = " ".join(line.lstrip("# ") for line in comment).partition(". ")
-    return sentence + stop.strip()
 
 
 def _comment(text: str, hanging: int = 0) -> str:

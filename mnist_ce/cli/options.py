@@ -36,6 +36,10 @@ DataDir = Annotated[
 Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:N or mps.", metavar="DEVICE")]
 Threads = Annotated[int, Option(min=0, help="CPU threads; 0: as torch chooses.", metavar="N")]
 Output = Annotated[str, Option(help="Folder that holds the runs.", metavar="DIR")]
+OtherDataset = Annotated[
+    str | None, Option("--dataset", help="Another, as in train.", show_default="the run's own")
+]
+Split = Annotated[str, Option(help="train, validation or test.")]
 InputMean = Annotated[
     float, Option(help="For foreign networks: input is (pixel/255 - mean) / std.")
 ]

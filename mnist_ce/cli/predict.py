@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import csv
-import json as json_module
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -17,9 +16,9 @@ import typer
 from typer import Argument, Option
 
 from mnist_ce.cli import options
-from mnist_ce.cli.printing import error, is_terminal, note
-from mnist_ce.system.errors import RunError, UsageError
-from mnist_ce.system.text import one_line, sanitize
+from mnist_ce.cli.printing import echo, error, json_text, note
+from mnist_ce.system.errors import UsageError
+from mnist_ce.system.text import sanitize
 
 if TYPE_CHECKING:
     from mnist_ce.prediction.predict import Prediction
@@ -99,12 +98,17 @@ def predict(
         raise typer.BadParameter("choose one of --json, --jsonl and --csv")
     with contextlib.ExitStack() as stack:
         stack.enter_context(one_blas_thread())
-        from mnist_ce.reader.image_io import find_images
+        from mnist_ce.reader.image_io import SUFFIXES, find_images
         from mnist_ce.reader.pool import PreprocessPool
 
         sources = list(find_images(images, recursive=recursive))
         is_file = len(sources) == 1 and str(stages).lower().endswith(".png")
-        _make_folders(save_inputs, annotate, None if is_file else stages)
+        if stages is not None and stages.suffix.lower() in SUFFIXES and not is_file:
+            advice = "name a folder, or for one image a file that is a .png"
+            raise UsageError(f"--stages {stages}: {advice}")
+        for folder in (save_inputs, annotate, None if is_file else stages):
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
         many = len(sources) >= MANY
         pool = PreprocessPool((threads or os.cpu_count() or 1) if many else 1)
         stack.callback(pool.close)
@@ -135,14 +139,15 @@ def predict(
         contents = [sys.stdin.buffer.read() if path is None else path for path in sources]
         results = predict_each(contents, trained, predict_options, pool)
         bar = {"total": len(sources), "unit": " images", "leave": False, "dynamic_ncols": True}
-        progress = tqdm(results, **bar, disable=not (many and is_terminal()))
-        _tolerate_any_name()
+        progress = tqdm(results, **bar, disable=not (many and sys.stderr.isatty()))
         num_printed = num_errors = 0
         try:
             for records in progress:
                 records = [_for_the_shell(record) for record in records]
                 first = records[0]
-                stem = _file_stem(num_printed + 1, str(first.path))
+                # A file name may have 255 bytes. With the number, no name collides.
+                name = os.fsencode(Path(str(first.path)).stem)[:200].decode("utf-8", "ignore")
+                stem = f"{num_printed + 1:05d}-{name}"
                 if first.status == "error":
                     num_errors += 1
                     progress.clear()
@@ -159,18 +164,16 @@ def predict(
                         Image.fromarray(record.pixels).save(path)
                 if as_csv:
                     _print_csv(records, has_header=not num_printed)
-                elif jsonl:
-                    sys.stdout.writelines(f"{_json(record)}\n" for record in records)
-                elif json:
-                    rows = ",\n".join(map(_json, records))
-                    sys.stdout.write((",\n" if num_printed else "[\n") + rows)
+                elif json or jsonl:
+                    rows = [json_text(record.to_dict()) for record in records]
+                    start = "" if jsonl else ",\n" if num_printed else "[\n"
+                    echo(start + ("\n" if jsonl else ",\n").join(rows), nl=jsonl)
                 else:
-                    _print_text(drawing.describe_lines(records), str(first.path))
+                    _print_text(drawing.describe_lines(records), sanitize(str(first.path)))
                 num_printed += 1
         finally:  # valid JSON even if an error comes between
             if json and num_printed:
-                sys.stdout.write("\n]\n")
-            sys.stdout.flush()
+                echo("\n]")
     if num_errors:
         raise typer.Exit(1)
 
@@ -182,7 +185,7 @@ def _which_network(trained: TrainedModel, output: str | None) -> str:
         place = f" ({path})" if name != path else ""
         is_part = trained.reads_digits and len(classes) < 10
         only = f", which knows only {', '.join(classes)}" if is_part else ""
-        return sanitize(f"predicting with {name}{place}{only}")
+        return f"predicting with {name}{place}{only}"
     from mnist_ce.runs.run_dir import newest_run
 
     line = f"predicting with the shipped weights {trained.path.parent.name}"
@@ -192,7 +195,7 @@ def _which_network(trained: TrainedModel, output: str | None) -> str:
     run, record = newest
     accuracy = record.test_accuracy
     result = "" if accuracy is None else f", {accuracy:.2%} on its test set"
-    return f"{line}; the newest run is {sanitize(run.name)}{result}: --checkpoint latest uses it"
+    return f"{line}; the newest run is {run.name}{result}: --checkpoint latest uses it"
 
 
 @contextlib.contextmanager
@@ -212,64 +215,25 @@ def one_blas_thread() -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def _make_folders(save_inputs: Path | None, annotate: Path | None, stages: Path | None) -> None:
-    from mnist_ce.reader.image_io import SUFFIXES
-
-    if stages is not None and stages.suffix.lower() in SUFFIXES:
-        raise UsageError(
-            f"--stages {stages}: name a folder, or for one image a file that is a .png"
-        )
-    folders = {"--save-inputs": save_inputs, "--annotate": annotate, "--stages": stages}
-    for option, folder in folders.items():
-        try:
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as failure:
-            reason = f"the folder cannot be made: {one_line(failure)}"
-            raise RunError(f"{option} {folder}: {reason}") from None
-
-
 def _for_the_shell(record: Prediction) -> Prediction:
     reason = f"{record.reason}: use --multi" if record.has_several else record.reason
     return replace(record, path=record.path or "-", reason=reason)
 
 
-def _file_stem(number: int, path: str) -> str:
-    name = os.fsencode(Path(path).stem)[:200]  # of 255 that a file name may have
-    return f"{number:05d}-{name.decode('utf-8', 'ignore')}"  # the number: no name collides
-
-
-def _tolerate_any_name() -> None:
-    """Let stdout print names of files that are no valid text."""
-    if hasattr(sys.stdout, "reconfigure"):
-        is_utf8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
-        sys.stdout.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")
-
-
 def _print_text(lines: list[tuple[str, str, list[str]]], path: str) -> None:
-    path = "".join(c if c.isprintable() else repr(c)[1:-1] for c in path)
     for number, (text, probability, details) in enumerate(lines, 1):
         place = f"{path} line {number}" if len(lines) > 1 else path
         more = f"  ({'; '.join(details)})" if details else ""
-        sys.stdout.write(f"{text:>8}  {probability:>7}  {place}{more}\n")
+        echo(f"{text:>8}  {probability:>7}  {place}{more}")
 
 
 def _print_csv(records: list[Prediction], *, has_header: bool) -> None:
-    table = csv.writer(sys.stdout, lineterminator="\n")
+    buffer = io.StringIO()
+    table = csv.writer(buffer, lineterminator="\n")
     if has_header:
         table.writerow(records[0].to_dict())
     for record in records:
         top_k = " ".join(f"{k.label}:{k.probability:.6f}" for k in record.top_k)
         box = " ".join(map(str, record.box or ()))
         table.writerow((record.to_dict() | {"top_k": top_k, "box": box}).values())  # None: empty
-
-
-def _json(record: Prediction) -> str:
-    """Return a record as JSON; characters that stdout cannot encode are escaped."""
-    row = record.to_dict()
-    text = json_module.dumps(row, ensure_ascii=False, allow_nan=False)
-    try:
-        text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        return json_module.dumps(row, allow_nan=False)
-    return text
+    echo(buffer.getvalue(), nl=False)

@@ -1,8 +1,9 @@
-"""Printing: results to stdout, messages to stderr."""
+"""Printing: results to stdout, messages to stderr. What a command prints passes here."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -15,36 +16,55 @@ import typer
 
 from mnist_ce.system.distributed import is_main
 from mnist_ce.system.files import write_atomically
+from mnist_ce.system.text import sanitize
+
+
+def echo(text: str = "", *, label: str = "", err: bool = False, nl: bool = True) -> None:
+    """Print lines without what could control the terminal, since names in them may be anyone's."""
+    typer.echo(label + "\n".join(map(sanitize, text.split("\n"))), err=err, nl=nl)
 
 
 def note(text: str) -> None:
-    typer.echo(text, err=True)
+    echo(text, err=True)
 
 
 def warn(text: str) -> None:
-    note(f"{label('warning:', 'yellow')} {text}")
+    _print_message("warning:", "yellow", text)
 
 
 def error(text: str) -> None:
-    note(f"{label('error:', 'red')} {text}")
+    _print_message("error:", "red", text)
 
 
-def label(text: str, colour: str) -> str:
-    """Return a text in a colour, which shows on a terminal only, and not with `NO_COLOR` set."""
-    return text if os.environ.get("NO_COLOR") else typer.style(text, fg=colour, bold=True)
+def _print_message(label: str, colour: str, text: str) -> None:
+    """Print one line; the colour shows on a terminal only, and not with `NO_COLOR` set."""
+    if not os.environ.get("NO_COLOR"):
+        label = typer.style(label, fg=colour, bold=True)
+    echo(" ".join(text.splitlines()), label=f"{label} ", err=True)
 
 
 def print_json(document: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
     """Print one JSON document to stdout."""
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+    typer.echo(json_text(document, indent=2))
+
+
+def json_text(document: Any, indent: int | None = None) -> str:  # noqa: ANN401
+    """Return JSON, in ASCII if stdout cannot encode it or it could control the terminal."""
+    text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False)
+    with contextlib.suppress(UnicodeEncodeError):
+        text.encode(sys.stdout.encoding or "utf-8")
+        if text.replace("\n", "").isprintable():
+            return text
+    return json.dumps(document, indent=indent, allow_nan=False)
 
 
 def print_table(rows: Sequence[Sequence[str]], align: str) -> None:
     """Print rows of cells; `align` has for each column `<` (left) or `>` (right)."""
+    rows = [[sanitize(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = zip(row, align, widths, strict=True)
-        typer.echo("  ".join(f"{cell:{side}{width}}" for cell, side, width in cells).rstrip())
+        echo("  ".join(f"{cell:{side}{width}}" for cell, side, width in cells).rstrip())
 
 
 def write_plot(path: Path, png: bytes) -> None:
@@ -53,23 +73,26 @@ def write_plot(path: Path, png: bytes) -> None:
     note(f"drawn in {path}")
 
 
-def is_terminal() -> bool:
-    """Whether stderr is a terminal, on which a progress bar can be drawn."""
-    return sys.stderr.isatty()
-
-
 @contextlib.contextmanager
-def logging_to_terminal() -> Iterator[None]:
-    """Print what the package logs at level INFO or above."""
-    logger, handler = logging.getLogger("mnist_ce"), _TerminalHandler()
+def printing() -> Iterator[None]:
+    """Print what the package logs at level INFO or above, and print in any encoding.
+
+    A character that stdout cannot encode becomes an escape, as on stderr.
+    """
+    logger, handler, stdout = logging.getLogger("mnist_ce"), _TerminalHandler(), sys.stdout
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    errors = stdout.errors
+    if isinstance(stdout, io.TextIOWrapper):
+        stdout.reconfigure(errors="backslashreplace")
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+        if isinstance(stdout, io.TextIOWrapper) and not stdout.closed:
+            stdout.reconfigure(errors=errors)
 
 
 class _TerminalHandler(logging.Handler):

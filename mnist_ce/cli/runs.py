@@ -13,7 +13,7 @@ import typer
 from typer import Option
 
 from mnist_ce.cli import options
-from mnist_ce.cli.printing import note, print_json, print_table
+from mnist_ce.cli.printing import echo, note, print_json, print_table
 from mnist_ce.system.errors import RunError, UsageError
 from mnist_ce.system.text import sanitize, truncate_middle
 
@@ -66,7 +66,7 @@ def runs(
     table = [HEAD, *map(_cells, rows)]
     print_table(_shorten(table, shutil.get_terminal_size((80, 24)).columns), "<<<>>><")
     if groups:
-        typer.echo()
+        echo()
         print_groups(groups)
 
 
@@ -76,7 +76,7 @@ def print_groups(groups: Sequence[RunGroup]) -> None:
     for group in groups:
         seconds = group.mean("train_seconds")
         time = "-" if seconds is None else f"{seconds:.1f} s"
-        rows.append((sanitize(group.label), str(len(group.names)), group.accuracy_text(), time))
+        rows.append((group.label, str(len(group.names)), group.accuracy_text(), time))
     print_table(rows, "<>>>")
 
 
@@ -95,7 +95,7 @@ def _delete(name: str, output: Path, *, is_confirmed: bool, json: bool) -> None:
     if json:
         print_json({"deleted": str(run.path)})
     else:
-        typer.echo(f"deleted {sanitize(str(run.path))}")
+        echo(f"deleted {run.path}")
 
 
 def _run_row(run: RunDir, record: RunRecord) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _run_row(run: RunDir, record: RunRecord) -> dict[str, Any]:
 def _cells(summary: Mapping[str, Any]) -> tuple[str, ...]:
     epochs, accuracy, seconds = (summary[k] for k in ("epochs", "test_accuracy", "train_seconds"))
     return (
-        *(sanitize(summary[key] or "-") for key in HEAD[:3]),
+        *(summary[key] or "-" for key in HEAD[:3]),
         f"{summary['epochs_done']}/{'-' if epochs is None else epochs}",
         "-" if accuracy is None else f"{accuracy:.2%}",
         "-" if seconds is None else f"{seconds:.1f} s",

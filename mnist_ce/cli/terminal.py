@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import signal
+import sys
 import textwrap
 import time
 from collections.abc import Iterator
@@ -12,10 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import typer
 from tqdm import tqdm
 
-from mnist_ce.cli.printing import is_terminal, note, warn
+from mnist_ce.cli.printing import echo, note, warn
 from mnist_ce.evaluation.metrics import wilson_interval
 from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.distributed import is_main, num_processes
@@ -61,7 +61,7 @@ class TerminalCallback(Callback):
         if self.verbose:
             is_due = is_due or info.batch == self.info.num_batches
         else:
-            is_due = is_due and is_terminal() and time.monotonic() >= self.next_refresh
+            is_due = is_due and sys.stderr.isatty() and time.monotonic() >= self.next_refresh
         if self.quiet or not is_due:
             return
         sums, num_epochs = info.metrics, self.info.num_epochs
@@ -108,8 +108,17 @@ class TerminalCallback(Callback):
         self._begin_window()  # the test before is not training
         if self.bar is not None:
             self.bar.clear()
-        if not self.quiet:
-            note(epoch_line(metrics, self.info.num_epochs))
+        if self.quiet:
+            return
+        num_epochs = self.info.num_epochs
+        parts = [f"epoch {metrics['epoch']:>{len(str(num_epochs))}}/{num_epochs}"]
+        parts.append(f"loss {metrics['train_loss']:.4f}")
+        if metrics.get("validation_accuracy") is not None:
+            parts.append(f"validation {metrics['validation_accuracy']:.2%}")
+        if metrics.get("test_accuracy") is not None:
+            loss, accuracy = metrics["test_loss"], metrics["test_accuracy"]
+            parts.append(f"test loss {loss:.4f} accuracy {accuracy:.2%}")
+        note("  ".join([*parts, f"{metrics['seconds']:.1f} s"]))  # fits 80 columns
 
     def close(self) -> None:
         if self.bar is not None:
@@ -146,17 +155,6 @@ def stop_on_signals() -> Iterator[StopFlag]:
             signal.signal(number, before[number])
 
 
-def epoch_line(row: EpochMetrics, num_epochs: int) -> str:
-    """Return an epoch's metrics as one line that fits 80 columns."""
-    epoch = f"epoch {row['epoch']:>{len(str(num_epochs))}}/{num_epochs}"
-    parts = [epoch, f"loss {row['train_loss']:.4f}"]
-    if row.get("validation_accuracy") is not None:
-        parts.append(f"validation {row['validation_accuracy']:.2%}")
-    if row.get("test_accuracy") is not None:
-        parts.append(f"test loss {row['test_loss']:.4f} accuracy {row['test_accuracy']:.2%}")
-    return "  ".join([*parts, f"{row['seconds']:.1f} s"])
-
-
 def print_training_result(result: TrainResult) -> None:
     record = result.record
     reached = "not tested"
@@ -166,11 +164,11 @@ def print_training_result(result: TrainResult) -> None:
             f"{record.test_accuracy:.2%} of {record.test_total:,} test images correct "
             f"(95 % interval {low:.2%} to {high:.2%})"
         )
-    typer.echo(reached)
+    echo(reached)
     if record.best_epoch is not None:
         best = f"{record['best_validation_accuracy']:.2%} of the validation split"
-        typer.echo(f"best epoch {record.best_epoch}: {best} ({result.run.best_path.name})")
-    typer.echo(
+        echo(f"best epoch {record.best_epoch}: {best} ({result.run.best_path.name})")
+    echo(
         f"{record.dataset}, recipe {record.recipe}, {record.epochs_done} "
         f"epoch{'s' * (record.epochs_done != 1)} in {record.train_seconds or 0:.1f} s"
     )

@@ -11,7 +11,7 @@ import typer
 from typer import Option
 
 from mnist_ce.cli import options
-from mnist_ce.cli.printing import note, print_json
+from mnist_ce.cli.printing import echo, note, print_json
 from mnist_ce.system.distributed import is_main
 
 
@@ -102,7 +102,7 @@ def train(
         if show_config:
             from mnist_ce.cli.help import config_text
 
-            typer.echo(config_text(resolved), nl=False)
+            echo(config_text(resolved), nl=False)
             return
 
     from mnist_ce.cli import terminal as on_terminal
@@ -140,7 +140,7 @@ def train(
     if json:
         print_json(result.record.to_dict())
     elif dry_run:
-        typer.echo("dry run: one batch trained, tested, saved and loaded again; nothing is kept")
+        echo("dry run: one batch trained, tested, saved and loaded again; nothing is kept")
     else:
         on_terminal.print_training_result(result)
     if not dry_run:

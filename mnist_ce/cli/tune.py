@@ -8,11 +8,10 @@ import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from typer import Option
 
 from mnist_ce.cli import options
-from mnist_ce.cli.printing import logging_to_terminal, note, print_json
+from mnist_ce.cli.printing import echo, note, print_json, printing
 from mnist_ce.cli.runs import print_groups
 from mnist_ce.system.errors import MnistCeError, StoppedError, TrainingError, UsageError, require
 
@@ -147,18 +146,18 @@ def _train_apart(plan: Plan) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starting process gets Ctrl-C, too
     # The starting process meets the same error, and prints it.
-    with logging_to_terminal(), stop_on_signals() as stop, contextlib.suppress(MnistCeError):
+    with printing(), stop_on_signals() as stop, contextlib.suppress(MnistCeError):
         _train(plan, stop)
 
 
 def _print(result: TuneResult) -> None:
     if (chosen := result.chosen) is not None:
-        typer.echo(
+        echo(
             f"{len(result.trials)} trials: {result.count('complete')} complete, "
             f"{result.count('pruned')} pruned, {result.count('fail')} failed\n"
             f"chosen on the validation split ({chosen['validation_accuracy']:.2%}): "
             f"trial {chosen['chosen_trial']}"
         )
         for key, value in chosen["settings"].items():
-            typer.echo(f"  {key} = {value}")
+            echo(f"  {key} = {value}")
     print_groups(result.groups)

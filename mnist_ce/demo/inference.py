@@ -1,17 +1,16 @@
-"""Predictions for requests: those that arrive at the same time share one run of the network."""
+"""Predictions for requests: processes preprocess the images, one thread runs the networks."""
 
 from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 from fastapi import HTTPException
 
 from mnist_ce.prediction.predict import Prediction, PredictOptions, Predictor
-from mnist_ce.reader.pool import PreprocessedImage, PreprocessPool
+from mnist_ce.reader.pool import PreprocessPool
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.run_dir import SHIPPED_WEIGHTS, find_checkpoint, list_runs
 from mnist_ce.system.errors import ImageTooLargeError
@@ -25,27 +24,12 @@ def _load(path: Path, modified_ns: int) -> TrainedModel:
     return load_model(path)
 
 
-@dataclass
-class _Batch:
-    """Preprocessed images that wait for the same network and options."""
-
-    predictor: Predictor
-    images: list[PreprocessedImage] = field(default_factory=list)
-    futures: list[asyncio.Future[list[Prediction]]] = field(default_factory=list)
-
-
 class InferenceService:
-    """The checkpoints at hand, and what classifies images with them.
-
-    `pool` decodes and segments the images; one thread runs the networks, on all the images that
-    have come meanwhile. `predict` must be awaited in one event loop.
-    """
+    """The checkpoints at hand, and what classifies images with them."""
 
     def __init__(self, output: Path, num_processes: int) -> None:
         self.output, self.pool = output, PreprocessPool(num_processes, is_limited=True)
         self._network_thread = ThreadPoolExecutor(1)
-        self._waiting: dict[tuple[int, PredictOptions], _Batch] = {}
-        self._task: asyncio.Task[None] | None = None
 
     def close(self) -> None:
         """End the threads and processes without waiting for what they do."""
@@ -79,27 +63,8 @@ class InferenceService:
         image = await asyncio.wrap_future(preprocessing)
         if image.is_too_large:
             raise ImageTooLargeError(str(image.error))
-        batch = self._waiting.setdefault((id(trained), options), _Batch(predictor))
-        future: asyncio.Future[list[Prediction]] = asyncio.get_running_loop().create_future()
-        batch.images.append(image)
-        batch.futures.append(future)
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._classify_waiting())
-        return await future
-
-    async def _classify_waiting(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._waiting:
-            batch = self._waiting.pop(next(iter(self._waiting)))
-            try:
-                results = await loop.run_in_executor(
-                    self._network_thread, batch.predictor.predict_batch, batch.images
-                )
-            except Exception as error:
-                for future in batch.futures:
-                    if not future.done():  # a request that has been given up
-                        future.set_exception(error)
-            else:
-                for future, result in zip(batch.futures, results, strict=True):
-                    if not future.done():
-                        future.set_result(result)
+        (records,) = await loop.run_in_executor(
+            self._network_thread, predictor.predict_batch, [image]
+        )
+        return records

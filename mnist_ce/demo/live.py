@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from mnist_ce.config import resolve_config
-from mnist_ce.data.dataset import DataSplits, load_splits
+from mnist_ce.data.dataset import DataSplits
 from mnist_ce.demo.inspect import png_url
-from mnist_ce.evaluation.evaluate import evaluate_split
+from mnist_ce.evaluation.evaluate import evaluate_split, load_splits_of
 from mnist_ce.evaluation.metrics import most_confident_mistakes
 from mnist_ce.report.plots.images import strongest_units
 from mnist_ce.runs.load_model import TrainedModel, load_model
@@ -102,12 +101,10 @@ def curve(run: RunDir, record: RunRecord) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=2)
-def _splits(folder: Path, dataset: str | None) -> DataSplits:
-    config = resolve_config(folder / "config.toml", environment={})
-    # From the disk alone: looking at a run downloads nothing.
-    update = {"dataset": dataset or config.data.dataset, "mirror": "file:///nowhere"}
-    data, only_test = config.data.model_copy(update=update), not config.data.validation_size
-    splits = load_splits(data, config.objective, config.train.seed, only_test=only_test)
+def _splits(model_path: Path) -> DataSplits:
+    trained = load_model(model_path)
+    only_test = not (trained.record and trained.record.flat_config.get("data.validation_size"))
+    splits = load_splits_of(trained, offline=True, only_test=only_test)
     if splits.validation is None:
         return replace(splits, test=splits.test[:NUM_TESTED])
     return replace(splits, validation=splits.validation[:NUM_TESTED])
@@ -127,7 +124,7 @@ def snapshot(run: RunDir) -> dict[str, Any]:
     whole = (units / scale * 127).clip(-127, 127).astype(np.int8)
     content = {"weights": base64.b64encode(whole.tobytes()).decode(), "scale": scale}
     try:
-        return content | _mistakes(trained, _splits(run.path, trained.dataset))
+        return content | _mistakes(trained, _splits(run.model_path))
     except MnistCeError:
         reason = f"The mistakes are not shown: {trained.dataset} is not in the run's data folder."
         return content | {"mistakes": [], "reason": reason}

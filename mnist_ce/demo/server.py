@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import signal
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -18,23 +19,22 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
 
 from mnist_ce.demo.corrections import keep_correction, to_png
 from mnist_ce.demo.inference import SHIPPED, InferenceService
 from mnist_ce.demo.inspect import inspect_image
 from mnist_ce.demo.live import RunWatcher
-from mnist_ce.demo.security import COOKIE, MAX_BODY_BYTES, SecurityMiddleware, read_body
+from mnist_ce.demo.security import COOKIE, SecurityMiddleware, read_body
 from mnist_ce.prediction.predict import DEFAULT_WEIGHTS, Prediction, PredictOptions
 from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import ImageError, ImageTooLargeError, MnistCeError
 from mnist_ce.system.files import version
-from mnist_ce.system.text import one_line, plain_reason, sanitize
+from mnist_ce.system.text import plain_reason, sanitize
 
 STATIC = Path(__file__).parent / "static"
-MAX_FILES = 64  # images of one request
+MAX_FILES, MAX_PARTS, MAX_HEAD_BYTES = 64, 128, 4096  # of a form
 MAX_SECONDS = 20.0  # for the predictions of one request
 STREAM_SECONDS = 1.0
 
@@ -200,32 +200,39 @@ async def classify(
     ]
 
 
-class _MultiPartInMemory(MultiPartParser):
-    """Keeps every part in memory: the body is there already, and nothing is written to disk."""
-
-    spool_max_size = MAX_BODY_BYTES + 1
-
-
 async def read_images(request: Request) -> list[tuple[str, bytes]]:
     """Return the images of a request with their names, `-` for a body without names."""
     body = await read_body(request)
-    images = [("-", body)]
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        return [("-", body)]
+    return await asyncio.to_thread(form_files, request.headers["content-type"], body)
 
-        async def stream() -> AsyncGenerator[bytes, None]:
-            yield body
 
-        try:
-            parser = _MultiPartInMemory(request.headers, stream(), max_files=MAX_FILES)
-            form = await parser.parse()
-        except (MultiPartException, ValueError, KeyError) as error:
-            raise HTTPException(400, f"the form is damaged: {one_line(error)}") from None
-        files = [part for _, part in form.multi_items() if not isinstance(part, str)]
-        images = [(sanitize(file.filename or "-"), await file.read()) for file in files]
-        await form.close()
-        if not images:
-            raise HTTPException(400, "the form holds no file")
-    return images
+def form_files(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
+    """Return name and content of the files of a form (RFC 7578); its text is not read.
+
+    Raises:
+        HTTPException: 400 if the form is damaged or has no file, or too many.
+    """
+    boundary = re.search(r'boundary="?([^";,]{1,70})', content_type)
+    damaged = HTTPException(400, "the form is damaged")
+    if boundary is None:
+        raise damaged
+    separator = b"\r\n--" + boundary[1].encode("latin-1")
+    _, *parts = (b"\r\n" + body).split(separator, MAX_PARTS + 1)
+    if not parts or not parts[-1].startswith(b"--"):
+        raise damaged
+    files = []
+    for part in parts[:-1]:
+        head, end_of_head, content = part.partition(b"\r\n\r\n")
+        if not end_of_head or len(head) > MAX_HEAD_BYTES:
+            raise damaged
+        if name := re.search(rb'filename="([^"]*)"|filename=([^\s;"]+)', head):
+            text = (name[1] or name[2] or b"-").decode("utf-8", "replace")
+            files.append((sanitize(text), content))
+    if not 1 <= len(files) <= MAX_FILES:
+        raise HTTPException(400, f"the form holds {len(files)} files: send 1 to {MAX_FILES}")
+    return files
 
 
 def make_app(service: InferenceService, host: str, token: str | None, corrections: Path) -> FastAPI:
@@ -267,8 +274,7 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
     def stop(*_: object) -> NoReturn:
         raise SystemExit(143)
 
-    for name in ("uvicorn.error", "python_multipart"):  # which warn of every damaged request
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of damaged requests
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=1
     )

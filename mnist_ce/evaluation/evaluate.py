@@ -198,10 +198,12 @@ def load_splits_of(
     data: object = None,
     data_dir: str | Path | None = None,
     only_test: bool = False,
+    offline: bool = False,
 ) -> DataSplits:
     """Load the data that a network was trained on, split as in training.
 
-    With `only_test` nothing is done for the other splits, which may take a while.
+    With `only_test` nothing is done for the other splits, which may take a while. With `offline`
+    nothing is downloaded.
 
     Raises:
         DataError: If the data is missing or damaged; no other dataset takes its place.
@@ -220,6 +222,7 @@ def load_splits_of(
     flags = {
         "data.dataset": name if given is None else None,
         "data.dir": data_dir and str(data_dir),
+        "data.mirror": "file:///nowhere" if offline else None,
         "objective.kind": "binary" if is_binary else "multiclass",
     }
     config = resolve_config(record.flat_config, flags=flags)

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from mnist_ce.cli import main
-from mnist_ce.data.synthetic.generate import generate, write_synthetic
+from mnist_ce.data.synthetic.generate import FILE_NAME, generate, write_synthetic
 from mnist_ce.network.model import MLP
 
 
@@ -166,9 +166,7 @@ WRONG_COMMANDS = {
     "compare pretrained": "2 to 26 networks",
     "compare mnist world --plot x.txt": "--plot x.txt: the plot is a PNG; end its name in .png",
     "evaluate mnist --plot x": "--plot x: the plot is a PNG; end its name in .png",
-    "demo --host 0.0.0.0": "needs --token",
-    "demo --token short": "at least 12",
-    "demo --host nowhere.invalid --token 123456789012": "--host nowhere.invalid",
+    "demo --host 0.0.0.0": "it needs --token-file",
 }
 WRONG_SPACES: list[tuple[bytes, str]] = [
     (b"", "names no key"),
@@ -263,6 +261,12 @@ CASES = [
     Case("train --dataset npz:{}/x.npz", 1, "cannot be read as .npz", {"x.npz": b"PK"}),
     Case("train --dataset folder:{}/x", 1, "has no labelled image", {"x/one.txt": b"1"}),
     Case("train --dataset folder:", 2, "data.dataset = 'folder:'"),
+    # The server
+    Case("demo --token-file {}/t", 2, "at least 12", {"t": b"short"}),
+    Case("demo --token-file {}/t", 1, "t: No such file"),
+    Case(
+        "demo --token-file {}/t --host nowhere.invalid", 2, "--host nowhere", {"t": b"123456789012"}
+    ),
     # Runs
     Case(f"{TRAIN} --name old --dry-run", 1, "127.0.0.1:9", OLD_RUN),
     Case(f"{TRAIN} --name old", 2, "is never overwritten", OLD_RUN),
@@ -307,7 +311,8 @@ def test_wrong_input_gets_one_clear_line(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
     if "synthetic" in case.arguments:
-        write_synthetic(tmp_path / "synthetic", generate(20, seed=1), generate(10, seed=2))
+        path = tmp_path / "synthetic" / FILE_NAME
+        write_synthetic(path, generate(20, seed=1), generate(10, seed=2))
     exit_code = main(case.arguments.replace("{}", str(tmp_path)).split())
     err = capsys.readouterr().err
     assert exit_code == case.exit_code, err

@@ -185,9 +185,9 @@ def test_the_networks_inputs_and_every_stage_are_written() -> None:
         ("plain.png --json --csv", 2, "choose one"),
         ("plain.png --stages strip.jpg", 2, "--stages strip.jpg: name a folder"),
         ("*o*.png --stages strip.png", 2, "--stages strip.png: name a folder"),
-        ("*o*.png --stages net.pt", 1, "--stages net.pt: the folder cannot be made"),
-        ("plain.png --annotate net.pt", 1, "--annotate net.pt: the folder cannot be made"),
-        ("plain.png --save-inputs net.pt", 1, "--save-inputs net.pt: the folder cannot be made"),
+        ("*o*.png --stages net.pt", 1, "net.pt: File exists"),
+        ("plain.png --annotate net.pt", 1, "net.pt: File exists"),
+        ("plain.png --save-inputs net.pt", 1, "net.pt: File exists"),
     ],
 )
 def test_options_that_do_not_fit(words: str, code: int, message: str, capsys: Capsys) -> None:
@@ -221,7 +221,7 @@ def test_any_name_in_any_encoding(encoding: str, output: str, monkeypatch: Monke
     if output == "--jsonl":
         assert {r["path"] for r in json_lines(text) if r["status"] != "error"} == names
     if output == "--top-k=1":  # for people, who get a line per image
-        assert "line\\nbreak.png" in text
+        assert "line?break.png" in text
         assert len(text.splitlines()) == len(names) + 2
     assert len(list(Path("inputs").iterdir())) == len(list(Path("st").iterdir())) == len(names)
 

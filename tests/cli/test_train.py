@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+import sys
 import tomllib
 from pathlib import Path
 from unittest.mock import Mock
@@ -129,7 +130,7 @@ def test_train_ends_with_what_was_reached_and_what_comes_next(
 def test_the_bar_is_of_the_whole_run(
     tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mnist_ce.cli.terminal.is_terminal", lambda: True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     flags = ["--set", "run.log_interval=1", "--set", "run.plots=false", "--output", str(tmp_path)]
     assert main(["train", *SMALL, "a", *flags]) == 0
     bars = [text for text in re.split(r"[\r\n]", capsys.readouterr().err) if "left" in text]

@@ -27,7 +27,7 @@ from mnist_ce.demo import security
 from mnist_ce.demo.inference import InferenceService
 from mnist_ce.demo.server import STATIC, make_app
 from mnist_ce.explain.image import explain_image
-from mnist_ce.prediction.predict import PredictOptions, Predictor
+from mnist_ce.prediction.predict import PredictOptions
 from mnist_ce.reader import pool
 from mnist_ce.reader.image_io import open_image
 from mnist_ce.runs.load_model import TrainedModel
@@ -96,28 +96,6 @@ def test_one_unreadable_image_costs_the_others_nothing(demo: Demo) -> None:
     answer = httpx.post(f"{demo.url}/v1/predict", files=files)
     assert answer.status_code == 200
     assert [r["status"] for r in answer.json()] == ["error", "ok"]
-
-
-def test_images_that_arrive_together_are_classified_together(
-    demo: Demo, monkeypatch: MonkeyPatch
-) -> None:
-    classify, batch_sizes = Predictor.predict_batch, list[int]()
-
-    def slow(predictor: Predictor, images: Any) -> Any:
-        batch_sizes.append(len(images))
-        time.sleep(0.5)
-        return classify(predictor, images)
-
-    monkeypatch.setattr(Predictor, "predict_batch", slow)
-    network, settings = load_model("world"), PredictOptions()
-
-    async def ask() -> list[Any]:
-        wanted = (demo.service.predict(SEVEN, network, settings) for _ in range(12))
-        return await asyncio.gather(*wanted)
-
-    results = asyncio.run(ask())
-    assert [[r.label for r in records] for records in results] == [[7]] * 12
-    assert max(batch_sizes) > 1
 
 
 def test_images_that_hang_fail_alone(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,21 +15,21 @@ _PANEL_SIDE = 2.8  # inches: 12 dots for each of the 28 pixels
 _PANEL_GAP = 0.35
 
 
-def draw_loss(
-    heading: Heading,
-    class_names: Sequence[str],
-    probabilities: npt.NDArray[np.float64],
-    target: int,
-) -> bytes:
+def draw_loss(class_names: Sequence[str], row: Mapping[str, Any]) -> bytes:
     """Draw -ln p of the target, the probabilities as bars, and p - y as arrows, as a PNG.
 
-    `probabilities` are float64 [classes], `target` is the index of the right class. p - y is the
-    gradient of the loss by the logits; gradient descent moves each logit by its opposite.
+    `row` is of `explain_loss`. p - y is the gradient of the loss by the logits; gradient descent
+    moves each logit by its opposite.
     """
+    probabilities, target = row["probabilities"], row["target"]
     names, places = short_names(class_names), np.arange(len(class_names))
     is_target = places == target
     colours = np.where(is_target, COLOURS[1], COLOURS[0]).tolist()
-    p = float(probabilities[target])
+    p = probabilities[target]
+    heading = Heading(
+        f"The loss of class {class_names[target]}: {row['loss']:.4f}",
+        "-ln p of the right class; p of each class; the gradient by each logit, p - y",
+    )
     height = max(2.6, 0.24 * len(names))
     with drawing(heading, 10.6, height + 1.0) as canvas:
         loss, bars, arrows = (canvas.axes(x, 0.4, 2.6, height) for x in (0.7, 4.35, 7.7))
@@ -45,7 +46,7 @@ def draw_loss(
         loss.set(title="-ln p", xlabel="p of the right class", xlim=(0, 1), ylim=(0, 7))
         bars.barh(places, probabilities, color=colours)
         bars.set(title="p, the softmax", xlim=(0, 1), xlabel="probability")
-        for place, step in enumerate(is_target - probabilities):
+        for place, step in enumerate(is_target - np.array(probabilities)):
             head = "-|>" if abs(step) > 0.03 else "-"  # a head would be longer than the step
             look = {"arrowstyle": head, "color": colours[place], "shrinkA": 0, "shrinkB": 0}
             arrows.annotate("", (step, place), (0, place), arrowprops=look)
