@@ -1,15 +1,23 @@
-"""Predictions for requests: processes preprocess the images, one thread runs the networks."""
+"""Predictions for requests, and what happens inside a network for one image."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from fastapi import HTTPException
+from numpy.typing import NDArray
+from PIL import Image
 
+from mnist_ce.explain.image import explain_record
 from mnist_ce.prediction.predict import Prediction, PredictOptions, Predictor
+from mnist_ce.reader.mnist_format import scale_image
 from mnist_ce.reader.pool import PreprocessPool
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.run_dir import SHIPPED_WEIGHTS, find_checkpoint, list_runs
@@ -17,6 +25,7 @@ from mnist_ce.system.errors import ImageTooLargeError
 from mnist_ce.system.text import sanitize
 
 SHIPPED = tuple(dict.fromkeys(SHIPPED_WEIGHTS.values()))  # each once, without other names
+STAGE_SIDE_PX = 140
 
 
 @lru_cache(maxsize=8)
@@ -25,7 +34,7 @@ def _load(path: Path, modified_ns: int) -> TrainedModel:
 
 
 class InferenceService:
-    """The checkpoints at hand, and what classifies images with them."""
+    """The checkpoints at hand; processes that preprocess images, and a thread for the networks."""
 
     def __init__(self, output: Path, num_processes: int) -> None:
         self.output, self.pool = output, PreprocessPool(num_processes, is_limited=True)
@@ -68,3 +77,37 @@ class InferenceService:
             self._network_thread, predictor.predict_batch, [image]
         )
         return records
+
+
+def inspect_image(
+    trained: TrainedModel, records: list[Prediction], target: str | None, index: int
+) -> dict[str, Any]:
+    """Return the records of an image as plain values, with all that led to one of them.
+
+    `explanation` is None where there is no digit to explain; its loss is that of the class named
+    `target`, None for the predicted one. `index` is the digit's place among the records.
+
+    Raises:
+        UsageError: If the target is not one of the network's classes.
+    """
+    record = records[min(index, len(records) - 1)]
+    explained = None if record.pixels is None else explain_record(trained, record, target)
+    layers = [] if explained is None else explained.activations
+    return {
+        "records": [record.to_dict() for record in records],
+        "stages": {name: png_url(pixels) for name, pixels in records[0].stages.items()},
+        "activations": [layer.astype(float).round(3).tolist() for layer in layers],
+        "explanation": None if explained is None else explained.to_dict(),
+    }
+
+
+def png_url(pixels: NDArray[np.generic]) -> str:
+    """Return an image [h, w], uint8 or in [0, 1], as a small PNG in a `data:` address."""
+    if pixels.dtype != np.uint8:
+        pixels = (pixels.astype(np.float32) * 255).clip(0, 255).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    if max(image.size) > STAGE_SIDE_PX:
+        image = scale_image(image, STAGE_SIDE_PX / max(image.size))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -15,17 +15,18 @@ import numpy as np
 import torch
 
 from mnist_ce.data.dataset import DataSplits
-from mnist_ce.demo.inspect import png_url
+from mnist_ce.demo.inference import png_url
 from mnist_ce.evaluation.evaluate import evaluate_split, load_splits_of
 from mnist_ce.evaluation.metrics import most_confident_mistakes
 from mnist_ce.report.plots.images import strongest_units
-from mnist_ce.runs.load_model import TrainedModel, load_model
+from mnist_ce.runs.load_model import load_model
 from mnist_ce.runs.records import RunRecord, RunState
 from mnist_ce.runs.run_dir import RunDir, list_runs, run_state
 from mnist_ce.system.errors import MnistCeError
 
 MAX_POINTS = 1000  # of a curve; each is a mean over rows where there are more
 NUM_UNITS, NUM_MISTAKES = 24, 16
+KEYS = ("dataset", "recipe", "epochs", "created", "test_accuracy")  # of a record, for the list
 NUM_TESTED = 1000  # images: all would take time from the training
 
 
@@ -43,7 +44,10 @@ class RunWatcher:
     def changes(self) -> Iterator[tuple[str, Any]]:
         """Yield events, each a name and plain values: `runs`, `curve`, `snapshot`."""
         runs = {run.name: (run, record) for run, record in list_runs(self.output)}
-        summaries = [summary(run, record) for run, record in runs.values()]
+        summaries = [
+            {"name": name, "state": run_state(run, record)} | {key: record[key] for key in KEYS}
+            for name, (run, record) in runs.items()
+        ]
         if not self.names and summaries:
             running = (one for one in summaries if one["state"] == RunState.RUNNING)
             self.names = (next(running, summaries[0])["name"],)
@@ -69,12 +73,6 @@ class RunWatcher:
 
 def _modified_ns(path: Path) -> int:
     return path.stat().st_mtime_ns if path.is_file() else 0
-
-
-def summary(run: RunDir, record: RunRecord) -> dict[str, Any]:
-    keys = ("dataset", "recipe", "epochs", "created", "test_accuracy")
-    content = {"name": run.name, "state": run_state(run, record)}
-    return content | {key: record[key] for key in keys}
 
 
 def curve(run: RunDir, record: RunRecord) -> dict[str, Any]:
@@ -124,15 +122,12 @@ def snapshot(run: RunDir) -> dict[str, Any]:
     whole = (units / scale * 127).clip(-127, 127).astype(np.int8)
     content = {"weights": base64.b64encode(whole.tobytes()).decode(), "scale": scale}
     try:
-        return content | _mistakes(trained, _splits(run.model_path))
+        splits = _splits(run.model_path)
+        name = "test" if splits.validation is None else "validation"
+        report = evaluate_split(trained, splits, name, torch.device("cpu"))
     except MnistCeError:
         reason = f"The mistakes are not shown: {trained.dataset} is not in the run's data folder."
         return content | {"mistakes": [], "reason": reason}
-
-
-def _mistakes(trained: TrainedModel, splits: DataSplits) -> dict[str, Any]:
-    name = "test" if splits.validation is None else "validation"
-    report = evaluate_split(trained, splits, name, torch.device("cpu"))
     labels, predictions = report.result.labels.numpy(), report.result.predictions.numpy()
     probabilities, names = report.probabilities.numpy(), report.class_names
     wrong = most_confident_mistakes(labels, predictions, probabilities)
@@ -146,4 +141,4 @@ def _mistakes(trained: TrainedModel, splits: DataSplits) -> dict[str, Any]:
         for index in wrong[:NUM_MISTAKES]
     ]
     tested = {"num_wrong": len(wrong), "num_tested": len(labels), "split": name}
-    return {"mistakes": mistakes, **tested}
+    return content | {"mistakes": mistakes, **tested}

@@ -16,13 +16,12 @@ from typing import Annotated, Any, NoReturn
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from mnist_ce.demo.corrections import keep_correction, to_png
-from mnist_ce.demo.inference import SHIPPED, InferenceService
-from mnist_ce.demo.inspect import inspect_image
+from mnist_ce.demo.inference import SHIPPED, InferenceService, inspect_image
 from mnist_ce.demo.live import RunWatcher
 from mnist_ce.demo.security import COOKIE, SecurityMiddleware, read_body
 from mnist_ce.prediction.predict import DEFAULT_WEIGHTS, Prediction, PredictOptions
@@ -174,11 +173,6 @@ def session(request: Request) -> Response:
     token: str = request.app.state.token or ""
     response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
     return response
-
-
-@router.get("/docs", include_in_schema=False)
-def docs() -> FileResponse:
-    return FileResponse(STATIC / "docs.html")
 
 
 async def classify(

@@ -65,12 +65,9 @@ def check_writable(folder: Path) -> None:
         raise PermissionError(f"{existing} cannot be written")
 
 
-def md5_of(*parts: bytes | memoryview) -> str:
+def md5_of(content: bytes) -> str:
     """Return the MD5 of some bytes as 32 hex digits (an identity check, not a security one)."""
-    digest = hashlib.md5(usedforsecurity=False)
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def cache_dir() -> Path:

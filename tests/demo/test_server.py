@@ -5,12 +5,10 @@ import json
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,59 +22,43 @@ from running import ONE_AND_SEVEN, SEVEN, Demo, png
 
 from mnist_ce import load_model, predict
 from mnist_ce.demo import security
-from mnist_ce.demo.inference import InferenceService
 from mnist_ce.demo.server import STATIC, make_app
 from mnist_ce.explain.image import explain_image
-from mnist_ce.prediction.predict import PredictOptions
-from mnist_ce.reader import pool
 from mnist_ce.reader.image_io import open_image
 from mnist_ce.runs.load_model import TrainedModel
-from mnist_ce.system.errors import ImageError
 
 MonkeyPatch = pytest.MonkeyPatch
-
-
-def png_of_size(side: int, data: bytes) -> bytes:
-    content = b"\x89PNG\r\n\x1a\n"
-    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    for part in (b"IHDR" + header, b"IDAT" + data, b"IEND"):
-        content += struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part))
-    return content
 
 
 HOSTILE = {
     "text": (b"hello", 422, "not an image"),
     "truncated": (png(Image.effect_noise((60, 60), 50))[:900], 422, "damaged"),
-    "header of 60000×60000": (png_of_size(60_000, b"x"), 413, "pixels"),
-    "bomb": (png_of_size(12_000, zlib.compress(bytes(12_001 * 12_000))), 413, "pixels"),
-    "damaged data": (png_of_size(50, b"nothing packed"), 422, "damaged"),
-    "a thread": (png(Image.new("L", (51, 1))), 422, "too narrow"),
+    "bomb": (png(Image.new("1", (12_000, 12_000))), 413, "pixels"),
+    "too narrow": (png(Image.new("L", (51, 1))), 422, "too narrow"),
     "nothing": (b"", 400, "empty"),
 }
 
 
-def without_path(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in r.items() if key != "path"} for r in records]
-
-
 @pytest.mark.parametrize("options", [{}, {"multi": True, "top_k": 2}, {"min_confidence": 1.0}])
 def test_the_records_are_those_of_predict(demo: Demo, options: dict[str, Any]) -> None:
-    rows = [r.to_dict() for r in predict([SEVEN, ONE_AND_SEVEN], **options)]
+    def comparable(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        numbers = ("path", "probability", "score", "top_k")
+        return [{key: record[key] for key in {*record} - {*numbers}} for record in records]
+
+    rows = [record.to_dict() for record in predict([SEVEN, ONE_AND_SEVEN], **options)]
     expected = json.loads(json.dumps(rows))  # with lists in place of tuples
     query = str(httpx.QueryParams(options))
-    files = [("a", ("seven.png", SEVEN)), ("b", ("../two.png", ONE_AND_SEVEN))]
+    images = {"seven.png": SEVEN, "text.png": b"hello", "../two.png": ONE_AND_SEVEN}
+    files = [("images", image) for image in images.items()]
     form = httpx.post(f"{demo.url}/v1/predict?{query}", files=files).json()
+    assert [r["path"] for r in form if r["index"] == 0] == [*images]
+    assert form.pop(1)["status"] == "error"  # which costs the others nothing
     bodies = [demo.post(f"/v1/predict?{query}", body).json() for body in (SEVEN, ONE_AND_SEVEN)]
-    raw = [record for records in bodies for record in records]
-    assert [r["path"] for r in form if r["index"] == 0] == ["seven.png", "../two.png"]
-    for records in (form, raw):
-        for record, own in zip(without_path(records), without_path(expected), strict=True):
-            for key in ("probability", "score"):
-                assert record.pop(key) == pytest.approx(own.pop(key), rel=1e-4)
-            assert [k["label"] for k in record.pop("top_k")] == [
-                k["label"] for k in own.pop("top_k")
-            ]
-            assert record == own
+    for records in (form, [record for body in bodies for record in body]):
+        assert comparable(records) == comparable(expected)
+        for record, own in zip(records, expected, strict=True):
+            assert record["probability"] == pytest.approx(own["probability"], rel=1e-4)
+            assert len(record["top_k"]) == options.get("top_k", 3)
 
 
 @pytest.mark.parametrize("case", HOSTILE)
@@ -89,30 +71,6 @@ def test_a_hostile_image_gets_its_reason(demo: Demo, case: str) -> None:
         assert "\\n" not in answer.text
     assert list(demo.folder.rglob("*")) == before
     assert demo.post("/v1/predict", SEVEN).status_code == 200
-
-
-def test_one_unreadable_image_costs_the_others_nothing(demo: Demo) -> None:
-    files = [("a", ("x.png", b"hello")), ("a", ("seven.png", SEVEN))]
-    answer = httpx.post(f"{demo.url}/v1/predict", files=files)
-    assert answer.status_code == 200
-    assert [r["status"] for r in answer.json()] == ["error", "ok"]
-
-
-def test_images_that_hang_fail_alone(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "MAX_SECONDS", 5)
-    service, network = InferenceService(tmp_path, 2), load_model("world")
-
-    async def ask() -> list[Any]:
-        hanging = [service.pool.submit(time.sleep, 1000) for _ in range(2)]
-        wanted = (service.predict(SEVEN, network, PredictOptions()) for _ in range(4))
-        results = await asyncio.gather(*wanted)
-        assert all(isinstance(future.exception(), ImageError) for future in hanging)
-        return [[record.label for record in records] for records in results]
-
-    try:
-        assert asyncio.run(ask()) == [[7]] * 4
-    finally:
-        service.close()
 
 
 def test_a_network_that_loads_slowly_keeps_nobody_waiting(
@@ -252,7 +210,7 @@ def test_the_page_and_the_interface_are_described(demo: Demo) -> None:
     paths = httpx.get(f"{demo.url}/openapi.json").json()["paths"]
     assert {"/healthz", "/v1/models", "/v1/predict", "/v1/inspect"} <= set(paths)
     for page in ("/", "/docs"):
-        text = httpx.get(f"{demo.url}{page}").text
+        text = httpx.get(f"{demo.url}{page}", follow_redirects=True).text
         assert "://" not in text.replace("http://www.w3.org", "")  # nothing from elsewhere
         assert "<script>" not in text
 

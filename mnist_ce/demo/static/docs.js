@@ -2,7 +2,7 @@
 
 import { element } from "./draw.js";
 
-const { paths } = await (await fetch("openapi.json")).json();
+const { paths } = await (await fetch("../openapi.json")).json();
 for (const [path, methods] of Object.entries(paths)) {
   for (const [method, operation] of Object.entries(methods)) {
     const { summary, description = summary, parameters = [], requestBody, responses } = operation;
