@@ -148,24 +148,23 @@ def demo(
 ) -> Iterator[Any]:
     """A server in this process, with one run beside the shipped weights (tests/demo/running.py)."""
     pytest.importorskip("fastapi")
-    import uvicorn
     from running import Demo
 
     from mnist_ce.demo.inference import InferenceService
-    from mnist_ce.demo.server import make_app
+    from mnist_ce.demo.server import make_app, make_server
 
     folder = tmp_path_factory.mktemp("demo")
     train_small_in(folder / "runs", "small")
     service = InferenceService(folder / "runs", 1)
     app = make_app(service, "127.0.0.1", None, folder / "corrections")
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None))
+    server = make_server(app)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
         while not server.started:
             time.sleep(0.01)
-        yield Demo(f"http://127.0.0.1:{listener.getsockname()[1]}", folder, service)
+        yield Demo(f"http://127.0.0.1:{listener.getsockname()[1]}", folder, service, server)
     finally:
         server.should_exit = True
         thread.join()

@@ -1,27 +1,36 @@
-"""Images that are kept with the label that a user gave them."""
+"""Images that are kept with the label that a user gave them.
+
+`to_png` is called in processes that import no more than this.
+"""
 
 from __future__ import annotations
 
 import io
 import secrets
+import threading
 import time
 from pathlib import Path
 
 from mnist_ce.reader.image_io import open_image
+from mnist_ce.reader.pixels import has_transparency, to_rgb
 from mnist_ce.system.errors import RunError
 from mnist_ce.system.files import write_atomically
 from mnist_ce.system.text import one_line
 
 MAX_CORRECTIONS = 10_000
+WRITING = threading.Lock()
 
 
 def to_png(content: bytes) -> bytes:
     """Return an image encoded anew, upright and without its metadata."""
     image = open_image(content)
-    if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
-        image = image.convert("RGB")
+    if has_transparency(image):
+        image = image.convert("RGBA")
+    elif image.mode not in ("1", "L", "RGB"):
+        image = to_rgb(image)
+    image.info.clear()  # the ICC profile, comments, the time and place
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", icc_profile=None)
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -33,13 +42,16 @@ def keep_correction(folder: Path, png: bytes, label: int) -> tuple[Path, int]:
     """
     name = f"{label}_{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}.png"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        number = sum(1 for _ in folder.glob("*.png")) + 1
-        if number > MAX_CORRECTIONS:
-            raise RunError(
-                f"{folder} holds {MAX_CORRECTIONS:,} images: choose another --corrections"
-            )
-        write_atomically(folder / name, png)
+        with WRITING:
+            folder.mkdir(parents=True, exist_ok=True)
+            number = sum(1 for _ in folder.glob("*.png")) + 1
+            if number > MAX_CORRECTIONS:
+                raise RunError(
+                    f"{folder} holds {MAX_CORRECTIONS:,} images: choose another --corrections"
+                )
+            write_atomically(folder / name, png)
+    except FileExistsError:
+        raise RunError(f"{folder} is not a folder: choose another --corrections") from None
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {one_line(error)}") from None
     return folder / name, number

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from anyio.to_thread import run_sync
 from fastapi import HTTPException
 from numpy.typing import NDArray
 from PIL import Image
@@ -34,15 +34,13 @@ def _load(path: Path, modified_ns: int) -> TrainedModel:
 
 
 class InferenceService:
-    """The checkpoints at hand; processes that preprocess images, and a thread for the networks."""
+    """The checkpoints at hand, and processes that preprocess images."""
 
     def __init__(self, output: Path, num_processes: int) -> None:
         self.output, self.pool = output, PreprocessPool(num_processes, is_limited=True)
-        self._network_thread = ThreadPoolExecutor(1)
 
     def close(self) -> None:
-        """End the threads and processes without waiting for what they do."""
-        self._network_thread.shutdown(wait=False, cancel_futures=True)
+        """End the processes without waiting for what they do."""
         self.pool.close()
 
     def checkpoints(self) -> dict[str, Path]:
@@ -72,10 +70,7 @@ class InferenceService:
         image = await asyncio.wrap_future(preprocessing)
         if image.is_too_large:
             raise ImageTooLargeError(str(image.error))
-        loop = asyncio.get_running_loop()
-        (records,) = await loop.run_in_executor(
-            self._network_thread, predictor.predict_batch, [image]
-        )
+        (records,) = await run_sync(predictor.predict_batch, [image])
         return records
 
 

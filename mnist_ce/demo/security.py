@@ -1,13 +1,15 @@
-"""Protection of the server: who may ask it, and how much at a time."""
+"""Protection of the server: who may ask it, how much at a time, and for how long."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import ipaddress
+import logging
 import re
 import secrets
 import socket
+import time
 from collections import Counter
 
 from fastapi import HTTPException, Request
@@ -15,11 +17,17 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from mnist_ce.system.text import one_line
 
 MAX_BODY_BYTES = 16_000_000  # above the photographs of most phones
+MAX_BODY_SECONDS = 15.0
 # Requests at once: with MAX_BODY_BYTES those of POST bound the memory of what is received.
 MAX_ACTIVE = {"POST requests": 32, "streams": 8, "requests": 256}
-MAX_BODY_SECONDS = 15.0
+MAX_CONNECTIONS = 256
+MAX_WAIT_SECONDS = 10.0  # for the head of a request, or until a client takes an answer
+WRONG_TOKEN_SECONDS, REPORT_SECONDS = 1.0, 10.0
 COOKIE = "mnist_ce_token"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 POLICY = "; ".join(
@@ -37,44 +45,120 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 
+logger = logging.getLogger(__name__)
+
+
+class LimitedProtocol(H11Protocol):
+    """HTTP over a connection that ends when its client keeps the server waiting.
+
+    Of more than `MAX_CONNECTIONS` the one ends that has waited for its client the longest.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # so that whatever is not taken pauses writing
+        self.deadline = self.loop.call_later(MAX_WAIT_SECONDS, self.end_if_waiting)
+        if len(self.connections) > MAX_CONNECTIONS:
+            limited = (one for one in self.connections if isinstance(one, LimitedProtocol))
+            waiting = (one for one in limited if one.is_waiting)
+            oldest = min(waiting, key=lambda one: one.deadline.when())
+            oldest.transport.abort()
+            self.connections.discard(oldest)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a request has yet to come, the client to take an answer, or to find its token."""
+        is_answered = self.cycle is None or self.cycle.response_complete
+        return is_answered or self.flow.write_paused or "is_slowed" in self.scope
+
+    def end_if_waiting(self) -> None:
+        if self.is_waiting:
+            self.transport.abort()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self.restart_deadline()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.restart_deadline()
+
+    def restart_deadline(self) -> None:
+        self.deadline.cancel()
+        self.deadline = self.loop.call_later(MAX_WAIT_SECONDS, self.end_if_waiting)
+
 
 class SecurityMiddleware:
     """Refuses requests to other hosts, from other pages, without the token, or too many at once.
 
     `host` is the address that the server listens on. The token, if there is one, is needed for
-    every path under /v1/, as `Authorization: Bearer …` or as a cookie.
+    every path under /v1/, as `Authorization: Bearer …` or as a cookie. Among too many requests the
+    oldest of `receiving`, whose bodies have yet to come, makes room.
     """
 
-    def __init__(self, app: ASGIApp, host: str, token: str | None) -> None:
-        self.app, self.host, self.token = app, host, token
+    def __init__(
+        self, app: ASGIApp, host: str, token: str | None, receiving: dict[asyncio.Timeout, None]
+    ) -> None:
+        self.app, self.host, self.token, self.receiving = app, host, token, receiving
         self.num_active: Counter[str] = Counter()
+        self.num_wrong_tokens, self.next_report_at = 0, 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        has_started = False
 
         async def send_with_headers(message: Message) -> None:
+            nonlocal has_started
             if message["type"] == "http.response.start":
+                has_started = True
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        request = Request(scope)
-        kind = "POST requests" if request.method == "POST" else "requests"
-        kind = "streams" if request.url.path == "/v1/events" else kind
-        refusal = self.refusal(request)
-        if refusal is None and self.num_active[kind] >= MAX_ACTIVE[kind]:
-            refusal = 429, f"more than {MAX_ACTIVE[kind]} {kind} at once: try again"
-        if refusal is not None:
-            status, reason = refusal
+        async def refuse(status: int, reason: str) -> None:
             response = JSONResponse({"error": reason}, status, {"Retry-After": "1"})
             await response(scope, receive, send_with_headers)
+
+        request = Request(scope)
+        if refusal := self.refusal(request):
+            if refusal[0] == 401:
+                await self.slow_down(request)
+            await refuse(*refusal)
+            return
+        kind = "POST requests" if request.method == "POST" else "requests"
+        kind = "streams" if request.url.path == "/v1/events" else kind
+        if self.num_active[kind] >= MAX_ACTIVE[kind] and not self.make_room(kind):
+            await refuse(429, f"more than {MAX_ACTIVE[kind]} {kind} at once: try again")
             return
         self.num_active[kind] += 1  # nothing was awaited since it was compared
         try:
             await self.app(scope, receive, send_with_headers)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            logger.error(f"{request.method} {request.url.path} failed: {reason}")
+            if not has_started:
+                await refuse(500, f"internal error, please report: {reason}")
         finally:
             self.num_active[kind] -= 1
+
+    def make_room(self, kind: str) -> bool:
+        """End the request whose body has been awaited the longest, if there is one."""
+        waiting = (one for one in self.receiving if kind == "POST requests" and not one.expired())
+        if timeout := next(waiting, None):
+            del self.receiving[timeout]
+            timeout.reschedule(0)
+        return timeout is not None
+
+    async def slow_down(self, request: Request) -> None:
+        """Let whoever guesses tokens wait, and report it, once in a while."""
+        self.num_wrong_tokens += 1
+        if time.monotonic() >= self.next_report_at:
+            self.next_report_at = time.monotonic() + REPORT_SECONDS
+            client = request.client.host if request.client else "an unknown address"
+            logger.warning(f"wrong token from {client} ({self.num_wrong_tokens:,} in all)")
+        request.scope["is_slowed"] = True
+        await asyncio.sleep(WRONG_TOKEN_SECONDS)
 
     def refusal(self, request: Request) -> tuple[int, str] | None:
         """Return why a request may not be made, with the HTTP status."""
@@ -107,9 +191,8 @@ class SecurityMiddleware:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             token = request.cookies.get(COOKIE, "")
-        return secrets.compare_digest(
-            token.encode(), (self.token or "").encode()
-        )  # in constant time
+        # In constant time.
+        return secrets.compare_digest(token.encode(), (self.token or "").encode())
 
 
 async def read_body(request: Request) -> bytes:
@@ -123,16 +206,21 @@ async def read_body(request: Request) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
         raise too_large
+    receiving: dict[asyncio.Timeout, None] = request.app.state.receiving
+    timeout = asyncio.timeout(MAX_BODY_SECONDS)
     try:
-        async with asyncio.timeout(MAX_BODY_SECONDS):
+        async with timeout:
+            receiving[timeout] = None
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > MAX_BODY_BYTES:
                     raise too_large
     except TimeoutError:
-        raise HTTPException(408, f"the body took more than {MAX_BODY_SECONDS:g} s") from None
+        raise HTTPException(408, "the body took too long") from None
     except ClientDisconnect:
         raise HTTPException(400, "the body ends early") from None
+    finally:
+        receiving.pop(timeout, None)
     if not body:
         raise HTTPException(400, "the body is empty: send the bytes of an image")
     return bytes(body)

@@ -3,38 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import os
 import re
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import uvicorn
+from anyio import CapacityLimiter
+from anyio.to_thread import current_default_thread_limiter, run_sync
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from mnist_ce.demo.corrections import keep_correction, to_png
+from mnist_ce.demo.corrections import WRITING, keep_correction, to_png
 from mnist_ce.demo.inference import SHIPPED, InferenceService, inspect_image
 from mnist_ce.demo.live import RunWatcher
-from mnist_ce.demo.security import COOKIE, SecurityMiddleware, read_body
+from mnist_ce.demo.security import COOKIE, LimitedProtocol, SecurityMiddleware, read_body
 from mnist_ce.prediction.predict import DEFAULT_WEIGHTS, Prediction, PredictOptions
 from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import ImageError, ImageTooLargeError, MnistCeError
 from mnist_ce.system.files import version
-from mnist_ce.system.text import plain_reason, sanitize
+from mnist_ce.system.text import one_line, plain_reason, sanitize
+
+logger = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 MAX_FILES, MAX_PARTS, MAX_HEAD_BYTES = 64, 128, 4096  # of a form
 MAX_SECONDS = 20.0  # for the predictions of one request
+MAX_AT_ONCE = 4  # images of one request: those of the others come in between
+MAX_THREADS = 4  # for what would block the event loop, beside one for the streams
 STREAM_SECONDS = 1.0
 
 _BYTES = {"type": "string", "format": "binary"}
@@ -92,7 +101,7 @@ async def predict(
     The body is one image, or a form with files. The answer is that of `mnist-ce predict --json`, a
     record for each image, or digit with `multi`. Status 422 where no image could be read.
     """
-    trained = await asyncio.to_thread(service.trained, checkpoint)
+    trained = await run_sync(service.trained, checkpoint)
     options = PredictOptions(top_k=top_k, multi=multi, min_confidence=min_confidence)
     results = await classify(service, await read_images(request), trained, options)
     records = [record.to_dict() for records in results for record in records]
@@ -115,7 +124,7 @@ async def inspect(
     `mnist-ce explain --json`.
     """
     names = checkpoint or [DEFAULT_WEIGHTS]
-    models = [await asyncio.to_thread(service.trained, name) for name in names]
+    models = [await run_sync(service.trained, name) for name in names]
     images = await read_images(request)
     inspected: list[dict[str, Any]] = []
     for name, trained in zip(names, models, strict=True):
@@ -126,7 +135,7 @@ async def inspect(
             raise ImageError(str(records[0].reason))
         # The second network may have other classes.
         known = None if inspected and target not in trained.class_names else target
-        content = await asyncio.to_thread(inspect_image, trained, records, known, index)
+        content = await run_sync(inspect_image, trained, records, known, index)
         inspected.append({"checkpoint": name, **content})
     return JSONResponse(inspected)
 
@@ -141,7 +150,7 @@ async def correct(
     ((_, content), *_) = await read_images(request)
     png = await asyncio.wrap_future(service.pool.submit(to_png, content))
     folder: Path = request.app.state.corrections
-    path, number = await asyncio.to_thread(keep_correction, folder, png, label)
+    path, number = await run_sync(keep_correction, folder, png, label)
     return {"file": path.name, "folder": str(folder), "number": number}
 
 
@@ -151,23 +160,35 @@ async def events(
     service: Service,
     run: Annotated[list[str] | None, Query(description="Names.")] = None,
 ) -> StreamingResponse:
-    """Stream what changes in the runs: server-sent events `runs`, `curve` and `snapshot`."""
-    watcher = RunWatcher(service.output, run or ())
+    """Stream what changes in the runs: server-sent events `runs`, `curve` and `snapshot`.
+
+    After `failed`, with a reason, the stream ends.
+    """
+    watcher, state = RunWatcher(service.output, run or ()), request.app.state
+
+    def message(name: str, content: object) -> str:
+        return f"event: {name}\ndata: {json.dumps(content, allow_nan=False)}\n\n"
 
     async def stream() -> AsyncIterator[str]:
-        while not request.app.state.is_stopping():
-            changes = watcher.changes()
-            while event := await asyncio.to_thread(next, changes, None):
-                name, content = event
-                yield f"event: {name}\ndata: {json.dumps(content)}\n\n"
-            yield ":\n\n"  # a comment, which finds out whether the page is still there
-            await asyncio.sleep(STREAM_SECONDS)
+        try:
+            while True:
+                changes = watcher.changes()
+                while event := await run_sync(next, changes, None, limiter=state.stream_limiter):
+                    yield message(*event)
+                yield ":\n\n"  # a comment, which finds out whether the page is still there
+                for _ in range(5):
+                    if state.is_stopping():
+                        return
+                    await asyncio.sleep(STREAM_SECONDS / 5)
+        except Exception as error:  # the next stream would have it, too
+            logger.error(f"the stream of runs failed: {type(error).__name__}: {one_line(error)}")
+            yield message("failed", {"reason": one_line(error)})
 
     return StreamingResponse(stream(), media_type="text/event-stream")
 
 
 @router.post("/v1/session", status_code=204)
-def session(request: Request) -> Response:
+async def session(request: Request) -> Response:
     """Turn the token of this request into a cookie, for the page."""
     response = Response(status_code=204)
     token: str = request.app.state.token or ""
@@ -182,10 +203,15 @@ async def classify(
     options: PredictOptions,
 ) -> list[list[Prediction]]:
     """Return the records of each image, a name and its bytes; 422 after `MAX_SECONDS`."""
-    predicting = (service.predict(content, trained, options) for _, content in images)
+    turns = asyncio.Semaphore(MAX_AT_ONCE)
+
+    async def predict_in_turn(content: bytes) -> list[Prediction]:
+        async with turns:
+            return await service.predict(content, trained, options)
+
     try:
         async with asyncio.timeout(MAX_SECONDS):
-            results = await asyncio.gather(*predicting)
+            results = await asyncio.gather(*(predict_in_turn(content) for _, content in images))
     except TimeoutError:
         raise HTTPException(422, f"the images took more than {MAX_SECONDS:g} s") from None
     return [
@@ -199,7 +225,7 @@ async def read_images(request: Request) -> list[tuple[str, bytes]]:
     body = await read_body(request)
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return [("-", body)]
-    return await asyncio.to_thread(form_files, request.headers["content-type"], body)
+    return await run_sync(form_files, request.headers["content-type"], body)
 
 
 def form_files(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
@@ -229,16 +255,25 @@ def form_files(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
     return files
 
 
+@contextlib.asynccontextmanager
+async def _few_threads(_: FastAPI) -> AsyncIterator[None]:
+    current_default_thread_limiter().total_tokens = MAX_THREADS
+    yield
+
+
 def make_app(service: InferenceService, host: str, token: str | None, corrections: Path) -> FastAPI:
     """Return the application; for `host` and `token` see `SecurityMiddleware`.
 
     `corrections` is the folder for images with a label that the user gives.
     """
-    app = FastAPI(title="mnist-ce", version=version(), docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="mnist-ce", version=version(), docs_url=None, redoc_url=None, lifespan=_few_threads
+    )
     state = app.state
     state.service, state.token, state.corrections = service, token, corrections
-    state.is_stopping = lambda: False
-    app.add_middleware(SecurityMiddleware, host=host, token=token)
+    state.is_stopping, state.receiving = lambda: False, {}
+    state.stream_limiter = CapacityLimiter(1)
+    app.add_middleware(SecurityMiddleware, host=host, token=token, receiving=state.receiving)
     app.include_router(router)
     for kind in (MnistCeError, RequestValidationError, StarletteHTTPException):
         app.add_exception_handler(kind, error_response)
@@ -257,25 +292,44 @@ async def error_response(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": str(error)}, status)
 
 
+def make_server(app: FastAPI) -> uvicorn.Server:
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # the middleware reports errors
+    config = uvicorn.Config(
+        app,
+        http=LimitedProtocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)
+    app.state.is_stopping = lambda: server.should_exit
+    return server
+
+
 def serve(app: FastAPI, listener: socket.socket) -> None:
-    """Answer requests until SIGTERM or SIGINT, finishing those that have begun.
+    """Answer requests until SIGTERM or SIGINT; those that have begun get a second more.
+
+    The process then ends, whatever its threads still do.
 
     Raises:
         SystemExit: With 143, after SIGTERM.
         KeyboardInterrupt: After SIGINT.
     """
+    exit_code = 130
 
     def stop(*_: object) -> NoReturn:
-        raise SystemExit(143)
+        nonlocal exit_code
+        exit_code = 143
+        raise SystemExit(exit_code)
 
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of damaged requests
-    config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=1
-    )
-    server = uvicorn.Server(config)
-    app.state.is_stopping = lambda: server.should_exit
     before = signal.signal(signal.SIGTERM, stop)  # uvicorn raises the signal again at its end
     try:
-        server.run(sockets=[listener])
+        make_server(app).run(sockets=[listener])
     finally:
         signal.signal(signal.SIGTERM, before)
+        WRITING.acquire(timeout=0.5)  # no correction is half written
+        timer = threading.Timer(0.5, os._exit, [exit_code])
+        timer.daemon = True
+        timer.start()

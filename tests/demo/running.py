@@ -11,6 +11,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 pytest.importorskip("fastapi")
+import uvicorn
+
 from mnist_ce.demo.inference import InferenceService
 
 
@@ -21,6 +23,7 @@ class Demo:
     url: str
     folder: Path  # with `runs`, one of which is `small`, and `corrections`
     service: InferenceService
+    server: uvicorn.Server
 
     def post(self, path: str, content: bytes, **headers: str) -> httpx.Response:
         return httpx.post(f"{self.url}{path}", content=content, headers=headers, timeout=30)

@@ -1,4 +1,4 @@
-// Small images on canvases, in the colours of the theme.
+// Small images on canvases, in the colours of the theme; elements, and the line for errors.
 
 const colour = (name) => {
   const text = getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -42,4 +42,10 @@ export function element(name, attributes = {}, ...children) {
   }
   made.append(...children);
   return made;
+}
+
+export function showError(message) {
+  const place = document.querySelector("#error");
+  place.textContent = message;
+  place.hidden = !message;
 }

@@ -1,17 +1,12 @@
 // The page: one drawing, one or two networks, and what they make of it.
 
-import { element } from "./draw.js";
+import { element, showError } from "./draw.js";
 import { Pad } from "./pad.js";
 import { showRuns } from "./runs.js";
 import { View } from "./view.js";
 
 const $ = (selector) => document.querySelector(selector);
 const state = { target: null, index: 0, underWay: null, isStale: false, models: [], views: [] };
-
-export function showError(message) {
-  $("#error").textContent = message;
-  $("#error").hidden = !message;
-}
 
 async function request(path, options = {}) {
   const response = await fetch(path, options).catch(() => null);
@@ -162,7 +157,7 @@ $("#sign-in").addEventListener("submit", (event) => {
 const token = /^#token=(.+)$/.exec(location.hash);
 if (token) {
   history.replaceState(null, "", "#draw"); // so that the token stays in no address bar
-  await signIn(decodeURIComponent(token[1])).catch((error) => showError(error.message));
+  await Promise.resolve(token[1]).then(decodeURIComponent).then(signIn).catch((error) => showError(error.message));
 }
 showTruths([..."0123456789"]);
 $("#answers").hidden = true;

@@ -1,6 +1,6 @@
 // Runs while they are trained: curves, first-layer weights and mistakes, by server-sent events.
 
-import { drawValues, element } from "./draw.js";
+import { drawValues, element, showError } from "./draw.js";
 
 const $ = (selector) => document.querySelector(selector);
 const COLOURS = ["--plus", "--minus", "--text", "--bad", "--soft", "--accent"];
@@ -29,6 +29,13 @@ function listen() {
     drawCharts();
   });
   source.addEventListener("snapshot", (event) => showSnapshot(JSON.parse(event.data)));
+  source.addEventListener("failed", (event) => {
+    source.close();
+    showError(`The runs cannot be followed: ${JSON.parse(event.data).reason}`);
+  });
+  source.addEventListener("error", () => { // otherwise the browser connects again
+    if (source.readyState === EventSource.CLOSED) showError("The runs cannot be followed: the server refuses.");
+  });
 }
 
 const colourOf = (name) => `var(${COLOURS[shown.indexOf(name) % COLOURS.length]})`;
