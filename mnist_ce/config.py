@@ -18,14 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mnist_ce.network import HIDDEN, INPUT_SIZE
 from mnist_ce.system.errors import UsageError
@@ -199,9 +192,8 @@ class AugmentConfig(Section):
 
     @property
     def distorts(self) -> bool:
-        """Whether any distortion is on."""
         affine = (self.rotation_degrees, self.scale, self.shear, self.shift_pixels)
-        return any(affine) or self.elastic_pixels != 0
+        return any((*affine, self.elastic_pixels))
 
 
 class RunConfig(Section):
@@ -267,11 +259,11 @@ class Config(Section):
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain tables with every key, ready for TOML or JSON."""
+        """Return tables with every key, ready for TOML or JSON."""
         return self.model_dump(mode="json")
 
     def flat(self) -> dict[str, Any]:
-        """Return plain values by dotted key, such as `train.epochs`."""
+        """Return the values by dotted key, such as `train.epochs`."""
         return dict(flatten(self.to_dict()))
 
 
@@ -320,8 +312,6 @@ def resolve_config(
                 merged[section] = value  # not a table: an error in the validation below
             elif isinstance(table := merged.setdefault(section, {}), dict):
                 table[name] = value
-            else:
-                raise UsageError(f"{source}: {sanitize(section)} must be a table")
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
@@ -418,7 +408,11 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
         message += did_you_mean(str(detail["input"]), re.findall(r"[\w-]+", forms))
     if context.keys() & {"le", "lt"} and 1 in context.values():
         message += percent_hint(detail["input"])
-    return f"{key} = {_truncated(detail['input'])}{where}: {message}"
+    try:
+        value = repr(detail["input"])
+    except (ValueError, RecursionError):  # an integer of thousands of digits
+        value = "…"
+    return f"{key} = {value[:MAX_SHOWN]}{'…' * (len(value) > MAX_SHOWN)}{where}: {message}"
 
 
 _FORMS = {  # of values that a pattern describes
@@ -428,11 +422,3 @@ _FORMS = {  # of values that a pattern describes
         "mnist+folder:DIR"
     ),
 }
-
-
-def _truncated(value: object) -> str:
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits
-        return "…"
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"

@@ -1,4 +1,4 @@
-"""Datasets by name, and the splits and labels that a network is trained and tested on."""
+"""Datasets by name or from Python, and the splits and labels of a network's training and test."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
 
 from mnist_ce.config import OWN_DATASET, DataConfig, ObjectiveConfig
 from mnist_ce.data.download import DownloadError
-from mnist_ce.data.extra import extra_steps
-from mnist_ce.data.files import DatasetFiles
-from mnist_ce.data.registry import CLASS_NAMES, DIGITS
-from mnist_ce.data.splits import Dataset, Split, split_test, split_validation
+from mnist_ce.data.extra import add_extras
+from mnist_ce.data.files import TORCHVISION_CLASSES, DatasetFiles
+from mnist_ce.data.splits import DIGITS, Dataset, Split, split_test, split_validation
 from mnist_ce.data.synthetic.generate import generate, load_synthetic
 from mnist_ce.data.tables import read_csv, read_npz
 from mnist_ce.network.objective import Binary, Multiclass, Objective
@@ -26,6 +27,8 @@ from mnist_ce.system.text import did_you_mean
 
 logger = logging.getLogger(__name__)
 
+CUSTOM = "custom"
+"""The name of a dataset that was given from Python."""
 _SYNTHETIC_SEED = 3  # another than those of the synthetic dataset
 
 
@@ -78,18 +81,21 @@ def load_splits(
         DataError: If the data is missing or damaged.
         UsageError: If a class, the validation size, an extra or `objective.positive` does not fit.
     """
-    dataset = dataset or load_dataset(data.dataset, Path(data.dir), mirror=data.mirror or None)
+    dataset = dataset or load_dataset(data.dataset, Path(data.dir), mirror=data.mirror)
     class_names, new_labels, loss = _classes(dataset, data.classes, objective)
     train, test = dataset.train, dataset.test.relabel(new_labels)
     validation = None
     if not only_test:
         if data.num_synthetic:
+            if dataset.class_names != DIGITS:
+                number = f"data.num_synthetic = {data.num_synthetic}"
+                raise UsageError(f"{number}, but the images of {dataset.name} are no digits")
             # Independent of the others, so the validation split may have its part of them.
-            train = Split.concatenate(train, _synthetic(dataset, data.num_synthetic))
+            synthetic = generate(data.num_synthetic, _SYNTHETIC_SEED, "world")
+            train = Split.concatenate(train, synthetic)
         train, validation = split_validation(train.relabel(new_labels), data.validation_size, seed)
         mnist = dataset.mnist and dataset.mnist.relabel(new_labels)
-        for add in extra_steps(data, mnist, class_names, seed):
-            train = add(train)
+        train = add_extras(train, data, mnist, class_names, seed)
     return DataSplits(
         dataset=dataset.name,
         digest=dataset.digest,
@@ -113,16 +119,13 @@ def _classes(
     num_classes = len(dataset.class_names)
     chosen = list(classes) or list(range(num_classes))
     if max(chosen) >= num_classes:
-        raise UsageError(
-            f"data.classes: {dataset.name} has no class {max(chosen)}; its classes are 0 to "
-            f"{num_classes - 1}"
-        )
+        highest = f"its classes are 0 to {num_classes - 1}"
+        raise UsageError(f"data.classes: {dataset.name} has no class {max(chosen)}; {highest}")
     new_labels = torch.full((num_classes,), -1, dtype=torch.int64)
     if objective.kind == "binary":
         if objective.positive not in chosen:
-            raise UsageError(
-                f"objective.positive = {objective.positive} is not among the classes {chosen}"
-            )
+            positive = f"objective.positive = {objective.positive}"
+            raise UsageError(f"{positive} is not among the classes {chosen}")
         name = dataset.class_names[objective.positive]
         new_labels[chosen] = 0
         new_labels[objective.positive] = 1
@@ -130,14 +133,6 @@ def _classes(
     new_labels[chosen] = torch.arange(len(chosen))
     names = tuple(dataset.class_names[label] for label in chosen)
     return names, new_labels, Multiclass(objective.label_smoothing)
-
-
-def _synthetic(dataset: Dataset, num_images: int) -> Split:
-    if dataset.class_names != DIGITS:
-        raise UsageError(
-            f"data.num_synthetic = {num_images}, but the images of {dataset.name} are no digits"
-        )
-    return generate(num_images, _SYNTHETIC_SEED, "world")
 
 
 def short_name(dataset: str) -> str:
@@ -148,7 +143,7 @@ def short_name(dataset: str) -> str:
     return plus + (stem or "own")
 
 
-def load_dataset(name: str, data_dir: Path, *, mirror: str | None = None) -> Dataset:
+def load_dataset(name: str, data_dir: Path, *, mirror: str = "") -> Dataset:
     """Load a dataset, downloading or drawing it first where necessary.
 
     The name `auto` is MNIST where it is found or can be downloaded, else, with a warning, the
@@ -163,12 +158,11 @@ def load_dataset(name: str, data_dir: Path, *, mirror: str | None = None) -> Dat
     if own := re.fullmatch(OWN_DATASET, name):
         mnist = load_dataset("mnist", data_dir, mirror=mirror).train if own[1] else None
         return _load_own(own, mnist)
-    if name not in (*CLASS_NAMES, "auto"):
-        choices = [*CLASS_NAMES, "auto", "csv:FILE", "npz:FILE", "folder:DIR"]
-        raise UsageError(
-            f"there is no dataset {name!r}; choose from {', '.join(choices)}"
-            f"{did_you_mean(name, choices)}"
-        )
+    names = [*TORCHVISION_CLASSES, "synthetic", "auto"]
+    if name not in names:
+        choices = [*names, "csv:FILE", "npz:FILE", "folder:DIR"]
+        near = did_you_mean(name, choices)
+        raise UsageError(f"there is no dataset {name!r}; choose from {', '.join(choices)}{near}")
     if name != "synthetic":
         wanted = "mnist" if name == "auto" else name
         try:
@@ -178,10 +172,9 @@ def load_dataset(name: str, data_dir: Path, *, mirror: str | None = None) -> Dat
                 raise
             logger.warning(
                 f"NOT MNIST: using the built-in SYNTHETIC digits instead, so every result is about "
-                f"those. {error} (--dataset mnist makes this an error, --dataset synthetic ends "
-                "this warning)"
+                f"those. {error} (--dataset mnist: an error; --dataset synthetic: no warning)"
             )
-    return Dataset("synthetic", *load_synthetic(data_dir), CLASS_NAMES["synthetic"])
+    return Dataset("synthetic", *load_synthetic(data_dir), DIGITS)
 
 
 def _load_own(name: re.Match[str], mnist: Split | None) -> Dataset:
@@ -198,43 +191,83 @@ def _load_own(name: re.Match[str], mnist: Split | None) -> Dataset:
         raise UsageError(f"mnist+ goes with digits, but {path} has {', '.join(class_names)}")
     if test is not None:
         train = _without_test_images(train, test, f"{path}'s")
-    dataset = own_dataset(f"{name[1] or ''}{kind}:{path}", train, test, class_names)
+    dataset = _own_dataset(f"{name[1] or ''}{kind}:{path}", train, test, class_names)
     mnist = mnist and _without_test_images(mnist, dataset.test, "MNIST's")
     return replace(dataset, mnist=mnist)
 
 
 def _without_test_images(train: Split, test: Split, whose: str) -> Split:
     """Leave out training images that are test images too, whatever their labels."""
-    known = {image.tobytes() for image in test.images.numpy()}
-    is_new = torch.tensor([image.tobytes() not in known for image in train.images.numpy()])
+    known = {*test.keys()}
+    is_new = torch.tensor([key not in known for key in train.keys()])  # noqa: SIM118
     if num_known := len(train) - int(is_new.sum()):
-        logger.warning(
-            f"{num_known:,} of {whose} {len(train):,} training images are among the test images, "
-            "and are left out of training"
-        )
+        numbers = f"{num_known:,} of {whose} {len(train):,} training images"
+        logger.warning(f"{numbers} are among the test images, and are left out of training")
     return train[is_new]
 
 
-def own_dataset(
+def custom_dataset(
+    data: object, class_names: Sequence[str] = (), *, is_test: bool = False
+) -> Dataset:
+    """Return a dataset made from `(images, labels)`, a torch dataset, or a pair (training, test).
+
+    Images and labels are those of `Split.from_arrays`. Of one set alone, a fifth becomes the test
+    split (see `split_test`). A torch dataset yields (image, label); its transform is applied once.
+
+    Args:
+        data: See above.
+        class_names: What each label means; empty: the `classes` of a torchvision dataset, else the
+            numbers.
+        is_test: Whether one set alone is the test split, whole.
+
+    Raises:
+        TypeError: If `data` is neither of these.
+        DataError: If shapes or values are wrong.
+    """
+    is_pair = isinstance(data, (tuple, list)) and all(
+        isinstance(part, (tuple, TorchDataset)) for part in data
+    )
+    sets = list(data) if is_pair else [data]  # type: ignore[call-overload]
+    if not 1 <= len(sets) <= 2:
+        raise TypeError("data must be one set, or a training and a test set")
+    splits = [_custom_split(part) for part in sets]
+    test = splits[-1] if is_pair or is_test else None
+    highest = max(int(split.labels.max()) for split in splits)
+    classes = getattr(sets[0], "classes", None) or map(str, range(highest + 1))
+    names = tuple(class_names) or tuple(str(name).partition(" - ")[0] for name in classes)
+    return _own_dataset(CUSTOM, splits[0], test, names)
+
+
+def _custom_split(data: object) -> Split:
+    if isinstance(data, TorchDataset):
+        is_raw = getattr(data, "transform", None) is getattr(data, "target_transform", None) is None
+        if is_raw and hasattr(data, "data") and hasattr(data, "targets"):
+            return Split.from_arrays(data.data, data.targets, "data")
+        items = [data[index] for index in range(len(data))]  # type: ignore[arg-type]
+        images = np.stack([np.asarray(image) for image, _ in items])
+        return Split.from_arrays(images, [int(label) for _, label in items], "data")
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise TypeError(
+            "data must be (images, labels), a torch dataset, or a pair of these for training and "
+            f"testing, not {type(data).__name__}"
+        )
+    return Split.from_arrays(data[0], data[1], "data")
+
+
+def _own_dataset(
     name: str, train: Split, test: Split | None, class_names: tuple[str, ...]
 ) -> Dataset:
-    """Return a dataset of one's own; without a test split, a fifth of each class becomes one.
-
-    A `DataError` if there are too few images, or a label without a class.
-    """
+    """Return a dataset of one's own; without a test split, a fifth of each class becomes one."""
     split_note = None
     if test is None:
-        num_images = len(train)
-        train, test = split_test(train)
-        split_note = (
-            f"{len(test):,} of {num_images:,} images, a fifth of each class, are for testing"
-        )
+        num_images, (train, test) = len(train), split_test(train)
+        shares = f"{len(test):,} of {num_images:,} images"
+        split_note = f"{shares}, a fifth of each class, are for testing"
         logger.info(f"{name}: {split_note}")
     if not len(train) or not len(test):
         raise DataError(f"{name} has too few images: give at least three of a class")
     highest = max(int(split.labels.max()) for split in (train, test))
     if highest >= len(class_names):
-        raise DataError(
-            f"{name} has the label {highest}, but its classes are 0 to {len(class_names) - 1}"
-        )
+        classes = f"its classes are 0 to {len(class_names) - 1}"
+        raise DataError(f"{name} has the label {highest}, but {classes}")
     return Dataset(name, train, test, class_names, split_note=split_note)

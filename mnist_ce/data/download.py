@@ -8,10 +8,8 @@ import time
 import urllib.error
 import urllib.request
 from collections import deque
-from http.client import HTTPException
-from urllib.parse import urlsplit
 
-from mnist_ce.system.errors import DataError, UsageError
+from mnist_ce.system.errors import DataError
 from mnist_ce.system.files import md5_of
 from mnist_ce.system.text import one_line
 
@@ -22,13 +20,6 @@ _MOVING_BYTES = 1024  # a server that sends fewer within the waiting time has st
 
 class DownloadError(DataError):
     """A file could not be downloaded."""
-
-
-def mirror_url(mirror: str) -> str:
-    """Return a mirror's http, https or file address, ending in one slash."""
-    if urlsplit(mirror).scheme not in ("http", "https", "file"):
-        raise UsageError(f"data.mirror: {mirror!r} must start with http://, https:// or file://")
-    return mirror.rstrip("/") + "/"
 
 
 def download_file(
@@ -75,7 +66,7 @@ def fetch(url: str, *, max_bytes: int, stall_seconds: float) -> bytes:
                         raise DownloadError(f"too long: more than {max_bytes:,} bytes")
                 if length is not None and len(content) < int(length):
                     raise DownloadError(f"cut short: {len(content):,} of {int(length):,} bytes")
-        except Exception as error:  # raised again below, by the watching thread
+        except Exception as error:  # raised below, by the watching thread
             failures.append(error)
         finally:
             done.set()
@@ -90,20 +81,12 @@ def fetch(url: str, *, max_bytes: int, stall_seconds: float) -> bytes:
             num_received, moved_at = len(content), time.monotonic()
         elif time.monotonic() > moved_at + stall_seconds:
             given_up.set()
-            raise DownloadError(
-                f"stalled: nothing for {stall_seconds:g} s after {len(content):,} bytes"
-            )
+            waited = f"{stall_seconds:g} s after {len(content):,} bytes"
+            raise DownloadError(f"stalled: nothing for {waited}")
     if failures:
-        raise DownloadError(_reason(failures[0])) from failures[0]
+        if isinstance(failures[0], urllib.error.HTTPError):
+            failures[0].close()
+        cause = getattr(failures[0], "reason", None)  # of a URLError, whose own text is "<…>"
+        reason = cause if isinstance(cause, Exception) else failures[0]
+        raise DownloadError(one_line(reason)) from failures[0]
     return bytes(content)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        error.close()
-        return f"HTTP {error.code} {error.reason}"
-    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):
-        return one_line(error.reason)
-    if isinstance(error, (DownloadError, OSError, HTTPException, ValueError)):
-        return one_line(error)
-    raise error  # a bug, not a mirror's fault

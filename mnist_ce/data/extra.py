@@ -1,9 +1,9 @@
-"""Extra training images: each kind is a function of the training split."""
+"""Extra training images: own ones repeated beside MNIST's, ones with upstrokes, thin copies."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -29,31 +29,25 @@ MAX_STROKE_WIDTH = 7.0  # pixels; wider ink is no single stroke
 MIN_HEIGHT = 12  # pixels
 
 
-def extra_steps(
-    data: DataConfig, mnist: Split | None, class_names: Sequence[str], seed: int
-) -> list[Callable[[Split], Split]]:
-    """Return what changes or adds training images, in order.
+def add_extras(
+    train: Split, data: DataConfig, mnist: Split | None, class_names: Sequence[str], seed: int
+) -> Split:
+    """Change or add training images, after the validation split: no copy of its images is added.
 
-    It comes after the validation split, so that no copy of a validation image is trained on.
-    `mnist` are the images that `mnist+…` puts beside one's own.
+    `mnist` are the images that `mnist+…` puts beside one's own, which are repeated until they are
+    `OWN_FRACTION` of all.
     """
-    steps: list[Callable[[Split], Split]] = []
     if mnist is not None:
-        steps.append(lambda own: mix(own, mnist))
+        num_own = OWN_FRACTION / (1 - OWN_FRACTION) * len(mnist)
+        repeats = max(1, round(num_own / max(1, len(train))))
+        train = Split.concatenate(mnist, *[train] * repeats)
     if data.upstrokes:
         if "1" not in class_names:
             raise UsageError(f"data.upstrokes = {data.upstrokes}, but no class is called 1")
-        label = class_names.index("1")
-        steps.append(lambda train: add_upstrokes(train, label, data.upstrokes, seed))
+        train = add_upstrokes(train, class_names.index("1"), data.upstrokes, seed)
     if data.thin_copies:
-        steps.append(lambda train: add_thin_copies(train, data.thin_copies, seed))
-    return steps
-
-
-def mix(own: Split, others: Split) -> Split:
-    """Return all images, one's own repeated until they are `OWN_FRACTION` of them."""
-    repeats = max(1, round(OWN_FRACTION / (1 - OWN_FRACTION) * len(others) / max(1, len(own))))
-    return Split.concatenate(others, *[own] * repeats)
+        train = add_thin_copies(train, data.thin_copies, seed)
+    return train
 
 
 def add_upstrokes(train: Split, label: int, fraction: float, seed: int) -> Split:

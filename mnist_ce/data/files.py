@@ -13,31 +13,117 @@ import contextlib
 import hashlib
 import itertools
 import logging
+import math
 import os
+import zlib
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from mnist_ce.data.download import DownloadError, download_file, mirror_url
-from mnist_ce.data.registry import (
-    CLASS_NAMES,
-    DIGESTS,
-    TORCHVISION_CLASSES,
-    DataFile,
-    files_of,
-    torchvision_class,
-)
-from mnist_ce.data.splits import Dataset, Split
-from mnist_ce.system.errors import DataError
+from mnist_ce.data.download import DownloadError, download_file
+from mnist_ce.data.splits import Dataset, Split, idx_header
+from mnist_ce.system.device import environment
+from mnist_ce.system.errors import DataError, UsageError
 from mnist_ce.system.files import cache_dir, check_writable, md5_of, write_atomically
 from mnist_ce.system.text import one_line
 
 logger = logging.getLogger(__name__)
 
+TORCHVISION_CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
+# Each file's shape, and the MD5 of MNIST's when unpacked; torchvision lists those of the .gz only.
+FILES = {
+    "train-images-idx3-ubyte": ((60_000, 28, 28), "6bbc9ace898e44ae57da46a324031adb"),
+    "train-labels-idx1-ubyte": ((60_000,), "a25bea736e30d166cdddb491f175f624"),
+    "t10k-images-idx3-ubyte": ((10_000, 28, 28), "2646ac647ad5339dbf082846283269ea"),
+    "t10k-labels-idx1-ubyte": ((10_000,), "27ae3e4e09519cfbb04c329615203637"),
+}
+# Of the values of all four files in order, as `Dataset.digest` takes it.
+DIGESTS = {"mnist": "b2d8f5bf39174ee5ffeefa97e42d673c35432b411bb5d1f74fbbeddae7f1690a"}
 STALL_TIMEOUT_S = 20.0
 FALLBACK_TIMEOUT_S = 8.0  # all mirrors together, where another dataset can take the place
 MAX_ENTRIES = 10_000  # of a folder that is searched for files of other names
 MAX_LISTED = 8  # of them, in a message
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One of a dataset's four files."""
+
+    name: str  # when unpacked; packed it ends in `.gz`
+    shape: tuple[int, ...]
+    packed_md5: str  # in hex
+    unpacked_md5: str | None  # None where it is not known
+
+    @property
+    def header(self) -> bytes:
+        return idx_header(*self.shape)
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of the unpacked file."""
+        return len(self.header) + math.prod(self.shape)
+
+    @property
+    def max_packed_bytes(self) -> int:
+        """An upper bound for the `.gz`: deflate adds 5 bytes to a block it cannot compress."""
+        return self.num_bytes + self.num_bytes // 1000 + 4096
+
+    def problem_in(self, content: bytes) -> str | None:
+        """Return what is wrong with unpacked content, if anything."""
+        if len(content) != self.num_bytes:
+            return f"{len(content):,} bytes, expected {self.num_bytes:,}"
+        header, values = content[: len(self.header)], content[len(self.header) :]
+        if header != self.header:
+            return f"its header is {header.hex()}, expected {self.header.hex()}"
+        return "a label is not below 10" if len(self.shape) == 1 and max(values) > 9 else None
+
+    def unpack(self, packed: bytes, origin: str) -> bytes:
+        """Unpack a `.gz` from `origin`; a `DataError` if the result cannot be this file."""
+        decompressor = zlib.decompressobj(wbits=31)  # gzip
+        try:
+            content = decompressor.decompress(packed, self.num_bytes + 1)
+        except zlib.error as error:
+            raise DataError(f"{origin} is damaged ({error})") from error
+        if problem := self.problem_in(content) or ("" if decompressor.eof else "it ends early"):
+            raise DataError(f"{origin} is damaged ({problem})")
+        return content
+
+    def verified(self, content: bytes, md5: str) -> bytes | None:
+        """Return unpacked content if `content`, packed or not and of this MD5, is this file."""
+        if md5 == self.unpacked_md5:
+            return content
+        with contextlib.suppress(DataError):
+            unpacked = self.unpack(content, self.name)
+            # Other software may have packed it again.
+            if md5 == self.packed_md5 or md5_of(unpacked) == self.unpacked_md5:
+                return unpacked
+        return None
+
+
+def torchvision_class(dataset: str) -> Any:  # noqa: ANN401 - torchvision carries no types
+    """Return `torchvision.datasets.MNIST` or the subclass of it that reads a dataset."""
+    try:
+        from torchvision import datasets
+    # Built for another torch it fails in many ways, "operator torchvision::nms does not exist"
+    # (RuntimeError) and undefined symbols (OSError) among them.
+    except (ImportError, RuntimeError, AttributeError, OSError) as error:
+        torch, torchvision = (environment().get(key) for key in ("torch", "torchvision"))
+        raise DataError(
+            f"torchvision {torchvision} does not work with torch {torch} ({one_line(error)}): "
+            "install a matching pair as https://pytorch.org/get-started/locally/ says"
+        ) from error
+    return getattr(datasets, TORCHVISION_CLASSES[dataset])
+
+
+def files_of(dataset: str) -> list[DataFile]:
+    """Return a dataset's training images, training labels, test images and test labels."""
+    packed_md5s = dict(torchvision_class(dataset).resources)
+    return [
+        DataFile(name, shape, packed_md5s[f"{name}.gz"], md5 if dataset == "mnist" else None)
+        for name, (shape, md5) in FILES.items()
+    ]
 
 
 class DatasetFiles:
@@ -51,15 +137,19 @@ class DatasetFiles:
     """
 
     def __init__(
-        self, name: str, data_dir: Path, mirror: str | None = None, *, fail_fast: bool = False
+        self, name: str, data_dir: Path, mirror: str = "", *, fail_fast: bool = False
     ) -> None:
-        mirrors = None if mirror is None else [mirror_url(mirror)]
+        if mirror and not mirror.startswith(("http://", "https://", "file://")):
+            raise UsageError(
+                f"data.mirror: {mirror!r} must start with http://, https:// or file://"
+            )
         self.name, self.data_dir = name, data_dir
         self.torchvision_class, self.files = torchvision_class(name), files_of(name)
         # All datasets use the same file names: what lies in `data_dir` may be of another one.
         known = [file for other in TORCHVISION_CLASSES for file in files_of(other)]
         self.known_md5s = {md5 for file in known for md5 in (file.packed_md5, file.unpacked_md5)}
-        self.mirrors = deque(mirrors or self.torchvision_class.mirrors)
+        mirrors = [mirror.rstrip("/") + "/"] if mirror else self.torchvision_class.mirrors
+        self.mirrors = deque(mirrors)
         self.timeout_s = FALLBACK_TIMEOUT_S / len(self.mirrors) if fail_fast else STALL_TIMEOUT_S
         self.raw = Path(TORCHVISION_CLASSES[name], "raw")
         self.folders = (data_dir / self.raw, data_dir / name, data_dir, cache_dir() / self.raw)
@@ -74,10 +164,10 @@ class DatasetFiles:
         # Where an old torchvision left a folder `processed`, its class reads that instead.
         old, folders = self.raw.with_name("processed"), (self.data_dir, cache_dir())
         roots = [root for root in folders if not os.access(root / old, os.F_OK)]
-        for root in roots:
-            known = DIGESTS.get(self.name)
-            if known and (dataset := self._read(root, known)):
-                return dataset
+        if known := DIGESTS.get(self.name):
+            for root in roots:
+                if dataset := self._read(root, known):
+                    return dataset
         for file in self.files:
             if content := self._find(file):
                 self.contents[file.name] = content
@@ -95,37 +185,47 @@ class DatasetFiles:
             if dataset := self._read(root, hashlib.sha256(b"".join(contents)).hexdigest()):
                 return dataset
             refusals.append(f"{root}: a file changed while it was read")
+        reasons = "; ".join(refusals)
         raise DataError(
-            f"no folder to unpack {self.name}'s files in ({'; '.join(refusals)}): give a "
-            "data folder that can be written"
+            f"no folder to unpack {self.name} in ({reasons}): give a folder that can be written"
         )
 
-    def _read(self, root: Path, digest: str | None) -> Dataset | None:
+    def _read(self, root: Path, digest: str) -> Dataset | None:
         """Return what torchvision reads below `root`, if it has this digest."""
         # torchvision must not read a file of another size, which may be endless.
         if not all(_fits(root / self.raw / file.name, file) for file in self.files):
             return None
         sets = [self.torchvision_class(root, train=train) for train in (True, False)]
-        splits = [Split(part.data, part.targets) for part in sets]
-        dataset = Dataset(self.name, splits[0], splits[1], CLASS_NAMES[self.name])
+        train, test = (Split(part.data, part.targets) for part in sets)
+        class_names = tuple(name.partition(" - ")[0] for name in sets[0].classes)  # "0 - zero"
+        dataset = Dataset(self.name, train, test, class_names)
         return dataset if dataset.digest == digest else None
 
     def _find(self, file: DataFile) -> bytes | None:
         """Return the unpacked content of a file, from the first place that has it."""
+        unverifiable: dict[Path, bytes] = {}
         for path in self._places(file):
-            if content := self._read_verified(path, file):
-                return content
-        if file.unpacked_md5 is not None:
-            return None
-        for path in self._unverifiable_places(file):
             if (content := self._content(path, file.max_packed_bytes)) is None:
                 continue
+            md5, is_flat = md5_of(content), path.parent == self.data_dir
+            if unpacked := file.verified(content, md5):
+                logger.info(f"{path} is {file.name}")
+                return unpacked
+            md5s = {file.name: file.unpacked_md5, f"{file.name}.gz": file.packed_md5}
+            if (expected := md5s.get(path.name)) and not (is_flat and md5 in self.known_md5s):
+                other = f" or not of {self.name}" if is_flat else ""
+                what = f"(MD5 {md5}, expected {expected}; {len(content):,} bytes)"
+                self.problems[path] = f"is damaged{other} {what}"
+            is_in_place = path.parent in self.folders and not is_flat
+            if is_in_place and path.name.lower().replace(".", "-") == file.name:
+                unverifiable[path] = content
+        for path, content in unverifiable.items() if file.unpacked_md5 is None else ():
             if problem := file.problem_in(content):
                 self.problems[path] = f"is damaged ({problem})"
                 continue
             logger.warning(
-                f"{path} was checked by its size, header and labels only, because the MD5 of the "
-                f"unpacked {self.name} is not known; a {file.name}.gz beside it can be verified"
+                f"{path} was checked by its size, header and labels only, not by its MD5, which is "
+                f"known of {file.name}.gz alone"
             )
             return content
         return None
@@ -141,33 +241,6 @@ class DatasetFiles:
             for path in itertools.islice(paths, MAX_ENTRIES):
                 if path not in by_name and _unpacked_size(path) == file.num_bytes:
                     yield path
-
-    def _unverifiable_places(self, file: DataFile) -> Iterator[Path]:
-        """Yield where an unpacked file may lie whose MD5 is not known, in any usual spelling."""
-        for folder in self.folders:
-            if folder != self.data_dir:  # there it may be of another dataset
-                entries = _entries(folder)
-                yield from (p for p in entries if p.name.lower().replace(".", "-") == file.name)
-
-    def _read_verified(self, path: Path, file: DataFile) -> bytes | None:
-        """Return the unpacked content of a path, packed or not, if it has the MD5 of `file`."""
-        if (content := self._content(path, file.max_packed_bytes)) is None:
-            return None
-        if (md5 := md5_of(content)) == file.unpacked_md5:
-            return content
-        with contextlib.suppress(DataError):
-            unpacked = file.unpack(content, str(path))
-            # Other software may have packed it again.
-            if md5 == file.packed_md5 or md5_of(unpacked) == file.unpacked_md5:
-                logger.info(f"unpacking {path}")
-                return unpacked
-        md5s = {file.name: file.unpacked_md5, f"{file.name}.gz": file.packed_md5}
-        is_flat = path.parent == self.data_dir
-        if (expected := md5s.get(path.name)) and not (is_flat and md5 in self.known_md5s):
-            other = f" or not of {self.name}" if is_flat else ""
-            what = f"(MD5 {md5}, expected {expected}; {len(content):,} bytes)"
-            self.problems[path] = f"is damaged{other} {what}"
-        return None
 
     def _content(self, path: Path, max_bytes: int) -> bytes | None:
         try:
@@ -196,33 +269,32 @@ class DatasetFiles:
         _replace(path, content)
 
     def _download(self, file: DataFile) -> bytes:
-        """Return the packed file."""
+        """Return the packed file; a DownloadError says what is missing, found, and there beside."""
         name, limit = f"{file.name}.gz", file.max_packed_bytes
         try:
             return download_file(
                 name, file.packed_md5, self.mirrors, max_bytes=limit, stall_seconds=self.timeout_s
             )
         except DownloadError as error:
+            names = [file.name for file in self.files]
+            lists = {
+                "missing": [name for name in names if name not in self.contents],
+                "found": [*self.contents],
+                "other files there": [
+                    p.name for p in _entries(self.data_dir) if p.name not in names
+                ],
+            }
+            shown = (
+                f"{key}: {', '.join(names[:MAX_LISTED])}{', …' * (len(names) > MAX_LISTED)}"
+                for key, names in lists.items()
+                if names
+            )
             damaged = "".join(f"{path} {problem}. " for path, problem in self.problems.items())
             raise DownloadError(
-                f"{damaged}{self._inventory()}, and {name} could not be downloaded ({error}). Put "
-                "the missing files there, or name another mirror."
+                f"{damaged}{self.data_dir} does not hold all of {self.name} ({'; '.join(shown)}), "
+                f"and {name} could not be downloaded ({error}). Put the missing files there, or "
+                "name another mirror."
             ) from error
-
-    def _inventory(self) -> str:
-        """Return which of the four files are missing, which are there, and what else is."""
-        names = [file.name for file in self.files]
-        lists = {
-            "missing": [name for name in names if name not in self.contents],
-            "found": [name for name in names if name in self.contents],
-            "other files there": [p.name for p in _entries(self.data_dir) if p.name not in names],
-        }
-        shown = (
-            f"{key}: {', '.join(names[:MAX_LISTED])}{', …' if len(names) > MAX_LISTED else ''}"
-            for key, names in lists.items()
-            if names
-        )
-        return f"{self.data_dir} does not hold all of {self.name} ({'; '.join(shown)})"
 
 
 def _holds(path: Path, content: bytes) -> bool:
@@ -241,7 +313,6 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Return what lies in a folder, sorted by name; nothing where it is not a folder."""
     try:
         return sorted(itertools.islice(folder.iterdir(), MAX_ENTRIES))
     except OSError:
@@ -263,10 +334,8 @@ def _unpacked_size(path: Path) -> int | None:
 
 
 def _fits(path: Path, file: DataFile) -> bool:
-    try:
-        if _unpacked_size(path) != file.num_bytes:
-            return False
-        with path.open("rb") as opened:
-            return opened.read(len(file.header)) == file.header
-    except OSError:
+    if _unpacked_size(path) != file.num_bytes:
         return False
+    with contextlib.suppress(OSError), path.open("rb") as opened:
+        return opened.read(len(file.header)) == file.header
+    return False

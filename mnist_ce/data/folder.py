@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_ce.data.registry import DIGITS
-from mnist_ce.data.splits import Split
+from mnist_ce.data.splits import DIGITS, Split
 from mnist_ce.reader.detector import load_detector
 from mnist_ce.reader.image_io import SUFFIXES
 from mnist_ce.reader.pool import PreprocessedImage, PreprocessOptions, preprocess
@@ -38,7 +37,12 @@ def read_folder(folder: Path) -> tuple[Split, Split | None, tuple[str, ...]]:
     Hidden files and folders are skipped. Images without a label, without one clear digit and those
     that cannot be read are left out, with a warning. A `DataError` where nothing is left.
     """
-    paths = _images(folder)
+    paths = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        found = (Path(parent, name) for name in files if not name.startswith("."))
+        paths += [path for path in found if path.suffix.lower() in SUFFIXES]
+    paths.sort()
     labels = {path: _class_name(path.relative_to(folder)) for path in paths}
     names = {name for name in labels.values() if name is not None}
     class_names = DIGITS if names <= set(DIGITS) else tuple(sorted(names))
@@ -72,18 +76,7 @@ def read_folder(folder: Path) -> tuple[Split, Split | None, tuple[str, ...]]:
     return _split(images["train"]), test, class_names
 
 
-def _images(folder: Path) -> list[Path]:
-    """Return the image files in a folder and below, without hidden ones."""
-    paths = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        shown = (Path(parent, name) for name in files if not name.startswith("."))
-        paths += [path for path in shown if path.suffix.lower() in SUFFIXES]
-    return sorted(paths)
-
-
 def _part(path: Path) -> str | None:
-    """Return `train` or `test` where a folder of the path is called so."""
     names = {name.lower() for name in path.parts[:-1]}
     return "train" if names & TRAIN_NAMES else "test" if names & TEST_NAMES else None
 

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from mnist_ce.data.registry import idx_parts
 from mnist_ce.system.device import derived_generator
 from mnist_ce.system.errors import DataError, UsageError
 
+DIGITS = tuple("0123456789")
 TEST_FRACTION = 0.2  # of images that come without a test split
 IMAGE_SHAPES = ((28, 28), (1, 28, 28), (28, 28, 1), (784,))
+_IDX_UINT8 = 8
+
+
+def idx_header(*shape: int) -> bytes:
+    """Return what precedes the values, row-major, of an unsigned-byte array in an IDX file.
+
+    Four bytes (0, 0, type, number of dimensions) and one big-endian uint32 per dimension, as
+    described where MNIST was first published: http://yann.lecun.com/exdb/mnist/.
+    """
+    return struct.pack(f">BBBB{len(shape)}I", 0, 0, _IDX_UINT8, len(shape), *shape)
 
 
 @dataclass(frozen=True)
@@ -46,17 +55,20 @@ class Split:
         Raises:
             DataError: If a shape or value is wrong.
         """
-        pixels, classes = _to_numpy(images, name), _to_numpy(labels, name)
+        pixels, classes = (
+            np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+            for values in (images, labels)
+        )
+        for array in (pixels, classes):
+            if array.dtype.kind not in "buif":
+                raise DataError(f"{name} holds {array.dtype}, not numbers")
+        shape, num_images = list(pixels.shape), len(pixels) if pixels.shape else 0
         if pixels.shape[1:] not in IMAGE_SHAPES:
-            raise DataError(
-                f"{name}: images of shape {list(pixels.shape)}, expected [n, 28, 28] or [n, 784]"
-            )
-        if classes.shape not in ((len(pixels),), (len(pixels), 1)):
-            raise DataError(
-                f"{name}: labels of shape {list(classes.shape)}, expected [{len(pixels)}], one per "
-                "image"
-            )
-        if not len(pixels):
+            raise DataError(f"{name}: images of shape {shape}, expected [n, 28, 28] or [n, 784]")
+        if classes.shape not in ((num_images,), (num_images, 1)):
+            shape = list(classes.shape)
+            raise DataError(f"{name}: labels of shape {shape}, expected [{num_images}]")
+        if not num_images:
             raise DataError(f"{name}: there is no image in it")
         low, high = pixels.min(), pixels.max()
         if not 0 <= low <= high <= 255:  # false for NaN, too
@@ -74,7 +86,6 @@ class Split:
 
     @classmethod
     def concatenate(cls, *splits: Split) -> Split:
-        """Return the images of all splits, in this order."""
         images = torch.cat([split.images for split in splits])
         return cls(images, torch.cat([split.labels for split in splits]))
 
@@ -84,13 +95,16 @@ class Split:
         is_chosen, relabelled = labels >= 0, Split(self.images, labels)
         return relabelled if bool(is_chosen.all()) else relabelled[is_chosen]  # copies the images
 
+    def keys(self) -> list[bytes]:
+        """Return a key of each image: equal images, and only those, have equal keys."""
+        return [hashlib.sha256(image.tobytes()).digest() for image in self.images.numpy()]
+
     def distinct(self) -> Split:
         """Return each pair of image and label once, in the order of their first places."""
-        places: dict[tuple[bytes, int], int] = {}
-        pairs = zip(self.images.numpy(), self.labels.tolist(), strict=True)
-        for place, (image, label) in enumerate(pairs):
-            places.setdefault((image.tobytes(), label), place)
-        return self if len(places) == len(self) else self[torch.tensor([*places.values()])]
+        first: dict[tuple[bytes, int], int] = {}
+        for place, pair in enumerate(zip(self.keys(), self.labels.tolist(), strict=True)):
+            first.setdefault(pair, place)
+        return self if len(first) == len(self) else self[torch.tensor([*first.values()])]
 
 
 @dataclass(frozen=True)
@@ -112,8 +126,9 @@ class Dataset:
         """
         digest = hashlib.sha256()
         for split in filter(None, (self.train, self.test, self.mnist)):
-            for part in (*idx_parts(split.images), *idx_parts(split.labels)):
-                digest.update(part)
+            for values in (split.images, split.labels):
+                digest.update(idx_header(*values.shape))
+                digest.update(values.to(torch.uint8).contiguous().numpy().data)
         return digest.hexdigest()
 
 
@@ -124,10 +139,8 @@ def split_validation(train: Split, size: int, seed: int) -> tuple[Split, Split]:
     where `size` is 0. A `UsageError` if `size` is negative or leaves no image to train on.
     """
     if not 0 <= size < len(train):
-        raise UsageError(
-            f"data.validation_size is {size}; with {len(train)} training images it must be from 0 "
-            f"to {len(train) - 1}"
-        )
+        limits = f"with {len(train)} training images it must be from 0 to {len(train) - 1}"
+        raise UsageError(f"data.validation_size is {size}; {limits}")
     if size == 0:
         return train, train[:0]
     order = torch.randperm(len(train), generator=derived_generator(seed, "validation"))
@@ -142,7 +155,7 @@ def split_test(images: Split) -> tuple[Split, Split]:
     Which ones depends on the pixels alone, not on the order of the images or a run's seed: every
     run has the same test images, and few move when images are added. No image is in both parts.
     """
-    keys = [hashlib.sha256(image.tobytes()).digest() for image in images.images.numpy()]
+    keys = images.keys()
     is_test = torch.zeros(len(images), dtype=torch.bool)
     for label in set(images.labels.tolist()):
         places = torch.nonzero(images.labels == label).flatten().tolist()
@@ -150,10 +163,3 @@ def split_test(images: Split) -> tuple[Split, Split]:
         first_kept = in_order[round(TEST_FRACTION * len(places))]
         is_test[places] = torch.tensor([keys[place] < first_kept for place in places])
     return images[~is_test], images[is_test]
-
-
-def _to_numpy(values: object, name: str) -> NDArray[Any]:
-    array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
-    if array.dtype.kind not in "buif":
-        raise DataError(f"{name} holds {array.dtype}, not numbers")
-    return array

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import math
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from mnist_ce.data.splits import Split
@@ -19,12 +21,28 @@ from mnist_ce.system.text import one_line, sanitize, truncate_middle
 
 NUM_PIXELS = 28 * 28
 NUM_COLUMNS = NUM_PIXELS + 1
-MAX_BYTES = 1 << 31  # MNIST's 70,000 images take 128 MB as CSV
+MAX_BYTES = 1 << 29  # unpacked; MNIST's 70,000 images take 128 MB as CSV, 439 MB as float64
 MAX_LINE_BYTES = 1 << 16
 MAX_DIGITS = 3
 BLOCK_BYTES = 1 << 22  # of text parsed at a time; its arrays take some 60 MB
 LABEL_NAMES = ("label", "labels", "class", "digit", "target", "y")
 NEWLINE, COMMA, ZERO = b"\n,0"
+
+
+@contextlib.contextmanager
+def _opened(path: Path, kind: str) -> Iterator[io.BufferedReader]:
+    """Open a file; what it makes the libraries that read it raise becomes a `DataError`."""
+    try:
+        if not path.is_file():
+            raise DataError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise DataError(f"{path} has {size:,} bytes, more than {MAX_BYTES:,}")
+        with path.open("rb") as file:
+            yield file
+    except DataError:
+        raise
+    except Exception as error:  # which they raise for a damaged file is not documented
+        raise DataError(f"{path} cannot be read as {kind}: {one_line(error)}") from error
 
 
 def read_csv(path: Path) -> tuple[Split, Split | None]:
@@ -48,36 +66,25 @@ def _test_like(train: re.Match[str]) -> str:
 
 def _read_table(path: Path) -> Split | None:
     """Return the images and labels of a CSV file; None where it has 784 columns: no labels."""
-    try:
-        _check_size(path)
-        with path.open("rb") as file:
-            first = file.readline(MAX_LINE_BYTES).removeprefix(b"\xef\xbb\xbf")
-            names = _clean(first).decode("ascii", "replace").strip().lower().split(",")
-            has_header = len(set(names)) == len(names)  # 785 pixels cannot all differ
-            if len(names) not in (NUM_PIXELS, NUM_COLUMNS):
-                raise DataError(
-                    f"{path} has {len(names)} columns; {NUM_COLUMNS} are expected: a label and "
-                    f"{NUM_PIXELS} pixels"
-                )
-            if len(names) == NUM_PIXELS:
-                return None
-            blocks, line = [np.empty((0, NUM_COLUMNS), np.uint8)], 1 + has_header
-            for text in _text_blocks(file, b"" if has_header else first):
-                blocks.append(_parse(_clean(text), path, line))
-                line += len(blocks[-1])
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {one_line(error)}") from None
+    with _opened(path, "CSV") as file:
+        first = file.readline(MAX_LINE_BYTES).removeprefix(b"\xef\xbb\xbf")
+        names = _clean(first).decode("ascii", "replace").strip().lower().split(",")
+        has_header = len(set(names)) == len(names)  # 785 pixels cannot all differ
+        if len(names) not in (NUM_PIXELS, NUM_COLUMNS):
+            raise DataError(
+                f"{path} has {len(names)} columns; {NUM_COLUMNS} are expected: a label and "
+                f"{NUM_PIXELS} pixels"
+            )
+        if len(names) == NUM_PIXELS:
+            return None
+        blocks, line = [np.empty((0, NUM_COLUMNS), np.uint8)], 1 + has_header
+        for text in _text_blocks(file, b"" if has_header else first):
+            blocks.append(_parse(_clean(text), path, line))
+            line += len(blocks[-1])
     table = np.concatenate(blocks)
     column = next((names.index(name) for name in LABEL_NAMES if name in names), 0)
     pixels = np.delete(table, column, axis=1).reshape(-1, 28, 28)
     return Split.from_arrays(pixels, table[:, column], str(path))
-
-
-def _check_size(path: Path) -> None:
-    if not path.is_file():
-        raise DataError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise DataError(f"{path} has {size:,} bytes, more than {MAX_BYTES:,}")
 
 
 def _clean(text: bytes) -> bytes:
@@ -135,34 +142,32 @@ def read_npz(path: Path) -> tuple[Split, Split | None]:
     For the arrays see `Split.from_arrays`. No pickle is read. A `DataError` if the file holds
     anything else.
     """
-    try:
-        _check_size(path)
-        with zipfile.ZipFile(path) as archive:
-            sizes = {
-                info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()
-            }
-            if not {"x_train", "y_train"} <= sizes.keys():
-                names = truncate_middle(sanitize(", ".join(sizes)), 100)
-                raise DataError(f"{path} has no x_train and y_train (it holds {names})")
-            if sum(sizes.values()) > MAX_BYTES:
-                raise DataError(f"{path} unpacks to more than {MAX_BYTES:,} bytes")
-            parts = ["train", "test"] if {"x_test", "y_test"} <= sizes.keys() else ["train"]
-            splits = [
-                Split.from_arrays(
-                    _array(archive, f"x_{part}"), _array(archive, f"y_{part}"), f"{path}, {part}"
-                )
-                for part in parts
-            ]
-    # RuntimeError: encrypted, or packed in another way.
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise DataError(f"{path} cannot be read as .npz: {one_line(error)}") from None
+    with _opened(path, ".npz") as file, zipfile.ZipFile(file) as archive:
+        infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        if not {"x_train", "y_train"} <= infos.keys():
+            names = truncate_middle(sanitize(", ".join(infos)), 100)
+            raise DataError(f"{path} has no x_train and y_train (it holds {names})")
+        if sum(info.file_size for info in infos.values()) > MAX_BYTES:
+            raise DataError(f"{path} unpacks to more than {MAX_BYTES:,} bytes")
+        parts = ["train", "test"] if {"x_test", "y_test"} <= infos.keys() else ["train"]
+        arrays = {
+            part: [_array(archive, infos[f"{name}_{part}"]) for name in "xy"] for part in parts
+        }
+    splits = [Split.from_arrays(x, y, f"{path}, {part}") for part, (x, y) in arrays.items()]
     return splits[0], splits[1] if len(splits) > 1 else None
 
 
-def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    content = archive.read(f"{name}.npy")
-    try:
-        return np.load(io.BytesIO(content), allow_pickle=False)  # type: ignore[no-any-return]
-    # A header may promise any shape; an array of objects is a pickle.
-    except (ValueError, EOFError, MemoryError, OverflowError, SyntaxError) as error:
-        raise DataError(f"{archive.filename}: {name} cannot be read: {one_line(error)}") from None
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+    """Read an array; a header may promise any shape, and an array of objects is a pickle."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{info.filename} is not compressed as NumPy does it")
+    with archive.open(info) as file:
+        header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+        shape, _, dtype = header[npy.read_magic(file)](file)
+        if not dtype.hasobject and math.prod(shape) * dtype.itemsize > info.file_size:
+            raise ValueError(f"{info.filename} is shorter than its header says")
+        file.seek(0)
+        array: NDArray[Any] = npy.read_array(file, allow_pickle=False)
+        if file.read(1):  # read to the end, so that its checksum is verified
+            raise ValueError(f"{info.filename} goes on after its array")
+    return array

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mnist_ce.config import DataConfig, resolve_config
-from mnist_ce.data.custom import CUSTOM, custom_dataset
-from mnist_ce.data.dataset import DataSplits, load_splits
+from mnist_ce.data.dataset import CUSTOM, DataSplits, custom_dataset, load_splits
 from mnist_ce.evaluation import metrics
 from mnist_ce.network.model import kept_in_place, predict_logits
 from mnist_ce.network.objective import Binary, Objective

@@ -20,8 +20,7 @@ import torch
 from torch import nn
 
 from mnist_ce.config import Config, resolve_config
-from mnist_ce.data.custom import custom_dataset
-from mnist_ce.data.dataset import DataSplits, load_splits, short_name
+from mnist_ce.data.dataset import DataSplits, custom_dataset, load_splits, short_name
 from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.network.model import MLP, check_module
 from mnist_ce.runs.load_model import TrainedModel, load_model

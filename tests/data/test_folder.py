@@ -18,11 +18,9 @@ from mnist_ce.cli import main
 from mnist_ce.data.dataset import load_dataset
 from mnist_ce.data.files import DatasetFiles
 from mnist_ce.data.folder import read_folder
-from mnist_ce.data.registry import DIGITS
-from mnist_ce.data.splits import Dataset, Split
+from mnist_ce.data.splits import DIGITS, Dataset, Split
 from mnist_ce.data.synthetic.generate import generate
-from mnist_ce.data.synthetic.render import draw
-from mnist_ce.data.synthetic.templates import Style
+from mnist_ce.data.synthetic.render import Style, draw
 from mnist_ce.system.errors import DataError
 
 # One who writes 0 with a slash and 1 with a long upstroke, and nothing else.
@@ -56,10 +54,7 @@ def test_labels_from_folders_or_names_in_any_order(tmp_path: Path) -> None:
     write(tmp_path / "b", 6, "{label}_{index}.PNG")
     write(tmp_path / "c", 6, "scans/{label}/9{index}.png")
     first, test, class_names = read_folder(tmp_path / "a")
-    assert (test, class_names) == (
-        None,
-        tuple("0123456789"),
-    )  # ten outputs, as the digits' networks
+    assert (test, class_names) == (None, DIGITS)  # ten outputs, as the digits' networks
     assert first.labels.bincount().tolist() == [6, 6]
     assert first.images.shape == (12, 28, 28)
     assert int(first.images.max()) > 200  # bright on black, as MNIST
@@ -158,11 +153,8 @@ def test_the_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(DatasetFiles, "load", lambda self: mnist)
     monkeypatch.chdir(tmp_path)
     write(Path("my-digits"), 5)
-    for name, split in (
-        ("train.csv", digits),
-        ("mnist_train.csv", digits),
-        ("mnist_test.csv", mnist.test),
-    ):
+    tables = {"train.csv": digits, "mnist_train.csv": digits, "mnist_test.csv": mnist.test}
+    for name, split in tables.items():
         rows = torch.cat([split.labels[:, None], split.images.flatten(1)], 1).numpy()
         np.savetxt(name, rows, fmt="%d", delimiter=",")
     np.savez("mnist.npz", x_train=digits.images.numpy(), y_train=digits.labels.numpy())

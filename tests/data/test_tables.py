@@ -18,8 +18,7 @@ from hypothesis.extra.numpy import arrays
 
 from mnist_ce.data.dataset import load_dataset
 from mnist_ce.data.files import DatasetFiles
-from mnist_ce.data.registry import DIGITS
-from mnist_ce.data.splits import Dataset, Split, split_test
+from mnist_ce.data.splits import DIGITS, Dataset, Split, split_test
 from mnist_ce.data.tables import read_csv, read_npz
 from mnist_ce.system.errors import DataError
 
@@ -79,20 +78,27 @@ def test_the_test_images_lie_beside_or_are_split_off(
 
 def test_a_label_needs_a_class_and_a_class_three_images(tmp_path: Path) -> None:
     path = tmp_path / "digits.csv"
-    path.write_text("10" + ",0" * 784)
-    with pytest.raises(DataError, match="too few images: give at least three of a class"):
-        load_dataset(f"csv:{path}", tmp_path)
-    path.write_text("\n".join([*ROWS, "10,9" + ",0" * 783]))
-    with pytest.raises(DataError, match="has the label 10, but its classes are 0 to 9"):
-        load_dataset(f"csv:{path}", tmp_path)
+    for rows, message in (
+        (["10" + ",0" * 784], "too few images: give at least three of a class"),
+        ([*ROWS, "10,9" + ",0" * 783], "has the label 10, but its classes are 0 to 9"),
+    ):
+        path.write_text("\n".join(rows))
+        with pytest.raises(DataError, match=message):
+            load_dataset(f"csv:{path}", tmp_path)
 
 
-def test_equal_images_are_never_on_both_sides() -> None:
-    images = torch.arange(20, dtype=torch.uint8)[:, None, None].expand(-1, 28, 28)
-    split = Split(images.repeat(5, 1, 1), torch.zeros(100, dtype=torch.int64))
-    train, test = (set(part.images[:, 0, 0].tolist()) for part in split_test(split))
-    assert (len(train), len(test)) == (16, 4)
-    assert train.isdisjoint(test)
+def test_the_split_follows_from_the_pixels_alone() -> None:
+    images = torch.arange(100, dtype=torch.uint8)[:, None, None].expand(-1, 28, 28)
+    once = Split(images, torch.arange(100) % 2)
+    order = torch.tensor(random.Random(1).sample(range(100), 100))
+    chosen = set()
+    for split in (once, once[order], Split(images.repeat(5, 1, 1), once.labels.repeat(5))):
+        train, test = split_test(split)
+        assert test.labels.bincount().tolist() == [len(split) // 10] * 2
+        values = frozenset(test.images[:, 0, 0].tolist())
+        assert values.isdisjoint(train.images[:, 0, 0].tolist())
+        chosen.add(values)
+    assert len(chosen) == 1
 
 
 @pytest.mark.parametrize("path", ["npz:x.npz", "mnist+npz:x.npz"])
@@ -132,7 +138,7 @@ def test_test_images_leave_the_training_images(
         st.tuples(
             st.integers(0, 3),
             st.integers(0, 784),
-            st.sampled_from(["", "256", "1000", "-1", "1.0", "a", "٣"]),
+            st.sampled_from(["", "256", "1000", "-1", "1.0", "a", "٣", "nan"]),
         ),
     ),
 )
@@ -172,27 +178,12 @@ def test_no_altered_byte_of_an_npz_goes_unnoticed(
         check(read_npz(path)[0])
 
 
-def test_the_split_follows_from_the_pixels_alone() -> None:
-    images = torch.arange(100, dtype=torch.uint8)[:, None, None].expand(-1, 28, 28).contiguous()
-    split = Split(images, torch.arange(100) % 2)
-    train, test = split_test(split)
-    assert test.labels.bincount().tolist() == [10, 10]
-    values = set(test.images[:, 0, 0].tolist())
-    assert values.isdisjoint(train.images[:, 0, 0].tolist())
-    order = torch.tensor(random.Random(1).sample(range(100), 100))
-    assert set(split_test(split[order])[1].images[:, 0, 0].tolist()) == values
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         (ROWS[0] + "\n" + ROWS[1][:-9], "line 2: 78"),
         (ROWS[0] + "\n\n" + ROWS[1], "line 2: 1 columns, expected 785"),
         (ROWS[0] + "\n5,256" + ",0" * 783, "line 2, column 2: '256' is not a whole number"),
-        (ROWS[0] + "\n5,0.5" + ",0" * 783, "line 2, column 2: '0.5' is not"),
-        (ROWS[0] + "\n5,nan" + ",0" * 783, "column 2: 'nan' is not"),
-        (ROWS[0] + "\n5," + ",0" * 783, "column 2: '' is not"),
-        (ROWS[0] + "\n5,-1" + ",0" * 783, "column 2: '-1' is not"),
         (ROWS[0] + "\n5,\x1b[31m" + ",0" * 783, r"column 2: '\?\[31m' is not"),
         ("", "1 columns; 785 are expected"),
         (f"label,{PIXELS}\n", "there is no image"),

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from mnist_ce.data.splits import Split
-from mnist_ce.data.synthetic.render import draw
-from mnist_ce.data.synthetic.templates import load_styles
+from mnist_ce.data.synthetic.render import draw, load_styles
 from mnist_ce.data.tables import read_npz
 from mnist_ce.system.device import use_threads
 from mnist_ce.system.errors import DataError
