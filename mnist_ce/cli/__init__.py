@@ -14,8 +14,8 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from mnist_ce.cli import artifacts, compare, demo, evaluate, explain, predict, runs, train, tune
-from mnist_ce.cli.help import ClickError, GroupedCommand, usage_message
+from mnist_ce.cli import demo, evaluate, explain, predict, runs, train, tune
+from mnist_ce.cli.options import TRACEBACK, ClickError, Command, usage_message
 from mnist_ce.cli.printing import echo, error, note, printing
 from mnist_ce.system.distributed import is_main
 from mnist_ce.system.errors import MnistCeError
@@ -36,20 +36,18 @@ for command in (
     evaluate.evaluate,
     predict.predict,
     explain.explain,
-    compare.compare,
-    artifacts.calibrate,
+    evaluate.compare,
+    runs.calibrate,
     runs.runs,
-    artifacts.report,
-    artifacts.export,
+    runs.report,
+    runs.export,
     tune.tune,
     demo.demo,
 ):
     # \b keeps click from joining the examples to one paragraph.
     help_text = re.sub(r"\n( *)(Examples|For example):", r"\n\1\b\n\1\2:", command.__doc__ or "")
     short_help = help_text.partition("\n")[0]  # whole in the list of commands, where click cuts
-    app.command(command.__name__, help=help_text, short_help=short_help, cls=GroupedCommand)(
-        command
-    )
+    app.command(command.__name__, help=help_text, short_help=short_help, cls=Command)(command)
 
 
 def _print_version(is_given: bool) -> None:
@@ -58,24 +56,10 @@ def _print_version(is_given: bool) -> None:
         raise typer.Exit
 
 
-def _show_traceback(ctx: typer.Context, is_given: bool) -> None:
-    if is_given:
-        ctx.ensure_object(dict)["traceback"] = True
-
-
 @app.callback()
 def program(
     is_version_asked: Annotated[
         bool, Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
-    ] = False,
-    with_traceback: Annotated[
-        bool,
-        Option(
-            "--traceback",
-            expose_value=False,  # `GroupedCommand` adds the option to the commands, too
-            callback=_show_traceback,
-            help="Show where in the code an error arose.",
-        ),
     ] = False,
 ) -> None:
     """Train, evaluate and use one small network on MNIST."""
@@ -87,10 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done; 1: the work failed; 2: the command or config is wrong; 128 + n: stopped by signal n.
     `arguments` is the command line after `mnist-ce`; None: that of this process.
     """
-    settings: dict[str, bool] = {}  # `obj` of the command's context
+    arguments = sys.argv[1:] if arguments is None else arguments
+    words = [word for word in arguments if word != TRACEBACK]
 
     def fail(message: str, exit_code: int) -> int:
-        if settings.get("traceback"):
+        if len(words) < len(arguments):
             note(traceback.format_exc())
         if is_main():  # the other processes of a run have the same error, or follow its end
             error(message)
@@ -99,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         with printing():
-            code = app(arguments, prog_name="mnist-ce", obj=settings, standalone_mode=False)
+            code = app(words, prog_name="mnist-ce", standalone_mode=False)
             return code if isinstance(code, int) else 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)

@@ -1,18 +1,19 @@
-"""`mnist-ce evaluate`."""
+"""`mnist-ce evaluate` and `compare`."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer import Option
+from typer import Argument, Option
 
 from mnist_ce.cli import options
 from mnist_ce.cli.printing import echo, note, print_json, print_table, write_plot
 from mnist_ce.system.errors import RunError
+from mnist_ce.system.text import truncate_middle
 
 if TYPE_CHECKING:
+    from mnist_ce.evaluation.comparison import Comparison
     from mnist_ce.evaluation.evaluate import EvaluationReport
 
 
@@ -23,7 +24,7 @@ def evaluate(
     ] = None,
     split: options.Split = "test",
     dataset: options.OtherDataset = None,
-    plot: Annotated[Path | None, options.plot("Draw a reliability diagram.")] = None,
+    plot: options.Plot = None,
     verify: Annotated[
         bool, Option("--verify", help="Verify the record and files of a finished run.")
     ] = False,
@@ -49,10 +50,8 @@ def evaluate(
     from mnist_ce.system.device import use_threads
 
     if verify:
-        if name is None:
-            raise typer.BadParameter("--verify needs the name of a run")
-        if split != "test" or dataset or plot or (input_mean, input_std) != (0.0, 1.0):
-            raise typer.BadParameter("--verify is for a run as it is, on its own data")
+        if name is None or split != "test" or dataset or plot or (input_mean, input_std) != (0, 1):
+            raise typer.BadParameter("--verify needs the name of a run, and no other options")
         with use_threads(threads):
             _verify(name, json, output=output, data_dir=data_dir, device=device)
         return
@@ -102,7 +101,7 @@ def _print_report(report: EvaluationReport) -> None:
     echo(
         f"{report.dataset}, {report.split} split, {result.num_examples:,} images\n"
         f"average loss  {result.loss:.4f}\n"
-        f"accuracy      {accuracy_text(report)}"
+        f"accuracy      {_accuracy_text(report)}"
     )
     for temperature, calibration in report.calibrations.items():
         name = "calibration" if temperature == report.trained.temperature else "uncalibrated"
@@ -127,18 +126,102 @@ def _print_report(report: EvaluationReport) -> None:
     ]
     print_table([("class", "precision", "recall", "F1", "count"), *rows], "<>>>>")
     echo("\nconfusion matrix (row: truth, column: prediction)")
-    # For ten classes within 80 columns.
-    cell = max(len(str(count)) for row in report.confusion for count in row) + 1
-    width = max(map(len, report.class_names))
-    echo(" " * width + "".join(f"{name[: cell - 1]:>{cell}}" for name in report.class_names))
-    for name, row in zip(report.class_names, report.confusion, strict=True):
-        echo(f"{name:<{width}}" + "".join(f"{count or '.':>{cell}}" for count in row))
+    names = report.class_names
+    width = max(len(str(count)) for row in report.confusion for count in row)
+    table = [["", *(name[:width] for name in names)]]  # ten classes within 80 columns
+    for name, row in zip(names, report.confusion, strict=True):
+        table.append([name, *(str(count or ".") for count in row)])
+    print_table(table, "<" + ">" * len(names))
 
 
-def accuracy_text(report: EvaluationReport) -> str:
+def _accuracy_text(report: EvaluationReport) -> str:
     """Return the number and fraction of correct predictions, with the interval of the fraction."""
     result, (low, high) = report.result, report.accuracy_interval
     return (
         f"{result.num_correct}/{result.num_examples} ({result.accuracy:.2%}), "
         f"95 % interval {low:.2%} to {high:.2%}"
     )
+
+
+def compare(
+    checkpoints: Annotated[
+        list[str], Argument(metavar="A B...", help=options.CHECKPOINT_HELP, show_default=False)
+    ],
+    split: options.Split = "test",
+    dataset: options.OtherDataset = None,
+    limit: Annotated[
+        int, Option(min=0, help="Images to list; --json lists all.", metavar="N")
+    ] = 20,
+    plot: options.Plot = None,
+    data_dir: options.DataDir = None,
+    output: options.Output = "checkpoints",
+    device: options.Device = "auto",
+    threads: options.Threads = 0,
+    json: options.Json = False,
+) -> None:
+    """Compare networks on the same images, and test whether differences are significant.
+
+    Examples:
+      mnist-ce compare my-run mnist
+      mnist-ce compare first-run second-run third-run --plot differences.png
+    """
+    if not 2 <= len(checkpoints) <= 26:
+        raise typer.BadParameter("name 2 to 26 networks")
+    from mnist_ce.evaluation.comparison import compare as compare_models
+    from mnist_ce.system.device import use_threads
+
+    with use_threads(threads):
+        comparison = compare_models(
+            *checkpoints,
+            split=split,
+            dataset=dataset,
+            data_dir=data_dir,
+            output=output,
+            device=device,
+        )
+    if plot is not None:
+        from mnist_ce.report.plots.images import draw_differences
+
+        write_plot(plot, draw_differences(comparison))
+    if json:
+        print_json(comparison.to_dict())
+    else:
+        _print_comparison(comparison, limit)
+
+
+def _print_comparison(comparison: Comparison, limit: int) -> None:
+    from mnist_ce.evaluation.comparison import p_text
+
+    reports, pairs, indices = comparison.reports, comparison.pairs, sorted(comparison.differing)
+    letters = [chr(65 + number) for number in range(len(reports))]
+    first = reports[0]
+    echo(f"{first.dataset}, {first.split} split, {first.result.num_examples:,} images")
+    for letter, report in zip(letters, reports, strict=True):
+        label = truncate_middle(report.trained.label, 77)
+        echo(f"{letter}  {label}\n   {_accuracy_text(report)}")
+    if len(pairs) == 1:
+        (pair,) = pairs
+        echo(
+            f"both right {pair.both_right:,}, only A {pair.only_a_right:,}, "
+            f"only B {pair.only_b_right:,}, both wrong {pair.both_wrong:,}\n{pair.verdict}"
+        )
+    else:
+        head = ("pair", "only first right", "only second right", "McNemar, Holm-corrected")
+        rows = [
+            (
+                f"{letters[pair.a]} {letters[pair.b]}",
+                *(f"{count:,}" for count in (pair.only_a_right, pair.only_b_right)),
+                f"{p_text(pair.holm_p_value)}, {'' if pair.is_significant else 'not '}significant",
+            )
+            for pair in pairs
+        ]
+        print_table([head, *rows], "<>><")
+    if not indices or not limit:
+        return
+    echo(f"\nimages with different predictions ({len(indices):,})")
+    labels, predictions = comparison.labels.tolist(), comparison.predictions.tolist()
+    classes = [(f"{n:5d}", labels[n], *predictions[n]) for n in indices[:limit]]
+    rows = [(index, *(first.class_names[c] for c in row)) for index, *row in classes]
+    print_table([("index", "truth", *letters), *rows], ">" + "<" * (1 + len(letters)))
+    if limit < len(indices):
+        echo(f"and {len(indices) - limit:,} more: --limit {len(indices)}, or --json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from mnist_ce.cli import options
-from mnist_ce.cli.printing import echo, note, print_json, write_plot
+from mnist_ce.cli.printing import echo, note, print_json, print_table, write_plot
 from mnist_ce.system.errors import UsageError
+from mnist_ce.system.text import truncate_middle
 
 if TYPE_CHECKING:
     from mnist_ce.explain.image import ImageExplanation
@@ -26,7 +26,6 @@ WHY_GRADIENT = (
     " Its gradient by the logits is p - y. Gradient descent subtracts that, times the learning "
     "rate, so that the right class's logit rises and the others fall."
 )
-
 SHADES = " .:-=+*#%@"  # from black to white
 
 
@@ -41,12 +40,7 @@ def explain(
         str | None, Option(help="Rows of probabilities: 0.7,0.2,0.1", metavar="NUMBERS")
     ] = None,
     target: Annotated[
-        str | None,
-        Option(
-            help="The right class of each row: 0 or 2,0,1. For an image: its class; "
-            "default: the prediction.",
-            metavar="CLASS",
-        ),
+        str | None, Option(help="The right class, of each row: 2,0,1.", metavar="CLASS")
     ] = None,
     reduction: Annotated[
         str | None, Option(help="mean, sum or none.", show_default="mean", metavar="NAME")
@@ -55,9 +49,7 @@ def explain(
         bool, Option("--binary", help="Logits of a yes/no network, one per row.")
     ] = False,
     checkpoint: options.Checkpoint = None,
-    plot: Annotated[
-        Path | None, options.plot("Plot the loss; for an image each pixel's attribution.")
-    ] = None,
+    plot: options.Plot = None,
     precise: Annotated[bool, Option("--precise", help="Eight decimals.")] = False,
     about_logits: Annotated[
         bool, Option("--why-raw-logits", help="Why the network ends without a softmax.")
@@ -126,14 +118,13 @@ def explain(
 
 def _parse_rows(text: str, name: str) -> list[list[float]]:
     """Read rows of numbers: commas within a row, semicolons between rows."""
-    rows = [row.split(",") for row in text.strip().removesuffix(";").split(";")]
-    for number in itertools.chain.from_iterable(rows):
-        try:
-            float(number)
-        except ValueError:
-            advice = "write rows as in 2.0,1.0,0.1; 0.5,2,0.3"
-            raise UsageError(f"{name}: '{number.strip()}' is not a number; {advice}") from None
-    return [[*map(float, row)] for row in rows]
+    rows = text.strip().removesuffix(";").split(";")
+    try:
+        return [[float(number) for number in row.split(",")] for row in rows]
+    except ValueError as error:
+        number = str(error).rpartition(": ")[2]
+        advice = "write rows as in 2.0,1.0,0.1; 0.5,2,0.3"
+        raise UsageError(f"{name}: {number} is not a number; {advice}") from None
 
 
 def _parse_targets(text: str) -> list[int]:
@@ -168,10 +159,8 @@ def _print_loss(loss: Mapping[str, Any], precise: bool, about_logits: bool) -> N
         _print_row(loss, row, f"row {number}: " if len(rows) > 1 else "", decimals)
     if len(rows) > 1 and loss["reduction"] != "none":
         mean = "" if loss["reduction"] == "sum" else f", as of a probability of {_percent(value)}"
-        text = f"{loss['reduction']} of {len(rows)} rows: {_number_text(value, decimals)}{mean}\n"
-        echo(text)
-    has_gradient = rows[0]["gradient"] is not None
-    echo(textwrap.fill(WHY + (WHY_GRADIENT if has_gradient else ""), WIDTH))
+        echo(f"{loss['reduction']} of {len(rows)} rows: {_number_text(value, decimals)}{mean}\n")
+    echo(textwrap.fill(WHY + ("" if rows[0]["gradient"] is None else WHY_GRADIENT), WIDTH))
     agreement = "which agree" if loss["agree"] else "which DIFFER here: see the note"
     echo(f"\nthe loss by {COUNTS[len(loss['losses'])]} methods, {agreement}")
     for name, (library, formula, _) in loss["methods"].items():
@@ -201,31 +190,24 @@ def _print_row(loss: Mapping[str, Any], row: Mapping[str, Any], which: str, deci
         f"{_percent(row['loss'])}\n"
         f"for comparison, guessing: ln {len(names)} = {chance}\n"
     )
-    echo("\n".join(_class_lines(loss, row, decimals)) + "\n")
-
-
-def _class_lines(loss: Mapping[str, Any], row: Mapping[str, Any], decimals: int) -> list[str]:
-    names = [name if len(name) <= 14 else name[:13] + "~" for name in loss["class_names"]]
-    width = max(5, *map(len, names))
     columns: dict[str, Sequence[float]] = {}
     if row["logits"] is not None:
         logits = [0.0, *row["logits"]] if loss["kind"] == "binary" else row["logits"]
-        columns["logit"] = logits
         # exp(z), as the formula has it, where float64 can represent it.
         shift = 0.0 if -EXP_LIMIT < max(logits) < EXP_LIMIT else max(logits)
         powers = [math.exp(logit - shift) for logit in logits]
-        columns["exp(z-max)" if shift else "exp(z)"] = powers
+        columns = {"logit": logits, "exp(z-max)" if shift else "exp(z)": powers}
     columns["softmax" if loss["kind"] == "logits" else "p"] = row["probabilities"]
     columns["-ln p"] = row["negative_log_probabilities"]
     if row["gradient"] is not None:
         columns["p - y"] = row["gradient"]
-    cell = 12 if decimals > 4 else 11  # then a name of 14 and five columns fit in 80
-    lines = [f"{'class':<{width}}" + "".join(f"{name:>{cell}}" for name in columns)]
+    table = [["class", *columns, ""]]
     for label, name in enumerate(names):
-        texts = (_number_text(values[label], decimals) for values in columns.values())
-        mark = "  <- target" if label == row["target"] else ""
-        lines.append(f"{name:<{width}}" + "".join(f"{text:>{cell}}" for text in texts) + mark)
-    return lines
+        texts = [_number_text(values[label], decimals) for values in columns.values()]
+        mark = "<- target" if label == target else ""
+        table.append([truncate_middle(name, 14), *texts, mark])
+    print_table(table, "<" + ">" * len(columns) + "<")
+    echo()
 
 
 def _number_text(value: float, decimals: int) -> str:

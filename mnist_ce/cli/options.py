@@ -1,14 +1,23 @@
-"""Options that several commands share."""
+"""Options that several commands share, their help, and what is said of wrong ones."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import typer
 from typer import Argument, Option
+from typer.core import TyperCommand
 
 from mnist_ce.system.errors import UsageError
+from mnist_ce.system.text import did_you_mean, percent_hint, plain_reason
 
+DATASETS = (
+    "auto, mnist, fashion-mnist, kmnist, synthetic, csv:FILE, npz:FILE, folder:DIR or "
+    "mnist+folder:DIR."
+)
 CHECKPOINT_HELP = "A run's name or folder, latest, a state_dict file, or weights: world, mnist."
 NO_CHECKPOINT = "the newest finished multi-class run, else mnist"
 
@@ -47,15 +56,15 @@ InputStd = Annotated[float, Option(help="See --input-mean.")]
 Json = Annotated[bool, Option("--json", help="Print one JSON document.")]
 
 
-def plot(description: str) -> Any:  # noqa: ANN401 - what Typer's `Option` returns
-    """Return the option `--plot` of a command that draws what is described."""
+def _check_plot(path: Path | None) -> Path | None:
+    if path is not None and path.suffix.lower() != ".png":
+        raise UsageError(f"--plot {path}: the plot is a PNG; end its name in .png")
+    return path
 
-    def check(path: Path | None) -> Path | None:
-        if path is not None and path.suffix.lower() != ".png":
-            raise UsageError(f"--plot {path}: the plot is a PNG; end its name in .png")
-        return path
 
-    return Option("--plot", help=description, metavar="FILE.png", callback=check)
+Plot = Annotated[
+    Path | None, Option(help="Draw the result.", metavar="FILE.png", callback=_check_plot)
+]
 
 
 CONFIG_KEYS = {
@@ -75,3 +84,87 @@ CONFIG_KEYS = {
     "name": "run.name",
 }
 """The keys of the config that parameters of `train` set."""
+
+# The click inside Typer, whose place may change.
+ClickError: type[Exception] = typer.BadParameter.__mro__[2]
+TRACEBACK = "--traceback"  # for every command: `main` takes it out
+_HEADINGS = {
+    "Recipe": ("config", "epochs", "batch_size", "lr", "momentum", "init", "seed", "assignments"),
+    "Data and device": ("dataset", "data_dir", "mirror", "device", "threads", "step"),
+    "Run": ("output", "name", "resume", "dry_run", "tensorboard", "live"),
+}
+
+
+class Command(TyperCommand):
+    """A command with its options in groups in its help (Typer groups them with Rich only)."""
+
+    # Context and HelpFormatter belong to the click inside Typer, whose place may change.
+    def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
+        if ctx.info_name == "train":
+            _show_defaults(self.params)
+        heading_of = {name: heading for heading, names in _HEADINGS.items() for name in names}
+        groups: dict[str, list[tuple[str, str]]]
+        groups = {heading: [] for heading in ("Arguments", *_HEADINGS, "Options")}
+        for parameter in self.get_params(ctx):
+            rest = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            if (record := parameter.get_help_record(ctx)) is not None:
+                groups[heading_of.get(str(parameter.name), rest)].append(record)
+        groups["Options"].insert(-1, (TRACEBACK, "Show where in the code an error arose."))
+        for heading, records in groups.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
+
+def _show_defaults(parameters: Sequence[Any]) -> None:
+    """Let the options of `train`, which has no values of its own, show the config's."""
+    from mnist_ce.config import resolve_config, shipped_configs
+
+    defaults = resolve_config().flat()
+    for parameter in parameters:
+        if (default := defaults.get(CONFIG_KEYS.get(parameter.name, ""), "")) != "":
+            parameter.default, parameter.show_default = default, True
+        if parameter.name == "config":
+            parameter.help = f"A TOML file or a recipe: {', '.join(shipped_configs())}."
+
+
+def usage_message(failure: Any) -> str:  # noqa: ANN401 - a `ClickError`
+    """Return one line on what Typer refused: what is wrong, and what was probably meant."""
+    context = getattr(failure, "ctx", None)
+    params = context.command.params if context else []
+    options = [name for param in params for name in param.opts if name.startswith("--")]
+    message = re.sub(r"^Invalid value(?: for ([^:]*))?: ", r"\1: ", failure.format_message())
+    message = message.removeprefix(": ").replace("'", "").rstrip(".")
+    details: list[Any] = getattr(failure.__cause__, "errors", list)()  # pydantic's
+    if details:
+        place, value = message.partition(":")[0], details[0]["input"]
+        hint = percent_hint(value) if "--min-confidence" in place else ""
+        message = f"{place} = {value}: {plain_reason(details[0]['msg'])}{hint}"
+    elif hasattr(failure, "possibilities"):
+        name = failure.option_name
+        message = f"no such option: {name}{_suggestion(name, '', options)}"
+    elif match := re.search(r"unexpected extra argument(?:s|\(s\))? \((.*)\)", message):
+        name, _, value = match[1].replace("=", " ", 1).partition(" ")
+        message = f"unexpected argument: {match[1]}{_suggestion(name, value, options)}"
+    else:
+        message = message.replace(". Did you mean", "; did you mean")
+    help_command = f"{context.command_path if context else 'mnist-ce'} --help"
+    return f"{message[:1].lower()}{message[1:]} (see {help_command})"
+
+
+def _suggestion(word: str, value: str, options: Sequence[str]) -> str:
+    """Suggest an option for one that does not exist, or for `epochs=1`, `epochs 1` or `fast`."""
+    key = word.removeprefix("--").replace("-", "_")
+    if "--set" in options:  # all keys of the config can be given
+        from mnist_ce.config import Config, shipped_configs
+
+        if word in shipped_configs():
+            return f"; did you mean --config {word}?"
+        flags = {config_key: name.replace("_", "-") for name, config_key in CONFIG_KEYS.items()}
+        for full in Config().flat():
+            if key in (full, full.partition(".")[2]):
+                setting = f"--set {full}={value or 'VALUE'}"
+                option = f"--{flags[full]} {value}".rstrip() if full in flags else setting
+                return f"; did you mean {option}?"
+    is_option = word.startswith("--") or bool(value)
+    return did_you_mean(f"--{key.replace('_', '-')}", options) if is_option else ""

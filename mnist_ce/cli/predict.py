@@ -30,11 +30,7 @@ MANY = 200  # images from which processes and a progress bar are worth their sta
 def predict(
     images: Annotated[
         list[str],
-        Argument(
-            metavar="IMAGE...",
-            help="Images, folders, glob patterns, or - for stdin (a data URL too).",
-            show_default=False,
-        ),
+        Argument(metavar="IMAGE...", help="Files, folders, patterns, - for stdin, data URLs."),
     ],
     checkpoint: Annotated[
         str | None, Option(help=options.CHECKPOINT_HELP, metavar="FILE", show_default="world")
@@ -49,8 +45,7 @@ def predict(
         Option(
             min=0.0,
             max=1.0,
-            help="Reject predictions less probable than this, in place of what does not look "
-            "like a digit.",
+            help="Reject predictions less probable than this.",
             show_default="reject what does not look like a digit",
         ),
     ] = None,
@@ -61,11 +56,7 @@ def predict(
         Path | None, Option(help="Write the network's inputs, 28×28 PNGs.", metavar="DIR")
     ] = None,
     stages: Annotated[
-        Path | None,
-        Option(
-            help="Write the stages of preprocessing as one PNG per image (a file for one image).",
-            metavar="DIR or FILE",
-        ),
+        Path | None, Option(help="Write the stages of preprocessing.", metavar="DIR or FILE.png")
     ] = None,
     annotate: Annotated[
         Path | None,
@@ -75,14 +66,7 @@ def predict(
     input_std: options.InputStd = 1.0,
     output: options.Output = "checkpoints",
     device: options.Device = "cpu",
-    threads: Annotated[
-        int,
-        Option(
-            min=0,
-            help=f"CPU threads; from {MANY} images on, processes. 0: as many as cores.",
-            metavar="N",
-        ),
-    ] = 0,
+    threads: options.Threads = 0,
 ) -> None:
     """Read the digits in images: scans, photographs, drawings.
 
@@ -143,7 +127,10 @@ def predict(
         num_printed = num_errors = 0
         try:
             for records in progress:
-                records = [_for_the_shell(record) for record in records]
+                for number, record in enumerate(records):
+                    advice = ": use --multi" if record.has_several else ""
+                    reason = record.reason and f"{record.reason}{advice}"
+                    records[number] = replace(record, path=record.path or "-", reason=reason)
                 first = records[0]
                 # A file name may have 255 bytes. With the number, no name collides.
                 name = os.fsencode(Path(str(first.path)).stem)[:200].decode("utf-8", "ignore")
@@ -213,11 +200,6 @@ def one_blas_thread() -> Iterator[None]:
     finally:
         if not is_set:
             os.environ.pop(name, None)
-
-
-def _for_the_shell(record: Prediction) -> Prediction:
-    reason = f"{record.reason}: use --multi" if record.has_several else record.reason
-    return replace(record, path=record.path or "-", reason=reason)
 
 
 def _print_text(lines: list[tuple[str, str, list[str]]], path: str) -> None:

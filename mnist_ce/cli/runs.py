@@ -1,4 +1,4 @@
-"""`mnist-ce runs`."""
+"""`mnist-ce runs`, and what is made of a run: `calibrate`, `export` and `report`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import contextlib
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer import Option
+from typer import Argument, Option
 
 from mnist_ce.cli import options
 from mnist_ce.cli.printing import echo, note, print_json, print_table
@@ -133,10 +134,111 @@ def _shorten(rows: Sequence[Sequence[str]], width: int) -> list[list[str]]:
         total = sum(max(map(len, cells)) for cells in columns.values()) + 2 * (len(HEAD) - 1)
         longest = max(map(len, columns[name]))
         limit = max(longest - max(total - width, 0), min_width)
-        cut = truncate_middle if name == "name" else _truncate_end
-        columns[name] = [cut(cell, limit) for cell in columns[name]]
+        columns[name] = [truncate_middle(cell, limit) for cell in columns[name]]
     return list(map(list, zip(*columns.values(), strict=True)))
 
 
-def _truncate_end(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[: length - 1]}…"
+def calibrate(
+    run: Annotated[str, Argument(metavar="RUN", help="The name or folder of the run.")],
+    held_out: Annotated[
+        list[str] | None,
+        Option("--with", help="Fit on this run's images; may be repeated.", metavar="RUN"),
+    ] = None,
+    data_dir: options.DataDir = None,
+    output: options.Output = "checkpoints",
+    threads: options.Threads = 0,
+    json: options.Json = False,
+) -> None:
+    """Fit a temperature, so that probabilities are accuracies.
+
+    90 % of predictions with a probability of 90 % are then right: predict divides
+    the run's logits by it; no prediction changes. It is fitted to
+    held-out images: those of the run itself or, for a run that was trained on all
+    images, those of other runs of the same recipe.
+
+    Examples:
+      mnist-ce train --config fast --name all
+      mnist-ce train --config fast --name some --set data.validation_size=5000
+      mnist-ce calibrate all --with some
+    """
+    from mnist_ce.evaluation.temperature_scaling import calibrate as run_calibration
+    from mnist_ce.system.device import use_threads
+
+    with use_threads(threads):
+        run_dir, calibration = run_calibration(
+            run, held_out or (), data_dir=data_dir, output=output
+        )
+    if json:
+        print_json(calibration.model_dump(exclude_unset=True))
+    else:
+        fitted = calibration.fitted_on or {}
+        names = ", ".join(source["run"] for source in fitted["runs"])
+        echo(
+            f"temperature {calibration.temperature:.4f}, fitted to {fitted['num_images']:,} "
+            f"held-out images of {fitted['dataset']} by {names}\n"
+            f"NLL there   {fitted['nll_uncalibrated']:.4f} → {fitted['nll']:.4f}"
+        )
+    note(f"written to {run_dir.record_path}")
+
+
+def export(
+    checkpoint: options.CheckpointArgument = None,
+    file: Annotated[
+        str | None,
+        Option(help="File to write.", metavar="FILE", show_default="the run's name with .onnx"),
+    ] = None,
+    dataset: options.OtherDataset = None,
+    data_dir: options.DataDir = None,
+    output: options.Output = "checkpoints",
+    input_mean: options.InputMean = 0.0,
+    input_std: options.InputStd = 1.0,
+    json: options.Json = False,
+) -> None:
+    """Write a network as an ONNX file, checked against torch.
+
+    Nothing is written unless ONNX Runtime gives the same predictions as torch
+    on 1,000 test images. (Packages: pip install 'mnist-ce[export]')
+
+    Examples:
+      mnist-ce export
+      mnist-ce export my-run --file digits.onnx
+    """
+    from mnist_ce.report.onnx import export as run_export
+    from mnist_ce.runs.load_model import load_model
+
+    trained = load_model(checkpoint, output, input_mean=input_mean, input_std=input_std)
+    result = run_export(trained, file=file, dataset=dataset, data_dir=data_dir)
+    note(f"checkpoint {result.checkpoint}")
+    if json:
+        print_json(asdict(result))
+        return
+    echo(
+        f"{result.path}  {result.num_bytes:,} bytes\n"
+        f"equal predictions on {result.num_checked:,} test images, "
+        f"logits within {result.max_difference:.1e}"
+    )
+
+
+def report(
+    runs: Annotated[
+        list[str] | None,
+        Argument(
+            metavar="[RUN]...", help="Names or folders.", show_default="the newest finished run"
+        ),
+    ] = None,
+    file: Annotated[
+        str | None,
+        Option(help="File to write.", metavar="FILE", show_default="report.html beside the runs"),
+    ] = None,
+    data_dir: options.DataDir = None,
+    output: options.Output = "checkpoints",
+) -> None:
+    """Redraw the plots of runs and show them in one HTML file.
+
+    Examples:
+      mnist-ce report
+      mnist-ce report first-run second-run --file comparison.html
+    """
+    from mnist_ce.report.report import report as run_report
+
+    echo(str(run_report(runs or (), output=output, data_dir=data_dir, file=file)))

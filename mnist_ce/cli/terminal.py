@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shlex
 import signal
-import sys
 import textwrap
 import time
 from collections.abc import Iterator
@@ -39,7 +38,6 @@ class TerminalCallback(Callback):
         self.quiet = quiet or not is_main()
         self.verbose = verbose
         self.bar: tqdm[Any] | None = None
-        self.next_refresh = 0.0
         self.first_rate: float | None = None  # images per second in the first window
         self.has_warned = False  # of a lower rate
 
@@ -58,10 +56,7 @@ class TerminalCallback(Callback):
     def on_batch(self, info: BatchInfo) -> None:
         self._check_speed()
         is_due = info.batch % self.info.config.run.log_interval == 0
-        if self.verbose:
-            is_due = is_due or info.batch == self.info.num_batches
-        else:
-            is_due = is_due and sys.stderr.isatty() and time.monotonic() >= self.next_refresh
+        is_due = is_due or (self.verbose and info.batch == self.info.num_batches)
         if self.quiet or not is_due:
             return
         sums, num_epochs = info.metrics, self.info.num_epochs
@@ -71,16 +66,15 @@ class TerminalCallback(Callback):
             rate = f"{sums.num_examples / max(info.seconds, 1e-9):,.0f} images/s"
             note(f"{epoch} batch {info.batch}/{self.info.num_batches}  {loss}  {rate}")
             return
-        self.next_refresh = time.monotonic() + 0.1
         num_steps = (info.epoch - 1) * self.info.num_batches + info.batch
         # tqdm's own postfix begins with a comma.
         text = f"{epoch} |{{bar}}| {loss}  accuracy {sums.accuracy:7.2%}  {{remaining}} left"
-        if self.bar is None:  # one of the whole run, for the time left
+        if self.bar is None:  # one of the whole run, for the time left; on a terminal only
+            look: dict[str, Any] = {"leave": False, "disable": None, "dynamic_ncols": True}
             total = num_epochs * self.info.num_batches
-            start: dict[str, Any] = {"total": total, "initial": num_steps, "bar_format": text}
-            self.bar = tqdm(**start, leave=False, dynamic_ncols=True)
-        self.bar.n, self.bar.bar_format = num_steps, text
-        self.bar.refresh()
+            self.bar = tqdm(total=total, initial=num_steps, bar_format=text, **look)
+        self.bar.bar_format = text
+        self.bar.update(num_steps - self.bar.n)  # drawn at most every 0.1 s
 
     def _check_speed(self) -> None:
         """Warn once when training on a CPU has become less than half as fast as at its start."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
+import textwrap
+import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Option
@@ -13,6 +16,9 @@ from typer import Option
 from mnist_ce.cli import options
 from mnist_ce.cli.printing import echo, note, print_json
 from mnist_ce.system.distributed import is_main
+
+if TYPE_CHECKING:  # pydantic, below, takes as long as all the rest
+    from mnist_ce.config import Config, Section
 
 
 def train(
@@ -25,33 +31,16 @@ def train(
     lr: Annotated[float | None, Option(help="Learning rate.")] = None,
     momentum: Annotated[float | None, Option(help="Momentum.")] = None,
     init: Annotated[
-        str | None,
-        Option(
-            help="Start from a run's or file's weights, or mnist or world.", metavar="CHECKPOINT"
-        ),
+        str | None, Option(help="Initial weights, as in evaluate.", metavar="CHECKPOINT")
     ] = None,
     seed: Annotated[int | None, Option(help="Fixes everything random.")] = None,
     assignments: options.Assignments = None,
-    dataset: Annotated[
-        str | None,
-        Option(
-            help="auto, mnist, fashion-mnist, kmnist, synthetic, csv:FILE, npz:FILE, folder:DIR or "
-            "mnist+folder:DIR.",
-            show_default="auto",
-            metavar="DATASET",
-        ),
-    ] = None,
+    dataset: Annotated[str | None, Option(help=options.DATASETS, metavar="DATASET")] = None,
     data_dir: options.DataDir = None,
-    mirror: Annotated[
-        str | None, Option(help="The only address to download from.", metavar="URL")
-    ] = None,
-    device: Annotated[
-        str | None, Option(help="auto, cpu, cuda, cuda:N or mps.", metavar="NAME")
-    ] = None,
-    threads: Annotated[
-        int | None, Option(help="CPU threads; 0: as torch chooses.", metavar="N")
-    ] = None,
-    step: Annotated[str | None, Option(help="auto, plain or fast.", metavar="KIND")] = None,
+    mirror: Annotated[str | None, Option(help="The only address to download from.")] = None,
+    device: Annotated[str | None, Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    threads: Annotated[int | None, Option(help="CPU threads; 0: as torch chooses.")] = None,
+    step: Annotated[str | None, Option(help="auto, plain or fast.")] = None,
     output: Annotated[str | None, Option(help="Folder that holds the runs.", metavar="DIR")] = None,
     name: Annotated[str | None, Option(help="The run's name.")] = None,
     resume: Annotated[
@@ -67,10 +56,7 @@ def train(
         bool, Option("--live", help="Serve a page that shows the run as it goes on (see demo).")
     ] = False,
     show_config: Annotated[
-        bool,
-        Option(
-            "--show-config", help="Print recipes and settings as TOML, explained; train nothing."
-        ),
+        bool, Option("--show-config", help="Print recipes and all settings, explained, as TOML.")
     ] = False,
     json: options.Json = False,
     verbose: Annotated[
@@ -92,16 +78,12 @@ def train(
 
     settings: dict[str, Any] = {key: arguments[name] for name, key in options.CONFIG_KEYS.items()}
     settings |= parse_assignments(assignments or [])
-    if resume is not None and config is not None:
-        raise typer.BadParameter("--resume takes the run's own config; leave --config out")
-    if resume is not None and show_config:
-        raise typer.BadParameter("--show-config is for a new run; a run's own is its config.toml")
+    if resume is not None and (config is not None or show_config):
+        raise typer.BadParameter("--resume takes the run's own config, which is its config.toml")
     resolved = recipe = None
     if resume is None:  # wrong settings are reported before torch is imported
         resolved, recipe = resolve_config(config, flags=settings), recipe_name(config)
         if show_config:
-            from mnist_ce.cli.help import config_text
-
             echo(config_text(resolved), nl=False)
             return
 
@@ -147,3 +129,36 @@ def train(
         note(f"kept in {result.run.path}")
         if not quiet and not json:
             on_terminal.print_next_steps(result)
+
+
+def config_text(config: Config) -> str:
+    """Return a whole config as TOML, each key under its meaning, after a list of the recipes.
+
+    The meanings and the list are comments; reading the text gives the config.
+    """
+    import tomli_w
+
+    from mnist_ce.config import shipped_configs
+
+    recipes = shipped_configs()
+    width = max(map(len, recipes), default=0)
+    parts = ["# Shipped recipes, for: mnist-ce train --config NAME"]
+    for name, path in recipes.items():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
+        sentence, stop, _ = " ".join(line.lstrip("# ") for line in comment).partition(". ")
+        parts.append(_comment(f"{name:<{width}}  {sentence}{stop.strip()}", width + 2))
+    for name in type(config).model_fields:
+        section: Section = getattr(config, name)
+        parts += ["", _comment(type(section).__doc__ or ""), f"[{name}]"]
+        for key, field in type(section).model_fields.items():
+            value = tomli_w.dumps({key: section.model_dump(mode="json")[key]}).strip()
+            if "\n" in value:  # tomli_w writes each element of a list in a line of its own
+                value = f"{key} = [{', '.join(map(str, tomllib.loads(value)[key]))}]"
+            parts += [_comment(field.description or ""), value]
+    return "\n".join(parts) + "\n"
+
+
+def _comment(text: str, hanging: int = 0) -> str:
+    lines = textwrap.wrap(text, 78, subsequent_indent=" " * hanging, break_on_hyphens=False)
+    return "\n".join(f"# {line}" for line in lines)

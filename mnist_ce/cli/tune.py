@@ -47,16 +47,9 @@ def tune(
     jobs: Annotated[int, Option(min=1, help="Processes on this machine.", metavar="N")] = 1,
     storage: Annotated[
         str | None,
-        Option(
-            help="A database as Optuna takes it, for a search without a common --output.",
-            show_default="the folder of the runs",
-            metavar="URL",
-        ),
+        Option(help="Optuna's database for a search without a common --output.", metavar="URL"),
     ] = None,
-    name: Annotated[
-        str | None,
-        Option(help="Name of the search and of its runs.", show_default="made from the settings"),
-    ] = None,
+    name: Annotated[str | None, Option(help="Name of the search and of its runs.")] = None,
     output: options.Output = "checkpoints",
     json: options.Json = False,
 ) -> None:
@@ -104,7 +97,16 @@ def tune(
     if json:
         print_json(result.to_dict())
     else:
-        _print(result)
+        if (chosen := result.chosen) is not None:
+            echo(
+                f"{len(result.trials)} trials: {result.count('complete')} complete, "
+                f"{result.count('pruned')} pruned, {result.count('fail')} failed\n"
+                f"chosen on the validation split ({chosen['validation_accuracy']:.2%}): "
+                f"trial {chosen['chosen_trial']}"
+            )
+            for key, value in chosen["settings"].items():
+                echo(f"  {key} = {value}")
+        print_groups(result.groups)
     if not search and (num_failed := result.count("fail")):
         raise TrainingError(f"{num_failed} of {len(result.trials)} runs failed; see above")
 
@@ -148,16 +150,3 @@ def _train_apart(plan: Plan) -> None:
     # The starting process meets the same error, and prints it.
     with printing(), stop_on_signals() as stop, contextlib.suppress(MnistCeError):
         _train(plan, stop)
-
-
-def _print(result: TuneResult) -> None:
-    if (chosen := result.chosen) is not None:
-        echo(
-            f"{len(result.trials)} trials: {result.count('complete')} complete, "
-            f"{result.count('pruned')} pruned, {result.count('fail')} failed\n"
-            f"chosen on the validation split ({chosen['validation_accuracy']:.2%}): "
-            f"trial {chosen['chosen_trial']}"
-        )
-        for key, value in chosen["settings"].items():
-            echo(f"  {key} = {value}")
-    print_groups(result.groups)

@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from mnist_ce.cli.help import config_text
+from mnist_ce.cli.train import config_text
 from mnist_ce.config import parse_assignments, resolve_config
 from mnist_ce.data.tables import read_csv, read_npz
 from mnist_ce.network.model import MLP
