@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from mnist_ce.cli import main
 from mnist_ce.config import Config, parse_assignments, resolve_config
 from mnist_ce.evaluation.verification import verify
 from mnist_ce.runs.run_dir import RunDir
@@ -21,13 +22,16 @@ def test_a_flat_config_has_every_key() -> None:
     assert resolve_config(flags=flat, environment={}) == Config()
 
 
-def test_a_renamed_key_is_valid_with_one_warning(tmp_path: Path) -> None:
+def test_a_renamed_key_is_valid_with_one_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
     (tmp_path / "old.toml").write_text("[augment]\nflagged_ones = 0.5\n")
     options = ["--config", str(tmp_path / "old.toml"), "--set", "augment.flagged_ones=0.3"]
-    command = [sys.executable, "-m", "mnist_ce", "train", "--show-config", *options]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert tomllib.loads(shown.stdout)["data"]["upstrokes"] == 0.3
-    assert shown.stderr == "warning: augment.flagged_ones is now called data.upstrokes\n"
+    assert main(["train", "--show-config", *options]) == 0
+    shown = capsys.readouterr()
+    assert tomllib.loads(shown.out)["data"]["upstrokes"] == 0.3
+    assert shown.err == "warning: augment.flagged_ones is now called data.upstrokes\n"
 
 
 def test_a_run_of_an_older_version_can_be_resumed_and_verified(

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mnist_ce import train
 from mnist_ce.cli import main
 from mnist_ce.system.errors import StoppedError
+from mnist_ce.training import trainer
 from mnist_ce.training.trainer import StopFlag
 
 ROOT = Path(__file__).parent.parent
@@ -29,6 +30,12 @@ def commands() -> list[str]:
     return [line for line in (line.partition("#")[0].strip() for line in lines) if line]
 
 
+@pytest.fixture
+def _no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the plots of each run, which take most of the time; `report` draws them."""
+    monkeypatch.setattr(trainer, "draw_plots", lambda *_: None)
+
+
 def draw(path: Path, text: str) -> None:
     """Write digits in dark ink on bright paper."""
     picture = Image.new("L", (60 + 60 * len(text), 140), 235)
@@ -37,7 +44,7 @@ def draw(path: Path, text: str) -> None:
     picture.save(path)
 
 
-@pytest.mark.usefixtures("small_data")
+@pytest.mark.usefixtures("small_data", "_no_plots")
 def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     draw(tmp_path / "photo.jpg", "7")
@@ -58,7 +65,7 @@ def test_all_other_commands_install_or_test() -> None:
             assert words.startswith(("mnist-ce", ". ", *INSTALLATION)), words
 
 
-@pytest.mark.usefixtures("small_data")
+@pytest.mark.usefixtures("small_data", "_no_plots")
 def test_the_lessons_show_what_their_commands_print(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,7 +85,7 @@ def test_the_lessons_show_what_their_commands_print(
     assert (tmp_path / "lessons.html").is_file()
 
 
-@pytest.mark.usefixtures("small_data")
+@pytest.mark.usefixtures("small_data", "_no_plots")
 def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     draw(tmp_path / "seven.png", "7")

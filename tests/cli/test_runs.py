@@ -33,23 +33,21 @@ def listed(folder: Path, capsys: Capsys, *flags: str) -> str:
 
 
 def test_runs_are_listed_newest_first(tmp_path: Path, capsys: Capsys) -> None:
-    make_run(tmp_path, "old", created="2025-05-05T00:00:00+00:00")
+    assert json.loads(listed(tmp_path / "nowhere", capsys, "--json")) == []
+    assert main(["runs", "--output", str(tmp_path)]) == 0
+    assert "there is no run" in capsys.readouterr().err
+    make_run(tmp_path, "old", created="2025-05-05T00:00:00+00:00", weights_sha256="ab")
     make_run(tmp_path, "new", created="2026-06-06T00:00:00+00:00")
     (tmp_path / "not-a-run").mkdir()
     head, *lines = listed(tmp_path, capsys).splitlines()
     assert head.split() == ["name", "dataset", "recipe", "epochs", "test", "time", "state"]
     assert [line.split()[0] for line in lines] == ["new", "old"]
     assert lines[0].split() == ["new", "mnist", "default", "2/2", "98.76%", "12.3", "s", "finished"]
-
-
-def test_json_holds_plain_values(tmp_path: Path, capsys: Capsys) -> None:
-    make_run(tmp_path, "a", weights_sha256="ab")
-    place = {"name": "a", "path": str(tmp_path / "a"), "created": "2026-01-01T00:00:00+00:00"}
-    settings = {"dataset": "mnist", "recipe": "default", "objective": None, "epochs": 2}
-    numbers = {"epochs_done": 2, "test_accuracy": 0.9876, "train_seconds": 12.34}
-    expected = {**place, **settings, **numbers, "state": "finished", "weights_sha256": "ab"}
-    expected["group"] = None
-    assert json.loads(listed(tmp_path, capsys, "--json")) == [expected]
+    expected = {"name": "old", "path": str(tmp_path / "old"), "dataset": "mnist"}
+    expected |= {"recipe": "default", "objective": None, "created": "2025-05-05T00:00:00+00:00"}
+    numbers = {"epochs": 2, "epochs_done": 2, "test_accuracy": 0.9876, "train_seconds": 12.34}
+    expected |= {**numbers, "state": "finished", "weights_sha256": "ab", "group": None}
+    assert json.loads(listed(tmp_path, capsys, "--json"))[1] == expected
 
 
 def test_runs_that_differ_in_the_seed_alone_are_a_group(tmp_path: Path, capsys: Capsys) -> None:
@@ -72,14 +70,6 @@ def test_runs_that_differ_in_the_seed_alone_are_a_group(tmp_path: Path, capsys: 
     assert groups["a"]["n"] == 2
     assert groups["a"]["seeds"] == [0, 1]
     assert groups["a"]["test_accuracy_mean"] == pytest.approx(0.985)
-
-
-def test_no_run_is_an_empty_list(tmp_path: Path, capsys: Capsys) -> None:
-    assert json.loads(listed(tmp_path / "nowhere", capsys, "--json")) == []
-    assert main(["runs", "--output", str(tmp_path)]) == 0
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert "there is no run" in err
 
 
 @pytest.mark.parametrize(
@@ -134,7 +124,9 @@ def test_foreign_records_neither_crash_nor_control_the_terminal(
     assert "no-json" not in text
 
 
-def test_a_run_is_deleted_by_name(tmp_path: Path, refused: Refused, capsys: Capsys) -> None:
+def test_a_run_is_deleted_by_name(
+    tmp_path: Path, refused: Refused, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run(tmp_path, "a-run")
     run.config_path.touch()
     delete = ["runs", "--output", str(tmp_path), "--delete"]
@@ -142,20 +134,13 @@ def test_a_run_is_deleted_by_name(tmp_path: Path, refused: Refused, capsys: Caps
     assert refused(*delete, "a-rum", "--yes")[1].endswith("did you mean a-run?")
     with run.lock():
         assert "is being trained" in refused(*delete, "a-run", "--yes")[1]
+    for answer in ("n\n", ""):
+        terminal = io.StringIO(answer)
+        monkeypatch.setattr(terminal, "isatty", lambda: True)
+        monkeypatch.setattr("sys.stdin", terminal)
+        assert main([*delete, "a-run"]) == 1
     assert run.record_path.is_file()
+    capsys.readouterr()
     assert main([*delete, "a-run", "--yes"]) == 0
     assert capsys.readouterr().out == f"deleted {run.path}\n"
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(("answer", "exit_code"), [("y\n", 0), ("n\n", 1), ("", 1)])
-def test_deleting_a_run_asks_on_a_terminal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, exit_code: int
-) -> None:
-    run = make_run(tmp_path, "a")
-    run.config_path.touch()
-    terminal = io.StringIO(answer)
-    monkeypatch.setattr(terminal, "isatty", lambda: True)
-    monkeypatch.setattr("sys.stdin", terminal)
-    assert main(["runs", "--output", str(tmp_path), "--delete", "a"]) == exit_code
-    assert run.path.exists() == bool(exit_code)
