@@ -26,7 +26,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mnist_ce.data.synthetic.generate import generate
+from mnist_ce.data.synthetic import generate
 
 CONNECTIONS = 16
 COMMAND = [sys.executable, "-m", "mnist_ce"]

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from benchmarks.common import Format, argument_parser, mnist, percent, print_table
 from generators.hard_images_a import cast_shadow
-from mnist_ce.data.synthetic.render import load_styles, pen_path
+from mnist_ce.data.synthetic import load_styles, pen_path
 from mnist_ce.prediction.predict import Prediction, predict
 from mnist_ce.runs.load_model import load_model
 

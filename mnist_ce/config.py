@@ -268,12 +268,10 @@ class Config(Section):
 
 
 def shipped_configs() -> dict[str, Path]:
-    """Return the recipes that come with the program, by name."""
     return {path.stem: path for path in sorted(shipped_dir("configs").glob("*.toml"))}
 
 
 def recipe_name(config: str | Path | None) -> str:
-    """Return the name of a config file or shipped config for a run's name and record."""
     return Path(config).stem if config is not None else "default"
 
 
@@ -289,17 +287,13 @@ def resolve_config(
     `flags` has values by dotted key (`train.epochs`), None ones left out; `environment` stands for
     the process's own.
     """
-    layers: list[tuple[str, Mapping[str, Any]]] = []
-    if isinstance(config, Mapping):
-        layers.append(("the run's record", config))
-    elif config is not None:
-        layers.append(read_settings(config))
-    if data_dir := (os.environ if environment is None else environment).get("MNIST_CE_DATA_DIR"):
-        layers.append(("MNIST_CE_DATA_DIR", {"data.dir": data_dir}))
-    layers.append(("the command line", flags or {}))
+    record = {} if config is None else config
+    base = ("the run's record", record) if isinstance(record, Mapping) else read_settings(record)
+    data_dir = (os.environ if environment is None else environment).get("MNIST_CE_DATA_DIR")
+    variable: tuple[str, Mapping[str, Any]] = ("MNIST_CE_DATA_DIR", {"data.dir": data_dir or None})
     merged: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    for source, layer in layers:
+    for source, layer in (base, variable, ("the command line", flags or {})):
         for key, value in layer.items():
             if value is None:
                 continue
@@ -352,10 +346,7 @@ def _parse_value(text: str, default: object) -> Any:  # noqa: ANN401 - whatever 
 
 
 def check_value(key: str, value: object, source: str) -> None:
-    """Raise a UsageError unless a value has the type and is within the limits of its key.
-
-    What keys demand of each other is not checked. `source` is named in the message.
-    """
+    """Raise a UsageError that names the source unless a value is within the limits of its key."""
     section, _, name = key.partition(".")
     try:
         Config.model_validate({section: {name: value} if name else value})
@@ -382,7 +373,6 @@ def read_settings(config: str | Path) -> tuple[str, dict[str, Any]]:
 
 
 def flatten(tables: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the values of tables by dotted key, and what is no table by its own."""
     for section, table in tables.items():
         if isinstance(table, dict) and table:
             yield from ((f"{section}.{key}", value) for key, value in table.items())

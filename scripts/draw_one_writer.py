@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mnist_ce.data.synthetic.render import Piece, Style, draw
+from mnist_ce.data.synthetic import Piece, Style, draw
 
 # The pieces of each digit: x to the right, y down, a digit is about 1 high.
 WRITER: dict[int, tuple[Piece, ...]] = {

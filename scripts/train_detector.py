@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from benchmarks.rejection import HARD_KINDS, DigitImages, candidates_by_kind, mnist_digits
 from mnist_ce.data.extra import add_thin_copies
 from mnist_ce.data.splits import Split
-from mnist_ce.data.synthetic.render import Style, draw, load_styles
+from mnist_ce.data.synthetic import Style, draw, load_styles
 from mnist_ce.reader.detector import DigitDetector
 
 LETTERS = Path(__file__).with_name("letters.toml")

@@ -15,11 +15,10 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from mnist_ce.config import OWN_DATASET, DataConfig, ObjectiveConfig
-from mnist_ce.data.download import DownloadError
 from mnist_ce.data.extra import add_extras
-from mnist_ce.data.files import TORCHVISION_CLASSES, DatasetFiles
+from mnist_ce.data.files import TORCHVISION_CLASSES, DatasetFiles, DownloadError
 from mnist_ce.data.splits import DIGITS, Dataset, Split, split_test, split_validation
-from mnist_ce.data.synthetic.generate import generate, load_synthetic
+from mnist_ce.data.synthetic import generate, load_synthetic
 from mnist_ce.data.tables import read_csv, read_npz
 from mnist_ce.network.objective import Binary, Multiclass, Objective
 from mnist_ce.system.errors import DataError, UsageError
@@ -96,16 +95,8 @@ def load_splits(
         train, validation = split_validation(train.relabel(new_labels), data.validation_size, seed)
         mnist = dataset.mnist and dataset.mnist.relabel(new_labels)
         train = add_extras(train, data, mnist, class_names, seed)
-    return DataSplits(
-        dataset=dataset.name,
-        digest=dataset.digest,
-        class_names=class_names,
-        objective=loss,
-        train=train,
-        validation=validation or None,
-        test=test,
-        split_note=dataset.split_note,
-    )
+    splits = (train, validation or None, test)
+    return DataSplits(dataset.name, dataset.digest, class_names, loss, *splits, dataset.split_note)
 
 
 def _classes(
@@ -212,13 +203,9 @@ def custom_dataset(
     """Return a dataset made from `(images, labels)`, a torch dataset, or a pair (training, test).
 
     Images and labels are those of `Split.from_arrays`. Of one set alone, a fifth becomes the test
-    split (see `split_test`). A torch dataset yields (image, label); its transform is applied once.
-
-    Args:
-        data: See above.
-        class_names: What each label means; empty: the `classes` of a torchvision dataset, else the
-            numbers.
-        is_test: Whether one set alone is the test split, whole.
+    split (see `split_test`), or with `is_test` all of it. A torch dataset yields (image, label);
+    its transform is applied once. `class_names` say what each label means; without them these are
+    the `classes` of a torchvision dataset, or else numbers.
 
     Raises:
         TypeError: If `data` is neither of these.
@@ -257,7 +244,6 @@ def _custom_split(data: object) -> Split:
 def _own_dataset(
     name: str, train: Split, test: Split | None, class_names: tuple[str, ...]
 ) -> Dataset:
-    """Return a dataset of one's own; without a test split, a fifth of each class becomes one."""
     split_note = None
     if test is None:
         num_images, (train, test) = len(train), split_test(train)

@@ -15,6 +15,10 @@ import itertools
 import logging
 import math
 import os
+import threading
+import time
+import urllib.error
+import urllib.request
 import zlib
 from collections import deque
 from collections.abc import Iterator
@@ -22,7 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnist_ce.data.download import DownloadError, download_file
 from mnist_ce.data.splits import Dataset, Split, idx_header
 from mnist_ce.system.device import environment
 from mnist_ce.system.errors import DataError, UsageError
@@ -45,6 +48,11 @@ STALL_TIMEOUT_S = 20.0
 FALLBACK_TIMEOUT_S = 8.0  # all mirrors together, where another dataset can take the place
 MAX_ENTRIES = 10_000  # of a folder that is searched for files of other names
 MAX_LISTED = 8  # of them, in a message
+_MOVING_BYTES = 1024  # a server that sends fewer within the waiting time has stalled
+
+
+class DownloadError(DataError):
+    """A file could not be downloaded."""
 
 
 @dataclass(frozen=True)
@@ -52,23 +60,14 @@ class DataFile:
     """One of a dataset's four files."""
 
     name: str  # when unpacked; packed it ends in `.gz`
-    shape: tuple[int, ...]
+    header: bytes
+    num_bytes: int  # unpacked
     packed_md5: str  # in hex
     unpacked_md5: str | None  # None where it is not known
 
     @property
-    def header(self) -> bytes:
-        return idx_header(*self.shape)
-
-    @property
-    def num_bytes(self) -> int:
-        """The size of the unpacked file."""
-        return len(self.header) + math.prod(self.shape)
-
-    @property
     def max_packed_bytes(self) -> int:
-        """An upper bound for the `.gz`: deflate adds 5 bytes to a block it cannot compress."""
-        return self.num_bytes + self.num_bytes // 1000 + 4096
+        return self.num_bytes + 4096  # the real ones are far smaller
 
     def problem_in(self, content: bytes) -> str | None:
         """Return what is wrong with unpacked content, if anything."""
@@ -77,7 +76,7 @@ class DataFile:
         header, values = content[: len(self.header)], content[len(self.header) :]
         if header != self.header:
             return f"its header is {header.hex()}, expected {self.header.hex()}"
-        return "a label is not below 10" if len(self.shape) == 1 and max(values) > 9 else None
+        return "a label is not below 10" if "labels" in self.name and max(values) > 9 else None
 
     def unpack(self, packed: bytes, origin: str) -> bytes:
         """Unpack a `.gz` from `origin`; a `DataError` if the result cannot be this file."""
@@ -118,12 +117,12 @@ def torchvision_class(dataset: str) -> Any:  # noqa: ANN401 - torchvision carrie
 
 
 def files_of(dataset: str) -> list[DataFile]:
-    """Return a dataset's training images, training labels, test images and test labels."""
-    packed_md5s = dict(torchvision_class(dataset).resources)
-    return [
-        DataFile(name, shape, packed_md5s[f"{name}.gz"], md5 if dataset == "mnist" else None)
-        for name, (shape, md5) in FILES.items()
-    ]
+    packed_md5s, files = dict(torchvision_class(dataset).resources), []
+    for name, (shape, md5) in FILES.items():
+        header, unpacked_md5 = idx_header(*shape), md5 if dataset == "mnist" else None
+        num_bytes = len(header) + math.prod(shape)
+        files.append(DataFile(name, header, num_bytes, packed_md5s[f"{name}.gz"], unpacked_md5))
+    return files
 
 
 class DatasetFiles:
@@ -157,10 +156,7 @@ class DatasetFiles:
         self.contents: dict[str, bytes] = {}  # of the unpacked files that are found or downloaded
 
     def load(self) -> Dataset:
-        """Return the dataset as torchvision reads it.
-
-        A `DataError` if a file is neither found nor downloaded, or there is no folder to unpack in.
-        """
+        """Return the dataset as torchvision reads it, or raise a `DataError`."""
         # Where an old torchvision left a folder `processed`, its class reads that instead.
         old, folders = self.raw.with_name("processed"), (self.data_dir, cache_dir())
         roots = [root for root in folders if not os.access(root / old, os.F_OK)]
@@ -202,14 +198,12 @@ class DatasetFiles:
         return dataset if dataset.digest == digest else None
 
     def _find(self, file: DataFile) -> bytes | None:
-        """Return the unpacked content of a file, from the first place that has it."""
         unverifiable: dict[Path, bytes] = {}
         for path in self._places(file):
             if (content := self._content(path, file.max_packed_bytes)) is None:
                 continue
             md5, is_flat = md5_of(content), path.parent == self.data_dir
             if unpacked := file.verified(content, md5):
-                logger.info(f"{path} is {file.name}")
                 return unpacked
             md5s = {file.name: file.unpacked_md5, f"{file.name}.gz": file.packed_md5}
             if (expected := md5s.get(path.name)) and not (is_flat and md5 in self.known_md5s):
@@ -339,3 +333,73 @@ def _fits(path: Path, file: DataFile) -> bool:
     with contextlib.suppress(OSError), path.open("rb") as opened:
         return opened.read(len(file.header)) == file.header
     return False
+
+
+def download_file(
+    name: str, md5: str, mirrors: deque[str], *, max_bytes: int, stall_seconds: float
+) -> bytes:
+    """Download a file from the first mirror, an address ending in a slash, that has this MD5.
+
+    A mirror that fails goes to the end of `mirrors`, so that the next file does not wait for it
+    again. Where none has it, a `DownloadError` gives each mirror's reason.
+    """
+    reasons = []
+    for _ in range(len(mirrors)):
+        url = mirrors[0] + name
+        logger.info(f"downloading {url}")
+        try:
+            content = fetch(url, max_bytes=max_bytes, stall_seconds=stall_seconds)
+            if (found := md5_of(content)) == md5:
+                return content
+            reasons.append(f"{url}: has MD5 {found}, expected {md5}")
+        except DownloadError as error:
+            reasons.append(f"{url}: {error}")
+        mirrors.rotate(-1)
+    raise DownloadError("; ".join(reasons))
+
+
+def fetch(url: str, *, max_bytes: int, stall_seconds: float) -> bytes:
+    """Return the content of a URL, however slowly it comes, as long as it keeps coming.
+
+    A `DownloadError` if nothing comes for `stall_seconds` (finding the server and connecting
+    included), the server reports an error, or the content ends early or exceeds `max_bytes`.
+    """
+    content = bytearray()
+    failures: list[Exception] = []
+    done, given_up = threading.Event(), threading.Event()
+
+    def read() -> None:
+        try:
+            request = urllib.request.Request(url, headers={"User-Agent": "mnist-ce"})
+            with urllib.request.urlopen(request, timeout=2 * stall_seconds) as response:
+                length = response.headers.get("Content-Length")
+                while (chunk := response.read1(1 << 16)) and not given_up.is_set():
+                    content.extend(chunk)
+                    if len(content) > max_bytes:
+                        raise DownloadError(f"too long: more than {max_bytes:,} bytes")
+                if length is not None and len(content) < int(length):
+                    raise DownloadError(f"cut short: {len(content):,} of {int(length):,} bytes")
+        except Exception as error:  # raised below, by the watching thread
+            failures.append(error)
+        finally:
+            done.set()
+
+    # A socket's own timeout covers neither the look-up of the server's name nor a second address
+    # tried after the first, so one thread reads and this one watches the clock. (The socket's
+    # timeout, twice as long, only ends a thread that has been given up.)
+    threading.Thread(target=read, daemon=True).start()
+    num_received, moved_at = 0, time.monotonic()
+    while not done.wait(stall_seconds / 20):
+        if len(content) >= num_received + _MOVING_BYTES:
+            num_received, moved_at = len(content), time.monotonic()
+        elif time.monotonic() > moved_at + stall_seconds:
+            given_up.set()
+            waited = f"{stall_seconds:g} s after {len(content):,} bytes"
+            raise DownloadError(f"stalled: nothing for {waited}")
+    if failures:
+        if isinstance(failures[0], urllib.error.HTTPError):
+            failures[0].close()
+        cause = getattr(failures[0], "reason", None)  # of a URLError, whose own text is "<…>"
+        reason = cause if isinstance(cause, Exception) else failures[0]
+        raise DownloadError(one_line(reason)) from failures[0]
+    return bytes(content)

@@ -82,7 +82,6 @@ def _part(path: Path) -> str | None:
 
 
 def _class_name(path: Path) -> str | None:
-    """Return the class that a folder or the file's own name gives an image, if any."""
     folder = path.parent
     if folder.name and not _part(Path(folder.name, "image")):
         return folder.name
@@ -118,6 +117,6 @@ def _only_digit(image: PreprocessedImage) -> NDArray[np.uint8] | str:
 
 
 def _split(images: dict[bytes, tuple[NDArray[np.uint8], int]]) -> Split:
-    """Return images in the order of their keys, which no file system decides."""
+    # In the order of their keys, which no file system decides.
     pixels, labels = zip(*(images[key] for key in sorted(images)), strict=True)
     return Split.from_arrays(np.stack(pixels), labels, "the folder")

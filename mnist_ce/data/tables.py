@@ -78,9 +78,12 @@ def _read_table(path: Path) -> Split | None:
         if len(names) == NUM_PIXELS:
             return None
         blocks, line = [np.empty((0, NUM_COLUMNS), np.uint8)], 1 + has_header
-        for text in _text_blocks(file, b"" if has_header else first):
-            blocks.append(_parse(_clean(text), path, line))
-            line += len(blocks[-1])
+        text = b"" if has_header else first
+        while text := text + file.read(BLOCK_BYTES):
+            if text := (text + file.readline(MAX_LINE_BYTES)).rstrip(b"\r\n"):
+                blocks.append(_parse(_clean(text), path, line))
+                line += len(blocks[-1])
+            text = b""
     table = np.concatenate(blocks)
     column = next((names.index(name) for name in LABEL_NAMES if name in names), 0)
     pixels = np.delete(table, column, axis=1).reshape(-1, 28, 28)
@@ -89,14 +92,6 @@ def _read_table(path: Path) -> Split | None:
 
 def _clean(text: bytes) -> bytes:
     return text.translate(None, b'\r" ')
-
-
-def _text_blocks(file: io.BufferedReader, text: bytes) -> Iterator[bytes]:
-    """Yield whole lines of a file after `text`, some megabytes at a time."""
-    while block := text + file.read(BLOCK_BYTES):
-        if block := (block + file.readline(MAX_LINE_BYTES)).rstrip(b"\r\n"):
-            yield block
-        text = b""
 
 
 def _parse(text: bytes, path: Path, line: int) -> NDArray[np.uint8]:

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from mnist_ce.cli import main
-from mnist_ce.data.synthetic.generate import FILE_NAME, generate, write_synthetic
+from mnist_ce.data.synthetic import FILE_NAME, generate, write_synthetic
 from mnist_ce.network.model import MLP
 
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from mnist_ce.cli import main
-from mnist_ce.data.synthetic.generate import generate
+from mnist_ce.data.synthetic import generate
 from mnist_ce.network.model import MLP
 from mnist_ce.reader.image_io import open_image
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mnist_ce.data.download import DownloadError, download_file, fetch
+from mnist_ce.data.files import DownloadError, download_file, fetch
 
 CONTENT = bytes(range(256)) * 40
 CORRUPT = CONTENT[:-1] + b"?"

@@ -8,7 +8,7 @@ from mnist_ce.config import DataConfig, ObjectiveConfig
 from mnist_ce.data.dataset import load_splits
 from mnist_ce.data.extra import add_thin_copies, add_upstroke, add_upstrokes, thin_copy
 from mnist_ce.data.splits import DIGITS, Dataset, Split
-from mnist_ce.data.synthetic.generate import generate
+from mnist_ce.data.synthetic import generate
 from mnist_ce.reader.mnist_format import fit_glyph
 from mnist_ce.system.errors import UsageError
 

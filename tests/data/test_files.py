@@ -19,7 +19,7 @@ import torchvision.datasets
 
 from mnist_ce.data import files
 from mnist_ce.data.dataset import load_dataset
-from mnist_ce.data.download import DownloadError
+from mnist_ce.data.files import DownloadError
 from mnist_ce.data.splits import DIGITS, Dataset, Split, idx_header
 from mnist_ce.system.errors import DataError, UsageError
 from mnist_ce.system.files import md5_of, write_atomically

@@ -19,8 +19,7 @@ from mnist_ce.data.dataset import load_dataset
 from mnist_ce.data.files import DatasetFiles
 from mnist_ce.data.folder import read_folder
 from mnist_ce.data.splits import DIGITS, Dataset, Split
-from mnist_ce.data.synthetic.generate import generate
-from mnist_ce.data.synthetic.render import Style, draw
+from mnist_ce.data.synthetic import Style, draw, generate
 from mnist_ce.system.errors import DataError
 
 # One who writes 0 with a slash and 1 with a long upstroke, and nothing else.

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from mnist_ce.data import synthetic
 from mnist_ce.data.splits import Split
-from mnist_ce.data.synthetic import generate as synthetic
-from mnist_ce.data.synthetic.generate import generate, load_synthetic
-from mnist_ce.data.synthetic.render import load_styles
+from mnist_ce.data.synthetic import generate, load_styles, load_synthetic
 
 
 @pytest.fixture

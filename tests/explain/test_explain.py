@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from mnist_ce.cli import main
-from mnist_ce.data.synthetic.generate import generate
+from mnist_ce.data.synthetic import generate
 from mnist_ce.explain import reference_losses as formulas
 from mnist_ce.explain.image import explain_image
 from mnist_ce.explain.loss import explain_loss, to_json

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 
 from mnist_ce import load_model, predict
 from mnist_ce.data.splits import Split
-from mnist_ce.data.synthetic.generate import generate
+from mnist_ce.data.synthetic import generate
 from mnist_ce.prediction.predict import (
     ROW_BONUS,
     PredictOptions,

@@ -16,7 +16,7 @@ from generators import handwriting_styles, letters
 from mnist_ce import evaluate
 from mnist_ce.data.dataset import load_dataset
 from mnist_ce.data.extra import thin_copy
-from mnist_ce.data.synthetic.generate import generate
+from mnist_ce.data.synthetic import generate
 from mnist_ce.reader.detector import (
     MAX_QUALITY_PENALTY,
     MIN_QUALITY,

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from mnist_ce.data.synthetic.generate import generate
+from mnist_ce.data.synthetic import generate
 from mnist_ce.reader.detector import MIN_QUALITY
 from mnist_ce.reader.image_io import open_image
 from mnist_ce.reader.pixels import as_mnist_image, resize_to_mnist

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mnist_ce.config import shipped_configs
-from mnist_ce.data.synthetic.generate import generate
+from mnist_ce.data.synthetic import generate
 from mnist_ce.runs.run_dir import find_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 
 from mnist_ce import evaluate, load_model, predict, train
 from mnist_ce.data.dataset import custom_dataset
-from mnist_ce.data.synthetic.generate import generate
+from mnist_ce.data.synthetic import generate
 from mnist_ce.runs.checkpoint import load_tensors, save_tensors, weights_sha256
 from mnist_ce.system.errors import (
     CheckpointError,

@@ -18,7 +18,7 @@ import pytest
 
 from mnist_ce.cli import main
 from mnist_ce.config import Config
-from mnist_ce.data.synthetic.generate import generate
+from mnist_ce.data.synthetic import generate
 from mnist_ce.runs.records import RunRecord, RunState
 from mnist_ce.system.errors import RunError, StoppedError
 from mnist_ce.training import search

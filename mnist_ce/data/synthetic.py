@@ -1,28 +1,43 @@
-"""Pen drawings of digits: a style's points, varied, splines through them, ink along these.
+"""The synthetic digits, drawn by the program itself: a substitute for MNIST, and more handwriting.
 
-No MNIST image is read here. How much each thing varies was chosen by looking at the drawings and by
-the accuracy on MNIST's *training* images of a network trained on the drawings alone; MNIST's test
-images chose nothing.
+The points of a style are varied, with splines through them and ink along these. No MNIST image is
+read here. How much each thing varies was chosen by looking at the drawings and by the accuracy on
+MNIST's *training* images of a network trained on the drawings alone; its test images chose nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
+import logging
 import math
 import tomllib
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from mnist_ce.data.splits import Split
+from mnist_ce.data.tables import read_npz
 from mnist_ce.reader.mnist_format import BOX_SIZE, FIELD_SIZE
+from mnist_ce.system.device import use_threads
+from mnist_ce.system.errors import DataError
+from mnist_ce.system.files import cache_dir, write_atomically
+from mnist_ce.system.text import one_line
+
+logger = logging.getLogger(__name__)
 
 Point = tuple[float, ...]
 """(x, y), or the rectangle (x, y, x2, y2) in which a point lies; a `Style` has rectangles only."""
 Piece = tuple[Point, ...]
 
+FILE_NAME = "digits-1.npz"  # with the version of the drawings; others are drawn again
+SPLITS = {"train": (60_000, 1), "test": (10_000, 2)}  # images, seed
+_NUM_CLASSES = 10
 _CHUNK = 64  # images drawn at once: their distances still fit a processor's cache
 _SAMPLES_PER_HEIGHT = 36  # dense enough that the drawn discs blend at any pen's width
 
@@ -55,18 +70,13 @@ class Style:
 
 @functools.cache
 def load_styles(name: str = "mnist") -> tuple[Style, ...]:
-    """Return the handwriting styles of MNIST's writers or, with `world`, of many countries.
-
-    Those of 0 come first; `world` holds some of `mnist` too.
-    """
+    """Return the styles of MNIST's writers or of many countries, `world`; those of 0 come first."""
     content = Path(__file__).with_name(f"{name}_styles.toml").read_text(encoding="utf-8")
     tables = tomllib.loads(content)
     styles = []
-    if "mnist" in tables:
-        digits, variation = tables["mnist"]["digits"], tables["mnist"]["variation"]
-        styles = [
-            replace(style, variation=variation) for style in load_styles() if style.digit in digits
-        ]
+    if shared := tables.get("mnist"):  # styles that both have
+        chosen = (style for style in load_styles() if style.digit in shared["digits"])
+        styles = [replace(style, variation=shared["variation"]) for style in chosen]
     for digit, rows in tables.get("styles", tables).items():
         for row in rows:
             pieces = tuple(tuple(map(tuple, piece)) for piece in row["pieces"])
@@ -202,3 +212,58 @@ def _centre(ink: Tensor) -> Tensor:
     image = torch.arange(len(ink))[:, None, None]
     field[image, starts[0][:, :, None], starts[1][:, None, :]] = values.byte()
     return field
+
+
+def generate(num_images: int, seed: int, styles: str = "mnist") -> Split:
+    """Draw digits in the styles of `load_styles`, as many of each as can be, in random order.
+
+    Equal arguments give equal images on one kind of processor and one version of torch; elsewhere
+    a grey level may differ by one here and there.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    images, labels = [], []
+    with use_threads(1):  # more would mostly wait for each other, as the steps are many and small
+        for digit in range(_NUM_CLASSES):
+            ways = [style for style in load_styles(styles) if style.digit == digit]
+            num_wanted = len(range(digit, num_images, _NUM_CLASSES))
+            weights = torch.tensor([style.weight for style in ways], dtype=torch.float32)
+            positions = torch.rand(num_wanted, generator=generator) * weights.sum()
+            chosen = torch.searchsorted(weights.cumsum(0), positions)
+            for index, style in enumerate(ways):
+                images.append(draw(style, int((chosen == index).sum()), generator))
+            labels.append(torch.full((num_wanted,), digit))
+        order = torch.randperm(num_images, generator=generator)
+        return Split(torch.cat(images), torch.cat(labels))[order]
+
+
+def load_synthetic(data_dir: Path) -> tuple[Split, Split]:
+    """Read 60,000 training and 10,000 test digits, or draw and keep them.
+
+    They are kept in `synthetic/` below `data_dir` or, where that cannot be written, the user's
+    cache; where neither can be, they are drawn each time.
+    """
+    paths = [folder / "synthetic" / FILE_NAME for folder in (data_dir, cache_dir())]
+    for path in paths:
+        with contextlib.suppress(DataError):  # missing or damaged
+            train, test = read_npz(path)
+            if test is not None:
+                return train, test
+    logger.info("drawing 60,000 + 10,000 synthetic digits")
+    train, test = (generate(num_images, seed) for num_images, seed in SPLITS.values())
+    for path in paths:
+        try:
+            write_synthetic(path, train, test)
+            break
+        except OSError as error:
+            logger.info(f"the synthetic digits cannot be kept in {path.parent}: {one_line(error)}")
+    return train, test
+
+
+def write_synthetic(path: Path, train: Split, test: Split) -> None:
+    """Store digits as Keras stores MNIST, with a checksum of each array: see `read_npz`."""
+    content = io.BytesIO()
+    images = {"x_train": train.images.numpy(), "x_test": test.images.numpy()}
+    labels = {"y_train": train.labels.byte().numpy(), "y_test": test.labels.byte().numpy()}
+    np.savez(content, **images, **labels)  # type: ignore[arg-type]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content.getvalue())
