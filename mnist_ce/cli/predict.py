@@ -96,6 +96,7 @@ def predict(
         many = len(sources) >= MANY
         pool = PreprocessPool((threads or os.cpu_count() or 1) if many else 1)
         stack.callback(pool.close)
+        pool.submit(int)  # starts a process, whose imports run beside torch's
 
         from PIL import Image
         from tqdm import tqdm

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import math
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mnist_ce.data.splits import DIGITS, Split
 from mnist_ce.reader.detector import load_detector
 from mnist_ce.reader.image_io import SUFFIXES
-from mnist_ce.reader.pool import PreprocessedImage, PreprocessOptions, preprocess
+from mnist_ce.reader.pool import PreprocessedImage, PreprocessOptions, PreprocessPool
 from mnist_ce.system.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -49,9 +49,8 @@ def read_folder(folder: Path) -> tuple[Split, Split | None, tuple[str, ...]]:
     options = PreprocessOptions(crop=class_names == DIGITS)
     images: dict[str, dict[bytes, tuple[NDArray[np.uint8], int]]] = {"train": {}, "test": {}}
     problems: list[str] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow and SciPy release the GIL
-        results = pool.map(lambda path: preprocess(path, options), paths)
-        for path, result in zip(paths, results, strict=True):
+    with contextlib.closing(PreprocessPool(os.cpu_count() or 1)) as pool:
+        for path, result in zip(paths, pool.preprocess_all(paths, options), strict=True):
             name, pixels = labels[path], _only_digit(result)
             if name is None or isinstance(pixels, str):
                 reason = "no label" if name is None else pixels

@@ -37,7 +37,7 @@ class InferenceService:
     """The checkpoints at hand, and processes that preprocess images."""
 
     def __init__(self, output: Path, num_processes: int) -> None:
-        self.output, self.pool = output, PreprocessPool(num_processes, is_limited=True)
+        self.output, self.pool = output, PreprocessPool(num_processes)
 
     def close(self) -> None:
         """End the processes without waiting for what they do."""

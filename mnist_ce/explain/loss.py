@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,6 +16,7 @@ from mnist_ce.explain.reference_losses import Array, Indices
 from mnist_ce.system.errors import UsageError
 
 Numbers: TypeAlias = Sequence[Sequence[float]] | NDArray[np.floating]
+Method: TypeAlias = tuple[Callable[[Array, Indices], Array], str, str, str]
 
 FIRST = "the textbook: the probability first, then its logarithm"
 REARRANGED = "the same, rearranged so that nothing overflows"
@@ -168,19 +170,6 @@ def _negative_log_softmax(logits: Array, targets: Indices) -> Array:
     return np.where(underflows, exact, _negative_log(probabilities, targets))
 
 
-def _cross_entropy_of_one_hot(probabilities: Array, targets: Indices) -> Array:
-    weights = formulas.one_hot(targets, probabilities.shape[1])
-    return formulas.cross_entropy_of_probabilities(probabilities, weights)
-
-
-def _nll_loss(probabilities: Array, targets: Indices) -> Array:
-    return formulas.nll_loss(np.log(probabilities), targets)
-
-
-def _of_sigmoid(logits: Array, targets: Indices) -> Array:
-    return formulas.binary_cross_entropy(formulas.sigmoid(logits), targets)
-
-
 def _underflows(probabilities: Array, targets: Indices, losses: Array) -> NDArray[np.bool_]:
     # Below its smallest normal number, float64 loses digits.
     is_subnormal = formulas.at_targets(probabilities, targets) < np.finfo(np.float64).tiny
@@ -191,36 +180,47 @@ def _close(losses: Any, others: Any) -> NDArray[np.bool_]:  # noqa: ANN401
     return np.asarray(np.isclose(losses, others, rtol=1e-7, atol=1e-9))
 
 
+def _by_torch(modules: str, meaning: str) -> Method:
+    return partial(formulas.torch_loss, modules), "torch", modules, meaning
+
+
 # By kind of numbers and JSON name: the function of [rows, classes] logits or probabilities ([rows]
 # for yes/no) and [rows] targets, its library, formula and meaning; training uses the last.
-METHODS: dict[str, dict[str, tuple[Callable[[Array, Indices], Array], str, str, str]]] = {
+METHODS: dict[str, dict[str, Method]] = {
     "logits": {
         "negative_log_softmax": (_negative_log_softmax, "NumPy", "-log softmax(z)[target]", FIRST),
         "log_sum_exp": (formulas.cross_entropy, "NumPy", "-z[target] + log sum exp z", REARRANGED),
-        "log_softmax_nll_loss": (
-            *(formulas.log_softmax_nll_loss, "torch", "LogSoftmax + NLLLoss"),
-            "torch in two parts: all logarithms, then the right one",
+        "log_softmax_nll_loss": _by_torch(
+            "LogSoftmax + NLLLoss", "torch in two parts: all logarithms, then the right one"
         ),
-        "cross_entropy_loss": (formulas.cross_entropy_loss, "torch", "CrossEntropyLoss", USED),
+        "cross_entropy_loss": _by_torch("CrossEntropyLoss", USED),
     },
     "probabilities": {
-        "one_hot": (_cross_entropy_of_one_hot, "NumPy", "-sum onehot * log p", "the definition"),
-        "nll_loss": (_nll_loss, "torch", "NLLLoss of log p", "torch, given all logarithms"),
+        "one_hot": (
+            lambda p, y: formulas.cross_entropy_of_probabilities(
+                p, formulas.one_hot(y, p.shape[1])
+            ),
+            *("NumPy", "-sum onehot * log p", "the definition"),
+        ),
+        "nll_loss": (
+            lambda p, y: formulas.torch_loss("NLLLoss", np.log(p), y),
+            *("torch", "NLLLoss of log p", "torch, given all logarithms"),
+        ),
         "negative_log": (_negative_log, "NumPy", "-log p[target]", "the one term that is not 0"),
     },
     "binary": {
-        "negative_log_sigmoid": (_of_sigmoid, "NumPy", "-log p, p from sigmoid(z)", FIRST),
+        "negative_log_sigmoid": (
+            lambda z, y: formulas.binary_cross_entropy(formulas.sigmoid(z), y),
+            *("NumPy", "-log p, p from sigmoid(z)", FIRST),
+        ),
         "stable_formula": (
             *(formulas.binary_cross_entropy_with_logits, "NumPy"),
             *("max(z,0) - z*y + log(1+exp(-|z|))", REARRANGED),
         ),
-        "sigmoid_bce_loss": (
-            *(formulas.sigmoid_bce_loss, "torch", "Sigmoid + BCELoss"),
-            "torch in two parts: inexact where the sigmoid is rounded",
+        "sigmoid_bce_loss": _by_torch(
+            "Sigmoid + BCELoss", "torch in two parts: inexact where the sigmoid is rounded"
         ),
-        "bce_with_logits_loss": (
-            *(formulas.bce_with_logits_loss, "torch", "BCEWithLogitsLoss", USED),
-        ),
+        "bce_with_logits_loss": _by_torch("BCEWithLogitsLoss", USED),
     },
 }
 
@@ -232,24 +232,24 @@ def _check_numbers(numbers: Numbers, what: str) -> Array:
     if len(lengths) > 1:
         raise UsageError(f"the rows of {what} differ in length: {min(lengths)} to {max(lengths)}")
     values = np.array(numbers, dtype=np.float64)
-    find_problem = _problem_of_logits if what == "logits" else _problem_of_probabilities
+    problem_of = _problem_of_logits if what == "logits" else _problem_of_probabilities
     for number, row in enumerate(values):
-        if problem := find_problem(row):
+        if problem := problem_of(row):
             place = f" of row {number}" if len(values) > 1 else ""
             raise UsageError(f"the {what}{place} {problem}")
     return values
 
 
 def _problem_of_logits(row: Array) -> str | None:
-    problems = {
-        "contain nan, of which there is no softmax": np.isnan(row).any(),
-        "contain inf: inf / inf is undefined; give a finite number": (row == np.inf).any(),
-        f"contain a number beyond {LARGEST_LOGIT:.1e}, float32's largest": (
-            np.abs(row[np.isfinite(row)]) > LARGEST_LOGIT
-        ).any(),
-        "contain nothing above -inf: no class would be possible": row.max() == -np.inf,
-    }
-    return next((problem for problem, is_so in problems.items() if is_so), None)
+    if np.isnan(row).any():
+        return "contain nan, of which there is no softmax"
+    if row.max() == np.inf:
+        return "contain inf: inf / inf is undefined; give a finite number"
+    if row.max() == -np.inf:
+        return "contain nothing above -inf: no class would be possible"
+    if np.abs(row[np.isfinite(row)]).max() > LARGEST_LOGIT:
+        return f"contain a number beyond {LARGEST_LOGIT:.1e}, float32's largest"
+    return None
 
 
 def _problem_of_probabilities(row: Array) -> str | None:

@@ -5,21 +5,17 @@ that both give the same numbers. All is computed in float64.
 
 A row is one example. Logits and probabilities are float [rows, classes] for class indices int
 [rows], or float [rows] for yes/no labels, int [rows], 1 for yes. A loss is float64 [rows], in nats.
-A target that is not a class raises `UsageError`. Only the last five functions import torch.
+A target that is not a class raises `UsageError`. Only the last function imports torch.
 """
 
 from __future__ import annotations
 
-from types import ModuleType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mnist_ce.system.errors import UsageError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Array: TypeAlias = NDArray[np.float64]
 Indices: TypeAlias = NDArray[np.int64]
@@ -128,35 +124,17 @@ def check_targets(targets: ArrayLike, num_rows: int, num_classes: int) -> Indice
     return indices
 
 
-def nll_loss(log_probabilities: ArrayLike, targets: ArrayLike) -> Array:
-    nn, values, labels = _torch_inputs(log_probabilities, targets)
-    return np.asarray(nn.NLLLoss(reduction="none")(values, labels))
+def torch_loss(modules: str, values: ArrayLike, targets: ArrayLike) -> Array:
+    """Return the losses by modules of `torch.nn`: `CrossEntropyLoss`, or `LogSoftmax + NLLLoss`.
 
-
-def log_softmax_nll_loss(logits: ArrayLike, targets: ArrayLike) -> Array:
-    """Return torch's LogSoftmax and NLLLoss, which is CrossEntropyLoss in two steps."""
-    nn, values, labels = _torch_inputs(logits, targets)
-    return np.asarray(nn.NLLLoss(reduction="none")(nn.LogSoftmax(dim=1)(values), labels))
-
-
-def cross_entropy_loss(logits: ArrayLike, targets: ArrayLike) -> Array:
-    nn, values, labels = _torch_inputs(logits, targets)
-    return np.asarray(nn.CrossEntropyLoss(reduction="none")(values, labels))
-
-
-def sigmoid_bce_loss(logits: ArrayLike, targets: ArrayLike) -> Array:
-    """Return torch's Sigmoid and BCELoss, at most 100: BCELoss clamps log p at -100."""
-    nn, values, labels = _torch_inputs(logits, targets)
-    return np.asarray(nn.BCELoss(reduction="none")(nn.Sigmoid()(values), labels.double()))
-
-
-def bce_with_logits_loss(logits: ArrayLike, targets: ArrayLike) -> Array:
-    nn, values, labels = _torch_inputs(logits, targets)
-    return np.asarray(nn.BCEWithLogitsLoss(reduction="none")(values, labels.double()))
-
-
-def _torch_inputs(values: ArrayLike, targets: ArrayLike) -> tuple[ModuleType, Tensor, Tensor]:
+    That of `BCELoss` is at most 100, as it clamps log p at -100.
+    """
     import torch
 
-    numbers = torch.tensor(np.asarray(values, dtype=np.float64))
-    return torch.nn, numbers, torch.tensor(np.asarray(targets, dtype=np.int64))
+    outputs = torch.tensor(np.asarray(values, dtype=np.float64))
+    labels = torch.tensor(np.asarray(targets, dtype=np.int64))
+    *before, name = modules.split(" + ")
+    if before:
+        outputs = outputs.sigmoid() if before == ["Sigmoid"] else outputs.log_softmax(dim=1)
+    loss = getattr(torch.nn, name)(reduction="none")
+    return np.asarray(loss(outputs, labels.double() if name.startswith("BCE") else labels))

@@ -24,7 +24,7 @@ from torch import nn
 from mnist_ce.network.model import kept_in_place, predict_logits
 from mnist_ce.reader.detector import adjusted_threshold, load_detector
 from mnist_ce.reader.image_io import ImageSource, each_image
-from mnist_ce.reader.pool import PreprocessedImage, PreprocessOptions, PreprocessPool
+from mnist_ce.reader.pool import PreprocessedImage, PreprocessOptions, PreprocessPool, shared_pool
 from mnist_ce.reader.segmentation import Hypothesis, Stages
 from mnist_ce.reader.text_lines import Digit, Lattice
 from mnist_ce.runs.load_model import TrainedModel, check_input_scale, load_model
@@ -169,9 +169,9 @@ def predict_each(
     options: PredictOptions,
     pool: PreprocessPool | None = None,
 ) -> Iterator[list[Prediction]]:
-    """Yield the records of each image, in bounded memory; without a pool in this process."""
+    """Yield the records of each image, in bounded memory."""
     predictor = Predictor(trained, options)
-    preprocessed = (pool or PreprocessPool()).preprocess_all(images, predictor.preprocess_options)
+    preprocessed = (pool or shared_pool()).preprocess_all(images, predictor.preprocess_options)
     while batch := list(islice(preprocessed, options.batch_size)):
         yield from predictor.predict_batch(batch)
 

@@ -9,17 +9,22 @@ import glob
 import io
 import logging
 import os
-import re
 import stat
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from PIL.JpegImagePlugin import JpegImageFile
+from PIL import ExifTags, Image, ImageOps
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import jpeg_factory
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import PREFIXES as TIFF_PREFIXES
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from mnist_ce.reader.pixels import MAX_SIDE_PX
 from mnist_ce.system.errors import ImageError, ImageTooLargeError, UsageError, require
@@ -36,34 +41,39 @@ MAX_BYTES = 300_000_000
 MAX_ASPECT = 50  # at MAX_SIDE_PX the shorter side still has 20 pixels
 
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+# What a file begins with, and what reads it: the formats that people send. Pillow knows some forty
+# more, each of which a stranger's file could put to the test.
+READERS: dict[tuple[bytes, ...], Callable[[io.BytesIO], Image.Image]] = {
+    (b"\x89PNG\r\n",): PngImageFile,
+    (b"\xff\xd8\xff",): jpeg_factory,
+    (b"GIF8",): GifImageFile,
+    (b"BM",): BmpImageFile,
+    (b"RIFF",): WebPImageFile,
+    tuple(TIFF_PREFIXES): TiffImageFile,
+}
+NOT_AN_IMAGE = "is not an image that can be read: PNG, JPEG, WebP, GIF, BMP, TIFF or HEIC"
 IN_PYTHON = "pass its images to mnist_ce.predict as arrays [28, 28]"
-AS_DATASET = "see evaluate --dataset csv:FILE"
-# What a file begins with, what it is, and what to do.
-SIGNATURES: tuple[tuple[bytes, str], ...] = (
-    (rb"%PDF", "a PDF: export its pages as PNG"),
-    (rb"\s*(<\?xml.*?)?(<!DOCTYPE svg.*?|<!--.*?-->\s*)*<svg", "an SVG drawing: export it as PNG"),
-    (rb"\s*<(!doctype )?html", "a web page, not the image on it"),
-    (rb"version https://git-lfs", "a Git LFS pointer: git lfs pull fetches the image"),
-    (
-        rb"\0\0[\x08-\x0e][\x01-\x04]",
-        f"an IDX file: {IN_PYTHON}, or evaluate --data-dir its folder",
+# What other files begin with, what they are, and what to do.
+SIGNATURES: dict[tuple[bytes, ...], str] = {
+    (b"%pdf",): "a PDF: export its pages as PNG",
+    (b"<!doctype html", b"<html"): "a web page, not the image on it",
+    (b"<",): "an SVG drawing or another text: export it as PNG",
+    (b"version https://git-lfs",): "a Git LFS pointer: git lfs pull fetches the image",
+    tuple(bytes((0, 0, kind)) for kind in range(8, 15)): (
+        f"an IDX file: {IN_PYTHON}, or evaluate --data-dir its folder"
     ),
-    (rb"\x93NUMPY", f"a NumPy array: {IN_PYTHON}"),
-    (rb"PK\x03\x04", f"an archive (ZIP, NPZ): unpack it, or {IN_PYTHON}"),
-    (rb"\x1f\x8b", "compressed by gzip: unpack it"),
-    (
-        rb"\s*[\w\"' .-]+([,;\t][\w\"' .-]*){3,}\s*(\n|\Z)",
-        f"a table (CSV): {IN_PYTHON}, or {AS_DATASET}",
-    ),
-)
+    (b"\x93numpy",): f"a NumPy array: {IN_PYTHON}",
+    (b"pk\3\4",): f"an archive (ZIP, NPZ): unpack it, or {IN_PYTHON}",
+    (b"\x1f\x8b",): "compressed by gzip: unpack it",
+}
+TABLE = f"a table (CSV): {IN_PYTHON}, or see evaluate --dataset csv:FILE"
 
 logger = logging.getLogger(__name__)
 
 STDIN = "-"
 SUFFIXES = {
-    *(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".ico"),
-    *(".pgm", ".ppm", ".pbm", ".pnm", ".tga", ".jfif", ".jpe", ".j2k", ".dib", ".apng"),
-    *(".heic", ".heif"),
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+    *(".webp", ".heic", ".heif"),
 }
 
 
@@ -144,7 +154,7 @@ def _glob(pattern: Path) -> list[Path]:
     return sorted(map(Path, matches))
 
 
-def open_image(source: ImageSource) -> Image.Image:
+def open_image(source: ImageSource, name: str = "the image") -> Image.Image:
     """Decode an image and turn it upright by its EXIF data.
 
     The source is a path, the bytes of a file, a Pillow image, or pixels [height, width] or
@@ -154,75 +164,53 @@ def open_image(source: ImageSource) -> Image.Image:
     Raises:
         ImageError: If it is no file, damaged, of an unknown format, or far too large.
     """
-    if isinstance(source, np.ndarray):
-        return _from_array(source)
-    if isinstance(source, Image.Image):
-        return _decode(source, "the image", can_draft=False)
-    if isinstance(source, bytes):
-        return _decode_file(source, "the image")
-    return _decode_file(_read(Path(source)), str(Path(source)))
+    with warnings.catch_warnings(action="ignore"):  # Pillow's
+        if isinstance(source, np.ndarray):
+            return _from_array(source)
+        if isinstance(source, Image.Image):
+            return _decode(source, name, can_draft=False)
+        if isinstance(source, bytes):
+            return _decode_file(source, name)
+        return _decode_file(read_file(Path(source)), str(Path(source)))
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
     # O_NONBLOCK: opening a named pipe would block until it has a writer.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        handle = os.open(path, flags)
+        if path.is_dir():
+            raise ImageError(f"{path} is a folder that holds no images")
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError(f"{path} is not a file")
+            if status.st_size > MAX_BYTES:
+                raise ImageError(f"{path} has {status.st_size:,} bytes, more than {MAX_BYTES:,}")
+            return file.read()
     except FileNotFoundError:
         raise ImageError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:
         raise ImageError(f"{path} cannot be read: {one_line(error)}") from None
-    try:
-        status = os.fstat(handle)
-        if stat.S_ISDIR(status.st_mode):
-            raise ImageError(f"{path} is a folder that holds no images")
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError(f"{path} is not a file")
-        if status.st_size > MAX_BYTES:
-            raise ImageError(f"{path} has {status.st_size:,} bytes, more than {MAX_BYTES:,}")
-        with os.fdopen(handle, "rb", closefd=False) as file:
-            return file.read()
-    except OSError as error:
-        raise ImageError(f"{path} cannot be read: {one_line(error)}") from None
-    finally:
-        os.close(handle)
 
 
 def _decode_file(content: bytes, name: str) -> Image.Image:
     if not content:
         raise ImageError(f"{name} is empty (0 bytes)")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of sizes that are checked here
-            image = _open_any(content, name)
+        image = _open(content, name) or _open(_decode_base64(content), name)
     except ImageError:
         raise
-    except UnidentifiedImageError:
-        raise ImageError(f"{name} is not an image that Pillow can read") from None
     except Image.DecompressionBombError:
-        reason = f"{name} has too many pixels (more than {MAX_PIXELS:,})"
-        raise ImageTooLargeError(reason) from None
+        raise ImageTooLargeError(f"{name} has more than {MAX_PIXELS:,} pixels") from None
     except Exception as error:  # decoders raise many kinds for damaged headers
         raise ImageError(f"{name} is damaged: {one_line(error)}") from None
+    if image is None:
+        raise ImageError(f"{name} {_describe(content)}")
     return _decode(image, name)
 
 
-def _open_any(content: bytes, name: str) -> Image.Image:
-    """Open what Pillow knows, HEIC, or the base64 text of either (a data URL too)."""
-    with contextlib.suppress(UnidentifiedImageError):
-        return _open_known(content, name)
-    for signature, description in SIGNATURES:
-        if re.match(signature, content[:2000], re.DOTALL | re.IGNORECASE):
-            raise ImageError(f"{name} is {description}")
-    text = content.rpartition(b",")[2] if content.startswith(b"data:") else content
-    try:
-        decoded = base64.b64decode(b"".join(text.split()), validate=True)
-    except binascii.Error:
-        raise UnidentifiedImageError from None
-    return _open_known(decoded, name)
-
-
-def _open_known(content: bytes, name: str) -> Image.Image:
+def _open(content: bytes, name: str) -> Image.Image | None:
+    """Read the header of an image, or return None where it is in no known format."""
     if content[4:8] == b"ftyp" and content[8:12] in HEIC_BRANDS:
         try:
             require("pillow_heif", extra="heic")
@@ -232,13 +220,27 @@ def _open_known(content: bytes, name: str) -> Image.Image:
 
         heic: Image.Image = HeifImageFile(io.BytesIO(content))  # type: ignore[no-untyped-call]
         return heic
-    try:
-        return Image.open(io.BytesIO(content))
-    except Image.DecompressionBombError:
-        # Pillow counts the pixels of the file, before a JPEG can be asked for a smaller image.
-        if content.startswith(b"\xff\xd8\xff"):
-            return JpegImageFile(io.BytesIO(content))
-        raise
+    readers = (reader for prefixes, reader in READERS.items() if content.startswith(prefixes))
+    reader = next(readers, None)
+    return None if reader is None else reader(io.BytesIO(content))
+
+
+def _decode_base64(content: bytes) -> bytes:
+    """Return the bytes of base64 text or a data URL; no bytes where it is neither."""
+    text = content.rpartition(b",")[2] if content.startswith(b"data:") else content
+    with contextlib.suppress(binascii.Error):
+        return base64.b64decode(b"".join(text.split()), validate=True)
+    return b""
+
+
+def _describe(content: bytes) -> str:
+    """Return what a file is that is no image, by its beginning."""
+    start = content[:2000].lstrip().lower()
+    row = start.partition(b"\n")[0]
+    if row.isascii() and max(row.count(separator) for separator in (b",", b";", b"\t")) >= 3:
+        return f"is {TABLE}"
+    found = (f"is {what}" for prefixes, what in SIGNATURES.items() if start.startswith(prefixes))
+    return next(found, NOT_AN_IMAGE)
 
 
 def _decode(image: Image.Image, name: str, *, can_draft: bool = True) -> Image.Image:
@@ -255,19 +257,17 @@ def _decode(image: Image.Image, name: str, *, can_draft: bool = True) -> Image.I
     if min(width, height) < 1 or max(width, height) > MAX_ASPECT * min(width, height):
         raise ImageError(f"{name} is {width}×{height}, too narrow to hold a digit")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image.load()
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-            factor = max(image.size) // MAX_SIDE_PX
-            if factor > 1 and image.mode == "RGBA":
-                # Weighted by opacity, so that hidden colours do not shine through.
-                image = image.convert("RGBa").reduce(factor).convert("RGBA")
-            elif factor > 1 and image.mode in ("RGB", "L", "CMYK"):
-                image = image.reduce(factor)
-            upright = ImageOps.exif_transpose(image)
-            upright.info["full_size"] = (height, width) if turned else (width, height)
-            return upright
+        image.load()
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        factor = max(image.size) // MAX_SIDE_PX
+        if factor > 1 and image.mode == "RGBA":
+            # Weighted by opacity, so that hidden colours do not shine through.
+            image = image.convert("RGBa").reduce(factor).convert("RGBA")
+        elif factor > 1 and image.mode in ("RGB", "L", "CMYK"):
+            image = image.reduce(factor)
+        upright = ImageOps.exif_transpose(image)
+        upright.info["full_size"] = (height, width) if turned else (width, height)
+        return upright
     except MemoryError:
         raise ImageError(f"{name} does not fit into memory") from None
     except Exception as error:  # decoders raise many kinds for damaged data

@@ -1,24 +1,30 @@
-"""Preprocessing of many images in order, by several processes, in bounded memory."""
+"""Preprocessing of images in processes of their own, each with a limit of time and memory."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import faulthandler
+import os
+import pickle
 import signal
+import subprocess
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from functools import cache
 from pathlib import Path
-from queue import SimpleQueue
+from queue import LifoQueue, SimpleQueue
 from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from mnist_ce.reader.geometry import Box
-from mnist_ce.reader.image_io import ImageSource, open_image
+from mnist_ce.reader.image_io import ImageSource, open_image, read_file
 from mnist_ce.reader.pixels import resize_to_mnist, to_rgb
 from mnist_ce.reader.segmentation import Hypothesis, Stages, hypotheses
 from mnist_ce.reader.text_lines import Digit, Lattice
@@ -26,7 +32,7 @@ from mnist_ce.system.errors import ImageError, ImageTooLargeError
 from mnist_ce.system.text import one_line
 
 NUM_AHEAD = 4  # images per process that are read before the first of them is taken
-MAX_SECONDS = 10.0  # a photograph of a page takes 1 or 2
+MAX_SECONDS = 10.0  # of CPU; a photograph of a page takes 1 or 2
 MAX_MEMORY_BYTES = 1 << 30  # of a process, 180 MB of which are libraries
 TOO_MUCH = "preprocessing the image took too much memory or time"
 
@@ -55,12 +61,13 @@ class PreprocessedImage:
     image: Image.Image | None = None  # where it is kept: RGB, with its `full_size`
 
 
-def preprocess(source: ImageSource, options: PreprocessOptions) -> PreprocessedImage:
+def preprocess(
+    source: ImageSource, options: PreprocessOptions, path: str | None = None
+) -> PreprocessedImage:
     """Read and segment one image; whatever fails is returned as its `error`, not raised."""
-    result = PreprocessedImage(str(source) if isinstance(source, (str, Path)) else None)
-    name = result.path or "the image"
+    result, name = PreprocessedImage(path), path or "the image"
     try:
-        image = open_image(source)
+        image = open_image(source, name)
         if options.keep_image:
             result.image = to_rgb(image)
         if options.crop:
@@ -85,25 +92,21 @@ def preprocess(source: ImageSource, options: PreprocessOptions) -> PreprocessedI
 
 
 class PreprocessPool:
-    """Processes that preprocess images; with 0 or 1 the calling process does the work.
+    """Processes that preprocess images, each started when it is first needed.
 
-    With `is_limited`, for images of strangers, the work is always done in other processes, and each
-    image has `MAX_SECONDS` and `MAX_MEMORY_BYTES`. An image that takes more, or crashes, costs its
-    own process, which is replaced, and is not tried again.
+    An image has `MAX_SECONDS` and `MAX_MEMORY_BYTES`. One that takes more, or crashes, costs its
+    process, which is replaced, and is not tried again.
     """
 
-    def __init__(self, num_processes: int = 0, *, is_limited: bool = False) -> None:
-        num_processes = num_processes if num_processes > 1 else int(is_limited)
-        self._is_closed = False
-        self._processes = [_Process(is_limited=is_limited) for _ in range(num_processes)]
-        self._idle: SimpleQueue[_Process] = SimpleQueue()
+    def __init__(self, num_processes: int) -> None:
+        self._processes = [_Process() for _ in range(num_processes)]
+        self._idle: LifoQueue[_Process] = LifoQueue()  # first the one that is started already
         for process in self._processes:
             self._idle.put(process)
-        self._threads = ThreadPoolExecutor(max(1, num_processes))  # each waits for a process
+        self._threads = ThreadPoolExecutor(num_processes)  # each waits for a process
 
     def close(self) -> None:
         """End the processes, whatever they do."""
-        self._is_closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
         for process in self._processes:
             process.kill()
@@ -112,9 +115,6 @@ class PreprocessPool:
         self, sources: Iterable[ImageSource], options: PreprocessOptions
     ) -> Iterator[PreprocessedImage]:
         """Yield the result for each source, in order, reading only a little ahead."""
-        if not self._processes:
-            yield from (preprocess(source, options) for source in sources)
-            return
         pending: deque[Future[PreprocessedImage]] = deque()
         # An image per message: three times 600 of 100×100 pixels took 56 s of CPU; with 16 per
         # message 54 s, where equal runs differ by more.
@@ -128,13 +128,20 @@ class PreprocessPool:
     def preprocess(
         self, source: ImageSource, options: PreprocessOptions
     ) -> Future[PreprocessedImage]:
-        """Read and segment one image in a process; whatever fails is the result's `error`."""
+        """Read and segment one image; whatever fails is the result's `error`.
+
+        Files are decoded in a process. Arrays and Pillow images are decoded already, and take less
+        time here than on their way to another process.
+        """
 
         def preprocessed() -> PreprocessedImage:
+            path = str(source) if isinstance(source, (str, Path)) else None
             try:
-                return self._call(preprocess, source, options)
+                content = source if path is None else read_file(Path(path))
+                if isinstance(content, bytes):
+                    return self._call(preprocess, content, options, path)
+                return preprocess(content, options)
             except ImageError as error:
-                path = str(source) if isinstance(source, (str, Path)) else None
                 return PreprocessedImage(path, error=str(error))
 
         return self._threads.submit(preprocessed)
@@ -150,13 +157,6 @@ class PreprocessPool:
         process = self._idle.get()
         try:
             result: T | Exception = process.call(function, args)
-        except Exception as error:
-            process.kill()
-            if not self._is_closed:
-                process.start()
-            if isinstance(error, (EOFError, OSError)):  # it has ended, or its time is up
-                raise ImageError(TOO_MUCH) from None
-            raise
         finally:
             self._idle.put(process)
         if isinstance(result, Exception):
@@ -164,43 +164,85 @@ class PreprocessPool:
         return result
 
 
-class _Process:
-    def __init__(self, *, is_limited: bool) -> None:
-        self._is_limited = is_limited
-        self.start()
+@cache
+def shared_pool() -> PreprocessPool:
+    """Return a pool that lasts as long as the program: its processes take time to start."""
+    pool = PreprocessPool(os.cpu_count() or 1)
+    atexit.register(pool.close)
+    return pool
 
-    def start(self) -> None:
-        # Not fork: torch's threads may hold locks that a forked child would wait for.
-        context = get_context("spawn")
-        self._connection, connection = context.Pipe()
-        self._max_seconds = MAX_SECONDS if self._is_limited else None
-        arguments = (connection, MAX_MEMORY_BYTES if self._is_limited else None)
-        process = context.Process(target=_serve, args=arguments, daemon=True)
-        process.start()
-        connection.close()  # so that the connection ends with the process
-        self.kill = process.kill
+
+class _Process:
+    """A Python process that calls one function at a time and ends when this process does."""
+
+    _process: subprocess.Popen[bytes] | None = None
 
     def call(self, *call: object) -> Any:  # noqa: ANN401
-        self._connection.recv()  # it is ready: the time begins when its imports are done
-        self._connection.send(call)
-        if not self._connection.poll(self._max_seconds):
-            raise TimeoutError
-        return self._connection.recv()
+        message = pickle.dumps(call)
+        self._process = process = self._process or _start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(message)
+            process.stdin.flush()
+            return pickle.load(process.stdout)
+        except (EOFError, OSError, ValueError, pickle.UnpicklingError):  # it has ended
+            self.kill()
+            return ImageError(TOO_MUCH)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            with self._process:  # closes the pipes and waits
+                self._process.kill()
+            self._process = None
 
 
-def _serve(connection: Connection, max_memory_bytes: int | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
-    if max_memory_bytes is not None:
-        with contextlib.suppress(ImportError, ValueError, OSError):  # Windows, or a lower limit
-            import resource
+def _start() -> subprocess.Popen[bytes]:
+    # Not multiprocessing: it would import the user's main module, or fork torch's threads.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        f"sys.path[:] = {[*map(str, sys.path)]}; "
+        f"from {__name__} import serve; serve({MAX_SECONDS}, {MAX_MEMORY_BYTES})"
+    )
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe)
 
-            resource.setrlimit(resource.RLIMIT_DATA, (max_memory_bytes, max_memory_bytes))
-    with contextlib.suppress(EOFError, OSError):  # the parent has ended
+
+def serve(max_seconds: float, max_memory_bytes: int) -> None:
+    """Call the functions that come through stdin, and write their results to stdout."""
+    results = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows, or a lower limit
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (max_memory_bytes, max_memory_bytes))
+    calls: SimpleQueue[tuple[Callable[..., object], tuple[object, ...]]] = SimpleQueue()
+    threading.Thread(target=_receive, args=(calls,), daemon=True).start()
+    while True:
+        function, args = calls.get()
+        _limit_time(max_seconds)
+        try:
+            result = function(*args)
+        except Exception as error:
+            result = error
+        _limit_time(0)
+        pickle.dump(result, results)
+        results.flush()
+
+
+def _receive(calls: SimpleQueue[Any]) -> None:
+    try:
         while True:
-            connection.send("ready")
-            function, args = connection.recv()
-            try:
-                result = function(*args)
-            except Exception as error:
-                result = error
-            connection.send(result)
+            calls.put(pickle.load(sys.stdin.buffer))
+    finally:  # the parent has ended
+        os._exit(0)
+
+
+def _limit_time(seconds: float) -> None:
+    """End this process after so much CPU time, even while C code runs; 0: do not."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+    elif seconds:  # Windows: so much time
+        faulthandler.dump_traceback_later(seconds, exit=True)
+    else:
+        faulthandler.cancel_dump_traceback_later()

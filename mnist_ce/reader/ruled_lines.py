@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 
 import numpy as np
@@ -43,15 +42,13 @@ def erase_lines(
     """
     mask = foreground.mask
     level = find_lines(mask, may_underline=True)
-    upright = find_lines(np.ascontiguousarray(mask.T))
-    faint = foreground.intensity > FAINT_INTENSITY
-    boxes = None if digit_height is None else find_boxes(mask | faint, digit_height)
-    if level is None and upright is None and boxes is None:
+    upright = find_lines(np.ascontiguousarray(mask.T)).T
+    if digit_height is not None:
+        faint = foreground.intensity > FAINT_INTENSITY
+        level_sides, upright_sides = find_boxes(mask | faint, digit_height)
+        level, upright = level | level_sides, upright | upright_sides
+    if not (level.any() or upright.any()):
         return None
-    level = np.zeros_like(mask) if level is None else level
-    upright = np.zeros_like(mask) if upright is None else upright.T
-    if boxes is not None:
-        level, upright = level | boxes[0], upright | boxes[1]
     # A stroke crosses a line where foreground continues on both sides of it, other lines aside.
     strokes = level & _crossings(level, mask & ~upright)
     strokes |= upright & _crossings(upright.T, (mask & ~level).T).T
@@ -65,25 +62,21 @@ def erase_lines(
     return np.where(fringe, np.float32(background), gray)
 
 
-def find_lines(mask: Mask, *, may_underline: bool = False) -> Mask | None:
+def find_lines(mask: Mask, *, may_underline: bool = False) -> Mask:
     """Return the bands of nearly horizontal lines across the image, with what crosses them.
 
     A line is a run of rows, sheared by at most 5°, with foreground nearly all the way from the
-    left edge to the right, and no thicker than a pen. None if there are no lines, or all of them
-    lie close to the upper or lower edge, where one may be the bar of a digit; with `may_underline`
-    a line close to the lower edge counts where all other ink is clearly narrower.
+    left edge to the right, and no thicker than a pen. There are none where all of them lie close to
+    the upper or lower edge, where one may be the bar of a digit; with `may_underline` a line close
+    to the lower edge counts where all other ink is clearly narrower.
     """
     height, width = mask.shape
-    reach = math.ceil(float(LINE_SLOPES.max()) * width / 2) + 1  # rows that a line may rise or fall
-    if not _spans_width(mask, reach + 1):
-        return None
-    rows, columns = np.nonzero(mask)
-    voting = slice(None, None, rows.size // MAX_VOTING_PIXELS + 1)
-    rows, columns = rows[voting], columns[voting] - width / 2
+    rows, columns = _voting(mask)
+    columns = columns - width / 2
     num_in_row = [int(_row_counts(rows, columns, slope).max()) for slope in LINE_SLOPES]
     # A line may fall between two rows: one row needs only 0.6 of what a line has.
     if max(num_in_row) < 0.6 * MIN_SPAN_FRACTION * width * rows.size / mask.sum():
-        return None
+        return np.zeros_like(mask)
     slope = float(LINE_SLOPES[int(np.argmax(num_in_row))])
     sheared = shear(mask, slope, width / 2)
     pad = (len(sheared) - height) // 2
@@ -100,7 +93,7 @@ def find_lines(mask: Mask, *, may_underline: bool = False) -> Mask | None:
     underlined = may_underline and width > 0.8 * height and others.mean() < MAX_UNDERLINED_FRACTION
     end = np.inf if underlined else last
     if not any(first < run.start and run.stop < end for run in thin):
-        return None
+        return np.zeros_like(mask)
     return unshear(np.broadcast_to(is_line[:, None], sheared.shape), slope, width / 2)
 
 
@@ -131,6 +124,12 @@ def _shifts(slope: float, width: int, centre: float) -> tuple[NDArray[np.intp], 
     return shifts, int(np.abs(shifts).max()) + 1
 
 
+def _voting(mask: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    rows, columns = np.nonzero(mask)
+    step = rows.size // MAX_VOTING_PIXELS + 1
+    return rows[::step], columns[::step]
+
+
 def _row_counts(
     rows: NDArray[np.intp], centred_columns: NDArray[np.floating], slope: float
 ) -> NDArray[np.intp]:
@@ -147,16 +146,6 @@ def _thickened(mask: Mask) -> Mask:
     return thick
 
 
-def _spans_width(mask: Mask, reach: int) -> bool:
-    # A cheap necessary condition, which spares most images the vote on a slope.
-    height = len(mask)
-    above = np.zeros((height + 1, mask.shape[1]), dtype=np.int16)  # foreground above each row
-    np.cumsum(mask, axis=0, dtype=np.int16, out=above[1:])
-    rows = np.arange(height)
-    near = above[np.minimum(rows + reach + 1, height)] > above[np.maximum(rows - reach, 0)]
-    return bool(near.mean(axis=1).max() > MIN_SPAN_FRACTION)
-
-
 def _crossings(bands: Mask, strokes: Mask) -> Mask:
     """Return where strokes continue above and below a horizontal band, perhaps a little aside."""
     outside = strokes & ~bands
@@ -171,16 +160,17 @@ def _crossings(bands: Mask, strokes: Mask) -> Mask:
     return crossing
 
 
-def find_boxes(mask: Mask, digit_height: float) -> tuple[Mask, Mask] | None:
-    """Return the level and the upright sides of a form's boxes, or None without boxes.
+def find_boxes(mask: Mask, digit_height: float) -> tuple[Mask, Mask]:
+    """Return the level and the upright sides of a form's boxes.
 
     A side is straight and thin. The sides make a graph: each upright one leads from one level side
     to another, and a level one is the end of two upright ones at least; a 1 leads to neither.
     """
     level = _straight_bands(mask, MIN_SIDE * digit_height)
     levels, num_levels = ndimage.label(level, np.ones((3, 3)))
+    nothing = np.zeros_like(mask), np.zeros_like(mask)
     if num_levels < 2:
-        return None
+        return nothing
     upright = _straight_bands(np.ascontiguousarray(mask.T), MIN_SIDE * digit_height).T
     uprights, _ = ndimage.label(upright, np.ones((3, 3)))
     reach = round(max(3, MAX_CORNER_GAP * digit_height))
@@ -199,7 +189,7 @@ def find_boxes(mask: Mask, digit_height: float) -> tuple[Mask, Mask] | None:
     num_ends = Counter(side for pair in ends.values() for side in pair)
     chosen = [number for number, pair in ends.items() if min(num_ends[s] for s in pair) >= 2]
     if len(chosen) < 2:
-        return None
+        return nothing
     upright = np.isin(uprights, chosen)
     # Level sides meet two of the chosen upright ones; inner ones of a table end at none.
     near = ndimage.maximum_filter(np.where(upright, uprights, 0), 2 * reach + 1)
@@ -208,7 +198,7 @@ def find_boxes(mask: Mask, digit_height: float) -> tuple[Mask, Mask] | None:
     level = (np.bincount(corners[0], minlength=num_levels + 1) >= 2)[levels]
     sides = level | upright
     inside = ndimage.binary_fill_holes(sides) & ~ndimage.binary_dilation(sides, iterations=3)
-    return (level, upright) if (inside & mask).any() else None  # else perhaps a square zero
+    return (level, upright) if (inside & mask).any() else nothing  # perhaps a square zero
 
 
 def _label_near(labels: Labels, row: int, column: int, reach: int) -> int:
@@ -220,11 +210,10 @@ def _label_near(labels: Labels, row: int, column: int, reach: int) -> int:
 def _straight_bands(mask: Mask, length: float) -> Mask:
     """Return the parts of nearly horizontal thin bands that are straight for `length` pixels."""
     centre = mask.shape[1] // 2
-    rows, columns = np.nonzero(mask[:-1] & ~mask[1:])  # lower edges
-    voting = slice(None, None, rows.size // MAX_VOTING_PIXELS + 1)
+    rows, columns = _voting(mask[:-1] & ~mask[1:])  # lower edges
 
     def sharpness(slope: float) -> float:  # many pixels in few pairs of rows
-        counts = _row_counts(rows[voting], columns[voting] - centre, slope)
+        counts = _row_counts(rows, columns - centre, slope)
         pairs = counts[:-1] + counts[1:]
         return float(pairs @ pairs)
 
@@ -241,20 +230,23 @@ def _straight_bands(mask: Mask, length: float) -> Mask:
 
 
 def without_frame(components: list[Component], labels: Labels) -> list[Component]:
-    """Return components without a printed box around a single digit."""
-    return [c for c in components if not _is_frame(c, components, labels)]
+    """Return components without a printed box around a single digit.
 
+    It is over half of the image, mostly empty, around what may be a digit, and has four sides.
+    """
+    height, width = labels.shape
 
-def _is_frame(component: Component, components: list[Component], labels: Labels) -> bool:
-    # Over half of the image, mostly empty, around what may be a digit, and with four sides.
-    (height, width), box = labels.shape, component.box
-    return (
-        box.height > 0.5 * height
-        and box.width > 0.5 * width
-        and component.area < 0.3 * box.height * box.width
-        and any(box.encloses(c.box) and c.box.size > 0.25 * box.size for c in components)
-        and _has_four_sides(labels[box.slices()] == component.label)
-    )
+    def is_frame(component: Component) -> bool:
+        box = component.box
+        return (
+            box.height > 0.5 * height
+            and box.width > 0.5 * width
+            and component.area < 0.3 * box.height * box.width
+            and any(box.encloses(c.box) and c.box.size > 0.25 * box.size for c in components)
+            and _has_four_sides(labels[box.slices()] == component.label)
+        )
+
+    return [component for component in components if not is_frame(component)]
 
 
 def _has_four_sides(mask: Mask) -> bool:

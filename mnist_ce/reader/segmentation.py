@@ -10,14 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from mnist_ce.reader.binarize import (
-    STRUCTURING_SIZE_FRACTION,
-    Foreground,
-    correct_illumination,
-    detect_polarity,
-    segment_foreground,
-    to_grayscale_pca,
-)
+from mnist_ce.reader import binarize, ruled_lines, text_lines
+from mnist_ce.reader.binarize import STRUCTURING_SIZE_FRACTION, Foreground
 from mnist_ce.reader.components import (
     MAX_GAP_FRACTION,
     Component,
@@ -28,20 +22,7 @@ from mnist_ce.reader.components import (
 from mnist_ce.reader.geometry import Box, FloatImage, Labels, bounding_box
 from mnist_ce.reader.mnist_format import FIELD_SIZE
 from mnist_ce.reader.pixels import MAX_BACKGROUND_LEVEL, as_mnist_image, to_float_image
-from mnist_ce.reader.ruled_lines import (
-    erase_lines,
-    without_frame,
-    without_frames,
-)
-from mnist_ce.reader.text_lines import (
-    WIDTH_PENALTY,
-    Digit,
-    Lattice,
-    digit_height,
-    group_lines,
-    line_lattices,
-    single_mark,
-)
+from mnist_ce.reader.text_lines import Digit, Lattice
 
 Stages: TypeAlias = dict[str, NDArray[np.generic]]
 """The image after each stage of preprocessing, by name: uint8, bool or float32 [h, w]."""
@@ -155,19 +136,17 @@ def hypotheses(
         return [
             Hypothesis([[Lattice.of(Digit(pixels, box))]], scale=width / FIELD_SIZE, stages=made)
         ]
-    gray = to_grayscale_pca(to_float_image(image))
+    gray = binarize.to_grayscale_pca(to_float_image(image))
     if stages is not None:
         stages["grey"] = gray
-    flattened = correct_illumination(gray)
-    polarity = detect_polarity(flattened)
+    flattened = binarize.correct_illumination(gray)
+    polarity = binarize.detect_polarity(flattened)
     result = segment_as(flattened, polarity, STRUCTURING_SIZE_FRACTION, multi, stages)
     if result and result[0].foreground_quality < CLEAR_QUALITY:
         min_quality = 0.0 if multi else max(result[0].foreground_quality, MIN_FINE_QUALITY)
         size = LINES_STRUCTURING_SIZE_FRACTION if multi else FINE_STRUCTURING_SIZE_FRACTION
         finer = segment_as(flattened, polarity, size, multi, stages)
-        result += [
-            hypothesis for hypothesis in finer if hypothesis.foreground_quality > min_quality
-        ]
+        result += [found for found in finer if found.foreground_quality > min_quality]
     return [replace(hypothesis, scale=width / gray.shape[1]) for hypothesis in result]
 
 
@@ -183,8 +162,10 @@ def segment_as(
     for is_dark in (True, False) if polarity is None else (polarity,):
         if (segmentation := segment(flattened, is_dark, structuring_size)) is not None:
             components = segmentation.components_of_candidates
-            height = digit_height(without_frames(components)) if multi else None
-            unruled = erase_lines(flattened, segmentation.foreground, height)
+            height = (
+                text_lines.digit_height(ruled_lines.without_frames(components)) if multi else None
+            )
+            unruled = ruled_lines.erase_lines(flattened, segmentation.foreground, height)
             without_lines = None if unruled is None else segment(unruled, is_dark, structuring_size)
             segmentations.append(without_lines or segmentation)
     if not segmentations and (segmentation := find_small(flattened)) is not None:
@@ -210,11 +191,11 @@ def segment(
     max_gap: float = MAX_GAP_FRACTION,
 ) -> Segmentation | None:
     """Segment the foreground of one polarity into candidates; None where there is none."""
-    foreground = segment_foreground(gray, is_dark, structuring_size)
+    foreground = binarize.segment_foreground(gray, is_dark, structuring_size)
     if foreground is None:
         return None
     labels, components = find_components(foreground)
-    candidates = group_components(without_frame(components, labels), max_gap)
+    candidates = group_components(ruled_lines.without_frame(components, labels), max_gap)
     if not candidates:
         return None
     return Segmentation(gray, foreground, labels, components, candidates, max_gap)
@@ -235,7 +216,7 @@ def find_small(gray: FloatImage) -> Segmentation | None:
 
 def merge_distant(segmentation: Segmentation) -> Segmentation | None:
     """Return the segmentation whose best candidate takes in distant components, if any."""
-    components = without_frame(segmentation.components, segmentation.labels)
+    components = ruled_lines.without_frame(segmentation.components, segmentation.labels)
     candidates = group_components(components, MAX_GAP_RELAXED_FRACTION)
     if len(candidates[0].components) == len(segmentation.best.components):
         return None
@@ -267,10 +248,10 @@ def refine(segmentation: Segmentation) -> Segmentation:
 
 def read_lines(segmentation: Segmentation, stages: Stages | None) -> Hypothesis:
     """Return the hypothesis of all digits of a segmentation, in lines, if they are several."""
-    lines, others = find_digits(segmentation, with_cuts=True), segmentation.others
-    if not _are_several(lines, others):
+    lines = find_digits(segmentation, with_cuts=True)
+    if not lines:
         return read_single(segmentation, [], stages)
-    return _hypothesis(segmentation, lines, [segmentation.best, *others], stages)
+    return _hypothesis(segmentation, lines, [segmentation.best, *segmentation.others], stages)
 
 
 def read_single(
@@ -278,10 +259,14 @@ def read_single(
 ) -> Hypothesis:
     """Return the hypothesis of the best candidate alone, as one digit, beside all digits."""
     best = segmentation.best
-    beside = [c for c in segmentation.others if _is_beside(c, best)]  # its line is no clutter
+
+    def is_beside(other: DigitCandidate) -> bool:  # in its line, which is no clutter
+        offset = other.box.top + other.box.bottom - best.box.top - best.box.bottom
+        return abs(offset) / 2 < MAX_BESIDE_OFFSET * best.box.size
+
     refined = refine(segmentation)
-    digit = single_digit(refined)
-    hypothesis = _hypothesis(segmentation, [[digit]], [best, *beside], stages)
+    candidates = [best, *filter(is_beside, segmentation.others)]
+    hypothesis = _hypothesis(segmentation, [[single_digit(refined)]], candidates, stages)
     hypothesis.all_lines = all_lines
     if stages is not None:
         hypothesis.stages["the digit, closer"] = refined.foreground.intensity.clip(0, 1)
@@ -310,47 +295,37 @@ def count_digits(segmentation: Segmentation) -> list[list[Lattice]]:
     """Return the digits of all lines, uncut, where there may be several; else none."""
     sizes = sorted(c.box.size for c in segmentation.best.components)
     is_merged = len(sizes) > 1 and sizes[-2] > MIN_SIMILAR_SIZE * sizes[-1]  # with one above it
-    others = segmentation.others
-    if len(segmentation.candidates) > MAX_COUNTED or not (is_merged or others):
-        return []
-    lines = find_digits(segmentation, with_cuts=False)
-    return lines if _are_several(lines, others) else []
-
-
-def _are_several(lines: list[list[Lattice]], others: list[DigitCandidate]) -> bool:
-    # Near digits share a lattice.
-    return bool(lines) and (bool(others) or sum(map(len, lines)) > 1)
-
-
-def _is_beside(candidate: DigitCandidate, best: DigitCandidate) -> bool:
-    offset = candidate.box.top + candidate.box.bottom - best.box.top - best.box.bottom
-    return abs(offset) / 2 < MAX_BESIDE_OFFSET * best.box.size
+    is_crowded = len(segmentation.candidates) > MAX_COUNTED
+    may_be_several = not is_crowded and (is_merged or segmentation.others)
+    return find_digits(segmentation, with_cuts=False) if may_be_several else []
 
 
 def find_digits(segmentation: Segmentation, with_cuts: bool) -> list[list[Lattice]]:
-    """Return the lattices of all text lines of a segmentation; without cuts they only count."""
+    """Return the lattices of all text lines, if they are several; without cuts they only count."""
     foreground, labels = segmentation.foreground, segmentation.labels
     components = segmentation.components_of_candidates
-    height = digit_height(components)
-    digits = [
-        line_lattices(foreground, labels, line, height, with_cuts=with_cuts)
-        for line in group_lines(components, height)
+    height = text_lines.digit_height(components)
+    lines = [
+        text_lines.line_lattices(foreground, labels, line, height, with_cuts=with_cuts)
+        for line in text_lines.group_lines(components, height)
     ]
-    return [[lattice.moved(*segmentation.origin) for lattice in line] for line in digits]
+    if not segmentation.others and sum(map(len, lines)) < 2:  # near digits share a lattice
+        return []
+    return [[lattice.moved(*segmentation.origin) for lattice in line] for line in lines]
 
 
 def single_digit(segmentation: Segmentation) -> Lattice:
     """Return the best candidate as one digit, with cuts where it may be several that touch."""
     box = segmentation.best.box
-    mark = single_mark(box)
+    mark = text_lines.single_mark(box)
     is_wide = box.width >= MIN_SPLIT_ASPECT * box.height and mark is None
     # The height of its digits, if it is several; what is half as high is not cut.
     height = box.height if is_wide else 2.0 * box.size
     components = sorted(segmentation.best.components, key=lambda c: c.box.left + c.box.right)
-    (lattice,) = line_lattices(
+    (lattice,) = text_lines.line_lattices(
         segmentation.foreground, segmentation.labels, components, height, np.inf
     )
     too_wide = max(0.0, box.width / max(1, box.height) - 1.0)
-    whole = replace(lattice.whole, penalty=WIDTH_PENALTY * too_wide, mark=mark)
+    whole = replace(lattice.whole, penalty=text_lines.WIDTH_PENALTY * too_wide, mark=mark)
     lattice.digits[0, lattice.num_pieces] = whole
     return lattice.moved(*segmentation.origin)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,7 +17,10 @@ from mnist_ce.explain.loss import explain_loss, to_json
 from mnist_ce.network.objective import Binary, Multiclass
 
 TARGETS = [2, 0, 1]
-TORCH_METHODS = (formulas.log_softmax_nll_loss, formulas.cross_entropy_loss)
+TORCH_METHODS = [
+    partial(formulas.torch_loss, modules)
+    for modules in ("LogSoftmax + NLLLoss", "CrossEntropyLoss")
+]
 
 one_logit = st.floats(-1e4, 1e4)
 logit_rows = st.integers(1, 6).flatmap(
@@ -89,7 +93,7 @@ def test_numpy_equals_torch_and_the_objective(rows: list[list[float]], data: st.
 def test_binary_numpy_equals_torch_and_the_objective(logits: list[float], target: int) -> None:
     targets = [target] * len(logits)
     losses = formulas.binary_cross_entropy_with_logits(logits, targets)
-    by_torch = formulas.bce_with_logits_loss(logits, targets)
+    by_torch = formulas.torch_loss("BCEWithLogitsLoss", logits, targets)
     np.testing.assert_allclose(losses, by_torch, rtol=1e-9, atol=1e-11)
     # a yes/no network is a network of two classes whose no has the logit 0
     as_two_classes = formulas.cross_entropy([[0.0, z] for z in logits], targets)
@@ -101,12 +105,13 @@ def test_binary_numpy_equals_torch_and_the_objective(logits: list[float], target
 @pytest.mark.parametrize("target", [0, 1])
 def test_bce_with_logits_equals_sigmoid_and_bce_where_both_are_exact(target: int) -> None:
     logits, targets = np.linspace(-15, 15, 31), [target] * 31
+    by_torch = partial(formulas.torch_loss, "Sigmoid + BCELoss")
     stable = formulas.binary_cross_entropy_with_logits(logits, targets)
     by_sigmoid = formulas.binary_cross_entropy(formulas.sigmoid(logits), targets)
     np.testing.assert_allclose(stable, by_sigmoid, rtol=1e-8)
-    np.testing.assert_allclose(stable, formulas.sigmoid_bce_loss(logits, targets), rtol=1e-8)
+    np.testing.assert_allclose(stable, by_torch(logits, targets), rtol=1e-8)
     # where sigmoid rounds to 0, BCELoss clamps log p
-    assert formulas.sigmoid_bce_loss([-800.0], [1]).tolist() == [100.0]
+    assert by_torch([-800.0], [1]).tolist() == [100.0]
     assert formulas.binary_cross_entropy_with_logits([-800.0], [1]).tolist() == [800.0]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 import os
 import struct
@@ -20,7 +19,7 @@ from PIL import Image
 
 from mnist_ce.reader.image_io import each_image, find_images, open_image
 from mnist_ce.reader.pixels import to_float_image
-from mnist_ce.reader.pool import PreprocessOptions, PreprocessPool, preprocess
+from mnist_ce.reader.pool import PreprocessOptions, preprocess
 from mnist_ce.system.errors import ImageError, ImageTooLargeError
 
 
@@ -70,7 +69,6 @@ def test_a_bad_file_is_an_error_in_one_line(case: str, tmp_path: Path) -> None:
     assert str(path) in text
     assert message in text
     assert "\n" not in text
-    assert preprocess(path, PreprocessOptions()).error == text
 
 
 @pytest.mark.parametrize("prefix", [b"", b"data:image/png;base64,"])
@@ -210,28 +208,9 @@ def test_an_array_that_is_no_image_is_named(array: NDArray[np.generic], reason: 
     assert reason in str(preprocess(array, PreprocessOptions()).error)
 
 
-@pytest.mark.parametrize("num_processes", [0, 2])
-def test_the_pool_keeps_the_order_and_returns_errors(num_processes: int, tmp_path: Path) -> None:
-    paths = [tmp_path / f"{i} ü.png" for i in range(20)]
-    for i, path in enumerate(paths):
-        page = np.full((50, 50), 255, np.uint8)
-        page[10:40, 5 + i : 10 + i] = 0
-        Image.fromarray(page).save(path)
-    paths[7].write_text("no image")
-    with contextlib.closing(PreprocessPool(num_processes)) as pool:
-        results = list(pool.preprocess_all(paths, PreprocessOptions()))
-    assert [r.path for r in results] == [str(path) for path in paths]
-    assert [r.error is not None for r in results] == [i == 7 for i in range(20)]
-    for path, result in zip(paths, results, strict=True):
-        alone = preprocess(path, PreprocessOptions())
-        boxes, expected = ([h.digits[0].box for h in r.hypotheses] for r in (result, alone))
-        assert boxes == expected
-
-
 def test_a_bug_costs_the_prediction_for_one_image_only(monkeypatch: pytest.MonkeyPatch) -> None:
     fail = Mock(side_effect=IndexError("out of bounds"))
     monkeypatch.setattr("mnist_ce.reader.pool.hypotheses", fail)
-    assert preprocess("x.png", PreprocessOptions()).error == "x.png does not exist"
     reason = "internal error while preprocessing the image; please report: "
     result = preprocess(np.zeros((9, 9), np.uint8), PreprocessOptions())
     assert result.error == f"{reason}IndexError: out of bounds"

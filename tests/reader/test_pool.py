@@ -1,46 +1,55 @@
+"""Processes of the reader: what harms one costs no other image, and none outlives its parent."""
+
 from __future__ import annotations
 
+import io
 import math
 import os
+import re
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from multiprocessing import active_children, get_context
+from contextlib import closing, suppress
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mnist_ce.reader import pool as pool_module
-from mnist_ce.reader.pool import PreprocessOptions, PreprocessPool
+from mnist_ce.reader.pool import PreprocessOptions, PreprocessPool, preprocess
 from mnist_ce.system.errors import ImageError
 
-HARMFUL: dict[str, tuple[Callable[..., object], list[object]]] = {
-    "never ends": (time.sleep, [1000]),
+Call = tuple[Callable[..., object], list[object]]
+ENDLESS: Call = (re.match, ["(a+)+b", "a" * 99])  # in C, without a look at signals
+HARMFUL: dict[str, Call] = {
+    "never ends": ENDLESS,
     "ends the process": (os._exit, [1]),
     "crashes": (os.abort, []),
     "fills the memory": (bytes, [1 << 31]),
 }
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs limits of memory and CPU time")
+
+
+def png(page: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(page).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[PreprocessPool]:
-    with closing(PreprocessPool(1, is_limited=True)) as pool:
+    with pytest.MonkeyPatch.context() as patch, closing(PreprocessPool(1)) as pool:
+        patch.setattr(pool_module, "MAX_SECONDS", 1)
         yield pool
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs limits of memory")
 @pytest.mark.parametrize("case", HARMFUL)
-def test_a_harmful_call_fails_and_the_next_one_succeeds(
-    pool: PreprocessPool, monkeypatch: pytest.MonkeyPatch, case: str
-) -> None:
+def test_a_harmful_call_fails_and_the_next_one_succeeds(pool: PreprocessPool, case: str) -> None:
     function, arguments = HARMFUL[case]
-    if case == "never ends":
-        monkeypatch.setattr(pool_module, "MAX_SECONDS", 0.5)
-        pool.submit(os._exit, 1).exception(timeout=60)  # the next process has the new limit
     with pytest.raises(ImageError, match="too much memory or time"):
         pool.submit(function, *arguments).result(timeout=60)
-    monkeypatch.undo()
-    pool.submit(os._exit, 1).exception(timeout=60)
     assert pool.submit(math.sqrt, 9.0).result(timeout=60) == 3
 
 
@@ -53,37 +62,60 @@ def test_an_error_is_that_of_the_call(pool: PreprocessPool) -> None:
     assert "not an image" in str(result.error)
 
 
-@pytest.mark.parametrize("num_processes", [0, 2])
-def test_a_limited_pool_works_in_processes_of_its_own_and_ends_no_others(
-    num_processes: int,
-) -> None:
-    other = get_context("spawn").Process(target=time.sleep, args=[1000])
-    other.start()
-    try:
-        with closing(PreprocessPool(num_processes, is_limited=True)) as pool:
-            ids = {pool.submit(os.getpid).result(timeout=60) for _ in range(6)}
-            assert os.getpid() not in ids
-            assert len(ids) == max(num_processes, 1)
-            busy = pool.submit(time.sleep, 1000)
-            while not busy.running():
-                time.sleep(0.01)
-        assert isinstance(busy.exception(timeout=60), ImageError)
-        deadline = time.monotonic() + 60
-        while ids & {child.pid for child in active_children()}:
-            assert time.monotonic() < deadline
+def ends(process_id: int) -> bool:
+    deadline = time.monotonic() + 10
+    with suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.kill(process_id, 0)
             time.sleep(0.01)
-        assert other.is_alive()
-    finally:
-        other.kill()
+        return False
+    return True
 
 
-def test_an_image_that_ends_its_process_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    page = np.full((50, 50), 255, np.uint8)
-    page[10:40, 20:25] = 0
+def test_closing_ends_the_processes_whatever_they_do() -> None:
     with closing(PreprocessPool(2)) as pool:
-        first = pool.preprocess(page, PreprocessOptions())
+        ids = {pool.submit(os.getpid).result(timeout=60) for _ in range(3)}
+        assert len(ids) == 1  # a second one was never needed
+        assert os.getpid() not in ids
+        busy = pool.submit(ENDLESS[0], *ENDLESS[1])
+        while not busy.running():
+            time.sleep(0.01)
+    assert isinstance(busy.exception(timeout=60), ImageError)
+    assert all(map(ends, ids))
+
+
+@pytest.mark.parametrize("work", ["int", "time.sleep, 1000"])
+def test_no_process_outlives_a_killed_parent(work: str) -> None:
+    """The user's main module needs no guard against being imported once more."""
+    code = (
+        "import os, time; from mnist_ce.reader.pool import shared_pool\n"
+        "print(shared_pool().submit(os.getpid).result(), flush=True)\n"
+        f"print(shared_pool().submit({work}), flush=True); time.sleep(1000)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        process_id = int(parent.stdout.readline())
+        parent.stdout.readline()
+        os.kill(parent.pid, signal.SIGKILL)
+    assert ends(process_id)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_results_come_in_order_whatever_ends_a_process(num_processes: int) -> None:
+    pages = [np.full((50, 50), 255, np.uint8) for _ in range(12)]
+    for number, page in enumerate(pages):
+        page[10:40, 5 + number : 10 + number] = 0
+    contents = [png(page) for page in pages]
+    contents[7] = b"no image"
+    with closing(PreprocessPool(num_processes)) as pool:
         broken = pool.submit(os._exit, 1)
-        results = [*pool.preprocess_all([page] * 5, PreprocessOptions()), first.result()]
+        results = list(pool.preprocess_all(contents, PreprocessOptions()))
     assert isinstance(broken.exception(timeout=60), ImageError)
-    assert [result.error for result in results] == [None] * 6
-    assert all(result.hypotheses for result in results)
+    assert [result.error is not None for result in results] == [i == 7 for i in range(12)]
+    for page, result in zip(pages, results, strict=True):
+        alone = preprocess(page, PreprocessOptions())
+        if result.error is None:
+            boxes, expected = ([h.digits[0].box for h in r.hypotheses] for r in (result, alone))
+            assert boxes == expected
