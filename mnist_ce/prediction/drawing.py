@@ -14,7 +14,7 @@ from mnist_ce.reader.mnist_format import scale_image
 if TYPE_CHECKING:
     from mnist_ce.prediction.predict import Prediction
 
-TILE_PX, CAPTION_PX, GAP_PX = 240, 18, 6  # of the stages
+TILE_PX, CAPTION_PX, GAP_PX, FONT_PX = 240, 20, 6, 14
 MIN_ANNOTATED_PX = 640  # a smaller image is enlarged, so that the text on it is legible
 LABEL_PX = 52  # above the image, for the labels of digits at its upper edge
 ACCEPTED, REJECTED, PAPER, INK = (0, 110, 40), (190, 60, 0), (255, 255, 255), (20, 20, 20)
@@ -44,52 +44,47 @@ def describe_lines(records: Sequence[Prediction]) -> list[tuple[str, str, list[s
     return descriptions
 
 
-def _captions(records: Sequence[Prediction]) -> list[str]:
-    captions, descriptions = [], describe_lines(records)
-    for number, (text, probability, details) in enumerate(descriptions, 1):
-        place = f"line {number}: " if len(descriptions) > 1 else ""
-        captions += [f"{place}{text}  {probability}", *details]
-    return captions
-
-
 def draw_stages(records: Sequence[Prediction]) -> Image.Image:
     """Return an image's stages side by side, numbered and named, above its records in words."""
-    stages, lines = records[0].stages, _captions(records)
-    text_height = CAPTION_PX * (1 + len(lines)) + GAP_PX
+    stages = records[0].stages
     width = max(3, len(stages)) * (TILE_PX + GAP_PX) + GAP_PX
-    montage = Image.new("RGB", (width, TILE_PX + text_height), PAPER)
-    draw, font = ImageDraw.Draw(montage), ImageFont.load_default(13)
+    montage = Image.new("RGB", (width, CAPTION_PX + TILE_PX + GAP_PX), PAPER)
+    draw, font = ImageDraw.Draw(montage), ImageFont.load_default(FONT_PX)
     for place, (name, pixels) in enumerate(stages.items()):
         if pixels.dtype != np.uint8:
             pixels = (pixels.astype(np.float32) * 255).clip(0, 255).astype(np.uint8)
         left = GAP_PX + place * (TILE_PX + GAP_PX)
-        tile = scale_image(
-            Image.fromarray(pixels), TILE_PX / max(pixels.shape), Image.Resampling.NEAREST
-        )
+        image, scale = Image.fromarray(pixels), TILE_PX / max(pixels.shape)
+        tile = scale_image(image, scale, Image.Resampling.NEAREST)
         draw.text((left, 1), f"{place + 1}. {name}", INK, font)
         draw.rectangle((left - 1, CAPTION_PX - 1, left + tile.width, CAPTION_PX + tile.height), INK)
         montage.paste(tile, (left, CAPTION_PX))
-    for number, line in enumerate(lines):
-        top = CAPTION_PX * (number + 1) + TILE_PX + GAP_PX // 2
-        draw.text((GAP_PX, top), line, INK, font)
-    return montage
+    return _with_captions(montage, records)
 
 
 def annotate(image: Image.Image, records: Sequence[Prediction]) -> Image.Image:
     """Return an image (see `to_rgb`) with the boxes of its records, above the records in words."""
     enlarged = scale_image(image, max(1.0, MIN_ANNOTATED_PX / max(image.size)))
     scale = enlarged.width / image.info["full_size"][0]
-    captions, font = _captions(records), ImageFont.load_default(16)
-    width = max(enlarged.width, *(round(font.getlength(line)) + 16 for line in captions))
-    bottom = LABEL_PX + enlarged.height
-    page = Image.new("RGB", (width, bottom + 22 * len(captions) + 8), PAPER)
+    page = Image.new("RGB", (enlarged.width, LABEL_PX + enlarged.height + 4), PAPER)
     page.paste(enlarged, (0, LABEL_PX))
-    draw = ImageDraw.Draw(page)
-    for number, line in enumerate(captions):
-        draw.text((8, bottom + 4 + 22 * number), line, INK, font)
     for record in records:
         if record.box is not None:
-            _draw_box(draw, record, scale, enlarged.width)
+            _draw_box(ImageDraw.Draw(page), record, scale, enlarged.width)
+    return _with_captions(page, records)
+
+
+def _with_captions(image: Image.Image, records: Sequence[Prediction]) -> Image.Image:
+    captions, descriptions = [], describe_lines(records)
+    for number, (text, probability, details) in enumerate(descriptions, 1):
+        place = f"line {number}: " if len(descriptions) > 1 else ""
+        captions += [f"{place}{text}  {probability}", *details]
+    font = ImageFont.load_default(FONT_PX)
+    width = max(image.width, *(round(font.getlength(line)) + 2 * GAP_PX for line in captions))
+    page = Image.new("RGB", (width, image.height + CAPTION_PX * len(captions) + GAP_PX), PAPER)
+    page.paste(image)
+    for number, line in enumerate(captions):
+        ImageDraw.Draw(page).text((GAP_PX, image.height + CAPTION_PX * number), line, INK, font)
     return page
 
 
@@ -103,8 +98,8 @@ def _draw_box(draw: ImageDraw.ImageDraw, record: Prediction, scale: float, page_
     draw.rectangle(frame, outline=colour, width=2)
     text = f"{record.class_name}\n{record.probability:.0%}" if is_accepted else "?"
     font = ImageFont.load_default(min(20, max(10, round(0.2 * max(width, height)))))
-    left, top, right, bottom = draw.multiline_textbbox((0, 0), text, font, spacing=1)
-    label_left = min(max(0, frame[0]), page_width - (right - left + 4))
-    label_top = frame[1] - (bottom - top + 4)
-    draw.rectangle((label_left, label_top, label_left + right - left + 4, frame[1]), colour, PAPER)
-    draw.multiline_text((label_left + 2 - left, label_top + 2 - top), text, PAPER, font, spacing=1)
+    text_width = round(max(font.getlength(line) for line in text.split("\n")))
+    corner = min(max(0, frame[0]), page_width - text_width - 4) + 2, frame[1] - 2
+    left, top, right, _ = draw.multiline_textbbox(corner, text, font, spacing=1, anchor="ld")
+    draw.rectangle((left - 2, top - 2, right + 2, frame[1]), colour, PAPER)
+    draw.multiline_text(corner, text, PAPER, font, spacing=1, anchor="ld")

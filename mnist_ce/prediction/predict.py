@@ -1,7 +1,6 @@
 """Predictions for images: segment → hypotheses → classify → choose.
 
-`segment` and `hypotheses` (segmentation.py) turn an image into candidates for its digits, 28×28
-each; they may run in a pool of processes, which do not import torch. `Predictor` runs the network
+The reader turns an image into candidates for its digits, 28×28 each. `Predictor` runs the network
 and the detector on all candidates of a batch of images, and chooses the hypothesis that
 segmentation and network together find the most plausible.
 """
@@ -139,14 +138,12 @@ def predict(
         TypeError: If an image is of another type. One that cannot be read gets a record.
         UsageError: If a setting makes no sense.
     """
-    options = PredictOptions(
-        top_k=top_k,
-        multi=multi,
-        min_confidence=min_confidence,
-        device=device,
-        batch_size=batch_size,
-        keep_stages=keep_stages,
-    )
+    limits: dict[str, Any] = {
+        "top_k": top_k,
+        "min_confidence": min_confidence,
+        "batch_size": batch_size,
+    }
+    options = PredictOptions(multi=multi, device=device, keep_stages=keep_stages, **limits)
     if not isinstance(checkpoint, TrainedModel):
         if checkpoint is None and model is None:
             checkpoint = shipped_weights(DEFAULT_WEIGHTS)
@@ -213,7 +210,7 @@ class ResolvedHypothesis:
     lines: list[list[ScoredDigit]]
     score: float
     quality: float  # in [0, 1]: how much of the ink looks like writing
-    is_writing: bool  # whether most of several parts are digits
+    is_writing: bool = False  # whether most of several parts are digits
     several: str | None = None  # how many digits there are, where one was wanted
 
     @property
@@ -222,8 +219,8 @@ class ResolvedHypothesis:
             return {}
         rows = [np.hstack([digit.candidate.pixels for digit in line]) for line in self.lines]
         width = max(row.shape[1] for row in rows)
-        padded = [np.pad(row, ((0, 0), (0, width - row.shape[1]))) for row in rows]
-        return self.hypothesis.stages | {"what the network reads": np.vstack(padded)}
+        inputs = np.vstack([np.pad(row, ((0, 0), (0, width - row.shape[1]))) for row in rows])
+        return self.hypothesis.stages | {"what the network reads": inputs}
 
 
 class Predictor:
@@ -269,14 +266,15 @@ class Predictor:
         """Return the records of an image: of the digits of its most plausible hypothesis."""
         if image.error is not None:
             return [Prediction(path=image.path, status="error", reason=image.error)]
+        common: dict[str, Any] = {"path": image.path, "image": image.image}
         if not image.hypotheses:
-            empty = Prediction(path=image.path, status="rejected", reason=NO_INK)
-            return [replace(empty, stages=image.stages, image=image.image)]
+            common |= {"stages": image.stages, "reason": NO_INK}
+            return [Prediction(**common, status="rejected")]
         resolved = [self.resolve(hypothesis, scores) for hypothesis in image.hypotheses]
         best = max(resolved, key=lambda hypothesis: hypothesis.score)
+        common |= {"stages": best.stages, "has_several": best.several is not None}
         names, labels = self.trained.class_names, self.trained.labels
         records: list[Prediction] = []
-        stages, scale = best.stages, best.hypothesis.scale
         for number, line in enumerate(best.lines):
             judged = [(digit, *self.judge(digit, best)) for digit in line]
             text = "".join(
@@ -284,33 +282,28 @@ class Predictor:
                 for digit, _, _, reason in judged
             )
             for position, (digit, score, threshold, reason) in enumerate(judged):
-                order = np.argsort(-digit.probabilities, kind="stable")[: self.options.top_k]
+                p, scale = digit.probabilities, best.hypothesis.scale
+                order = np.argsort(-p, kind="stable")[: self.options.top_k]
+                top_k = (ClassProbability(labels[k], names[k], float(p[k])) for k in order)
                 top, left, bottom, right = (round(scale * edge) for edge in digit.candidate.box)
-                records.append(
-                    Prediction(
-                        path=image.path,
-                        index=len(records),
-                        label=labels[digit.best_class],
-                        class_name=names[digit.best_class],
-                        probability=digit.probability,
-                        top_k=tuple(
-                            ClassProbability(labels[k], names[k], float(digit.probabilities[k]))
-                            for k in order
-                        ),
-                        status="ok" if reason is None else "rejected",
-                        reason=reason,
-                        score=score,
-                        threshold=threshold,
-                        box=(left, top, right - left, bottom - top),
-                        line=number,
-                        position=position,
-                        text=text,
-                        has_several=best.several is not None,
-                        pixels=digit.candidate.pixels,
-                        stages=stages,
-                        image=image.image,
-                    )
+                record = Prediction(
+                    **common,
+                    status="ok" if reason is None else "rejected",
+                    index=len(records),
+                    label=labels[digit.best_class],
+                    class_name=names[digit.best_class],
+                    probability=digit.probability,
+                    top_k=tuple(top_k),
+                    reason=reason,
+                    score=score,
+                    threshold=threshold,
+                    box=(left, top, right - left, bottom - top),
+                    line=number,
+                    position=position,
+                    text=text,
+                    pixels=digit.candidate.pixels,
                 )
+                records.append(record)
         return records
 
     def resolve(

@@ -99,17 +99,18 @@ class PreprocessPool:
     """
 
     def __init__(self, num_processes: int) -> None:
-        self._processes = [_Process() for _ in range(num_processes)]
-        self._idle: LifoQueue[_Process] = LifoQueue()  # first the one that is started already
-        for process in self._processes:
-            self._idle.put(process)
+        self._num_processes = num_processes
+        self._started: set[subprocess.Popen[bytes]] = set()
+        self._idle: LifoQueue[subprocess.Popen[bytes] | None] = LifoQueue()  # None: to be started
+        for _ in range(num_processes):
+            self._idle.put(None)
         self._threads = ThreadPoolExecutor(num_processes)  # each waits for a process
 
     def close(self) -> None:
         """End the processes, whatever they do."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        for process in self._processes:
-            process.kill()
+        for process in list(self._started):
+            self._end(process)
 
     def preprocess_all(
         self, sources: Iterable[ImageSource], options: PreprocessOptions
@@ -120,7 +121,7 @@ class PreprocessPool:
         # message 54 s, where equal runs differ by more.
         for source in sources:
             pending.append(self.preprocess(source, options))
-            if len(pending) >= NUM_AHEAD * len(self._processes):
+            if len(pending) >= NUM_AHEAD * self._num_processes:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
@@ -154,14 +155,40 @@ class PreprocessPool:
         return self._threads.submit(self._call, function, *args)
 
     def _call(self, function: Callable[..., T], *args: object) -> T:
-        process = self._idle.get()
+        message, process = pickle.dumps((function, args)), self._idle.get()
         try:
-            result: T | Exception = process.call(function, args)
+            process = process or self._start()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(message)
+            process.stdin.flush()
+            result: T | Exception = pickle.load(process.stdout)
+        except (EOFError, OSError, ValueError, pickle.UnpicklingError):  # it has ended
+            if process is not None:
+                self._end(process)
+            process, result = None, MemoryError()
         finally:
             self._idle.put(process)
         if isinstance(result, Exception):
             raise ImageError(TOO_MUCH) if isinstance(result, MemoryError) else result
         return result
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        # Not multiprocessing: it would import the user's main module, or fork torch's threads.
+        code = (
+            "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+            f"sys.path[:] = {[*map(str, sys.path)]}; "
+            f"from {__name__} import serve; serve({MAX_SECONDS}, {MAX_MEMORY_BYTES})"
+        )
+        pipe = subprocess.PIPE
+        process = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe)
+        self._started.add(process)
+        return process
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        self._started.discard(process)
+        with process:  # closes the pipes and waits
+            process.kill()
 
 
 @cache
@@ -170,42 +197,6 @@ def shared_pool() -> PreprocessPool:
     pool = PreprocessPool(os.cpu_count() or 1)
     atexit.register(pool.close)
     return pool
-
-
-class _Process:
-    """A Python process that calls one function at a time and ends when this process does."""
-
-    _process: subprocess.Popen[bytes] | None = None
-
-    def call(self, *call: object) -> Any:  # noqa: ANN401
-        message = pickle.dumps(call)
-        self._process = process = self._process or _start()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            process.stdin.write(message)
-            process.stdin.flush()
-            return pickle.load(process.stdout)
-        except (EOFError, OSError, ValueError, pickle.UnpicklingError):  # it has ended
-            self.kill()
-            return ImageError(TOO_MUCH)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            with self._process:  # closes the pipes and waits
-                self._process.kill()
-            self._process = None
-
-
-def _start() -> subprocess.Popen[bytes]:
-    # Not multiprocessing: it would import the user's main module, or fork torch's threads.
-    code = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
-        f"sys.path[:] = {[*map(str, sys.path)]}; "
-        f"from {__name__} import serve; serve({MAX_SECONDS}, {MAX_MEMORY_BYTES})"
-    )
-    pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe)
 
 
 def serve(max_seconds: float, max_memory_bytes: int) -> None:

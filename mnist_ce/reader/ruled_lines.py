@@ -80,7 +80,8 @@ def find_lines(mask: Mask, *, may_underline: bool = False) -> Mask:
     slope = float(LINE_SLOPES[int(np.argmax(num_in_row))])
     sheared = shear(mask, slope, width / 2)
     pad = (len(sheared) - height) // 2
-    runs, _ = ndimage.label(_thickened(sheared).mean(axis=1) > MIN_SPAN_FRACTION)
+    thick = ndimage.maximum_filter1d(sheared.view(np.uint8), 3, axis=0)  # as a band may waver
+    runs, _ = ndimage.label(thick.mean(axis=1) > MIN_SPAN_FRACTION)
     # Both neighbouring rows come from thickening; a blurred line of one pixel fills three.
     max_thickness = max(5, round(MAX_THICKNESS_FRACTION * max(height, width)) + 3)
     thin = [run for (run,) in ndimage.find_objects(runs) if run.stop - run.start <= max_thickness]
@@ -104,7 +105,8 @@ def shear(mask: Mask, slope: float, centre: float) -> Mask:
     at the centre keeps its place.
     """
     height, width = mask.shape
-    shifts, pad = _shifts(slope, width, centre)
+    shifts = np.rint(slope * (np.arange(width) - centre)).astype(np.intp)  # of a line, downwards
+    pad = int(np.abs(shifts).max()) + 1
     rows = np.arange(height + 2 * pad)[:, None] + shifts - pad
     inside = (rows >= 0) & (rows < height)
     sheared: Mask = np.take_along_axis(mask, rows.clip(0, height - 1), axis=0) & inside
@@ -113,15 +115,9 @@ def shear(mask: Mask, slope: float, centre: float) -> Mask:
 
 def unshear(sheared: Mask, slope: float, centre: float) -> Mask:
     """Undo `shear`: [h + 2 × pad, w] → [h, w]."""
-    shifts, pad = _shifts(slope, sheared.shape[1], centre)
-    rows = np.arange(len(sheared) - 2 * pad)[:, None] - shifts + pad
-    return np.take_along_axis(sheared, rows, axis=0)
-
-
-def _shifts(slope: float, width: int, centre: float) -> tuple[NDArray[np.intp], int]:
-    """Return how far a line lies below its middle in each column, and the rows of the pad."""
-    shifts = np.rint(slope * (np.arange(width) - centre)).astype(np.intp)
-    return shifts, int(np.abs(shifts).max()) + 1
+    padded = shear(sheared, -slope, centre)  # → [h + 4 × pad, w]
+    both_pads = len(padded) - len(sheared)
+    return padded[both_pads:-both_pads]
 
 
 def _voting(mask: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -138,14 +134,6 @@ def _row_counts(
     return np.bincount(sheared - sheared.min() + 1)
 
 
-def _thickened(mask: Mask) -> Mask:
-    """Return a mask and its pixels' upper and lower neighbours: a band that wavers fills a row."""
-    thick = mask.copy()
-    thick[1:] |= mask[:-1]
-    thick[:-1] |= mask[1:]
-    return thick
-
-
 def _crossings(bands: Mask, strokes: Mask) -> Mask:
     """Return where strokes continue above and below a horizontal band, perhaps a little aside."""
     outside = strokes & ~bands
@@ -155,8 +143,8 @@ def _crossings(bands: Mask, strokes: Mask) -> Mask:
     for step in range(1, reach + 1):
         above[step:] |= outside[:-step]
         below[:-step] |= outside[step:]
-    square = np.ones((1, 2 * reach + 1))
-    crossing: Mask = ndimage.binary_dilation(above, square) & ndimage.binary_dilation(below, square)
+    aside = np.ones((1, 2 * reach + 1))
+    crossing: Mask = ndimage.binary_dilation(above, aside) & ndimage.binary_dilation(below, aside)
     return crossing
 
 
@@ -218,7 +206,7 @@ def _straight_bands(mask: Mask, length: float) -> Mask:
         return float(pairs @ pairs)
 
     slope = float(max(BOX_SLOPES, key=sharpness)) if rows.size else 0.0
-    runs = _thickened(shear(mask, slope, centre)).view(np.uint8)
+    runs = ndimage.maximum_filter1d(shear(mask, slope, centre).view(np.uint8), 3, axis=0)
     span = max(3, round(length))
     runs = ndimage.maximum_filter1d(ndimage.minimum_filter1d(runs, span, axis=1), span, axis=1)
     widest = max(5, round(MAX_SIDE_THICKNESS * length)) + 2  # both neighbouring rows come on top
