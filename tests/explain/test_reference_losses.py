@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from mnist_ce.explain.loss import explain_loss, to_json
 from mnist_ce.network.objective import Binary, Multiclass
 
 TARGETS = [2, 0, 1]
-TORCH_METHODS = [
+TORCH_METHODS: list[Callable[..., Any]] = [
     partial(formulas.torch_loss, modules)
     for modules in ("LogSoftmax + NLLLoss", "CrossEntropyLoss")
 ]
