@@ -79,7 +79,7 @@ def train(
     settings: dict[str, Any] = {key: arguments[name] for name, key in options.CONFIG_KEYS.items()}
     settings |= parse_assignments(assignments or [])
     if resume is not None and (config is not None or show_config):
-        raise typer.BadParameter("--resume takes the run's own config, which is its config.toml")
+        raise typer.BadParameter("--resume takes the config.toml of the run")
     resolved = recipe = None
     if resume is None:  # wrong settings are reported before torch is imported
         resolved, recipe = resolve_config(config, flags=settings), recipe_name(config)

@@ -136,8 +136,8 @@ WRONG_COMMANDS = {
         "whose length is fixed"
     ),
     "train --set data.classes=[3]": "at least two classes",
-    "train --resume x -c fast": "--resume takes the run's own config",
-    "train --resume x --show-config": "--resume takes the run's own config",
+    "train --resume x -c fast": "--resume takes the config.toml of the run",
+    "train --resume x --show-config": "--resume takes the config.toml of the run",
     "train --show-config --set train.epoch=3": "did you mean train.epochs?",
     "train -c nothing.toml": "neither a file nor one of",
     f"{TRAIN} --name a/b": "run.name = 'a/b'",

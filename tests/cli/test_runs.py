@@ -43,9 +43,14 @@ def test_runs_are_listed_newest_first(tmp_path: Path, capsys: Capsys) -> None:
     assert head.split() == ["name", "dataset", "recipe", "epochs", "test", "time", "state"]
     assert [line.split()[0] for line in lines] == ["new", "old"]
     assert lines[0].split() == ["new", "mnist", "default", "2/2", "98.76%", "12.3", "s", "finished"]
-    expected = {"name": "old", "path": str(tmp_path / "old"), "dataset": "mnist"}
+    expected: dict[str, Any] = {"name": "old", "path": str(tmp_path / "old"), "dataset": "mnist"}
     expected |= {"recipe": "default", "objective": None, "created": "2025-05-05T00:00:00+00:00"}
-    numbers = {"epochs": 2, "epochs_done": 2, "test_accuracy": 0.9876, "train_seconds": 12.34}
+    numbers: dict[str, Any] = {
+        "epochs": 2,
+        "epochs_done": 2,
+        "test_accuracy": 0.9876,
+        "train_seconds": 12.34,
+    }
     expected |= {**numbers, "state": "finished", "weights_sha256": "ab", "group": None}
     assert json.loads(listed(tmp_path, capsys, "--json"))[1] == expected
 
