@@ -20,7 +20,7 @@ FORMULAS = (
     "f.cross_entropy([[2, 1, .1]], [0]); f.binary_cross_entropy(f.sigmoid([1.2]), [1])"
 )
 IMAGE = "from PIL import Image; Image.new('L', (4, 20), 255).save('one.png')"
-PLOTS = "from mnist_ce.report.plots import canvas, curves, evaluation, explanation, images"
+PLOTS = "from mnist_ce.report.plots import canvas, curves, evaluation, images"
 
 # Statements for one interpreter each, and what must not have been imported after each of them.
 CHAINS: dict[str, list[tuple[str, set[str]]]] = {
@@ -33,7 +33,7 @@ CHAINS: dict[str, list[tuple[str, set[str]]]] = {
         (f"{MAIN}(['train', '--show-config'])", HEAVY),
         (FORMULAS, {"torch"}),
         (PLOTS, {"matplotlib"}),
-        ("curves.draw_curves(canvas.Heading('', ''), [])", {"matplotlib.pyplot"}),
+        ("curves.draw_curves('', '', [])", {"matplotlib.pyplot"}),
     ],
     "predict": [
         (f"{IMAGE}; {MAIN}(['predict', 'one.png'])", {"torchvision", "matplotlib", "pandas"}),

@@ -90,7 +90,7 @@ def explain(
         rows = _parse_rows(numbers, "--probabilities" if logits is None else "--logits")
         loss = explain_loss(kind, rows, _parse_targets(target or ""), reduction=reduction or "mean")
         if plot is not None:
-            from mnist_ce.report.plots.explanation import draw_loss
+            from mnist_ce.report.plots.evaluation import draw_loss
 
             write_plot(plot, draw_loss(loss["class_names"], loss["rows"][0]))
         if json:
@@ -136,20 +136,19 @@ def _parse_targets(text: str) -> list[int]:
 
 
 def _plot_image(explanation: ImageExplanation, path: Path) -> None:
-    from mnist_ce.report.plots.canvas import Heading
-    from mnist_ce.report.plots.explanation import draw_attributions
+    from mnist_ce.report.plots.images import draw_attributions
 
     names, prediction = explanation.trained.class_names, explanation.prediction
-    heading = Heading(
-        f"Attribution of the prediction {names[prediction]}",
+    title = f"Attribution of the prediction {names[prediction]}"
+    subtitle = (
         f"{explanation.path}, network {explanation.trained.label}; "
-        f"probability {explanation.loss['rows'][0]['probabilities'][prediction]:.4f}",
+        f"probability {explanation.loss['rows'][0]['probabilities'][prediction]:.4f}"
     )
     panels = {
         f"for {names[label]} ({'prediction' if label == prediction else 'target'})": values
         for label, values in explanation.attributions.items()
     }
-    write_plot(path, draw_attributions(heading, explanation.pixels, panels))
+    write_plot(path, draw_attributions(title, subtitle, explanation.pixels, panels))
 
 
 def _print_loss(loss: Mapping[str, Any], precise: bool, about_logits: bool) -> None:

@@ -38,17 +38,16 @@ class Pair:
 
     @property
     def verdict(self) -> str:
-        num_images = self.both_right + self.only_a_right + self.only_b_right + self.both_wrong
+        num_correct = self.both_right + self.only_a_right  # of A
         lead = self.only_a_right - self.only_b_right
+        images = f"of {num_correct + self.only_b_right + self.both_wrong:,} images"
         if not lead:
-            num_correct = self.both_right + self.only_a_right
-            return (
-                f"Neither is better: each is correct on {num_correct:,} of {num_images:,} images."
-            )
+            return f"Neither is better: each is correct on {num_correct:,} {images}."
+        better, negation = "A" if lead > 0 else "B", "" if self.is_significant else "not "
+        p_value = p_text(self.mcnemar_p_value)
         return (
-            f"{'A' if lead > 0 else 'B'} is correct on {abs(lead):,} more of {num_images:,} "
-            f"images; {'' if self.is_significant else 'not '}significant "
-            f"(McNemar {p_text(self.mcnemar_p_value)})."
+            f"{better} is correct on {abs(lead):,} more {images}; {negation}significant "
+            f"(McNemar {p_value})."
         )
 
 
@@ -86,10 +85,7 @@ class Comparison:
 
     @cached_property
     def differing(self) -> list[int]:
-        """The indices of the images on which not all predictions are equal.
-
-        Those that most models get wrong come first, those that all get wrong last.
-        """
+        """Images on which not all predictions are equal, those wrong by most first, by all last."""
         num_wrong = (self.predictions != self.labels[:, None]).sum(dim=1) % len(self.reports)
         differs = (self.predictions != self.predictions[:, :1]).any(dim=1)
         order = torch.argsort(num_wrong, descending=True, stable=True)
@@ -98,26 +94,27 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         report, models = self.reports[0], [report.summary() for report in self.reports]
-        content: dict[str, Any] = {
-            "dataset": report.dataset,
-            "split": report.split,
-            "total": len(self.labels),
-            "class_names": list(report.class_names),
-            "significance_level": SIGNIFICANCE_LEVEL,
-        }
         pairs = [asdict(pair) | {"more_than_chance": pair.is_significant} for pair in self.pairs]
         labels, predictions = self.labels.tolist(), self.predictions.tolist()
         differences = [
             {"index": index, "label": labels[index], "predictions": predictions[index]}
             for index in sorted(self.differing)
         ]
+        content: dict[str, Any] = {
+            "dataset": report.dataset,
+            "split": report.split,
+            "total": len(self.labels),
+            "class_names": list(report.class_names),
+            "significance_level": SIGNIFICANCE_LEVEL,
+            "differences": differences,
+        }
         if len(models) > 2:
-            return {"networks": models, "pairs": pairs, **content, "differences": differences}
+            return {"networks": models, "pairs": pairs, **content}
         del pairs[0]["holm_p_value"]  # of one pair alone it is McNemar's
         for item in differences:
             item["a"], item["b"] = item.pop("predictions")
-        content |= {"verdict": self.pairs[0].verdict, "differences": differences}
-        return pairs[0] | dict(zip("ab", models, strict=True)) | content
+        content["verdict"] = self.pairs[0].verdict
+        return pairs[0] | {"a": models[0], "b": models[1]} | content
 
 
 def compare(
@@ -157,9 +154,9 @@ def compare_groups(a: Tensor, b: Tensor) -> GroupDifference:
     """
     from scipy import stats
 
-    right = [group.double() for group in (a, b)]
-    per_image = right[0].mean(dim=0) - right[1].mean(dim=0)  # [n]
-    samples = [per_image, *(group.mean(dim=1) for group in right)]
+    a, b = a.double(), b.double()
+    per_image = a.mean(dim=0) - b.mean(dim=0)  # [n]
+    samples = [per_image, a.mean(dim=1), b.mean(dim=1)]
     variances = [float(sample.var()) / len(sample) for sample in samples]
     difference, variance = float(per_image.mean()), sum(variances)
     if not variance:
@@ -197,7 +194,7 @@ def mcnemar_p_value(only_a: int, only_b: int) -> float:
 
 
 def _check_comparable(a: EvaluationReport, b: EvaluationReport) -> None:
-    path_a, path_b, names_a, names_b = a.trained.path, b.trained.path, a.class_names, b.class_names
+    path_a, path_b = a.trained.path, b.trained.path
     if a.dataset != b.dataset:
         raise UsageError(
             f"{path_a} is of {a.dataset} and {path_b} of {b.dataset}; name the one to compare "
@@ -209,7 +206,7 @@ def _check_comparable(a: EvaluationReport, b: EvaluationReport) -> None:
             "cannot be compared on them; --split test is the same for all runs of the same classes"
         )
     if not torch.equal(a.result.labels, b.result.labels):
+        names_a, names_b = (", ".join(one.class_names) for one in (a, b))
         raise UsageError(
-            f"{path_a} has the classes {', '.join(names_a)} and {path_b} {', '.join(names_b)}, "
-            "so they cannot be compared"
+            f"{path_a} has the classes {names_a} and {path_b} {names_b}, so they cannot be compared"
         )

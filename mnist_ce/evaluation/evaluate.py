@@ -30,8 +30,16 @@ class SplitResult:
 
     logits: Tensor  # float32 [n, outputs]
     labels: Tensor  # int64 [n]
-    predictions: Tensor  # int64 [n]
-    loss: float  # the mean per example
+    objective: Objective
+
+    @cached_property
+    def predictions(self) -> Tensor:  # int64 [n]
+        return self.objective.predictions(self.logits)
+
+    @cached_property
+    def loss(self) -> float:
+        """The mean of the losses of all examples, without label smoothing."""
+        return self.objective.example_losses(self.logits, self.labels).double().mean().item()
 
     @property
     def num_correct(self) -> int:
@@ -45,18 +53,32 @@ class SplitResult:
     def accuracy(self) -> float:
         return self.num_correct / self.num_examples
 
+    def negative_log_likelihood(self, temperature: float = 1.0) -> float:
+        """Return the mean of -log p(label), in nats, of logits divided by the temperature."""
+        logits = self.logits.double() / temperature
+        return self.objective.example_losses(logits, self.labels).mean().item()
+
+    def confidences(self, temperature: float = 1.0) -> tuple[metrics.Floats, metrics.Bools]:
+        """Return the probability, float64 [n], and the correctness, bool [n], of predictions."""
+        # float64: in float32 a confident network's probabilities all round to 1.
+        probabilities = self.objective.probabilities(self.logits.double() / temperature)
+        return probabilities.amax(dim=1).numpy(), (self.predictions == self.labels).numpy()
+
+    def calibration(self, temperature: float) -> metrics.CalibrationReport:
+        predictions = self.confidences(temperature)
+        return metrics.CalibrationReport(
+            nll=self.negative_log_likelihood(temperature),
+            ece=metrics.expected_calibration_error(*predictions),
+            ece_interval=metrics.calibration_interval(*predictions),
+            bins=metrics.reliability_bins(*predictions),
+        )
+
 
 def predict_split(
     model: nn.Module, images: Tensor, labels: Tensor, objective: Objective, **scale: float
 ) -> SplitResult:
-    """Predict every image and take the mean of the losses, without label smoothing.
-
-    `labels` are int64 [n], on any device; for the other arguments see `predict_logits`.
-    """
-    logits = predict_logits(model, images, **scale)
-    labels = labels.cpu()
-    loss = objective.example_losses(logits, labels).double().mean().item()
-    return SplitResult(logits, labels, objective.predictions(logits), loss)
+    """Predict every image. `labels` are int64 [n]; for the other arguments see `predict_logits`."""
+    return SplitResult(predict_logits(model, images, **scale), labels.cpu(), objective)
 
 
 @dataclass(frozen=True)
@@ -82,7 +104,7 @@ class EvaluationReport:
 
     @cached_property
     def confusion(self) -> list[list[int]]:
-        """Counts: row = true class, column = predicted class."""
+        """See `confusion_matrix`."""
         predictions, labels = self.result.predictions, self.result.labels
         return metrics.confusion_matrix(predictions, labels, len(self.class_names))
 
@@ -99,23 +121,18 @@ class EvaluationReport:
     @cached_property
     def calibrations(self) -> dict[float, metrics.CalibrationReport]:
         """The calibration by temperature: at the network's, which `predict` uses, and at 1."""
-        arguments = self.result.logits, self.result.labels, self.trained.objective
-        temperatures = dict.fromkeys((self.trained.temperature, 1.0))
-        return {value: metrics.calibration_report(*arguments, value) for value in temperatures}
+        return {value: self.result.calibration(value) for value in (self.trained.temperature, 1.0)}
 
     def to_dict(self) -> dict[str, Any]:
-        temperature = self.trained.temperature
-        after, before = (asdict(self.calibrations[value]) for value in (temperature, 1.0))
+        after, before = (asdict(self.calibrations[t]) for t in (self.trained.temperature, 1.0))
+        calibration = {"temperature": self.trained.temperature, "num_bins": metrics.NUM_BINS}
+        for key in ("nll", "ece", "ece_interval"):
+            after[f"{key}_uncalibrated"] = before[key]
         content = self.summary() | {
             "total": self.result.num_examples,
             "per_class": [asdict(report) for report in self.per_class],
             "confusion_matrix": self.confusion,
-            "calibration": {
-                "temperature": temperature,
-                "num_bins": metrics.NUM_BINS,
-                **after,
-                **{f"{key}_uncalibrated": before[key] for key in ("nll", "ece", "ece_interval")},
-            },
+            "calibration": calibration | after,
             "dataset": self.dataset,
             "split": self.split,
             "conversion": self.trained.conversion,
@@ -165,18 +182,16 @@ def evaluate(
         DataError: If the data is missing or damaged.
         UsageError: If the device is missing, or the split or dataset does not fit the network.
     """
-    if isinstance(checkpoint, TrainedModel):
-        trained = checkpoint
-    elif isinstance(checkpoint, nn.Module):
-        trained = load_model(model=checkpoint)
-    else:
-        trained = load_model(checkpoint, output)
+    if isinstance(checkpoint, nn.Module):
+        checkpoint = load_model(model=checkpoint)
+    if not isinstance(checkpoint, TrainedModel):
+        checkpoint = load_model(checkpoint, output)
     torch_device = resolve_device(device)
     splits = load_splits_of(
-        trained, dataset=dataset, data=data, data_dir=data_dir, only_test=split == "test"
+        checkpoint, dataset=dataset, data=data, data_dir=data_dir, only_test=split == "test"
     )
-    with kept_in_place(trained.model):
-        return evaluate_split(trained, splits, split, torch_device)
+    with kept_in_place(checkpoint.model):
+        return evaluate_split(checkpoint, splits, split, torch_device)
 
 
 def evaluate_split(
@@ -202,11 +217,8 @@ def load_splits_of(
     """Load the data that a network was trained on, split as in training.
 
     With `only_test` nothing is done for the other splits, which may take a while. With `offline`
-    nothing is downloaded.
-
-    Raises:
-        DataError: If the data is missing or damaged; no other dataset takes its place.
-        UsageError: If the dataset's classes are not the network's.
+    nothing is downloaded. A `DataError` if the data is missing or damaged; a `UsageError` if its
+    classes are not the network's.
     """
     record = trained.record or RunRecord()
     is_binary = isinstance(trained.objective, Binary)
@@ -234,9 +246,8 @@ def load_splits_of(
             f"{trained.path} has {len(trained.class_names)} classes, but {splits.dataset} has "
             f"{len(splits.class_names)}"
         )
-    digest = trained.record.dataset_digest if trained.record else None
     is_own = ":" in splits.dataset and splits.dataset == trained.dataset
-    if is_own and digest not in (None, splits.digest):
+    if is_own and record.dataset_digest not in (None, splits.digest):
         logger.warning(
             f"{splits.dataset} is not what {trained.path} was trained on (another digest): its "
             "test images may be among those that the network was trained on"

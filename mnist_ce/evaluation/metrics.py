@@ -14,8 +14,6 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mnist_ce.network.objective import Objective
-
 NUM_BINS = 15  # of the calibration error
 _RESAMPLES_AT_ONCE = 50  # 4 MB of gaps for 10,000 images
 
@@ -76,13 +74,9 @@ def class_reports(
     """Return the metrics of each class, from a confusion matrix."""
     counts = np.array(confusion)
     correct, actual, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
-    columns = (
-        correct / np.maximum(predicted, 1),
-        correct / np.maximum(actual, 1),
-        2 * correct / np.maximum(predicted + actual, 1),
-        actual,
-    )
-    rows = zip(class_names, *(column.tolist() for column in columns), strict=True)
+    totals = (predicted, actual, (predicted + actual) / 2)  # of precision, recall, F1
+    rates = [(correct / np.maximum(total, 1)).tolist() for total in totals]
+    rows = zip(class_names, *rates, actual.tolist(), strict=True)
     return list(itertools.starmap(ClassReport, rows))
 
 
@@ -150,39 +144,6 @@ class CalibrationReport:
     bins: list[ReliabilityBin]  # of equal size, the least confident first
 
 
-def calibration_report(
-    logits: Tensor, labels: Tensor, objective: Objective, temperature: float = 1.0
-) -> CalibrationReport:
-    """Measure the calibration at a temperature, by which the logits are divided.
-
-    `logits` are float32 [n, outputs] and `labels` int64 [n], as in the next two functions.
-    """
-    confidence, correct = confidences(logits, labels, objective, temperature)
-    return CalibrationReport(
-        nll=negative_log_likelihood(logits, labels, objective, temperature),
-        ece=expected_calibration_error(confidence, correct),
-        ece_interval=calibration_interval(confidence, correct),
-        bins=reliability_bins(confidence, correct),
-    )
-
-
-def confidences(
-    logits: Tensor, labels: Tensor, objective: Objective, temperature: float = 1.0
-) -> tuple[Floats, Bools]:
-    """Return the probability, float64 [n], and the correctness, bool [n], of each prediction."""
-    # float64: in float32 a confident network's probabilities all round to 1.
-    probabilities = objective.probabilities(logits.double() / temperature)
-    correct = objective.predictions(logits) == labels
-    return probabilities.amax(dim=1).numpy(), correct.numpy()
-
-
-def negative_log_likelihood(
-    logits: Tensor, labels: Tensor, objective: Objective, temperature: float = 1.0
-) -> float:
-    """Return the mean of -log p(label), in nats; at temperature 1 it is the loss."""
-    return objective.example_losses(logits.double() / temperature, labels).mean().item()
-
-
 def expected_calibration_error(confidence: Floats, correct: Bools) -> float:
     """Return the mean gap between confidence and accuracy over bins.
 
@@ -210,9 +171,8 @@ def calibration_interval(
     """
     gaps = _sorted_gaps(confidence, correct)
     generator = np.random.default_rng(0)
-    errors = []
-    for start in range(0, num_resamples, _RESAMPLES_AT_ONCE):
-        shape = (min(_RESAMPLES_AT_ONCE, num_resamples - start), len(gaps))
+    errors, shape = [], (_RESAMPLES_AT_ONCE, len(gaps))
+    for _ in range(num_resamples // _RESAMPLES_AT_ONCE):
         # Sorted indices into sorted images: the resample is sorted by confidence too.
         indices = np.sort(generator.integers(len(gaps), size=shape, dtype=np.int32), axis=1)
         errors.append(_errors(gaps[indices]))
@@ -235,7 +195,6 @@ def reliability_bins(confidence: Floats, correct: Bools) -> list[ReliabilityBin]
 
 
 def _sorted_gaps(confidence: Floats, correct: Bools) -> NDArray[np.float64]:
-    """Return correct - confidence of each image, the least confident first, float64 [n]."""
     order = np.argsort(confidence, kind="stable")
     return correct[order].astype(np.float64) - confidence[order]
 

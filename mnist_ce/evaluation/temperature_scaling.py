@@ -12,11 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from mnist_ce.evaluation.evaluate import evaluate
-from mnist_ce.evaluation.metrics import negative_log_likelihood
-from mnist_ce.network.objective import Objective
+from mnist_ce.evaluation.evaluate import SplitResult, evaluate
 from mnist_ce.runs.groups import recipe_settings
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import Calibration, RunRecord
@@ -27,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def calibrate(
-    run: str | Path,
+    name: str | Path,
     held_out: Sequence[str | Path] = (),
     *,
     data_dir: str | Path | None = None,
@@ -45,61 +42,59 @@ def calibrate(
             temperature fits.
         RunError: If a run is not finished.
     """
-    target, *sources = (_load_finished(name, output) for name in (run, *held_out))
+    target, *sources = (_load_finished(one, output) for one in (name, *held_out))
     sources = sources or [target]
     if len({source.weights_sha256 for source in sources}) < len(sources):
         raise UsageError("a run is named twice with --with")
     for source in sources:
         _check_same_recipe(target, source)
     reports = [
-        evaluate(source, split="validation", data_dir=data_dir, device="cpu") for source in sources
+        evaluate(one, split="validation", data_dir=data_dir, device="cpu") for one in sources
     ]
-    logits = torch.cat([report.result.logits for report in reports])
-    labels = torch.cat([report.result.labels for report in reports])
-    temperature = fit_temperature(logits, labels, target.objective)
+    pooled = SplitResult(
+        torch.cat([report.result.logits for report in reports]),
+        torch.cat([report.result.labels for report in reports]),
+        target.objective,
+    )
+    temperature = fit_temperature(pooled)
     fitted_on = {
         "runs": [
-            {"run": source.path.parent.name, "weights_sha256": source.weights_sha256}
-            for source in sources
+            {"run": one.path.parent.name, "weights_sha256": one.weights_sha256} for one in sources
         ],
         "dataset": reports[0].dataset,
         "split": reports[0].split,
-        "num_images": len(labels),
-        "nll": negative_log_likelihood(logits, labels, target.objective, temperature),
-        "nll_uncalibrated": negative_log_likelihood(logits, labels, target.objective),
+        "num_images": pooled.num_examples,
+        "nll": pooled.negative_log_likelihood(temperature),
+        "nll_uncalibrated": pooled.negative_log_likelihood(),
     }
     calibration = Calibration(temperature=temperature, fitted_on=fitted_on)
-    run_dir, record = RunDir(target.path.parent), target.record or RunRecord()
-    with run_dir.lock() as locked:
-        current = locked.read_record()
+    record = target.record or RunRecord()
+    with RunDir(target.path.parent).lock() as run:
+        current = run.read_record()
         if current is None or current.weights_sha256 != record.weights_sha256:
-            raise RunError(f"run {locked.path} was trained on meanwhile; calibrate it again")
-        locked.write_record(current.updated(prediction=calibration.model_dump(exclude_unset=True)))
-    return run_dir, calibration
+            raise RunError(f"run {run.path} was trained on meanwhile; calibrate it again")
+        run.write_record(current.updated(prediction=calibration.model_dump(exclude_unset=True)))
+    return run, calibration
 
 
-def fit_temperature(logits: Tensor, labels: Tensor, objective: Objective) -> float:
-    """Return the temperature with the lowest negative log-likelihood.
+def fit_temperature(result: SplitResult) -> float:
+    """Return the temperature with the lowest negative log-likelihood, on held-out images.
 
-    That is convex in 1 / temperature, so there is one minimum. `logits`, float32 [n, outputs], and
-    `labels`, int64 [n], are of images that the network was not trained on.
-
-    Raises:
-        UsageError: If there is no minimum.
+    That is convex in 1 / temperature, so there is one minimum; a UsageError if there is none.
     """
     from scipy.optimize import minimize_scalar
 
     low, high = math.log(1e-2), math.log(1e2)
     minimum = minimize_scalar(
-        lambda value: negative_log_likelihood(logits, labels, objective, math.exp(value)),
+        lambda value: result.negative_log_likelihood(math.exp(value)),
         bounds=(low, high),
         method="bounded",
         options={"xatol": 1e-8},
     )
-    is_perfect = bool((objective.predictions(logits) == labels).all())
+    is_perfect = result.num_correct == result.num_examples
     if is_perfect or minimum.x > high - 1e-3:
         raise UsageError(
-            f"no temperature can be fitted to these {len(labels):,} predictions, because "
+            f"no temperature can be fitted to these {result.num_examples:,} predictions, because "
             f"{'all are correct' if is_perfect else 'they are no better than chance'}; use more "
             "held-out images, or a better network"
         )
@@ -126,14 +121,15 @@ def _check_same_recipe(target: TrainedModel, source: TrainedModel) -> None:
                 f"{record[key]} and {source_record[key]}"
             )
     settings, source_settings = recipe_settings(record), recipe_settings(source_record)
-    if not source_settings.pop("data.validation_size"):
+    if not source_settings["data.validation_size"]:
         raise UsageError(
             f"run {source_name} was trained on all its images, so none are left to fit a "
             "temperature to: train the same recipe with --set data.validation_size=5000 and name "
             "that run with --with"
         )
-    compared = (settings | source_settings).keys() - {"data.validation_size"}
-    if differing := sorted(k for k in compared if settings.get(k) != source_settings.get(k)):
+    settings["data.validation_size"] = source_settings["data.validation_size"]
+    keys = settings | source_settings
+    if differing := sorted(k for k in keys if settings.get(k) != source_settings.get(k)):
         logger.warning(
             f"{source_name} was trained by another recipe than {name} "
             f"({', '.join(differing)}), so its temperature may not suit"

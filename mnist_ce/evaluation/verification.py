@@ -99,20 +99,19 @@ class _Parts:
 
     def config(self) -> PartResult:
         in_file = resolve_config(self.run.config_path, environment={}).flat()
+        del in_file["run.name"]  # not in the file, so that it can be used for another run
         recorded = Config().flat() | self.record.flat_config  # newer keys have their defaults
         return "config.toml and run.json are equal", [
-            (f"{key} in config.toml", value, recorded.get(key), 0)
-            for key, value in in_file.items()
-            if key != "run.name"  # not in the file, so that it can be used for another run
+            (f"{key} in config.toml", value, recorded.get(key), 0) for key, value in in_file.items()
         ]
 
     def weights(self) -> PartResult:
-        trained, record = self.trained, self.record
+        record, digest, mlp = self.record, self.trained.weights_sha256, self.trained.mlp
         num_outputs = {"binary": 1, "multiclass": len(record.class_names or ())}
-        num_parameters = sum(p.numel() for p in trained.model.parameters())
-        hidden, outputs = list(trained.mlp.sizes[1:-1]), trained.mlp.sizes[-1]
-        return f"weights_sha256 {trained.weights_sha256[:16]}…, {num_parameters:,} parameters", [
-            ("weights_sha256 of model.pt", trained.weights_sha256, record.weights_sha256, 0),
+        num_parameters = sum(parameter.numel() for parameter in mlp.parameters())
+        _, *hidden, outputs = mlp.sizes
+        return f"weights_sha256 {digest[:16]}…, {num_parameters:,} parameters", [
+            ("weights_sha256 of model.pt", digest, record.weights_sha256, 0),
             ("model.hidden of model.pt", hidden, record.flat_config.get("model.hidden"), 0),
             ("the outputs of model.pt", outputs, num_outputs.get(record.objective or ""), 0),
             ("num_parameters of model.pt", num_parameters, record.num_parameters, 0),
@@ -148,26 +147,24 @@ class _Parts:
         ]
 
     def test(self) -> PartResult:
-        record, total = self.record, self.record.test_total or 1
-        accuracy = (record.test_correct or 0) / total
+        record, num_images = self.record, len(self.splits.test.labels)
+        accuracy = (record.test_correct or 0) / (record.test_total or 1)
         detail, figures = self._results(self.trained, "test", accuracy, record.test_loss)
-        return detail, [
-            ("the number of test images", len(self.splits.test.labels), record.test_total, 0),
-            ("test_correct / test_total", accuracy, record.test_accuracy, 0),
-            *figures,
-        ]
+        figures.append(("the number of test images", num_images, record.test_total, 0))
+        return detail, [*figures, ("test_correct / test_total", accuracy, record.test_accuracy, 0)]
 
     def best(self) -> PartResult:
-        rows, epoch = self.run.read_metrics(), self.record.best_epoch or 0
-        if not 0 < epoch <= len(rows):
-            raise RunError(f"metrics.csv has no epoch {self.record.best_epoch}")
-        accuracies = [row.get("validation_accuracy") or 0.0 for row in rows]
-        accuracy, loss = accuracies[epoch - 1], rows[epoch - 1].get("validation_loss")
+        epoch, highest = self.record.best_epoch, self.record.best_validation_accuracy
+        rows = {row["epoch"]: row for row in self.run.read_metrics()}
+        if epoch not in rows:
+            raise RunError(f"metrics.csv has no epoch {epoch}")
+        accuracies = {number: row.get("validation_accuracy") or 0.0 for number, row in rows.items()}
+        accuracy, loss = accuracies[epoch], rows[epoch].get("validation_loss")
         best = load_model(self.run.best_path)
         detail, figures = self._results(best, "validation", accuracy, loss)
         return f"epoch {epoch}: {detail}", [
-            ("the highest validation_accuracy", max(accuracies), accuracy, 0),
-            ("best_validation_accuracy", accuracy, self.record.best_validation_accuracy, 0),
+            ("the highest validation_accuracy", max(accuracies.values()), accuracy, 0),
+            ("best_validation_accuracy", accuracy, highest, 0),
             *figures,
         ]
 

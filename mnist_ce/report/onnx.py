@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from mnist_ce.evaluation.evaluate import load_splits_of
-from mnist_ce.network.model import scale_pixels
+from mnist_ce.network.model import predict_logits, scale_pixels
 from mnist_ce.network.objective import Binary
 from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.runs.run_dir import RunDir
@@ -80,48 +80,38 @@ def onnx_model(trained: TrainedModel) -> onnx.ModelProto:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    nodes = [helper.make_node("Flatten", ["images"], ["pixels"], axis=1)]  # → [batch, 784]
-    initializers = []
-    value = "pixels"
-    for number, layer in enumerate(trained.mlp.layers, start=1):
-        inputs = [value]
-        for name, tensor in (("weight", layer.weight), ("bias", layer.bias)):
-            inputs.append(f"l{number}.{name}")
-            initializers.append(numpy_helper.from_array(tensor.detach().cpu().numpy(), inputs[-1]))
-        is_last = number == len(trained.mlp.layers)
-        result = "logits" if is_last else f"h{number}"
-        # value · weightᵀ + bias → [batch, width of the layer]
+    state = trained.mlp.state_dict()  # `l1.weight`, `l1.bias`, …
+    initializers = [numpy_helper.from_array(x.cpu().numpy(), name) for name, x in state.items()]
+    nodes = [helper.make_node("Flatten", ["images"], ["a0"], axis=1)]  # → [batch, 784]
+    for number in range(1, len(trained.mlp.layers) + 1):
+        inputs, result = [f"a{number - 1}", f"l{number}.weight", f"l{number}.bias"], f"h{number}"
+        # a · weightᵀ + bias → [batch, width of the layer]
         nodes.append(helper.make_node("Gemm", inputs, [result], transB=1))
-        if not is_last:
-            value = f"a{number}"
-            nodes.append(helper.make_node("Relu", [result], [value]))
+        nodes.append(helper.make_node("Relu", [result], [f"a{number}"]))
+    del nodes[-1]  # there is no ReLU after the last layer
+    nodes[-1].output[:] = ["logits"]
     images, logits = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
         for name, shape in (("images", (1, 28, 28)), ("logits", trained.mlp.sizes[-1:]))
     )
     graph = helper.make_graph(nodes, "mlp", [images], [logits], initializers)
-    model = helper.make_model(
-        graph,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        producer_name="mnist-ce",
-        producer_version=version(),
-    )
+    producer: dict[str, Any] = {"producer_name": "mnist-ce", "producer_version": version()}
+    opsets = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, **producer)
     helper.set_model_props(model, _metadata(trained))
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
 def _metadata(trained: TrainedModel) -> dict[str, str]:
-    mean, std = trained.input_mean, trained.input_std
-    is_plain = (mean, std) == (0.0, 1.0)
+    is_plain = (trained.input_mean, trained.input_std) == (0.0, 1.0)
     function = "sigmoid" if isinstance(trained.objective, Binary) else "softmax"
     logits = "logits" if trained.temperature == 1.0 else "logits / temperature"
     return {
         "class_names": json.dumps(trained.class_names, ensure_ascii=False),
         "input_scaling": "pixel / 255" if is_plain else "(pixel / 255 - input_mean) / input_std",
-        "input_mean": str(mean),
-        "input_std": str(std),
+        "input_mean": str(trained.input_mean),
+        "input_std": str(trained.input_std),
         "input_polarity": "ink bright on black",
         "probabilities": f"{function}({logits})",
         "temperature": str(trained.temperature),
@@ -137,11 +127,10 @@ def _compare(trained: TrainedModel, content: bytes, images: Tensor) -> float:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    inputs = (scale_pixels(images) - trained.input_mean) / trained.input_std  # [n, 784]
-    (logits,) = session.run(["logits"], {"images": inputs.reshape(-1, 1, 28, 28).numpy()})
-    actual = torch.from_numpy(logits)
-    with torch.inference_mode():
-        expected = trained.model(inputs)  # [n, outputs]
+    mean, std = trained.input_mean, trained.input_std
+    inputs = ((scale_pixels(images) - mean) / std).reshape(-1, 1, 28, 28)
+    actual = torch.from_numpy(session.run(["logits"], {"images": inputs.numpy()})[0])
+    expected = predict_logits(trained.model, images, mean=mean, std=std)  # [n, outputs]
     difference = float((actual - expected).abs().max())
     bound = MAX_RELATIVE_DIFFERENCE * max(1.0, float(expected.abs().max()))
     predictions = trained.objective.predictions

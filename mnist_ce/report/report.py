@@ -10,7 +10,7 @@ import base64
 import itertools
 import logging
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,14 @@ from mnist_ce.evaluation import comparison
 from mnist_ce.evaluation.evaluate import EvaluationReport, evaluate
 from mnist_ce.evaluation.metrics import wilson_interval
 from mnist_ce.network.model import MLP
-from mnist_ce.report.plots.canvas import Heading, percent
-from mnist_ce.report.plots.curves import RunMetrics, Series, draw_curves
+from mnist_ce.report.plots.canvas import percent
+from mnist_ce.report.plots.curves import RunMetrics, draw_curves
 from mnist_ce.report.plots.evaluation import draw_confusion_matrix, draw_reliability
 from mnist_ce.report.plots.images import draw_mistakes, draw_weights
 from mnist_ce.runs.groups import RunGroup, group_runs
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import FINISHED, RunDir, find_run, list_runs
-from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.errors import DataError, RunError, UsageError
 from mnist_ce.system.files import write_atomically
 
@@ -107,31 +106,27 @@ def _redraw(run: RunDir, data_dir: str | Path | None) -> ReportedRun:
     logger.info(f"drawing {run.name}")
     if not run.model_path.is_file():
         raise RunError(f"run {run.path} has no model.pt yet: let it finish an epoch first")
-    trained = load_model(run.model_path)
-    metrics, is_right = RunMetrics(run.read_metrics(), run.read_steps()), None
-    _draw_model(run, trained, metrics)
+    trained, evaluation, is_right = load_model(run.model_path), None, None
     try:
         evaluation = evaluate(trained, data_dir=data_dir, device="cpu")
         is_right = evaluation.result.predictions == evaluation.result.labels
-        _draw_evaluation(run, evaluation)
     except (DataError, UsageError) as error:  # a record may ask for data that is not to be had
         logger.warning(f"{run.name}: plots of test images are not redrawn: {error}")
+    metrics = draw_plots(run, trained, evaluation)
     config = run.config_path.read_text(encoding="utf-8", errors="replace")
     paths = {name: run.path / f"{name}.png" for name in ("curves", *PLOTS)}
     plots = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
     return ReportedRun(run.path, trained.record or RunRecord(), metrics, config, plots, is_right)
 
 
-def draw_plots(run: RunDir, evaluation: EvaluationReport, rows: Sequence[EpochMetrics]) -> None:
-    """Draw the plots of a run with weights into its directory, from its metrics and evaluation.
+def draw_plots(
+    run: RunDir, trained: TrainedModel, evaluation: EvaluationReport | None
+) -> RunMetrics:
+    """Draw the plots of a run into its directory, and return the metrics in its files.
 
-    These are curves, weights, confusion matrix, mistakes and calibration.
+    These are curves, weights and, of an evaluation, confusion matrix, mistakes and calibration.
     """
-    _draw_model(run, evaluation.trained, RunMetrics(rows, run.read_steps()))
-    _draw_evaluation(run, evaluation)
-
-
-def _draw_model(run: RunDir, trained: TrainedModel, metrics: RunMetrics) -> None:
+    metrics = RunMetrics(run.read_metrics(), run.read_steps())
     record = trained.record or RunRecord()
     facts = [f"{record.dataset}, recipe {record.recipe}, {len(metrics.epochs)} epochs"]
     if record.test_correct is not None and record.test_total:
@@ -139,27 +134,22 @@ def _draw_model(run: RunDir, trained: TrainedModel, metrics: RunMetrics) -> None
         facts.append(f"test: {correct:,} of {total:,} correct ({percent(correct / total, 2)})")
     if record.train_seconds is not None:
         facts.append(f"{record.train_seconds:.1f} s of training")
-    heading = Heading(f"{run.name}: learning curves", " · ".join(facts))
-    curves = draw_curves(heading, [Series(run.name, [metrics])])
-    write_atomically(run.path / "curves.png", curves)
+    title, curves = f"{run.name}: learning curves", [(run.name, [metrics])]
+    plots = {"curves": draw_curves(title, " · ".join(facts), curves)}
     if isinstance(trained.model, MLP):
         weight = trained.model.layers[0].weight.detach().numpy()  # [units, 784]
-        dataset = f"trained on {record.dataset}"
-        heading = Heading(f"{run.name}: weights of the first layer", dataset)
-        write_atomically(run.path / "weights.png", draw_weights(heading, weight))
-
-
-def _draw_evaluation(run: RunDir, evaluation: EvaluationReport) -> None:
-    for name, draw in (
-        ("confusion_matrix", draw_confusion_matrix),
-        ("mistakes", draw_mistakes),
-        ("calibration", draw_reliability),
-    ):
-        write_atomically(run.path / f"{name}.png", draw(evaluation, run.name))
+        title, dataset = f"{run.name}: weights of the first layer", f"trained on {record.dataset}"
+        plots["weights"] = draw_weights(title, dataset, weight)
+    if evaluation is not None:
+        plots["confusion_matrix"] = draw_confusion_matrix(evaluation, run.name)
+        plots["mistakes"] = draw_mistakes(evaluation, run.name)
+        plots["calibration"] = draw_reliability(evaluation, run.name)
+    for name, png in plots.items():
+        write_atomically(run.path / f"{name}.png", png)
+    return metrics
 
 
 def _page(runs: Sequence[ReportedRun]) -> str:
-    """Return a self-contained HTML page."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("mnist_ce.report", "")
@@ -175,8 +165,7 @@ def _page(runs: Sequence[ReportedRun]) -> str:
     if len(runs) > 1:
         title = f"{len(runs)} runs"
         sections = {name.replace("_", " ").capitalize(): [name] for name in PLOTS}
-        series = [Series(run.name, [run.metrics]) for run in runs]
-        curves = draw_curves(Heading("Learning curves", title), series)
+        curves = draw_curves("Learning curves", title, [(run.name, [run.metrics]) for run in runs])
     differences = _differences(*(run.record.flat_config for run in runs))
     groups = group_runs((run.name, run.record) for run in runs)
     group_curves = b""
@@ -185,18 +174,13 @@ def _page(runs: Sequence[ReportedRun]) -> str:
     else:
         metrics = {run.name: run.metrics for run in runs}
         series = [
-            Series(f"{group.label} (n = {len(group.names)})", [metrics[n] for n in group.names])
+            (f"{group.label} (n = {len(group.names)})", [metrics[name] for name in group.names])
             for group in groups
         ]
-        group_curves = draw_curves(Heading("Learning curves", "mean over the seeds"), series)
+        group_curves = draw_curves("Learning curves", "mean over the seeds", series)
     return jinja.get_template("report.html.j2").render(
         title=title,
         runs=runs,
-        best={
-            "accuracy": _best((run.accuracy for run in runs), max),
-            "test_loss": _best((run.record.test_loss for run in runs), min),
-            "train_seconds": _best((run.record.train_seconds for run in runs), min),
-        },
         interval=wilson_interval,
         sections=sections,
         curves=curves,
@@ -208,13 +192,6 @@ def _page(runs: Sequence[ReportedRun]) -> str:
         changed_settings=_changed_settings,
         missing=MISSING,
     )
-
-
-def _best(
-    values: Iterable[float | None], choose: Callable[[Sequence[float]], float]
-) -> float | None:
-    known = [value for value in values if value is not None]
-    return choose(known) if len(known) > 1 else None
 
 
 def _group_differences(

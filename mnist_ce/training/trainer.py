@@ -150,7 +150,7 @@ def train(
             try:
                 with kept_in_place(trained.model):
                     report = evaluate_split(trained, splits, "test", device)
-                draw_plots(run, report, state.rows)
+                draw_plots(run, trained, report)
             except Exception as error:  # whatever it is: the run itself is complete
                 reason = one_line(error)
                 logger.warning(f"the run is complete, but its plots are not: {reason}; {hint}")

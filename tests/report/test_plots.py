@@ -14,14 +14,14 @@ from torch import nn
 
 from mnist_ce.evaluation.evaluate import EvaluationReport, SplitResult
 from mnist_ce.network.objective import Multiclass
-from mnist_ce.report.plots.canvas import Canvas, Heading, percent
-from mnist_ce.report.plots.curves import RunMetrics, Series, draw_curves
+from mnist_ce.report.plots.canvas import Canvas, percent
+from mnist_ce.report.plots.curves import RunMetrics, draw_curves
 from mnist_ce.report.plots.evaluation import draw_confusion_matrix, draw_reliability
 from mnist_ce.report.plots.images import draw_mistakes, draw_weights
 from mnist_ce.runs.load_model import TrainedModel
 
 Texts = Callable[[bytes], list[str]]
-HEADING = Heading("a run", "a dataset")
+HEADING = ("a run", "a dataset")
 DRAW_EVALUATION = (draw_confusion_matrix, draw_mistakes, draw_reliability)
 
 
@@ -66,10 +66,10 @@ def metrics(num_epochs: int, *, has_steps: bool = True, loss: float = 0.5) -> Ru
 
 @pytest.mark.parametrize(("num_epochs", "has_steps"), [(0, 0), (1, 0), (1, 1), (3, 1), (400, 1)])
 def test_curves_of_any_length_are_drawn(texts: Texts, num_epochs: int, has_steps: int) -> None:
-    run = Series("a", [metrics(num_epochs, has_steps=bool(has_steps))])
-    drawn = draw_curves(HEADING, [run])
+    run = ("a", [metrics(num_epochs, has_steps=bool(has_steps))])
+    drawn = draw_curves(*HEADING, [run])
     assert pixels(drawn).shape[1] == 1296
-    assert draw_curves(HEADING, [run]) == drawn
+    assert draw_curves(*HEADING, [run]) == drawn
     expected = {"a run", "a dataset", "Loss (mean cross-entropy)", "Learning rate", "epochs"}
     if num_epochs:
         expected |= {"test 20 %", "train 25 %" if has_steps else "train 10 %", "test 0.6", "0.1"}
@@ -78,33 +78,33 @@ def test_curves_of_any_length_are_drawn(texts: Texts, num_epochs: int, has_steps
 
 def test_what_was_not_measured_or_has_no_logarithm(texts: Texts) -> None:
     untested = RunMetrics([row(1, None, None), row(2)])
-    assert {"test 0.6", "test 20 %"} <= set(texts(draw_curves(HEADING, [Series("a", [untested])])))
+    assert {"test 0.6", "test 20 %"} <= set(texts(draw_curves(*HEADING, [("a", [untested])])))
     perfect = RunMetrics([row(1, float("nan"), 1.0)])
-    shown = texts(draw_curves(HEADING, [Series("a", [perfect])]))
+    shown = texts(draw_curves(*HEADING, [("a", [perfect])]))
     assert "test 0 %" in shown
     assert not any("nan" in text for text in shown)
 
 
 def test_the_legend_names_every_series(texts: Texts) -> None:
     names = [f"run {number}" for number in range(20)]
-    drawn = draw_curves(HEADING, [Series(name, [metrics(2)]) for name in names])
+    drawn = draw_curves(*HEADING, [(name, [metrics(2)]) for name in names])
     assert set(names) <= set(texts(drawn))
     assert "0.6" not in texts(drawn)  # too many values to be legible
 
 
 def test_a_group_has_its_mean_and_the_range_of_its_runs(texts: Texts) -> None:
     runs = [metrics(2, loss=0.4), metrics(2, loss=0.6)]
-    group = draw_curves(HEADING, [Series("both", runs)])
+    group = draw_curves(*HEADING, [("both", runs)])
     shown = texts(group)
     assert "train 0.5" in shown
     assert any("mean over the seeds; band and bar: lowest to highest" in text for text in shown)
-    alone = draw_curves(HEADING, [Series("both", runs[:1])])
+    alone = draw_curves(*HEADING, [("both", runs[:1])])
     assert not any("mean over the seeds" in text for text in texts(alone))
-    equal = draw_curves(HEADING, [Series("both", [runs[0]] * 2)])
+    equal = draw_curves(*HEADING, [("both", [runs[0]] * 2)])
     assert (pixels(group) != pixels(equal)).any()  # equal runs have no band
     # A row that one run lacks has no mean.
     uneven = [RunMetrics([row(1), row(2, 0.3)]), RunMetrics([row(1)])]
-    assert "test 0.6" in texts(draw_curves(HEADING, [Series("both", uneven)]))
+    assert "test 0.6" in texts(draw_curves(*HEADING, [("both", uneven)]))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_group_has_its_mean_and_the_range_of_its_runs(texts: Texts) -> None:
 )
 def test_a_run_may_have_any_name(name: str) -> None:
     for drawn in (
-        draw_curves(Heading(name, name), [Series(name, [metrics(1)])] * 2),
+        draw_curves(name, name, [(name, [metrics(1)])] * 2),
         draw_mistakes(evaluated(9), name),
     ):
         assert pixels(drawn).shape[1] > 600
@@ -132,7 +132,7 @@ def evaluated(
     trained = TrainedModel(
         model, Path("a.pt"), names, Multiclass(), None, "0" * 64, temperature=temperature
     )
-    result = SplitResult(logits, labels, logits.argmax(dim=1), 0.1)
+    result = SplitResult(logits, labels, Multiclass())
     return EvaluationReport(trained, "mnist", "test", names, result, images)
 
 
@@ -176,10 +176,10 @@ def test_probabilities_are_those_at_the_temperature(texts: Texts) -> None:
 
 def test_weights_are_white_at_zero_and_red_above() -> None:
     weight = np.zeros((2, 784), dtype=np.float32)
-    colours = pixels(draw_weights(HEADING, weight))[105:140, 50:120].reshape(-1, 3)
+    colours = pixels(draw_weights(*HEADING, weight))[105:140, 50:120].reshape(-1, 3)
     assert (colours > 240).all()
     weight[0] = 1.0
-    colours = pixels(draw_weights(HEADING, weight))[105:140, 50:120].reshape(-1, 3)
+    colours = pixels(draw_weights(*HEADING, weight))[105:140, 50:120].reshape(-1, 3)
     assert (colours[:, 0] > 2 * colours[:, 2]).mean() > 0.9  # red
 
 

@@ -10,11 +10,11 @@ from shutil import copytree, which
 from typing import Any
 from unittest.mock import Mock
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from mnist_ce.cli import main
+from mnist_ce.report.plots.canvas import Canvas
 from mnist_ce.report.report import report
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import DataError
@@ -25,20 +25,40 @@ PLOTS = {"curves.png", "weights.png"} | OF_TEST_IMAGES
 CURVES = 1  # of a page: all curves in one figure
 NASTY = '<script>alert(1)</script>&"x$y'
 
-MonkeyPatch = pytest.MonkeyPatch
 Train = Callable[..., TrainResult]
-Refused = Callable[..., tuple[int, str]]
 Log = Callable[[], list[str]]
 pytestmark = pytest.mark.usefixtures("small_data")
 
 
-def plots(run: RunDir) -> set[str]:
-    return {path.name for path in run.path.glob("*.png")}
+@pytest.fixture(scope="module")
+def trained(train_small_in: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    for name, rate in (("slow", 0.01), ("quick", 0.3)):
+        for seed in (0, 1):
+            settings = {"train__seed": seed, "optimizer__learning_rate": rate}
+            train_small_in(folder, f"{name}-{seed}", **settings)
+    train_small_in(folder, "yes", objective__kind="binary")
+    return folder
 
 
-def edit_record(run: RunDir, **changes: object) -> None:
-    record = json.loads(run.record_path.read_text())
-    run.record_path.write_text(json.dumps({**record, **changes}))
+@pytest.fixture
+def runs(trained: Path, tmp_path: Path) -> Path:
+    return copytree(trained, tmp_path / "runs")
+
+
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made, but not rendered, which takes the most time."""
+    monkeypatch.setattr(Canvas, "png", lambda canvas: b"PNG")
+
+
+def plots(run: Path) -> set[str]:
+    return {path.name for path in run.glob("*.png")}
+
+
+def edit_record(run: Path, **changes: object) -> None:
+    path = RunDir(run).record_path
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 class Page(HTMLParser):
@@ -60,26 +80,25 @@ class Page(HTMLParser):
 
 
 def test_training_draws_plots_which_change_no_weight(train_small: Train) -> None:
-    with_plots = train_small("a", run__plots=True)
-    assert plots(with_plots.run) == PLOTS
+    with_plots, without = train_small("a", run__plots=True), train_small("b")
+    assert plots(with_plots.run.path) == PLOTS
     for name in PLOTS:
         with Image.open(with_plots.run.path / name) as image:
             assert image.width >= 600
-    without = train_small("b")
-    assert plots(without.run) == set()
+    assert plots(without.run.path) == set()
     assert with_plots.record["weights_sha256"] == without.record["weights_sha256"]
 
 
 def test_a_failure_to_draw_is_a_warning(
-    train_small: Train, monkeypatch: MonkeyPatch, log_warnings: Log
+    train_small: Train, monkeypatch: pytest.MonkeyPatch, log_warnings: Log
 ) -> None:
-    fail = Mock(side_effect=ValueError("no font\nat all"))
-    monkeypatch.setattr("mnist_ce.report.plots.canvas.Canvas.png", fail)
+    monkeypatch.setattr(Canvas, "png", Mock(side_effect=ValueError("no font\nat all")))
     assert train_small("a", run__plots=True).record["status"] == "finished"
     (warning,) = log_warnings()
     assert "no font; draw them with: mnist-ce report" in warning
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_report_of_one_run_stands_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], train_small: Train
 ) -> None:
@@ -89,15 +108,12 @@ def test_the_report_of_one_run_stands_alone(
     assert capsys.readouterr().out == f"{file}\n"
     page = Page(file)
     assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base"}
-    addresses = page.addresses()
-    assert plots(result.run) == PLOTS
-    assert len(addresses) == CURVES + len(PLOTS) - 1
-    assert all(str(address).startswith("data:image/png;base64,") for address in addresses)
+    assert plots(result.run.path) == PLOTS
+    assert page.addresses() == ["data:image/png;base64,UE5H"] * (CURVES + len(PLOTS) - 1)
     assert "url(" not in file.read_text()
-    assert result.run.name in page.text
     record = result.record
     numbers = (f"{100 * record['test_accuracy']:.2f} %", f"{record['test_loss']:.4f}")
-    origin = (record["weights_sha256"], record["versions"]["torch"])
+    origin = (record["weights_sha256"], record["versions"]["torch"], result.run.name)
     settings = ("data.validation_size", "validation accuracy", "hidden = [")
     headline = f"{record['test_correct']:,} of 1,000 test images are classified correctly"
     repeats = f"mnist-ce train --config '{result.run.path}/config.toml'"
@@ -105,29 +121,25 @@ def test_the_report_of_one_run_stands_alone(
         assert expected in page.text
 
 
-def test_several_runs_are_compared(tmp_path: Path, train_small: Train) -> None:
-    for name, rate, kind in (("slow", 0.01, "multiclass"), ("quick", 0.1, "binary")):
-        train_small(name, optimizer__learning_rate=rate, objective__kind=kind)
-    file = report(["slow", "quick"], output=tmp_path)
-    assert file == tmp_path / "report.html"
+@pytest.mark.usefixtures("unrendered")
+def test_several_runs_are_compared(runs: Path) -> None:
+    file = report(["slow-0", "yes"], output=runs)
+    assert file == runs / "report.html"
     page = Page(file)
     assert len(page.addresses()) == CURVES + 2 * (len(PLOTS) - 1)
-    assert "is the most accurate of 2 runs" in page.text
+    assert "yes is the most accurate of 2 runs" in page.text
     assert "mnist-ce compare " in page.text
     assert len([tag for tag, _ in page.tags if tag == "strong"]) == 3  # accuracy, loss, time
     names = [attrs["alt"] for tag, attrs in page.tags if tag == "img"][CURVES:]
-    assert names[:2] == ["confusion matrix of slow", "confusion matrix of quick"]
+    assert names[:2] == ["confusion matrix of slow-0", "confusion matrix of yes"]
     table = page.text[page.text.index("Settings in which the runs differ") :]
     assert re.search(r"optimizer\.learning_rate\s*0\.01\s*0\.1\b", table)
-    assert "train.epochs" not in table[: table.index("slow", 60)]
+    assert "train.epochs" not in table[: table.index("slow-0", 60)]
 
 
-def test_groups_have_means_bands_and_a_verdict(tmp_path: Path, train_small: Train) -> None:
-    names = [f"{kind}-{seed}" for kind in ("slow", "quick") for seed in (0, 1)]
-    for name in names:
-        rate = 0.3 if "quick" in name else 0.01
-        train_small(name, train__seed=int(name[-1]), optimizer__learning_rate=rate)
-    page = Page(report(names, output=tmp_path))
+@pytest.mark.usefixtures("unrendered")
+def test_groups_have_means_bands_and_a_verdict(runs: Path) -> None:
+    page = Page(report(["slow-0", "quick-0", "slow-1", "quick-1"], output=runs))
     text = " ".join(page.text.split())
     slow, quick = (f"mnist default learning_rate={rate}" for rate in (0.01, 0.3))
     verdict = r"better than .* percentage points \(95 % interval \d+\.\d+ to \d+\.\d+; p = "
@@ -138,31 +150,32 @@ def test_groups_have_means_bands_and_a_verdict(tmp_path: Path, train_small: Trai
     assert slow in text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_stopped_run_and_one_without_its_data_are_drawn(
-    tmp_path: Path, monkeypatch: MonkeyPatch, log_warnings: Log, train_small: Train
+    runs: Path, monkeypatch: pytest.MonkeyPatch, log_warnings: Log
 ) -> None:
-    run = train_small("a").run
+    run = runs / "yes"
     edit_record(run, prediction={"temperature": 1.7}, status="stopped")
-    fail = Mock(side_effect=DataError("it is not here"))
     with monkeypatch.context() as patch:
+        fail = Mock(side_effect=DataError("it is not here"))
         patch.setattr("mnist_ce.evaluation.evaluate.load_splits", fail)
-        report(["a"], output=tmp_path)
+        report(["yes"], output=runs)
     assert plots(run) == {"curves.png", "weights.png"}
-    assert log_warnings() == ["a: plots of test images are not redrawn: it is not here"]
-    file = report(["a"], output=tmp_path, file=tmp_path / "elsewhere.html")
-    assert file == tmp_path / "elsewhere.html"
+    assert log_warnings() == ["yes: plots of test images are not redrawn: it is not here"]
+    file = report(["yes"], output=runs, file=runs / "elsewhere.html")
+    assert file == runs / "elsewhere.html"
     assert "This run is not finished (status: stopped)." in Page(file).text
     assert plots(run) == PLOTS
 
 
-def test_a_record_from_a_stranger_is_escaped(tmp_path: Path, train_small: Train) -> None:
-    run = train_small("a").run
+@pytest.mark.usefixtures("unrendered")
+def test_a_record_from_a_stranger_is_escaped(runs: Path) -> None:
     nasty: dict[str, Any] = dict.fromkeys(("recipe", "device", "status", "git_commit"), NASTY)
     nasty |= {"config": {"data": {NASTY: NASTY}}, "versions": {NASTY: NASTY}}
     nasty |= {"test_correct": "x", "train_seconds": None, "class_names": [NASTY] * 10}
-    edit_record(run, **nasty)
-    run.config_path.write_text(f"# {NASTY}")
-    page = Page(report(["a"], output=tmp_path))
+    edit_record(runs / "slow-0", **nasty)
+    (runs / "slow-0" / "config.toml").write_text(f"# {NASTY}")
+    page = Page(report(["slow-0"], output=runs))
     assert "script" not in {tag for tag, _ in page.tags}
     assert page.text.count("<script>alert(1)") > 5
 
@@ -170,77 +183,61 @@ def test_a_record_from_a_stranger_is_escaped(tmp_path: Path, train_small: Train)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "there is no finished run in"),
+        ("--output nowhere", "there is no finished run in"),
         ("nothing", "there is no run nothing in"),
         ("young", "has no model.pt yet"),
         ("bad", "is not a table of metrics, a row per epoch"),
         ("odd", "steps.csv is not a table of metrics by step"),
-        ("good --file /dev/null/report.html", "Not a directory"),
+        ("yes --file /dev/null/report.html", "Not a directory"),
     ],
 )
+@pytest.mark.usefixtures("unrendered")
 def test_what_cannot_be_reported_is_one_error_line(
-    tmp_path: Path, refused: Refused, train_small: Train, arguments: str, message: str
+    runs: Path, refused: Callable[..., tuple[int, str]], arguments: str, message: str
 ) -> None:
-    if arguments:
-        good = train_small("good", train__epochs=1).run
-        for name in ("bad", "odd", "young"):
-            copytree(good.path, tmp_path / name)
-        (tmp_path / "bad" / "metrics.csv").write_text("loss\n1\n")
-        (tmp_path / "odd" / "steps.csv").write_text("loss\n1\n")
-        (tmp_path / "young" / "model.pt").unlink()
-    code, error = refused("report", *arguments.split(), "--output", str(tmp_path))
+    for name, file in (("bad", "metrics.csv"), ("odd", "steps.csv"), ("young", "model.pt")):
+        path = copytree(runs / "yes", runs / name) / file
+        path.write_text("loss\n1\n")
+    path.unlink()
+    code, error = refused("report", "--output", str(runs), *arguments.split())
     assert code == 1
     assert message in error
 
 
-def browse(chromium: str, profile: Path, width: int, *arguments: str) -> str:
-    command = [
-        *(chromium, "--headless", "--no-sandbox", "--disable-gpu"),
-        *("--disable-background-networking", f"--user-data-dir={profile}"),
-        *(f"--window-size={width},900", *arguments),
-    ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-
-
 @pytest.mark.browser
-def test_the_report_looks_right_in_a_browser(tmp_path: Path, train_small: Train) -> None:
-    """The page is as wide as the window, not wider, and its plots are shown."""
+def test_the_report_looks_right_in_a_browser(runs: Path) -> None:
+    """The page is as wide as the window, not wider, its plots are shown, and it can be dark."""
     chromium = which("chromium") or which("chromium-browser") or which("google-chrome")
     if chromium is None:
         pytest.skip("needs Chromium, which is not installed")
-    for name in ("a", "b"):
-        train_small(name)
-    file = report(["a", "b"], output=tmp_path)
+    page = report(["slow-0", "yes"], output=runs).read_text()
     # The report's policy lets no script run, so what is measured is a copy without it.
-    policy = re.compile(r"<meta\s+http-equiv.*?>", re.DOTALL)
-    measure = (
-        "<script>onload = () => { const page = document.documentElement;"
-        "parent.postMessage(JSON.stringify({page: page.scrollWidth, window: innerWidth,"
-        "images: [...document.images].map(image => [image.naturalWidth, image.width]),"
-        "columns: new Set([...document.images].map(image => image.x)).size}), '*') }"
-        "</script>"
+    copy = re.sub(r"<meta\s+http-equiv.*?>", "", page, count=1, flags=re.DOTALL)
+    copy += """<script>onload = () => parent.postMessage({
+        page: document.documentElement.scrollWidth, window: innerWidth,
+        paper: getComputedStyle(document.body).backgroundColor,
+        images: [...document.images].map(image => [image.naturalWidth, image.width]),
+        columns: new Set([...document.images].map(image => image.x)).size}, '*')</script>"""
+    (runs / "copy.html").write_text(copy)
+    widths = {1280: 2, 390: 1}  # and the columns of plots
+    frames = (f'<iframe src="copy.html" style="width: {w}px; border: 0"></iframe>' for w in widths)
+    collect = "onmessage = event => document.title = JSON.stringify(seen.push(event.data) && seen)"
+    script = f"<title></title><script>const seen = []; {collect}</script>"
+    (runs / "frames.html").write_text(script + "".join(frames))
+    options = [
+        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
+        *(f"--user-data-dir={runs / 'profile'}", "--force-dark-mode", "--window-size=1400,900"),
+        *("--virtual-time-budget=5000", "--dump-dom", (runs / "frames.html").as_uri()),
+    ]
+    run = subprocess.run(
+        [chromium, *options], capture_output=True, text=True, timeout=120, check=True
     )
-    copy = tmp_path / "copy.html"
-    copy.write_text(policy.sub(measure, file.read_text(), count=1))
-    for width, columns in ((1280, 2), (390, 1)):
-        frame = tmp_path / "frame.html"  # Chromium's windows are not narrower than 500
-        frame.write_text(
-            "<title></title><script>onmessage = event => document.title = event.data</script>"
-            f'<iframe src="copy.html" style="width: {width}px; border: 0"></iframe>'
-        )
-        shown = ("--virtual-time-budget=5000", "--dump-dom", frame.as_uri())
-        page = browse(chromium, tmp_path / "profile", 1400, *shown)
-        (title,) = re.findall(r"<title>(.*?)</title>", page)
-        seen = json.loads(title.replace("&quot;", '"'))
-        assert seen["page"] <= seen["window"] == width
-        assert len(seen["images"]) == CURVES + 2 * (len(PLOTS) - 1)
-        assert seen["columns"] == columns
-        assert all(natural >= shown > 340 for natural, shown in seen["images"])
-
-    for scheme, paper in (((), 255), (("--force-dark-mode",), 20)):
-        shot = (f"--screenshot={tmp_path / 'shot.png'}", *scheme, file.as_uri())
-        browse(chromium, tmp_path / "profile", 1280, *shot)
-        with Image.open(tmp_path / "shot.png") as image:
-            grey = np.asarray(image.convert("L"))
-        is_paper = abs(grey.astype(int) - paper) <= 2  # as the plots' background
-        assert is_paper.mean() > 0.7
+    (title,) = re.findall(r"<title>(.*?)</title>", run.stdout)
+    seen = {one["window"]: one for one in json.loads(title.replace("&quot;", '"'))}
+    assert seen.keys() == widths.keys()
+    for width, columns in widths.items():
+        assert seen[width]["page"] <= width
+        assert seen[width]["paper"] == "rgb(20, 20, 20)"
+        assert seen[width]["columns"] == columns
+        assert len(seen[width]["images"]) == CURVES + 2 * (len(PLOTS) - 1)
+        assert all(natural >= shown > 340 for natural, shown in seen[width]["images"])

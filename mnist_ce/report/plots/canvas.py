@@ -10,7 +10,6 @@ import contextlib
 import io
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mnist_ce.system.text import sanitize, truncate_middle
@@ -32,34 +31,29 @@ GREY = "#595959"
 _STYLE = {
     "text.parse_math": False,  # a run's name may be a$b
     **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    "axes.axisbelow": True,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
     "axes.titleweight": "bold",
+    "image.interpolation": "nearest",
+    "image.cmap": "RdBu_r",  # for what is white at 0
     "grid.color": "#E0E0E0",
     **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), GREY),
     **dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor"), "black"),
 }
 
 
-@dataclass(frozen=True)
-class Heading:
-    """The two lines above a plot."""
-
-    title: str
-    subtitle: str
-
-
 class Canvas:
-    """A figure, its width and its height without the heading in inches of 120 pixels."""
+    """A figure below a title and a subtitle; width and height, without these, in inches."""
 
-    def __init__(self, heading: Heading, width: float, height: float) -> None:
+    def __init__(self, title: str, subtitle: str, width: float, height: float) -> None:
         from matplotlib.figure import Figure
 
         self.width, self.height = width, height + HEADING_HEIGHT
         self.figure: Figure = Figure(figsize=(self.width, self.height), dpi=DPI, facecolor="white")
         for text, size, per_inch, weight, colour, top in (
-            (heading.title, 13, 8.5, "bold", "black", 0.36),
-            (heading.subtitle, 10, 13.0, "normal", GREY, 0.60),
+            (title, 13, 8.5, "bold", "black", 0.36),
+            (subtitle, 10, 13.0, "normal", GREY, 0.60),
         ):
             limit = int((width - 2 * MARGIN) * per_inch)  # characters, about what fits
             shown = truncate_middle(sanitize(text), int(1.4 * limit))
@@ -97,14 +91,14 @@ class Canvas:
 
 
 @contextlib.contextmanager
-def drawing(heading: Heading, width: float, height: float) -> Iterator[Canvas]:
+def drawing(title: str, subtitle: str, width: float, height: float) -> Iterator[Canvas]:
     """Open a canvas in this package's style, whatever matplotlibrc sets; restored on leaving."""
     import matplotlib
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)  # type: ignore[arg-type]
-        yield Canvas(heading, width, height)
+        yield Canvas(title, subtitle, width, height)
 
 
 def percent(fraction: float, decimals: int = 1) -> str:

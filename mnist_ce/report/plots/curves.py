@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_ce.report.plots.canvas import COLOURS, DPI, GREY, Canvas, Heading, drawing
+from mnist_ce.report.plots.canvas import COLOURS, DPI, GREY, drawing
 from mnist_ce.system.text import sanitize, truncate_middle
 
 if TYPE_CHECKING:
@@ -36,44 +36,36 @@ class RunMetrics:
     steps: Sequence[Mapping[str, Any]] = ()
 
 
-@dataclass(frozen=True)
-class Series:
-    """A run, or the runs of a group, of which the mean and the range are drawn."""
-
-    name: str
-    runs: Sequence[RunMetrics]
+Series = tuple[str, Sequence[RunMetrics]]
+"""A name and a run, or the runs of a group, of which the mean and the range are drawn."""
 
 
-def draw_curves(heading: Heading, series: Sequence[Series]) -> bytes:
+def draw_curves(title: str, subtitle: str, series: Sequence[Series]) -> bytes:
     """Draw loss and error beside each other, and below them the learning rate, as a PNG.
 
     Loss and error have logarithmic axes. One series is drawn by split, and if it is a run, each row
     of `steps.csv` faint; several have a colour and marker each. What was not measured is left out.
     """
     num_names = len(series) if len(series) > 1 else 0
-    is_of_groups = any(len(one.runs) > 1 for one in series)
+    is_of_groups = any(len(runs) > 1 for _, runs in series)
     note = "line: train, smoothed, while the weights change · points: after the epoch"
     if is_of_groups:
         note += "\nmean over the seeds; band and bar: lowest to highest"
     height = 6.05 + (0.35 + 0.22 * num_names if num_names else 0.0) + 0.2 * is_of_groups
-    with drawing(heading, 10.8, height) as canvas:
+    with drawing(title, subtitle, 10.8, height) as canvas:
         _draw(canvas.axes(0.75, 0.35, 3.5, 3.1), "loss", series)
         _draw(canvas.axes(6.0, 0.35, 3.5, 3.1), "error", series)
         _draw(canvas.axes(0.75, 4.3, 8.75, 0.95), "learning_rate", series)
-        _add_legend(canvas, [one.name for one in series], note)
+        if not num_names:
+            canvas.note(0.3, 0.12, note, fontsize=9)
+            return canvas.png()
+        from matplotlib.lines import Line2D
+
+        lines = [Line2D([], [], **_look(number)) for number in range(num_names)]
+        names = [truncate_middle(sanitize(name), int(10 * canvas.width)) for name, _ in series]
+        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.15 / canvas.width, 0.0)}
+        canvas.figure.legend(lines, names, title=note, alignment="left", **place, title_fontsize=9)
         return canvas.png()
-
-
-def _add_legend(canvas: Canvas, names: Sequence[str], note: str) -> None:
-    if len(names) == 1:
-        canvas.note(0.3, 0.12, note, fontsize=9)
-        return
-    from matplotlib.lines import Line2D
-
-    lines = [Line2D([], [], **_look(number)) for number in range(len(names))]
-    labels = [truncate_middle(sanitize(name), int(10 * canvas.width)) for name in names]
-    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.15 / canvas.width, 0.0)}
-    canvas.figure.legend(lines, labels, title=note, alignment="left", **place, title_fontsize=9)
 
 
 def _look(number: int) -> dict[str, Any]:
@@ -90,18 +82,17 @@ class _Line(NamedTuple):
     label: str | None
 
 
-def _lines(series: Series, quantity: str, number: int | None) -> Iterator[_Line]:
-    """Yield what is drawn of a series: by split without a number, else in the number's look."""
-    is_alone = number is None
-    splits = ("train", "test", "validation")
+def _lines(runs: Sequence[RunMetrics], quantity: str, number: int | None) -> Iterator[_Line]:
+    """Yield what is drawn of runs: by split without a number, else in the number's look."""
+    is_alone, splits = number is None, ("train", "test", "validation")
     looks = {split: _look(n if number is None else number) for n, split in enumerate(splits)}
     train_look = {**looks["train"], "marker": ""}
-    by_run = [_by_step(run, quantity) for run in series.runs]
+    by_run = [_by_step(run, quantity) for run in runs]
     if has_steps := all(len(points) for points in by_run):
         if is_alone and len(by_run) == 1:
             yield _Line(_range(by_run), {**train_look, "alpha": 0.3, "linewidth": 0.6}, None)
     else:
-        by_run = [_by_epoch(run, quantity, "train") for run in series.runs]
+        by_run = [_by_epoch(run, quantity, "train") for run in runs]
     if quantity == "learning_rate":
         color = {"color": GREY} if is_alone else {}
         yield _Line(_range(by_run), {**train_look, **color}, "" if is_alone else None)
@@ -109,7 +100,7 @@ def _lines(series: Series, quantity: str, number: int | None) -> Iterator[_Line]
     smoothed = map(_smoothed, by_run) if has_steps else by_run
     yield _Line(_range(smoothed), train_look, "train " if is_alone else None)
     for split in ("validation", "test") if is_alone else ("test",):
-        points = _range(_by_epoch(run, quantity, split) for run in series.runs)
+        points = _range(_by_epoch(run, quantity, split) for run in runs)
         size = 4.5 if len(points) <= 40 else 2.0
         look = {**looks[split], "linestyle": "none", "clip_on": False, "markersize": size}
         yield _Line(points, look, f"{split} " if is_alone else "")
@@ -119,9 +110,13 @@ def _draw(axes: Axes, quantity: str, series: Sequence[Series]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     numbers = [None] if len(series) == 1 else range(len(series))
-    by_series = (_lines(one, quantity, number) for one, number in zip(series, numbers, strict=True))
-    lines = [line for of_series in by_series for line in of_series if len(line.points)]
-    axes.set(title=_TITLES[quantity], xlabel="epochs", axisbelow=True)
+    lines = [
+        line
+        for (_, runs), number in zip(series, numbers, strict=True)
+        for line in _lines(runs, quantity, number)
+        if len(line.points)
+    ]
+    axes.set(title=_TITLES[quantity], xlabel="epochs")
     axes.grid(visible=True)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlim(0, max((line.points[-1, 0] for line in lines), default=1.0))
@@ -137,14 +132,9 @@ def _draw(axes: Axes, quantity: str, series: Sequence[Series]) -> None:
             axes.errorbar(epochs, mean, bars, fmt="none", ecolor=look["color"], capsize=3)
         else:
             axes.fill_between(epochs, low, high, color=look["color"], alpha=0.25, linewidth=0)
-    unit = " %" if quantity == "error" else ""
-    ends = [
-        (points[-1], f"{label}{points[-1, 1]:.3g}{unit}", str(look["color"]))
-        for points, look, label in lines
-        if label is not None
-    ]
-    if len(ends) <= _MAX_LABELS:
-        _label_ends(axes, ends)
+    labelled = [line for line in lines if line.label is not None]
+    if len(labelled) <= _MAX_LABELS:
+        _label_ends(axes, labelled, " %" if quantity == "error" else "")
 
 
 def _set_scale(axes: Axes, values: NDArray[np.float64], *, is_logarithmic: bool) -> None:
@@ -164,43 +154,45 @@ def _set_scale(axes: Axes, values: NDArray[np.float64], *, is_logarithmic: bool)
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _label_ends(axes: Axes, labels: Sequence[tuple[Points, str, str]]) -> None:
-    """Write values right of their points, [4], moved apart where they would touch."""
+def _label_ends(axes: Axes, lines: Sequence[_Line], unit: str) -> None:
+    """Write the last values right of their points, moved apart where they would touch."""
     to_dots, lowest, below = axes.transData.transform, axes.get_ylim()[0], -np.inf
-    for (x, y, *_), text, colour in sorted(labels, key=lambda label: float(label[0][1])):
-        height = to_dots((x, max(y, lowest)))[1]
-        below = max(float(height), below + 0.17 * DPI)
-        look: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 9}
-        axes.annotate(
-            text, (x, max(y, lowest)), (5, (below - height) * 72 / DPI), color=colour, **look
-        )
+    look: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 9}
+    for line in sorted(lines, key=lambda line: float(line.points[-1, 1])):
+        x, mean = line.points[-1, :2].tolist()
+        place = x, max(mean, lowest)
+        height = float(to_dots(place)[1])
+        below = max(height, below + 0.17 * DPI)
+        text, offset = f"{line.label}{mean:.3g}{unit}", (5, (below - height) * 72 / DPI)
+        axes.annotate(text, place, offset, color=line.look["color"], **look)
 
 
 def _by_epoch(run: RunMetrics, quantity: str, split: str) -> Points:
     """Return a value per epoch, [n, 2]; a mean over the epoch stands at its middle."""
-    key = {"loss": f"{split}_loss", "error": f"{split}_accuracy"}.get(quantity, quantity)
     shift = 0.5 if split == "train" and quantity != "learning_rate" else 0.0
-    return _points(((row["epoch"] - shift, row.get(key)) for row in run.epochs), quantity)
+    epochs = [row["epoch"] - shift for row in run.epochs]
+    return _points(epochs, run.epochs, quantity, f"{split}_")
 
 
 def _by_step(run: RunMetrics, quantity: str) -> Points:
     """Return the rows of `steps.csv` by epochs, averaged to at most `_MAX_POINTS`, [n, 2]."""
-    key = "accuracy" if quantity == "error" else quantity
     num_epochs = run.epochs[-1]["epoch"] if run.epochs else 0
     num_steps = max((row["step"] for row in run.steps if row["epoch"] <= num_epochs), default=0)
-    if not num_steps:
-        return np.empty((0, 2))
-    scale = num_epochs / num_steps  # of the complete epochs, so it is exact
-    points = _points(((row["step"] * scale, row[key]) for row in run.steps), quantity)
+    scale = num_epochs / max(num_steps, 1)  # of the complete epochs, so it is exact
+    steps = run.steps if num_steps else ()
+    points = _points([row["step"] * scale for row in steps], steps, quantity)
     size = -(-len(points) // _MAX_POINTS)
     groups = [points[start : start + size] for start in range(0, len(points), size or 1)]
     return np.array([(group[-1, 0], group[:, 1].mean()) for group in groups]).reshape(-1, 2)
 
 
-def _points(pairs: Iterable[tuple[float, float | None]], quantity: str) -> Points:
-    points = np.array([pair for pair in pairs if pair[1] is not None], float).reshape(-1, 2)
-    if quantity == "error":  # of an accuracy, in percent
-        points[:, 1] = 100 * (1 - points[:, 1])
+def _points(
+    epochs: list[float], rows: Sequence[Mapping[str, Any]], quantity: str, prefix: str = ""
+) -> Points:
+    """Return what was measured of a quantity, an error as 100 · (1 - accuracy)."""
+    key = {"loss": f"{prefix}loss", "error": f"{prefix}accuracy"}.get(quantity, quantity)
+    values = np.array([row.get(key) for row in rows], float)  # NaN for None
+    points = np.column_stack([epochs, 100 * (1 - values) if quantity == "error" else values])
     return np.asarray(points[np.isfinite(points).all(axis=1)])
 
 

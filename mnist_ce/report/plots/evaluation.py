@@ -1,22 +1,19 @@
-"""Plots of an evaluation: confusion matrix and reliability diagram."""
+"""Plots of an evaluation: confusion matrix, reliability diagram, the loss of one example."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from mnist_ce.evaluation.metrics import confidences, expected_calibration_error, wilson_interval
-from mnist_ce.report.plots.canvas import COLOURS, GREY, Heading, drawing, percent, short_names
+from mnist_ce.evaluation.metrics import Bools, Floats, expected_calibration_error, wilson_interval
+from mnist_ce.report.plots.canvas import COLOURS, GREY, drawing, percent, short_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from mnist_ce.evaluation.evaluate import EvaluationReport
-
-Floats = npt.NDArray[np.floating]
-Bools = npt.NDArray[np.bool_]
 
 _NUM_BINS = 15
 
@@ -38,8 +35,8 @@ def draw_confusion_matrix(report: EvaluationReport, name: str) -> bytes:
     below = 0.75 + (0.065 * longest if is_slanted else 0)
     from matplotlib import colormaps
 
-    heading = Heading(f"{name}: confusion matrix", _result_line(report))
-    with drawing(heading, max(left + side + 1.1, 6.2), side + 0.3 + below) as canvas:
+    title, width = f"{name}: confusion matrix", max(left + side + 1.1, 6.2)
+    with drawing(title, _result_line(report), width, side + 0.3 + below) as canvas:
         axes = canvas.axes(left, 0.3, side, side)
         colours = colormaps["Oranges"].with_extremes(bad="#E8ECEF")  # the diagonal
         axes.imshow(errors, cmap=colours, vmin=0, vmax=highest)
@@ -73,21 +70,17 @@ def draw_reliability(report: EvaluationReport, name: str | None = None) -> bytes
     Both are drawn with the model's temperature, accuracy against confidence without it as well. The
     title is the run's `name`, or else the model's label.
     """
-    trained, result = report.trained, report.result
-    heading = Heading(f"{name or trained.label}: reliability diagram", _result_line(report))
-    temperatures = list(dict.fromkeys((1.0, trained.temperature)))
-    series = [
-        confidences(result.logits, result.labels, trained.objective, temperature)
-        for temperature in temperatures
-    ]
+    title = f"{name or report.trained.label}: reliability diagram"
+    temperatures = dict.fromkeys((1.0, report.trained.temperature))
+    series = {value: report.result.confidences(value) for value in temperatures}
     looks: list[dict[str, Any]] = [
         {"color": COLOURS[1], "marker": "s", "linestyle": "--"},
         {"color": COLOURS[0], "marker": "o", "linestyle": "-"},
-    ][: len(series)]
-    with drawing(heading, 6.2, 7.9) as canvas:
+    ]
+    with drawing(title, _result_line(report), 6.2, 7.9) as canvas:
         axes = canvas.axes(0.95, 0.8, 4.9, 3.7)
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="perfectly calibrated")
-        for temperature, predictions, look in zip(temperatures, series, looks, strict=True):
+        for (temperature, predictions), look in zip(series.items(), looks, strict=False):
             label = "as trained" if temperature == 1 else f"temperature {temperature:.3g}"
             error = percent(expected_calibration_error(*predictions), 2)
             label += f": expected calibration error {error}"
@@ -95,12 +88,13 @@ def draw_reliability(report: EvaluationReport, name: str | None = None) -> bytes
         ticks = np.linspace(0, 1, 6)
         labels = [percent(tick, 0) for tick in ticks]
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), ylabel="accuracy (bars: 95 % interval)")
-        axes.set(xlabel="probability of the predicted class", axisbelow=True)
+        axes.set_xlabel("probability of the predicted class")
         axes.set_xticks(ticks, labels)
         axes.set_yticks(ticks, labels)
         axes.grid(visible=True)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
-        _draw_rejection(canvas.axes(0.95, 5.3, 4.9, 1.9), *series[-1], looks[-1]["color"])
+        calibrated, colour = series[report.trained.temperature], looks[len(series) - 1]["color"]
+        _draw_rejection(canvas.axes(0.95, 5.3, 4.9, 1.9), *calibrated, colour)
         return canvas.png()
 
 
@@ -141,9 +135,52 @@ def _draw_rejection(axes: Axes, confidence: Floats, correct: Bools, colour: str)
         y = float(accuracy[int(x * len(order))])
         axes.plot(x, y, "o", color=colour, markersize=4, clip_on=False)
         axes.annotate(percent(y, 2), (x, y), (5, -11), textcoords="offset points", fontsize=9)
-    axes.set(xlim=(0, limit), ylabel="accuracy of the rest", axisbelow=True)
-    axes.set(xlabel="share of predictions rejected, the least probable first")
+    axes.set(xlim=(0, limit), ylabel="accuracy of the rest")
+    axes.set_xlabel("share of predictions rejected, the least probable first")
     axes.margins(y=0.2)
     axes.xaxis.set_major_formatter(lambda fraction, _: f"{100 * fraction:.3g} %")
     axes.yaxis.set_major_formatter(lambda fraction, _: f"{100 * fraction:.4g} %")
     axes.grid(visible=True)
+
+
+def draw_loss(class_names: Sequence[str], row: Mapping[str, Any]) -> bytes:
+    """Draw -ln p of the target, the probabilities as bars, and p - y as arrows, as a PNG.
+
+    `row` is of `explain_loss`. p - y is the gradient of the loss by the logits; gradient descent
+    moves each logit by its opposite.
+    """
+    target, probabilities = row["target"], np.array(row["probabilities"])  # float64 [classes]
+    names, places = short_names(class_names), np.arange(len(class_names))
+    is_target = places == target
+    colours = np.where(is_target, COLOURS[1], COLOURS[0]).tolist()
+    p = float(probabilities[target])
+    title = f"The loss of class {class_names[target]}: {row['loss']:.4f}"
+    subtitle = "-ln p of the right class; p of each class; the gradient by each logit, p - y"
+    height = max(2.6, 0.24 * len(names))
+    with drawing(title, subtitle, 10.6, height + 1.0) as canvas:
+        loss, bars, arrows = (canvas.axes(x, 0.4, 2.6, height) for x in (0.7, 4.35, 7.7))
+        x = np.linspace(0.001, 1, 500)
+        loss.plot(x, -np.log(x), color=GREY)
+        # Beyond the curve the point stands at the edge.
+        y = min(-np.log(max(p, 1e-300)), 6.9)
+        loss.plot(p, y, "o", color=COLOURS[1], clip_on=False)
+        near = {"textcoords": "offset points", "color": COLOURS[1]}
+        loss.annotate(f"p = {p:.4g}", (p, y), (8, 4 if y < 6 else -14), **near)  # type: ignore[arg-type]
+        guess = 1 / len(names)
+        loss.plot(guess, -np.log(guess), "o", color=GREY, markersize=4)
+        loss.annotate("guessing", (guess, -np.log(guess)), (6, 3), textcoords="offset points")
+        loss.set(title="-ln p", xlabel="p of the right class", xlim=(0, 1), ylim=(0, 7))
+        bars.barh(places, probabilities, color=colours)
+        bars.set(title="p, the softmax", xlim=(0, 1), xlabel="probability")
+        for place, step in enumerate(is_target - probabilities):
+            head = "-|>" if abs(step) > 0.03 else "-"  # a head would be longer than the step
+            look = {"arrowstyle": head, "color": colours[place], "shrinkA": 0, "shrinkB": 0}
+            arrows.annotate("", (step, place), (0, place), arrowprops=look)
+        arrows.axvline(0, color=GREY, linewidth=0.8)
+        arrows.set(title="descent, -(p - y)", xlim=(-1.05, 1.05), xlabel="down · up: each logit")
+        for axes in (bars, arrows):
+            axes.set(ylim=(len(names) - 0.4, -0.6))
+            axes.set_yticks(places, names)
+        for axes in (loss, bars, arrows):
+            axes.grid(visible=True)
+        return canvas.png()

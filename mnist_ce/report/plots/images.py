@@ -1,15 +1,15 @@
-"""Images of 28 × 28 pixels: mistakes, differences between models, first-layer weights."""
+"""Images of 28 × 28 pixels: mistakes, differences, attributions, first-layer weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mnist_ce.evaluation.metrics import most_confident_mistakes
-from mnist_ce.report.plots.canvas import COLOURS, DPI, GREY, Heading, drawing, percent, short_names
+from mnist_ce.report.plots.canvas import COLOURS, DPI, GREY, drawing, percent, short_names
 from mnist_ce.system.text import sanitize, truncate_middle
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ _UNITS = (9, 8)  # rows, columns
 _UNIT_PITCH = 30  # weights from one unit to the next
 _UNIT_SCALE = 3  # pixels of the plot per weight, so that no weight is blurred into the next
 
+_PANEL_SIDE = 2.8  # inches: 12 dots for each of the 28 pixels
+_PANEL_GAP = 0.35
+
 
 def draw_mistakes(report: EvaluationReport, name: str) -> bytes:
     """Draw up to 24 wrongly classified images of a run, the most confident mistake first.
@@ -32,10 +35,10 @@ def draw_mistakes(report: EvaluationReport, name: str) -> bytes:
     """
     result, names = report.result, short_names(report.class_names)
     num_wrong = result.num_examples - result.num_correct
-    heading = Heading(
-        f"{name}: the most confident mistakes",
+    title = f"{name}: the most confident mistakes"
+    subtitle = (
         f"{report.dataset}, {report.split} split: {num_wrong:,} of {result.num_examples:,} images; "
-        "#n is the n-th image, from 0",
+        "#n is the n-th image, from 0"
     )
     labels, predictions = result.labels.numpy(), result.predictions.numpy()
     probabilities = report.probabilities.numpy()
@@ -48,7 +51,7 @@ def draw_mistakes(report: EvaluationReport, name: str) -> bytes:
         caption = [(18, f"true: {true}", COLOURS[0], 9), (37, f"pred: {predicted}", COLOURS[1], 9)]
         captions.append([*caption, (56, f"{confidence}  #{index}", GREY, 8)])
     images, nothing = report.images.numpy()[indices], f"No mistakes among {len(labels):,} images."
-    return _draw_captioned(heading, images, captions, (228, 4), frame=1, nothing=nothing)
+    return _draw_captioned(title, subtitle, images, captions, (228, 4), frame=1, nothing=nothing)
 
 
 def draw_differences(comparison: Comparison) -> bytes:
@@ -72,17 +75,17 @@ def draw_differences(comparison: Comparison) -> bytes:
         captions.append(caption)
     runs = [truncate_middle(sanitize(report.trained.label), 30) for report in reports]
     num_all = len(comparison.differing)
-    heading = Heading(
-        f"{num_all:,} images on which the predictions differ"
-        + (f", {len(indices)} shown" if len(indices) < num_all else ""),
-        " · ".join(f"{letter} {run}" for letter, run in zip(letters, runs, strict=True)),
-    )
-    down = 28 * _SCALE + 19 * (len(letters) + 2)
-    return _draw_captioned(heading, reports[0].images.numpy()[indices], captions, (down, 6))
+    title = f"{num_all:,} images on which the predictions differ"
+    title += f", {len(indices)} shown" if len(indices) < num_all else ""
+    subtitle = " · ".join(f"{letter} {run}" for letter, run in zip(letters, runs, strict=True))
+    layout = 28 * _SCALE + 19 * (len(letters) + 2), 6
+    images = reports[0].images.numpy()[indices]
+    return _draw_captioned(title, subtitle, images, captions, layout)
 
 
 def _draw_captioned(
-    heading: Heading,
+    title: str,
+    subtitle: str,
     images: npt.NDArray[np.uint8],
     captions: Sequence[Sequence[tuple[int, str, str, int]]],
     layout: tuple[int, int],
@@ -96,25 +99,35 @@ def _draw_captioned(
     `layout` is the pixels from one row of images to the next and the number of columns.
     """
     down, columns = layout
-    side = 28 * _SCALE + 2 * frame
-    # One array for all images, since one `imshow` is far faster than 24.
-    mosaic = np.full((max(-(-len(images) // columns), 1) * down, columns * _ACROSS), 255, np.uint8)
-    corners = [(n // columns * down, n % columns * _ACROSS) for n in range(len(images))]
-    for image, (top, left) in zip(images, corners, strict=True):
-        enlarged = np.kron(255 - image, np.ones((_SCALE, _SCALE), np.uint8))
-        framed = np.pad(enlarged, frame, constant_values=200)
-        mosaic[top : top + side, left : left + side] = framed
+    enlarged = (255 - images).repeat(_SCALE, axis=1).repeat(_SCALE, axis=2)
+    framed = np.pad(enlarged, ((0, 0), (frame, frame), (frame, frame)), constant_values=200)
+    mosaic = _mosaic(framed, columns, down, _ACROSS, 255)
     height, width = (size / DPI for size in mosaic.shape)
-    with drawing(heading, width + 0.35, height + 0.15) as canvas:
+    with drawing(title, subtitle, width + 0.35, height + 0.15) as canvas:
         axes = canvas.axes(0.35, 0.1, width, height)
-        axes.imshow(mosaic, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
+        axes.imshow(mosaic, cmap="gray", vmin=0, vmax=255, aspect="auto")
         axes.set_axis_off()
         if not captions:
             axes.text(0, 30, nothing, color=GREY)
-        for caption, (top, left) in zip(captions, corners, strict=True):
+        for number, caption in enumerate(captions):
+            x, bottom = number % columns * _ACROSS, number // columns * down + framed.shape[1]
             for y, text, colour, size in caption:
-                axes.text(left, top + side + y, text, fontsize=size, color=colour)
+                axes.text(x, bottom + y, text, fontsize=size, color=colour)
         return canvas.png()
+
+
+def _mosaic(
+    images: npt.NDArray[Any], columns: int, down: int, across: int, background: float
+) -> npt.NDArray[Any]:
+    """Return images [n, height, width] in rows, each at the top left of a cell [down, across].
+
+    One array, since one `imshow` is far faster than one per image.
+    """
+    num_images, height, width = images.shape
+    rows = max(-(-num_images // columns), 1)
+    gaps = (0, rows * columns - num_images), (0, down - height), (0, across - width)
+    cells = np.pad(images, gaps, constant_values=background)
+    return cells.reshape(rows, columns, down, across).swapaxes(1, 2).reshape(rows * down, -1)
 
 
 def strongest_units(
@@ -130,27 +143,54 @@ def strongest_units(
     return strongest, max(float(np.quantile(np.abs(strongest).astype(np.float64), 0.998)), 1e-9)
 
 
-def draw_weights(heading: Heading, weight: npt.NDArray[np.float32]) -> bytes:
+def draw_weights(title: str, subtitle: str, weight: npt.NDArray[np.float32]) -> bytes:
     """Draw up to 72 units of the first layer, `weight` [units, 784], the largest norm first.
 
     All share one diverging colour scale that is white at 0.
     """
     max_rows, columns = _UNITS
     units, limit = strongest_units(weight, max_rows * columns)
-    rows = -(-len(units) // columns)
-    mosaic = np.full((rows * _UNIT_PITCH - 2, columns * _UNIT_PITCH - 2), np.nan)
-    for place, unit in enumerate(units):
-        top, left = place // columns * _UNIT_PITCH, place % columns * _UNIT_PITCH
-        mosaic[top : top + 28, left : left + 28] = unit.reshape(28, 28)
+    mosaic = _mosaic(units.reshape(-1, 28, 28), columns, _UNIT_PITCH, _UNIT_PITCH, np.nan)
+    mosaic = mosaic[: 28 - _UNIT_PITCH, : 28 - _UNIT_PITCH]  # without the last gaps
     height, width = (size * _UNIT_SCALE / DPI for size in mosaic.shape)
-    with drawing(heading, width + 0.7, height + 0.95) as canvas:
+    with drawing(title, subtitle, width + 0.7, height + 0.95) as canvas:
         axes = canvas.axes(0.35, 0.1, width, height)
-        image = axes.imshow(
-            mosaic, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest", aspect="auto"
-        )
+        image = axes.imshow(mosaic, vmin=-limit, vmax=limit, aspect="auto")
         axes.set_axis_off()
         canvas.diverging_scale(image, 0.35, height + 0.3, 2.4, extend="both")
         legend = f"{len(units)} of {len(weight)} units, largest first.\n"
         legend += "Ink on red adds, on blue subtracts."
         canvas.note(3.15, 0.33, legend, fontsize=9)
+        return canvas.png()
+
+
+def draw_attributions(
+    title: str,
+    subtitle: str,
+    pixels: npt.NDArray[np.uint8],
+    attributions: Mapping[str, npt.NDArray[np.float32]],
+) -> bytes:
+    """Draw an image beside the attribution of each pixel to one or two classes, as a PNG.
+
+    `pixels` is the network's input, uint8 [28, 28]; `attributions` are gradient × input by the
+    panel's title, float32 [28, 28]. They share one diverging colour scale that is white at 0.
+    """
+    limit = max(*(float(np.abs(values).max()) for values in attributions.values()), 1e-9)
+    pitch = _PANEL_SIDE + _PANEL_GAP
+    lefts = [_PANEL_GAP + number * pitch for number in range(1 + len(attributions))]
+    width = lefts[-1] + _PANEL_SIDE + _PANEL_GAP
+    with drawing(title, subtitle, width, 1.05 + _PANEL_SIDE) as canvas:
+        panels = [canvas.axes(left, 0.3, _PANEL_SIDE, _PANEL_SIDE) for left in lefts]
+        for panel in panels:
+            panel.set(xticks=[], yticks=[])
+            panel.spines[:].set_visible(True)
+        panels[0].imshow(pixels, cmap="gray", vmin=0, vmax=255)
+        panels[0].set_title("network input")
+        for panel, (name, values) in zip(panels[1:], attributions.items(), strict=True):
+            image = panel.imshow(values, vmin=-limit, vmax=limit)
+            panel.contour(pixels, levels=[float(pixels.max()) / 2], colors=GREY, linewidths=0.6)
+            panel.set_title(truncate_middle(sanitize(name), 30))
+        canvas.diverging_scale(image, _PANEL_GAP, 0.3 + _PANEL_SIDE + 0.22, _PANEL_SIDE)
+        legend = "gradient × input: red is evidence\nfor the class, blue against it"
+        canvas.note(2 * _PANEL_GAP + _PANEL_SIDE, 0.2, legend)
         return canvas.png()
