@@ -69,13 +69,12 @@ def test_a_thin_copy_has_thinner_strokes_and_with_few_pixels_no_finer_shapes() -
 
 def test_a_fraction_of_the_images_gets_thin_copies() -> None:
     split = generate(60, seed=5)
-    more = add_thin_copies(split, 0.5, seed=3)
+    more, again, other = (add_thin_copies(split, 0.5, seed) for seed in (3, 3, 4))
     assert len(more) == 90
     assert torch.equal(more.images[:60], split.images)
-    again = add_thin_copies(split, 0.5, seed=3)
     assert torch.equal(more.images, again.images)
     assert torch.equal(more.labels, again.labels)
-    assert not torch.equal(more.images, add_thin_copies(split, 0.5, seed=4).images)
+    assert not torch.equal(more.images, other.images)
     assert len(add_thin_copies(split[:0], 1.0, seed=3)) == 0
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import importlib.abc
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +23,7 @@ import torchvision.datasets
 
 from mnist_ce.data import files
 from mnist_ce.data.dataset import load_dataset
-from mnist_ce.data.files import DownloadError
+from mnist_ce.data.files import DownloadError, download_file, fetch
 from mnist_ce.data.splits import DIGITS, Dataset, Split, idx_header
 from mnist_ce.system.errors import DataError, UsageError
 from mnist_ce.system.files import md5_of, write_atomically
@@ -185,18 +189,9 @@ def test_a_damaged_file_is_named_and_replaced(
     world.check_load(name, num_warnings=1)
     if not form or name == "kmnist":
         assert Path(f"{path}.damaged").read_bytes() == bad
-    world.check_load(name)
-
-
-def test_the_packed_file_beside_decides_about_an_unpacked_one(world: World) -> None:
-    folder = world.folder("kmnist")
-    altered = world.raw["kmnist"][IMAGES][:-1] + b"?"
-    put(world.mirror, world.packed["kmnist"])
-    world.check_load("kmnist")  # which keeps the packed files
-    put(folder, {IMAGES: altered})
-    world.check_load("kmnist")
-    assert (folder / f"{IMAGES}.damaged").read_bytes() == altered
-    assert (folder / IMAGES).read_bytes() == world.raw["kmnist"][IMAGES]
+    put(folder, {file: b"damaged again"})
+    world.check(world.load(name), name)  # of kmnist from the packed file that is kept beside it
+    assert (folder / file).read_bytes() == world.raw[name][file]
 
 
 def test_what_is_missing_and_what_is_there_is_listed(world: World) -> None:
@@ -231,9 +226,10 @@ def test_a_mirror_that_is_given_is_the_only_one(
     mirror = world.mirror.as_uri()
     world.check(load_dataset("mnist", world.data_dir, mirror=f"{mirror}//"))
     assert log_lines()[1:] == [f"downloading {mirror}/{file}.gz" for file in NAMES]
-    for wrong in ("ftp://example.org/", "example.org/mnist", "/some/folder"):
-        with pytest.raises(UsageError, match=r"data\.mirror: .* must start with http://"):
-            load_dataset("mnist", world.data_dir, mirror=wrong)
+    with pytest.raises(UsageError, match=r"data\.mirror: 'ftp://x' must start with http://"):
+        load_dataset("mnist", world.data_dir, mirror="ftp://x")
+    with pytest.raises(UsageError, match="no dataset 'emnist'; choose from mnist, fashion-mnist"):
+        world.load("emnist")
 
 
 @pytest.mark.parametrize("obstacle", ["a file", "its mode", "with folders inside", "a full disk"])
@@ -263,15 +259,11 @@ def test_where_a_folder_cannot_be_written_the_cache_serves(
         world.data_dir.chmod(0o755)
     if obstacle != "a full disk":
         assert contents_of(world.data_dir) == before
-
-
-def test_nowhere_to_write(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.data_dir.write_text("a file")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(world.data_dir / "below"))
-    put(world.mirror, world.packed["mnist"])
-    with pytest.raises(DataError, match="give a folder that can be written") as caught:
-        world.load()
-    assert f"{world.data_dir}: {world.data_dir} is not a folder" in str(caught.value)
+    if obstacle == "a file":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(world.data_dir / "below"))
+        with pytest.raises(DataError, match="give a folder that can be written") as caught:
+            world.load()
+        assert f"{world.data_dir}: {world.data_dir} is not a folder" in str(caught.value)
 
 
 def test_an_old_processed_folder_is_not_read_instead(world: World) -> None:
@@ -280,17 +272,11 @@ def test_an_old_processed_folder_is_not_read_instead(world: World) -> None:
     folder.mkdir(parents=True)
     for name in ("training.pt", "test.pt"):
         torch.save((torch.zeros(1, 28, 28, dtype=torch.uint8), torch.zeros(1)), folder / name)
-    put(world.folder(), world.raw["mnist"])
-    world.check_load()
-
-
-def test_several_at_the_same_time(world: World) -> None:
-    put(world.folder(), {IMAGES: b"damaged"})
     put(world.data_dir, world.packed["mnist"])
-    with ThreadPoolExecutor(4) as pool:
+    put(world.folder(), {IMAGES: b"damaged"})
+    with ThreadPoolExecutor(4) as pool:  # several at the same time
         for dataset in pool.map(lambda _: load_dataset("mnist", world.data_dir), range(4)):
             world.check(dataset)
-    assert contents_of(world.folder()) == {**world.raw["mnist"], f"{IMAGES}.damaged": b"damaged"}
 
 
 def test_auto_is_mnist_where_it_can_be_and_falls_back_loudly(
@@ -328,11 +314,6 @@ def test_auto_is_mnist_where_it_can_be_and_falls_back_loudly(
     assert len(world.warnings) == 1  # of the damaged file
 
 
-def test_an_unknown_name(world: World) -> None:
-    with pytest.raises(UsageError, match="no dataset 'emnist'; choose from mnist, fashion-mnist"):
-        world.load("emnist")
-
-
 class Mismatched(importlib.abc.MetaPathFinder):
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: object = None) -> None:
         if fullname == "torchvision":
@@ -357,3 +338,127 @@ def test_the_real_mnist(mnist_dir: Path, log_warnings: Callable[[], list[str]]) 
     assert dataset.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
     # sha256sum of the four unpacked files, one after the other
     assert dataset.digest == "b2d8f5bf39174ee5ffeefa97e42d673c35432b411bb5d1f74fbbeddae7f1690a"
+
+
+CONTENT = bytes(range(256)) * 40
+CORRUPT = CONTENT[:-1] + b"?"
+
+
+class Mirrors(BaseHTTPRequestHandler):
+    """One server, each first part of the path a mirror with its own vice."""
+
+    stop = threading.Event()
+    requests: list[str]
+
+    def do_GET(self) -> None:
+        self.requests.append(self.path)
+        vice = self.path.split("/")[1]
+        if vice == "missing":
+            self.send_error(404)
+        elif vice == "silent":
+            self.stop.wait()
+        else:
+            self.send_response(200)
+            if vice not in ("endless", "close"):
+                self.send_header("Content-Length", str(len(CONTENT)))
+            self.end_headers()
+            with contextlib.suppress(OSError):  # the client has given up
+                self.send_body(vice)
+
+    def send_body(self, vice: str) -> None:
+        contents = {"short": CONTENT[:1000], "corrupt": CORRUPT, "stalled": CONTENT[:5000]}
+        match vice:
+            case "dripping":  # a byte at a time keeps a socket's timeout from ever firing
+                while not self.stop.wait(0.02):
+                    self.wfile.write(b"x")
+            case "slow":  # 10 pieces, 0.05 s apart: longer than the waiting time, but moving
+                for start in range(0, len(CONTENT), 1024):
+                    self.wfile.write(CONTENT[start : start + 1024])
+                    self.stop.wait(0.05)
+            case "endless":
+                while not self.stop.is_set():
+                    self.wfile.write(CONTENT)
+            case _:
+                self.wfile.write(contents.get(vice, CONTENT))
+        if vice == "stalled":
+            self.stop.wait()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(Mirrors, "stop", threading.Event())
+    monkeypatch.setattr(Mirrors, "requests", [], raising=False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Mirrors) as httpd:
+        httpd.daemon_threads = True
+        threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        Mirrors.stop.set()
+        httpd.shutdown()
+
+
+def read(url: str, stall_seconds: float = 0.4) -> bytes:
+    return fetch(url, max_bytes=20_000, stall_seconds=stall_seconds)
+
+
+@pytest.mark.parametrize("way", ["good", "close", "slow"])
+def test_a_file_comes_whole(server: str, tmp_path: Path, way: str) -> None:
+    assert read(f"{server}/{way}/file.gz") == CONTENT
+    (tmp_path / "file.gz").write_bytes(CONTENT)
+    assert read(f"{tmp_path.as_uri()}/file.gz") == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("vice", "reason"),
+    [
+        ("silent", "stalled: nothing for 0.4 s after 0 bytes"),
+        ("stalled", "stalled: nothing for 0.4 s after 5,000 bytes"),
+        ("dripping", "stalled"),
+        ("endless", "too long: more than 20,000 bytes"),
+        ("short", "^cut short: 1,000 of 10,240 bytes$"),
+        ("missing", "^HTTP Error 404: Not Found$"),
+        ("nowhere", "^Connection refused$"),
+        ("folder", "^No such file or directory"),
+    ],
+)
+def test_an_attempt_ends_with_its_reason(server: str, vice: str, reason: str) -> None:
+    others = {"nowhere": "http://127.0.0.1:1/", "folder": "file:///nowhere/"}
+    with pytest.raises(DownloadError, match=reason):
+        read(others.get(vice, f"{server}/{vice}/") + "file.gz")
+
+
+def test_a_name_look_up_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    release = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: release.wait())
+    try:
+        with pytest.raises(DownloadError, match="stalled"):
+            read("http://mirror.invalid/file.gz", stall_seconds=0.2)
+    finally:
+        release.set()
+
+
+def test_the_next_mirror_is_tried_and_stays_first(
+    server: str, log_lines: Callable[[], list[str]]
+) -> None:
+    vices = ["silent", "stalled", "short", "corrupt", "missing", "good", "never-asked"]
+    mirrors = deque(f"{server}/{vice}/" for vice in vices)
+    for name in ("a.gz", "b.gz"):
+        content = download_file(name, md5_of(CONTENT), mirrors, max_bytes=20_000, stall_seconds=0.3)
+        assert content == CONTENT
+    assert Mirrors.requests == [*(f"/{vice}/a.gz" for vice in vices[:-1]), "/good/b.gz"]
+    assert log_lines()[0] == f"downloading {server}/silent/a.gz"
+    assert len(log_lines()) == 7
+
+
+def test_the_error_has_every_mirrors_reason(server: str) -> None:
+    mirrors = deque(f"{server}/{vice}/" for vice in ("short", "corrupt"))
+    with pytest.raises(DownloadError) as caught:
+        download_file("a.gz", md5_of(CONTENT), mirrors, max_bytes=20_000, stall_seconds=1)
+    assert str(caught.value).split("; ") == [
+        f"{server}/short/a.gz: cut short: 1,000 of 10,240 bytes",
+        f"{server}/corrupt/a.gz: has MD5 {md5_of(CORRUPT)}, expected {md5_of(CONTENT)}",
+    ]
