@@ -10,19 +10,20 @@ import os
 import re
 import signal
 import socket
-import threading
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import uvicorn
 from anyio import CapacityLimiter
 from anyio.to_thread import current_default_thread_limiter, run_sync
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from mnist_ce.demo.corrections import WRITING, keep_correction, to_png
@@ -46,27 +47,33 @@ MAX_AT_ONCE = 4  # images of one request: those of the others come in between
 MAX_THREADS = 4  # for what would block the event loop, beside one for the streams
 STREAM_SECONDS = 1.0
 
+
+class Problem(BaseModel):
+    """Why a request was refused, in one line."""
+
+    error: str
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {code: {"model": Problem, "description": HTTPStatus(code).phrase} for code in statuses}
+
+
 _BYTES = {"type": "string", "format": "binary"}
-_FORM = {"type": "object", "properties": {"images": {"type": "array", "items": _BYTES}}}
-IMAGES = {  # a request's body, in the words of OpenAPI
-    "requestBody": {
-        "required": True,
-        "content": {"image/*": {"schema": _BYTES}, "multipart/form-data": {"schema": _FORM}},
-    }
+_FILES = {"type": "array", "items": _BYTES, "minItems": 1, "maxItems": MAX_FILES}
+_FORM = {
+    "schema": {"type": "object", "properties": {"images": _FILES}, "required": ["images"]},
+    "encoding": {"images": {"contentType": "image/*"}},
 }
+_CONTENT = {"image/*": {"schema": _BYTES}, "multipart/form-data": _FORM}
+IMAGES = {"requestBody": {"required": True, "content": _CONTENT}}  # in the words of OpenAPI
+NO_IMAGES = problems(400, 404, 408, 413, 422)
 Checkpoint = Annotated[str, Query(description="A name of /v1/models.")]
 Multi = Annotated[bool, Query(description="Read every digit.")]
 TopK = Annotated[int, Query(ge=1, le=100, description="Most probable classes to list.")]
 Confidence = Annotated[float | None, Query(ge=0, le=1, description="As --min-confidence.")]
 
 
-def _service(request: Request) -> InferenceService:
-    service: InferenceService = request.app.state.service
-    return service
-
-
-Service = Annotated[InferenceService, Depends(_service)]
-router = APIRouter()
+router = APIRouter(responses=problems(401, 403, 421, 429, 500))
 
 
 @router.get("/healthz")
@@ -76,21 +83,24 @@ async def health() -> dict[str, str]:
 
 
 @router.get("/v1/models")
-def models(service: Service) -> list[dict[str, Any]]:
+def models(request: Request) -> list[dict[str, Any]]:
     """The checkpoints at hand: the shipped ones, then the runs, newest first."""
     keys = ("dataset", "recipe", "class_names", "test_accuracy", "status")
     listed = []
-    for name, path in service.checkpoints().items():
+    for name, path in request.app.state.service.checkpoints().items():
         record = RunDir(path.parent).read_record() or RunRecord()
         about = {"name": name, "is_shipped": name in SHIPPED, "path": str(path)}
         listed.append(about | {key: record[key] for key in keys})
     return listed
 
 
-@router.post("/v1/predict", openapi_extra=IMAGES)
+@router.post(
+    "/v1/predict",
+    openapi_extra=IMAGES,
+    responses=NO_IMAGES | {422: {"model": Problem | list[dict[str, Any]]}},
+)
 async def predict(
     request: Request,
-    service: Service,
     checkpoint: Checkpoint = DEFAULT_WEIGHTS,
     multi: Multi = False,
     top_k: TopK = 3,
@@ -101,6 +111,7 @@ async def predict(
     The body is one image, or a form with files. The answer is that of `mnist-ce predict --json`, a
     record for each image, or digit with `multi`. Status 422 where no image could be read.
     """
+    service: InferenceService = request.app.state.service
     trained = await run_sync(service.trained, checkpoint)
     options = PredictOptions(top_k=top_k, multi=multi, min_confidence=min_confidence)
     results = await classify(service, await read_images(request), trained, options)
@@ -109,10 +120,9 @@ async def predict(
     return JSONResponse(records, 422 if has_failed else 200)
 
 
-@router.post("/v1/inspect", openapi_extra=IMAGES)
+@router.post("/v1/inspect", openapi_extra=IMAGES, responses=NO_IMAGES)
 async def inspect(
     request: Request,
-    service: Service,
     checkpoint: Annotated[list[str] | None, Query(max_length=2, description="Up to two.")] = None,
     multi: Multi = False,
     target: Annotated[str | None, Query(description="The right class.")] = None,
@@ -123,6 +133,7 @@ async def inspect(
     Records, stages, activations of each layer, gradient × input, and the loss for `target` as in
     `mnist-ce explain --json`.
     """
+    service: InferenceService = request.app.state.service
     names = checkpoint or [DEFAULT_WEIGHTS]
     models = [await run_sync(service.trained, name) for name in names]
     images = await read_images(request)
@@ -140,31 +151,33 @@ async def inspect(
     return JSONResponse(inspected)
 
 
-@router.post("/v1/corrections", openapi_extra=IMAGES, status_code=201)
+@router.post("/v1/corrections", openapi_extra=IMAGES, responses=NO_IMAGES, status_code=201)
 async def correct(
-    request: Request,
-    service: Service,
-    label: Annotated[int, Query(ge=0, le=9, description="The digit.")],
+    request: Request, label: Annotated[int, Query(ge=0, le=9, description="The digit.")]
 ) -> dict[str, str | int]:
     """Keep an image with its label, in the folder that `--dataset folder:DIR` reads."""
     ((_, content), *_) = await read_images(request)
+    service: InferenceService = request.app.state.service
     png = await asyncio.wrap_future(service.pool.submit(to_png, content))
     folder: Path = request.app.state.corrections
     path, number = await run_sync(keep_correction, folder, png, label)
     return {"file": path.name, "folder": str(folder), "number": number}
 
 
-@router.get("/v1/events", response_class=StreamingResponse)
+@router.get(
+    "/v1/events",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+)
 async def events(
-    request: Request,
-    service: Service,
-    run: Annotated[list[str] | None, Query(description="Names.")] = None,
+    request: Request, run: Annotated[list[str] | None, Query(description="Names.")] = None
 ) -> StreamingResponse:
     """Stream what changes in the runs: server-sent events `runs`, `curve` and `snapshot`.
 
     After `failed`, with a reason, the stream ends.
     """
-    watcher, state = RunWatcher(service.output, run or ()), request.app.state
+    state = request.app.state
+    watcher = RunWatcher(state.service.output, run or ())
 
     def message(name: str, content: object) -> str:
         return f"event: {name}\ndata: {json.dumps(content, allow_nan=False)}\n\n"
@@ -177,7 +190,7 @@ async def events(
                     yield message(*event)
                 yield ":\n\n"  # a comment, which finds out whether the page is still there
                 for _ in range(5):
-                    if state.is_stopping():
+                    if state.server.should_exit:
                         return
                     await asyncio.sleep(STREAM_SECONDS / 5)
         except Exception as error:  # the next stream would have it, too
@@ -271,13 +284,12 @@ def make_app(service: InferenceService, host: str, token: str | None, correction
     )
     state = app.state
     state.service, state.token, state.corrections = service, token, corrections
-    state.is_stopping, state.receiving = lambda: False, {}
-    state.stream_limiter = CapacityLimiter(1)
+    state.receiving, state.stream_limiter = {}, CapacityLimiter(1)
     app.add_middleware(SecurityMiddleware, host=host, token=token, receiving=state.receiving)
     app.include_router(router)
     for kind in (MnistCeError, RequestValidationError, StarletteHTTPException):
         app.add_exception_handler(kind, error_response)
-    app.mount("/", StaticFiles(directory=STATIC, html=True))
+    app.router.default = StaticFiles(directory=STATIC, html=True)  # for whatever is no route
     return app
 
 
@@ -303,33 +315,21 @@ def make_server(app: FastAPI) -> uvicorn.Server:
         server_header=False,
         timeout_graceful_shutdown=1,
     )
-    server = uvicorn.Server(config)
-    app.state.is_stopping = lambda: server.should_exit
+    app.state.server = server = uvicorn.Server(config)
     return server
 
 
 def serve(app: FastAPI, listener: socket.socket) -> None:
-    """Answer requests until SIGTERM or SIGINT; those that have begun get a second more.
+    """Answer requests until a signal; those that have begun get a second more.
 
-    The process then ends, whatever its threads still do.
-
-    Raises:
-        SystemExit: With 143, after SIGTERM.
-        KeyboardInterrupt: After SIGINT.
+    The process then ends, whatever its threads still do, with 128 + the signal's number.
     """
-    exit_code = 130
 
-    def stop(*_: object) -> NoReturn:
-        nonlocal exit_code
-        exit_code = 143
-        raise SystemExit(exit_code)
-
-    before = signal.signal(signal.SIGTERM, stop)  # uvicorn raises the signal again at its end
-    try:
-        make_server(app).run(sockets=[listener])
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def end(number: int, _: object) -> None:
+        app.state.service.close()
         WRITING.acquire(timeout=0.5)  # no correction is half written
-        timer = threading.Timer(0.5, os._exit, [exit_code])
-        timer.daemon = True
-        timer.start()
+        os._exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)  # uvicorn raises the signal again at its end
+    make_server(app).run(sockets=[listener])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import logging
 import socket
@@ -11,15 +12,22 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
 from running import SEVEN, Demo
 
-from mnist_ce.demo import security
+from mnist_ce.demo import corrections, security
+from mnist_ce.demo.corrections import keep_correction, to_png
 from mnist_ce.demo.live import RunWatcher
 from mnist_ce.demo.server import make_app
+from mnist_ce.reader.pixels import to_rgb
+from mnist_ce.system.errors import RunError
 
 MonkeyPatch = pytest.MonkeyPatch
 HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: "
@@ -187,3 +195,65 @@ def test_forms_are_read_at_once_or_refused(demo: Demo, case: str, charset: str) 
     kind = f"multipart/form-data; boundary=x{charset}"
     answer = demo.post("/v1/predict", content, **{"Content-Type": kind})
     assert (answer.status_code, time.monotonic() - started_at < 5) == (status, True), answer.text
+
+
+def with_metadata(image: Image.Image, **options: Any) -> bytes:
+    exif, text, buffer = image.getexif(), PngInfo(), io.BytesIO()
+    exif[ExifTags.Base.Make] = "SECRET"
+    text.add_text("Comment", "SECRET")
+    image.save(buffer, "PNG", exif=exif, pnginfo=text, icc_profile=b"SECRET" * 50, **options)
+    return buffer.getvalue()
+
+
+KEPT = {
+    "1": Image.new("1", (30, 40), 1),
+    "L": Image.new("L", (30, 40), 200),
+    "LA": Image.new("LA", (30, 40), (0, 200)),
+    "I;16": Image.fromarray(np.full((40, 30), 51_400, np.uint16)),
+    "P": Image.new("RGB", (30, 40), (200, 200, 200)).quantize(4),
+    "RGB": Image.new("RGB", (30, 40), (200, 200, 200)),
+    "RGBA": Image.new("RGBA", (30, 40), (0, 0, 0, 55)),
+}
+
+
+@pytest.mark.parametrize("mode", KEPT)
+def test_a_correction_keeps_the_pixels_and_nothing_else(mode: str) -> None:
+    image = KEPT[mode]
+    content = to_png(with_metadata(image))
+    kept = Image.open(io.BytesIO(content))
+    assert kept.info == {}
+    assert b"SECRET" not in content
+    assert np.array_equal(np.asarray(to_rgb(kept)), np.asarray(to_rgb(image)))
+
+
+def test_no_more_corrections_than_allowed_at_once(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(corrections, "MAX_CORRECTIONS", 5)
+
+    def keep(number: int) -> int | str:
+        try:
+            return keep_correction(tmp_path / "new", SEVEN, number % 10)[1]
+        except RunError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(12) as executor:
+        outcomes = list(executor.map(keep, range(12)))
+    assert sorted(one for one in outcomes if isinstance(one, int)) == [1, 2, 3, 4, 5]
+    assert sum("holds 5 images" in str(one) for one in outcomes) == 7
+    assert len(list((tmp_path / "new").iterdir())) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("dangling", "is not a folder"),
+        ("file", "is not a folder"),
+        ("file/below", "Not a directory"),
+    ],
+)
+def test_a_folder_of_corrections_that_is_none_is_named(
+    tmp_path: Path, name: str, reason: str
+) -> None:
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=f"{name}.*{reason}"):
+        keep_correction(tmp_path / name, SEVEN, 7)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -261,27 +262,55 @@ def test_missing_packages_are_named(
     assert "pip install 'mnist-ce[demo]'" in error
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs SIGTERM")
-def test_sigterm_ends_it_and_damaged_requests_do_not(tmp_path: Path) -> None:
+def children_of(process: int) -> list[int]:
+    """Return the ids of the processes that a process has started (Linux)."""
+    tasks = Path(f"/proc/{process}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, signal.SIGKILL))],
+)
+def test_a_signal_ends_it_under_load_and_leaves_nothing(tmp_path: Path, number: int) -> None:
     command = [sys.executable, "-m", "mnist_ce", "demo", "--no-browser", "--port", "0"]
-    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "TMPDIR": str(tmp_path)}
+    with contextlib.ExitStack() as stack:
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = stack.enter_context(
+            subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes)
+        )
         assert process.stdout is not None
+        assert process.stderr is not None
         url = process.stdout.readline().decode().strip()
-        head = b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 900\r\n\r\n"
         address = ("127.0.0.1", int(url.rsplit(":", 1)[1].strip("/")))
-        for number in range(40):
+        head = b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 900\r\n\r\n"
+        for index in range(40 if number == signal.SIGTERM else 0):  # damaged requests
             with socket.create_connection(address, timeout=30) as connection:
-                connection.sendall((head + SEVEN)[number * 7 :][: 50 + 10 * number])
+                connection.sendall((head + SEVEN)[index * 7 :][: 50 + 10 * index])
                 connection.shutdown(socket.SHUT_WR)
                 assert not connection.recv(100).startswith(b"HTTP/1.1 5")
         assert httpx.post(f"{url}v1/predict", content=SEVEN).json()[0]["label"] == 7
-        process.send_signal(signal.SIGTERM)
+        page = png(Image.effect_noise((1500, 1500), 80))  # takes long to read
+        busy = (
+            f"POST /v1/predict?multi=1 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(page)}"
+        )
+        for content in [b"GET /v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"] * 3 + [
+            busy.encode() + b"\r\n\r\n" + page
+        ] * 8:
+            connection = stack.enter_context(socket.create_connection(address, timeout=30))
+            connection.sendall(content)
+        time.sleep(0.5)
+        children = children_of(process.pid)
+        assert children
+        process.send_signal(number)
         started_at = time.monotonic()
-        assert process.wait(timeout=20) == 143
-        assert time.monotonic() - started_at < 10  # 2 s on an idle machine
-        assert process.stderr is not None
-        assert process.stderr.read() == b""
+        assert process.wait(timeout=20) == {signal.SIGKILL: -9}.get(number, 128 + number)
+        assert time.monotonic() - started_at < 5  # 2 s on an idle machine
+        assert process.stderr.read() == b""  # ends when no process has it any more
+        deadline = time.monotonic() + 20
+        while any(Path(f"/proc/{child}").exists() for child in children):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
     assert not list(tmp_path.iterdir())
