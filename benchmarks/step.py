@@ -26,7 +26,7 @@ from benchmarks.common import (
     ratios,
     timing_parser,
 )
-from mnist_ce.config import AugmentConfig, OptimizerConfig, resolve_config
+from mnist_ce.config import AugmentConfig, resolve_config
 from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.data.splits import Split
 from mnist_ce.evaluation.evaluate import predict_split
@@ -112,10 +112,10 @@ def own_epoch(
     batches = DeviceLoader(
         train.images, train.labels, batch_size=batch_size, seed=0, augment=augment
     )
-    optimizer = OptimizerConfig(momentum=MOMENTUM)
+    config = resolve_config(flags={"optimizer.momentum": MOMENTUM}, environment={})
     with use_threads(threads):  # the fast step's number of workers
         make_step = {"plain": PlainStep, "fast": FastStep}[kind]
-        step = make_step(MLP(hidden), batches, Multiclass(), optimizer)
+        step = make_step(MLP(hidden), batches, Multiclass(), config)
     epochs = itertools.count(1)
 
     def run() -> float:

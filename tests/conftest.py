@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import functools
 import logging
+import multiprocessing
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,27 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+Start = Callable[..., ForkServerProcess]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start a process quickly, as its parent has imported everything; end those that still run."""
+    context: ForkServerContext = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mnist_ce.training.search", "mnist_ce.cli.terminal"])
+    processes: list[ForkServerProcess] = []
+
+    def run(target: Callable[..., object], *arguments: Any) -> ForkServerProcess:
+        processes.append(context.Process(target=target, args=arguments))
+        processes[-1].start()
+        return processes[-1]
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.join()
 
 
 @pytest.fixture

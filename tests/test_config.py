@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
 from mnist_ce.cli import main
 from mnist_ce.config import Config, parse_assignments, resolve_config
@@ -50,7 +51,7 @@ def test_a_run_of_an_older_version_can_be_resumed_and_verified(
     for key, (section, old_key) in new.items():
         record["config"][section][old_key] = record["config"]["data"].pop(key)
     run.record_path.write_text(json.dumps(record))
-    run.write_config(record["config"])
+    run.config_path.write_text(tomli_w.dumps(record["config"]))
     assert mismatches() == []
 
     train(None, {"train.epochs": 3, "run.output": str(tmp_path)}, resume="old")

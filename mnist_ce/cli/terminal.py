@@ -46,11 +46,12 @@ class TerminalCallback(Callback):
         self._begin_window()
         if not self.quiet:
             counts = f", {num_processes()} processes" if num_processes() > 1 else ""
-            if info.device == "cpu":
+            if info.record.device == "cpu":
                 counts += f", {info.num_workers} thread{'s' * (info.num_workers > 1)}"
             note(
-                f"{info.dataset}: {info.num_images:,} images, batches of "
-                f"{info.config.train.batch_size}, {info.step} step on {info.device}{counts}"
+                f"{info.record.dataset}: {info.num_images:,} images, batches of "
+                f"{info.config.train.batch_size}, {info.record.step} step on "
+                f"{info.record.device}{counts}"
             )
 
     def on_batch(self, info: BatchInfo) -> None:
@@ -59,7 +60,7 @@ class TerminalCallback(Callback):
         is_due = is_due or (self.verbose and info.batch == self.info.num_batches)
         if self.quiet or not is_due:
             return
-        sums, num_epochs = info.metrics, self.info.num_epochs
+        sums, num_epochs = info.metrics, self.info.config.train.epochs
         epoch = f"epoch {info.epoch:>{len(str(num_epochs))}}/{num_epochs}"
         loss = f"loss {sums.loss:.4f}"
         if self.verbose:
@@ -86,7 +87,7 @@ class TerminalCallback(Callback):
         self._begin_window()
         if self.first_rate is None:
             self.first_rate = rate
-        if rate < self.first_rate / 2 and self.info.device == "cpu" and not self.has_warned:
+        if rate < self.first_rate / 2 and self.info.record.device == "cpu" and not self.has_warned:
             self.has_warned = True
             if self.bar is not None:
                 self.bar.clear()
@@ -104,7 +105,7 @@ class TerminalCallback(Callback):
             self.bar.clear()
         if self.quiet:
             return
-        num_epochs = self.info.num_epochs
+        num_epochs = self.info.config.train.epochs
         parts = [f"epoch {metrics['epoch']:>{len(str(num_epochs))}}/{num_epochs}"]
         parts.append(f"loss {metrics['train_loss']:.4f}")
         if metrics.get("validation_accuracy") is not None:

@@ -16,9 +16,8 @@ from mnist_ce.cli.runs import print_groups
 from mnist_ce.system.errors import MnistCeError, StoppedError, TrainingError, UsageError, require
 
 if TYPE_CHECKING:
-    from mnist_ce.training.plan import Plan
     from mnist_ce.training.trainer import StopFlag
-    from mnist_ce.training.tune import TuneResult
+    from mnist_ce.training.tune import Plan, TuneResult
 
 
 def tune(
@@ -65,7 +64,7 @@ def tune(
       mnist-ce tune --search space.toml --trials 50 --set data.validation_size=5000
     """
     from mnist_ce.config import parse_assignments
-    from mnist_ce.training.plan import make_plan, parse_grid, parse_seeds, plan_runs
+    from mnist_ce.training.tune import make_plan, parse_grid, parse_seeds, plan_runs
 
     if jobs > 1:
         threads = max((threads or os.cpu_count() or 1) // jobs, 1)

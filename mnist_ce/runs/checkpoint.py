@@ -23,7 +23,7 @@ from torch import Tensor
 from mnist_ce.network.model import MLP
 from mnist_ce.runs.linear_layers import find_linear_layers
 from mnist_ce.system.errors import CheckpointError
-from mnist_ce.system.files import write_atomically
+from mnist_ce.system.files import read_regular, write_atomically
 from mnist_ce.system.text import one_line, sanitize
 
 MAX_BYTES = 1 << 30  # the standard network takes 2.7 MB
@@ -93,17 +93,12 @@ def load_tensors(path: Path) -> Any:  # noqa: ANN401 - the caller checks the con
         return _load(path)[0]
 
 
-def load_state_dict(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
     """Read the weights of a network as a `state_dict` of `l1.weight`, `l1.bias`, `l2.weight`, ….
 
-    The tensors are float32, contiguous and finite; anything else is a CheckpointError. See
-    `find_linear_layers` for the networks that other programs saved.
+    The tensors are float32, contiguous and finite; anything else is a CheckpointError. Also return
+    what was taken of a file that another program saved; None for a plain `state_dict`.
     """
-    return read_weights(path)[0]
-
-
-def read_weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
-    """Return `load_state_dict`, and what was taken of the file; None for a plain `state_dict`."""
     with _naming(path):
         content, form = _load(path)
         tensors = find_linear_layers(content, is_ordered=form != SAFETENSORS)
@@ -133,12 +128,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _load(path: Path) -> tuple[Any, str]:
     """Return the content of a file, and the name of its format where that is an unusual one."""
-    size = path.stat().st_size
-    if not path.is_file():
-        raise CheckpointError("is not a file")
-    if size > MAX_BYTES:
-        raise CheckpointError(f"has {size:,} bytes, more than {MAX_BYTES:,}")
-    content = path.read_bytes()
+    content = read_regular(path, MAX_BYTES)
     if content.startswith(b"PK"):
         return _unpickle(content, _pickle_of(content)), ""
     if content.startswith(LEGACY_MAGIC):
@@ -219,7 +209,7 @@ def _to_float32(key: str, tensor: Tensor) -> Tensor:
 
 
 def model_from(state: dict[str, Tensor]) -> MLP:
-    """Build the network of a `state_dict` that `load_state_dict` returned, in evaluation mode."""
+    """Build the network of a `state_dict` that `read_weights` returned, in evaluation mode."""
     widths = [len(tensor) for name, tensor in state.items() if name.endswith(".bias")]
     model = MLP(hidden=widths[:-1], num_outputs=widths[-1])
     model.load_state_dict(state)

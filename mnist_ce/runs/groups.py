@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from mnist_ce.config import Config
 from mnist_ce.runs.records import RunRecord
 
-_IGNORED_KEYS = {
-    *("data.dir", "data.mirror", "data.dataset"),  # the record has the dataset and its digest
-    *("train.seed", "train.device", "train.threads", "train.step", "train.test_every"),
-}
+_IGNORED_KEYS = ("data.dir", "data.mirror", "train.device", "train.threads", "train.step")
+# Of a run, but not of its recipe.
+_OF_A_RUN = ("data.dataset", "dataset_digest", "train.seed", "train.test_every")
 
 
 @dataclass(frozen=True)
@@ -49,19 +48,26 @@ class RunGroup:
         return content
 
 
-def recipe_settings(record: RunRecord) -> dict[str, Any]:
-    """Return what makes a run's recipe; keys newer than the run have their defaults.
+def definition(record: RunRecord) -> dict[str, Any]:
+    """Return all that defines a run, by dotted key; keys newer than the run have their defaults.
 
     The names of a module, optimizer or data from Python have the keys `custom.model` and so on.
     """
     settings = Config().flat() | record.flat_config
-    custom = {f"custom.{key}": name for key, name in (record.custom or {}).items()}
-    return {key: value for key, value in settings.items() if is_of_recipe(key)} | custom
+    more = {f"custom.{key}": name for key, name in (record.custom or {}).items()}
+    if record.dataset_digest is not None:
+        more["dataset_digest"] = record.dataset_digest
+    return {k: v for k, v in settings.items() if is_of_recipe(k) or k in _OF_A_RUN} | more
+
+
+def recipe_settings(record: RunRecord) -> dict[str, Any]:
+    """Return the part of a run's definition that makes its recipe."""
+    return {key: value for key, value in definition(record).items() if key not in _OF_A_RUN}
 
 
 def is_of_recipe(key: str) -> bool:
     """Return whether runs with another value of a key, by its dotted name, differ in recipe."""
-    return key not in _IGNORED_KEYS and not key.startswith("run.")
+    return key not in (*_IGNORED_KEYS, *_OF_A_RUN) and not key.startswith("run.")
 
 
 def group_runs(runs: Iterable[tuple[str, RunRecord]]) -> list[RunGroup]:
@@ -77,24 +83,12 @@ def group_runs(runs: Iterable[tuple[str, RunRecord]]) -> list[RunGroup]:
             key = json.dumps([task, recipe_settings(record)], sort_keys=True)
             groups.setdefault(key, {}).setdefault(record.seed, (name, record))
     members = [[seeds[seed] for seed in sorted(seeds)] for seeds in groups.values()]
-    labels = _labels([runs[0][1] for runs in members])
-    return [
-        RunGroup(label, *zip(*runs, strict=True))
-        for label, runs in zip(labels, members, strict=True)
-    ]
-
-
-def _labels(records: Sequence[RunRecord]) -> list[str]:
-    names = [f"{record.dataset} {record.recipe}" for record in records]
-    settings = [recipe_settings(record) for record in records]
-    labels = []
-    for name, recipe in zip(names, settings, strict=True):
-        namesakes = [
-            other for other, its_name in zip(settings, names, strict=True) if its_name == name
-        ]
-        differing = [
-            key for key in recipe if any(other.get(key) != recipe[key] for other in namesakes)
-        ]
-        values = (f"{key.partition('.')[2]}={recipe[key]}" for key in differing)
-        labels.append(" ".join([name, *values]))
-    return labels
+    names = [f"{runs[0][1].dataset} {runs[0][1].recipe}" for runs in members]
+    recipes = [recipe_settings(runs[0][1]) for runs in members]
+    found = []
+    for name, recipe, runs in zip(names, recipes, members, strict=True):
+        namesakes = [other for n, other in zip(names, recipes, strict=True) if n == name]
+        differing = [k for k in recipe if any(other.get(k) != recipe[k] for other in namesakes)]
+        label = " ".join([name, *(f"{key.partition('.')[2]}={recipe[key]}" for key in differing)])
+        found.append(RunGroup(label, *zip(*runs, strict=True)))
+    return found

@@ -7,16 +7,14 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import ValidationError
 from torch import nn
 
 from mnist_ce.network.model import MLP, as_network, check_module, unwrapped
 from mnist_ce.network.objective import Binary, Multiclass, Objective
 from mnist_ce.runs.checkpoint import load_tensors, model_from, read_weights, weights_sha256
-from mnist_ce.runs.records import Calibration, RunRecord
+from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, find_checkpoint
 from mnist_ce.system.errors import CheckpointError, RunError, UsageError
-from mnist_ce.system.text import first_problem
 
 logger = logging.getLogger(__name__)
 
@@ -112,10 +110,8 @@ def load_model(
         raise TypeError(f"checkpoint must be a path or a name, not {checkpoint!r:.60}")
     if model is not None:
         check_module(model)
-    conversion = None
-    if model is not None and checkpoint is None:
-        path, record = Path(type(model).__name__), None
-    else:
+    path, record, conversion = Path(type(model).__name__), None, None
+    if model is None or checkpoint is not None:
         path = find_checkpoint(checkpoint, Path(output))
         record = _record_beside(path)
     if model is None:
@@ -123,24 +119,25 @@ def load_model(
         weights, conversion = read_weights(path)
         if conversion is not None:
             logger.info(f"checkpoint {path}: {conversion}")
-        network: nn.Module = model_from(weights)
-    else:
-        if checkpoint is not None:
-            _load_into(model, path)
-        network = model
-    network, num_outputs = as_network(network)
-    state = unwrapped(network).state_dict()
-    settings = _calibration(path, record)
+        model = model_from(weights)
+    elif checkpoint is not None:
+        _load_into(model, path)
+    network, num_outputs = as_network(model)
+    try:
+        class_names = (record or RunRecord()).classes(num_outputs)
+        calibration = (record or RunRecord()).calibration
+    except ValueError as error:
+        raise CheckpointError(f"{RunDir(path.parent).record_path}: {error}") from None
     return TrainedModel(
         model=network,
         path=path,
-        class_names=_class_names(path, num_outputs, record),
+        class_names=class_names,
         objective=Binary() if num_outputs == 1 else Multiclass(),
         record=record,
-        weights_sha256=weights_sha256(state),
+        weights_sha256=weights_sha256(unwrapped(network).state_dict()),
         conversion=conversion,
-        temperature=settings.temperature,
-        rejection_threshold=settings.rejection_threshold,
+        temperature=calibration.temperature,
+        rejection_threshold=calibration.rejection_threshold,
         input_mean=input_mean,
         input_std=input_std,
     )
@@ -180,25 +177,3 @@ def _record_beside(path: Path) -> RunRecord | None:
         if path in (run.model_path, run.best_path):
             raise
         return None
-
-
-def _class_names(path: Path, num_outputs: int, record: RunRecord | None) -> tuple[str, ...]:
-    num_classes = 2 if num_outputs == 1 else num_outputs
-    if record is not None and "class_names" in record.model_fields_set:
-        if len(record.class_names or ()) != num_classes:
-            raise CheckpointError(
-                f"{path} has {num_outputs} outputs, but the class_names in "
-                f"{RunDir(path.parent).record_path} are not {num_classes}"
-            )
-        return tuple(record.class_names or ())
-    return ("no", "yes") if num_outputs == 1 else tuple(map(str, range(num_outputs)))
-
-
-def _calibration(path: Path, record: RunRecord | None) -> Calibration:
-    if record is None or "prediction" not in record.model_fields_set:
-        return Calibration()
-    try:
-        return Calibration.model_validate(record.prediction)
-    except ValidationError as error:
-        reason = first_problem(error, "prediction")
-        raise CheckpointError(f"{RunDir(path.parent).record_path}: {reason}") from None

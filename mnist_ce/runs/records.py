@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from mnist_ce.config import RENAMED_KEYS, flatten
+from mnist_ce.config import RENAMED_KEYS, Count, Fraction, NotNegative, flatten
+from mnist_ce.system.text import first_problem, one_line, sanitize
 
 FORMAT_VERSION = 1
+MAX_DEPTH = 20  # of the tables and lists in a record
 
 # What an earlier end of a run measured; dropped when the run is continued.
 RESULTS = (
@@ -45,7 +49,7 @@ class RunState(StrEnum):
 class Calibration(BaseModel, extra="allow", strict=True):
     """What `predict` uses of a run beside its weights."""
 
-    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    temperature: float = Field(default=1.0, ge=1e-3, le=1e3)  # `calibrate` finds 0.01 to 100
     """What logits are divided by before the softmax (Guo et al. 2017)."""
     rejection_threshold: float | None = None
     """The lowest detector score of a digit; None: the detector's own."""
@@ -74,38 +78,54 @@ class RunRecord(BaseModel, extra="allow", strict=True):
     objective: str | None = None
     versions: dict[str, str] | None = None
     device: str | None = None
-    threads: int | None = None
-    processes: int | None = None
+    threads: Count | None = None
+    processes: Count | None = None
     step: str | None = None
-    seed: int | None = None
+    seed: Count | None = None
     command: list[str] | None = None
     git_commit: str | None = None
     init: dict[str, str] | None = None
     """`checkpoint` and `weights_sha256` of the weights that training started from."""
     custom: dict[str, str] | None = None
     """The names of `model`, `optimizer` and `data` where they were given from Python."""
-    epochs: int | None = None
-    num_parameters: int | None = None
+    epochs: Count | None = None
+    num_parameters: Count | None = None
     config: dict[str, dict[str, Any]] | None = None
     process: dict[str, Any] | None = None
     """`id` and `host` of the process that trained it last."""
 
-    epochs_done: int | None = None
-    train_seconds: float | None = None
-    wall_seconds: float | None = None
+    epochs_done: Count | None = None
+    train_seconds: NotNegative | None = None
+    wall_seconds: NotNegative | None = None
     weights_sha256: str | None = None
-    train_loss: float | None = None
-    train_accuracy: float | None = None
-    validation_loss: float | None = None
-    validation_accuracy: float | None = None
-    test_loss: float | None = None
-    test_accuracy: float | None = None
-    test_correct: int | None = None
-    test_total: int | None = None
-    best_epoch: int | None = None
-    best_validation_accuracy: float | None = None
+    train_loss: NotNegative | None = None
+    train_accuracy: Fraction | None = None
+    validation_loss: NotNegative | None = None
+    validation_accuracy: Fraction | None = None
+    test_loss: NotNegative | None = None
+    test_accuracy: Fraction | None = None
+    test_correct: Count | None = None
+    test_total: Count | None = None
+    best_epoch: Count | None = None
+    best_validation_accuracy: Fraction | None = None
     prediction: dict[str, Any] | None = None
     """See `Calibration`."""
+
+    @classmethod
+    def parse(cls, content: bytes) -> RunRecord:
+        """Read the JSON of a file that any program may have written: see `_checked`.
+
+        Raises:
+            ValueError: If it is no JSON, nested too deeply, or of another version.
+        """
+        try:
+            record = _checked(json.loads(content))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"is not valid JSON: {one_line(error)}") from None
+        version = record.get("format_version") if isinstance(record, dict) else None
+        if version != FORMAT_VERSION:
+            raise ValueError(f"has format_version {version!r}; {FORMAT_VERSION} is expected")
+        return cls.model_validate(record)
 
     @field_validator("*", mode="wrap")
     @classmethod
@@ -128,9 +148,47 @@ class RunRecord(BaseModel, extra="allow", strict=True):
         """The config by dotted key, in present names; empty where the record has none."""
         return {RENAMED_KEYS.get(key, key): value for key, value in flatten(self.config or {})}
 
+    @property
+    def calibration(self) -> Calibration:
+        """What `prediction` holds; a ValueError if it is wrong."""
+        try:
+            return Calibration.model_validate(self.prediction or {})
+        except ValidationError as error:
+            raise ValueError(first_problem(error, "prediction")) from None
+
+    def classes(self, num_outputs: int) -> tuple[str, ...]:
+        """Return the names of the classes of a network's outputs; a ValueError for another number.
+
+        Without names they are the numbers from 0, or no and yes.
+        """
+        if "class_names" not in self.model_fields_set:
+            return ("no", "yes") if num_outputs == 1 else tuple(map(str, range(num_outputs)))
+        names = self.class_names or ()
+        if len(names) != max(num_outputs, 2):
+            raise ValueError(f"class_names are not those of a network with {num_outputs} outputs")
+        return tuple(names)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `run.json`: what was set, by JSON name."""
         return self.model_dump(exclude_unset=True)
 
     def updated(self, **values: Any) -> RunRecord:  # noqa: ANN401
         return self.model_copy(update=values)
+
+
+def _checked(value: Any, depth: int = 0) -> Any:  # noqa: ANN401
+    """Return JSON with finite numbers of 64 bits, None for others, and printable texts."""
+    if depth > MAX_DEPTH:
+        raise ValueError("it is nested too deeply")
+    match value:
+        case str():
+            return sanitize(value)
+        case int() if not -(2**63) <= value < 2**63:
+            return None
+        case float() if not math.isfinite(value):
+            return None
+        case list():
+            return [_checked(item, depth + 1) for item in value]
+        case dict():
+            return {sanitize(key): _checked(item, depth + 1) for key, item in value.items()}
+    return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import itertools
 import json
@@ -15,16 +16,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, NamedTuple
 
 import tomli_w
 from filelock import FileLock, Timeout
 
-from mnist_ce.runs.records import FORMAT_VERSION, RunRecord, RunState
+from mnist_ce.config import Config
+from mnist_ce.runs.records import RunRecord, RunState
 from mnist_ce.system.errors import CheckpointError, RunError, UsageError
 from mnist_ce.system.files import (
     check_writable,
     flush_folder,
+    open_regular,
+    read_regular,
     remove_unfinished,
     shipped_dir,
     write_atomically,
@@ -48,7 +53,7 @@ SHIPPED_WEIGHTS = {
 RESERVED_NAMES = (LATEST, *SHIPPED_WEIGHTS)  # which no run can have
 NUM_DIGITS = 10  # a run with fewer classes is never a default
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
-MAX_RECORD_BYTES = 1 << 24
+MAX_BYTES = 1 << 24  # of a record or table
 _COLUMNS = (
     *("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy"),
     *("validation_loss", "validation_accuracy", "learning_rate", "seconds", "images_per_second"),
@@ -90,6 +95,8 @@ class RunDir:
         lock = FileLock(self.lock_path, timeout=1.0)
         try:
             check_writable(self.path)
+            if os.path.lexists(self.lock_path) and not S_ISREG(self.lock_path.lstat().st_mode):
+                raise OSError(errno.EINVAL, "its .lock is not a regular file")
             lock.acquire()
         except Timeout:
             raise RunError(
@@ -113,7 +120,7 @@ class RunDir:
             except (Timeout, OSError):
                 return True
         try:
-            with self.lock_path.open("rb") as file:
+            with open_regular(self.lock_path) as file:
                 # Shared, so that two listings of the runs do not disturb each other.
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError as error:
@@ -128,7 +135,9 @@ class RunDir:
         except (RunError, KeyError):
             return "another process"
 
-    def write_config(self, tables: Mapping[str, Any]) -> None:
+    def write_config(self, config: Config) -> None:
+        """Write `config.toml` without the run's name: feeding it back makes a new run."""
+        tables = config.model_dump(mode="json", exclude={"run": {"name"}})
         write_atomically(self.config_path, tomli_w.dumps(tables))
 
     def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -157,7 +166,8 @@ class RunDir:
         """Drop the rows of `steps.csv` that are past a step, and all after a damaged line."""
         if self.steps_path.is_file():
             kept = []
-            for line in self.steps_path.read_text(errors="replace").splitlines(keepends=True)[1:]:
+            text = (_read(self.steps_path) or b"").decode(errors="replace")
+            for line in text.splitlines(keepends=True)[1:]:
                 step = line.partition(",")[0]
                 is_whole = line.endswith("\n") and step.isdecimal() and len(step) < 19
                 if not is_whole or int(step) > num_steps:
@@ -186,26 +196,20 @@ class RunDir:
         Raises:
             RunError: If the file is not a record of this format.
         """
-        path = self.record_path
-        if (content := _read_small(path)) is None:
+        if (content := _read(self.record_path)) is None:
             return None
         try:
-            record = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise RunError(f"{path} is not valid JSON: {one_line(error)}") from None
-        version = record.get("format_version") if isinstance(record, dict) else None
-        if version != FORMAT_VERSION:
-            raise RunError(f"{path} has format_version {version!r}; {FORMAT_VERSION} is expected")
-        return RunRecord.model_validate(record)
+            return RunRecord.parse(content)
+        except ValueError as error:
+            raise RunError(f"{self.record_path} {one_line(error)}") from None
 
 
-def _read_small(path: Path) -> bytes | None:
+def _read(path: Path) -> bytes | None:
+    """Return the content of a small file, None without it; a RunError if it cannot be read."""
     try:
-        if not path.is_file():
-            return None
-        if path.stat().st_size > MAX_RECORD_BYTES:
-            raise RunError(f"{path} is larger than {MAX_RECORD_BYTES:,} bytes")
-        return path.read_bytes()
+        return read_regular(path, MAX_BYTES)
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise RunError(f"{path} cannot be read: {one_line(error)}") from None
 
@@ -218,10 +222,14 @@ def _read_table(
     def number(column: str, text: str | None) -> float | None:
         if not text and column not in required:
             return None
-        return int(text or "") if column in ("step", "epoch") else float(text or "")
+        is_whole = column in ("step", "epoch")
+        value = int(text or "") if is_whole else float(text or "")
+        if not 0 <= value < (2**53 if is_whole else 1e39):  # false for NaN, too; float32's range
+            raise ValueError
+        return value
 
     try:
-        lines = (_read_small(path) or b"").decode().splitlines(keepends=True)
+        lines = (_read(path) or b"").decode().splitlines(keepends=True)
         rows = csv.DictReader(line for line in lines if line.endswith("\n"))
         present = [column for column in columns if column in {*required, *(rows.fieldnames or ())}]
         return [{column: number(column, row[column]) for column in present} for row in rows]

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Required, Self
 
-import torch
 from pydantic import (
     AliasChoices,
     BaseModel,
@@ -133,9 +132,9 @@ class Snapshot:
 
     step: dict[str, Any]  # `Step.state()`
     train_state: dict[str, Any]  # `TrainState.model_dump()`
+    definition: dict[str, Any]  # of the run, see `definition`: no other run goes on from it
     weights: dict[str, Tensor] | None = None
     best: dict[str, Tensor] | None = None
-    has_new_rows: bool = False  # for `metrics.csv`
 
     def write(self, run: RunDir) -> None:
         """Write the files, `resume.pt` last.
@@ -147,10 +146,11 @@ class Snapshot:
             save_tensors(run.best_path, self.best)
         if self.weights is not None:
             save_tensors(run.model_path, self.weights)
-        if self.has_new_rows:
+        if self.train_state["rows"]:
             run.write_metrics(self.train_state["rows"])
-        content = {"format_version": FORMAT_VERSION, "step": self.step}
-        save_tensors(run.resume_path, {**content, "train_state": self.train_state})
+        content = {"format_version": FORMAT_VERSION, "definition": self.definition}
+        content |= {"step": self.step, "train_state": self.train_state}
+        save_tensors(run.resume_path, content)
 
 
 class _StepState(BaseModel, arbitrary_types_allowed=True):
@@ -168,14 +168,20 @@ class _ResumeFile(BaseModel):
     step: _StepState
     train_state: TrainState = Field(validation_alias=AliasChoices("train_state", "progress"))
     """`progress` is the older name."""
+    definition: dict[str, Any] = Field(default_factory=dict)
+    """Empty in the files of older versions."""
 
 
 def load_snapshot(
-    run: RunDir, weights: dict[str, Tensor], buffers: dict[str, Tensor] | None = None
+    run: RunDir,
+    weights: dict[str, Tensor],
+    buffers: dict[str, Tensor] | None = None,
+    definition: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], TrainState]:
     """Read `resume.pt`: the argument of `Step.load_state`, and the train state.
 
-    The saved tensors must have the names and shapes of `weights` and `buffers`.
+    The saved tensors must have the names and shapes of `weights` and `buffers`, and the definition
+    of the run that saved them the values of `definition`.
 
     Raises:
         CheckpointError: If the file is damaged.
@@ -184,34 +190,31 @@ def load_snapshot(
     content = load_tensors(run.resume_path)
     try:
         file = _ResumeFile.model_validate(content)
-        for part in ("weights", "momentum", "average"):
-            _check_tensors(part, getattr(file.step, part), weights)
-        _check_tensors("buffers", file.step.buffers, buffers or {})
-        _check_optimizer(content["step"].get("optimizer"))
+        for key, value in (definition or {}).items():
+            if (saved := file.definition.get(key, value)) != value:
+                raise ValueError(f"{key} is {saved} there and {value} here")
+        _check_sizes(content)
+        parts = {"momentum": weights, "average": weights, "weights": weights}
+        for part, expected in (parts | {"buffers": buffers or {}}).items():
+            tensors = getattr(file.step, part)
+            if (tensors or part in ("weights", "buffers")) and _kinds(tensors) != _kinds(expected):
+                raise ValueError(f"its {part} are of another network")
         return content["step"], file.train_state
     except ValidationError as error:
         reason = first_problem(error)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         reason = one_line(error)
     raise RunError(f"{run.resume_path} does not belong to this run: {reason}")
 
 
-def _check_tensors(part: str, tensors: dict[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Check names and shapes before anything is copied: a file may claim any size."""
-    if not tensors and part not in ("weights", "buffers"):
-        return
-    if tensors.keys() != expected.keys():
-        raise ValueError(f"its {part} are of another network")
-    for name, tensor in tensors.items():
-        if (tensor.dtype, tensor.layout) != (expected[name].dtype, torch.strided):
-            raise ValueError(f"{name} in its {part} is not a dense tensor of that type")
-        if tensor.shape != expected[name].shape or not tensor.is_contiguous():
-            raise ValueError(f"{name} in its {part} has another shape")
+def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[object, ...]]:
+    return {name: (t.dtype, t.layout, t.shape) for name, t in tensors.items()}
 
 
-def _check_optimizer(content: Any) -> None:  # noqa: ANN401
+def _check_sizes(content: Any) -> None:  # noqa: ANN401
+    """Raise a ValueError for a tensor that claims more than its file holds, before any copy."""
     if isinstance(content, Tensor):
         check_claimed_bytes(content)
     elif isinstance(content, dict | list | tuple):
         for value in content.values() if isinstance(content, dict) else content:
-            _check_optimizer(value)
+            _check_sizes(value)

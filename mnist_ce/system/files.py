@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
+import stat
 from importlib import metadata
 from pathlib import Path
+from typing import BinaryIO
 
 import platformdirs
 
@@ -38,6 +41,24 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         if isinstance(error, OSError):
             error.filename, error.filename2 = str(path), None
         raise
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading; an OSError for a pipe or device, which may wait or have no end."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = os.fdopen(os.open(path, flags), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    return file
+
+
+def read_regular(path: Path, max_bytes: int) -> bytes:
+    """Return the content of a regular file; an OSError for any other, and for a larger one."""
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > max_bytes:
+            raise OSError(errno.EFBIG, f"has more than {max_bytes:,} bytes", str(path))
+        return file.read(max_bytes)
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Self
 
 from mnist_ce.runs.run_dir import RunDir
@@ -54,14 +53,13 @@ class AsyncCheckpointer:
         """Write a snapshot in the background, after the one before."""
         self.wait()
         if self.run is not None:
-            self._snapshot = self._executor.submit(snapshot.write, self.run)
-            self._writes.append(self._snapshot)
+            self._snapshot = self._submit(snapshot.write, self.run)
 
     def write(self, write: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401
         """Call a function that writes a file, after all that was to be written before, now."""
         self.wait()
-        if self.run is not None:
-            self._guard(write, *arguments)
+        self._submit(write, *arguments)
+        self.wait()
 
     def wait(self) -> None:
         """Wait until all rows and the last snapshot are written."""
@@ -72,22 +70,26 @@ class AsyncCheckpointer:
         rows, self._rows = "".join(self._rows), []
         self._appended_at = time.monotonic()
         if rows and self.run is not None:
-            self._writes.append(self._executor.submit(self.run.append_steps, rows))
+            self._submit(self.run.append_steps, rows)
+
+    def _submit(self, write: Callable[..., None], *arguments: Any) -> Future[None] | None:  # noqa: ANN401
+        if self.run is None:
+            return None
+        self._writes.append(self._executor.submit(write, *arguments))
+        return self._writes[-1]
 
     def _raise_errors(self, *, wait: bool) -> None:
         while self._writes and (wait or self._writes[0].done()):
-            self._guard(self._writes.popleft().result)
-
-    def _guard(self, write: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401
-        try:
-            write(*arguments)
-        except OSError as error:
-            path = self.run.path if self.run else Path()
-            if not path.is_dir():
+            error = self._writes.popleft().exception()
+            if isinstance(error, OSError) and self.run is not None:
+                path = self.run.path
+                if not path.is_dir():
+                    raise RunError(
+                        f"run folder {path} has vanished; nothing more can be saved in it"
+                    ) from None
                 raise RunError(
-                    f"run folder {path} has vanished; nothing more can be saved in it"
+                    f"run folder {path} cannot be written: {one_line(error)}; what was saved "
+                    "before is intact: make room, then continue with --resume"
                 ) from None
-            raise RunError(
-                f"run folder {path} cannot be written: {one_line(error)}; what was saved "
-                "before is intact: make room, then continue with --resume"
-            ) from None
+            if error is not None:
+                raise error

@@ -18,34 +18,24 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna import Study
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
 )
-from optuna.exceptions import ExperimentalWarning, TrialPruned
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mnist_ce.config import Config, check_value, read_settings
-from mnist_ce.runs.groups import is_of_recipe
+from mnist_ce.runs.groups import definition, is_of_recipe
 from mnist_ce.runs.records import RunState
 from mnist_ce.runs.run_dir import create_run
 from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.errors import MnistCeError, RunError, TrainingError, UsageError
 from mnist_ce.system.text import one_line
-from mnist_ce.training.plan import Plan, PlannedRun, check_equal, definition
+from mnist_ce.training import tune
 from mnist_ce.training.trainer import Callback, RunInfo, StopFlag
-from mnist_ce.training.tune import (
-    TRIAL_STATES,
-    PrunedError,
-    RunQueue,
-    TuneResult,
-    group_records,
-    summary,
-)
+from mnist_ce.training.tune import Plan, PlannedRun, RunQueue, TuneResult
 
 HEARTBEAT_SECONDS = 30  # of a database's trials; Optuna counts a process as killed after two
 NUMBERS = {int: IntDistribution, float: FloatDistribution}
@@ -128,15 +118,15 @@ def search(plan: Plan, stop: StopFlag | None = None) -> TuneResult:
         run.changed(f"{prefix}{number}-seed{run.settings['train.seed']}", values, test_every=0)
         for run in plan.runs
     ]
-    records = queue.train_all(finals, {"study": f"{prefix}{number}", **chosen})
-    return TuneResult(plan.study, trials, group_records(records), chosen)
+    _, groups = queue.train_all(finals, {"study": f"{prefix}{number}", **chosen})
+    return TuneResult(plan.study, trials, groups, chosen)
 
 
 def _run_trials(plan: Plan, queue: RunQueue) -> list[dict[str, Any]]:
     """Return the summaries of a plan's trials when all have ended, here or in other processes."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         database = _open_database(plan) if plan.storage else None
         while True:
             study = database or _study_of_runs(plan, queue)
@@ -148,7 +138,7 @@ def _run_trials(plan: Plan, queue: RunQueue) -> list[dict[str, Any]]:
                 study.optimize(functools.partial(_train_trial, plan, queue), n_trials=1)
             elif TrialState.RUNNING in states:
                 queue.wait(states.count(TrialState.RUNNING))
-                fail_stale_trials(study)
+                optuna.storages.fail_stale_trials(study)
             else:
                 return [trial.user_attrs["trial"] for trial in trials]
 
@@ -169,7 +159,9 @@ def _train_trial(plan: Plan, queue: RunQueue, trial: Trial) -> float:
     try:
         record = queue.train(planned, origin, plan.num_trials, [_PruningCallback(trial)])
     except MnistCeError:  # it was stopped, for example, and waits with its values
-        RetryHeartbeatStaleTrialCallback()(trial.study, trial.study.trials[trial.number])
+        optuna.storages.RetryHeartbeatStaleTrialCallback()(
+            trial.study, trial.study.trials[trial.number]
+        )
         raise
     if record is None:
         return math.nan  # another process trains it
@@ -177,9 +169,9 @@ def _train_trial(plan: Plan, queue: RunQueue, trial: Trial) -> float:
     if not run.path.exists():  # it failed before it had a directory
         with contextlib.suppress(UsageError):  # another process was faster
             create_run(run.path.parent, run.name, "", lambda new, _: new.write_record(record))
-    trial.set_user_attr("trial", summary(record, plan.space))
+    trial.set_user_attr("trial", tune.summary(record, plan.space))
     if record.status == RunState.PRUNED:
-        raise TrialPruned
+        raise optuna.TrialPruned
     return math.nan if record.status == RunState.FAILED else float(record["validation_accuracy"])
 
 
@@ -190,7 +182,7 @@ class _PruningCallback(Callback):
         self.trial = trial
 
     def on_start(self, info: RunInfo) -> None:
-        self.num_epochs = info.num_epochs
+        self.num_epochs = info.config.train.epochs
         for row in info.run.read_metrics():  # of a resumed run
             if row["epoch"] < info.epoch:
                 self._report(row["epoch"], row["validation_accuracy"])
@@ -202,7 +194,7 @@ class _PruningCallback(Callback):
         if epoch < self.num_epochs:
             self.trial.report(validation_accuracy, epoch)
             if self.trial.should_prune():
-                raise PrunedError
+                raise tune.PrunedError
 
 
 def _planned_run(plan: Plan, number: int, params: Mapping[str, Any]) -> PlannedRun:
@@ -217,7 +209,7 @@ def _encoded(value: Any) -> Any:  # noqa: ANN401
     return json.dumps(value) if isinstance(value, list) else value  # Optuna takes no list
 
 
-def _counted(study: Study, plan: Plan) -> list[FrozenTrial]:
+def _counted(study: optuna.Study, plan: Plan) -> list[FrozenTrial]:
     """Return the planned trials, without those that failed untrained and were queued again."""
     trials = [
         trial
@@ -232,7 +224,7 @@ def _number(trial: Trial | FrozenTrial) -> int:
     return int(trial.user_attrs.get("number", trial.number))
 
 
-def _study_of_runs(plan: Plan, queue: RunQueue) -> Study:
+def _study_of_runs(plan: Plan, queue: RunQueue) -> optuna.Study:
     """Return a study of the trials on disk, up to the first that is to be trained."""
     study = _create_study()
     for number in range(plan.num_trials):
@@ -241,20 +233,22 @@ def _study_of_runs(plan: Plan, queue: RunQueue) -> Study:
         if record is None:
             break
         queue.check(planned, record, but=plan.space)
-        state = TRIAL_STATES.get(str(record.status), "running" if run.is_locked() else "waiting")
+        state = tune.TRIAL_STATES.get(
+            str(record.status), "running" if run.is_locked() else "waiting"
+        )
         result: dict[str, Any] = {}
-        if str(record.status) in TRIAL_STATES:
+        if str(record.status) in tune.TRIAL_STATES:
             rows = [row for row in run.read_metrics() if row["epoch"] != record.epochs]
             accuracies = {row["epoch"]: row["validation_accuracy"] for row in rows}
             result["intermediate_values"] = accuracies  # as `_PruningCallback` reported them
-            result["user_attrs"] = {"trial": summary(record, plan.space)}
+            result["user_attrs"] = {"trial": tune.summary(record, plan.space)}
             result["value"] = record.validation_accuracy if state == "complete" else None
         flat = Config().flat() | record.flat_config
         params = {key: _encoded(flat[key]) for key in plan.space}
         space = dict(plan.space)
         try:
             study.add_trial(
-                create_trial(
+                optuna.trial.create_trial(
                     state=TrialState[state.upper()], params=params, distributions=space, **result
                 )
             )
@@ -265,14 +259,14 @@ def _study_of_runs(plan: Plan, queue: RunQueue) -> Study:
     return study
 
 
-def _open_database(plan: Plan, attempts: int = 2) -> Study:
+def _open_database(plan: Plan, attempts: int = 2) -> optuna.Study:
     """Return the study of a plan in a database, created if it is new."""
-    content = definition(plan.runs[0].settings) | {k: repr(v) for k, v in plan.space.items()}
+    content = definition(plan.runs[0].record) | {k: repr(v) for k, v in plan.space.items()}
     try:
-        storage = RDBStorage(
+        storage = optuna.storages.RDBStorage(
             str(plan.storage),
             heartbeat_interval=HEARTBEAT_SECONDS,
-            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
+            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
         )
         study = _create_study(storage=storage, study_name=plan.study, load_if_exists=True)
         before = study.user_attrs.get("plan", content)
@@ -283,10 +277,10 @@ def _open_database(plan: Plan, attempts: int = 2) -> Study:
             return _open_database(plan, attempts - 1)
         reason = one_line(error)
         raise RunError(f"the study {plan.study} cannot be opened in --storage: {reason}") from None
-    check_equal(f"the study {plan.study} of --storage", before, content)
+    tune.check_equal(f"the study {plan.study} of --storage", before, content)
     return study
 
 
-def _create_study(**options: Any) -> Study:  # noqa: ANN401
+def _create_study(**options: Any) -> optuna.Study:  # noqa: ANN401
     pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
     return optuna.create_study(pruner=pruner, direction="maximize", **options)

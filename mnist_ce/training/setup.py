@@ -23,6 +23,7 @@ from mnist_ce.config import Config, resolve_config
 from mnist_ce.data.dataset import DataSplits, custom_dataset, load_splits, short_name
 from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.network.model import MLP, check_module
+from mnist_ce.runs.groups import definition
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import FORMAT_VERSION, RESULTS, RunRecord, RunState
 from mnist_ce.runs.run_dir import INTERRUPTED, RunDir, create_run, find_run, is_shipped
@@ -34,6 +35,7 @@ from mnist_ce.system.files import repository_root
 from mnist_ce.system.text import one_line
 from mnist_ce.training.checkpointing import AsyncCheckpointer
 from mnist_ce.training.steps import FastStep, OptimizerFactory, PlainStep, Step
+from mnist_ce.training.steps.fast import has_operators
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +65,9 @@ class Custom:
     @property
     def names(self) -> dict[str, str]:
         """The qualified name of each part, as `run.json` has it."""
+        parts = {key: part for key, part in vars(self).items() if part is not None}
         kinds = {
-            key: part if hasattr(part, "__qualname__") else type(part)
-            for key, part in vars(self).items()
-            if part is not None
+            k: part if hasattr(part, "__qualname__") else type(part) for k, part in parts.items()
         }
         return {key: f"{kind.__module__}.{kind.__qualname__}" for key, kind in kinds.items()}
 
@@ -111,28 +112,23 @@ def reopen_run(
                     f"{', '.join(RESUMABLE_KEYS[:5])} can; start a new run for another value"
                 )
         epochs = record.epochs or config.train.epochs
-        is_fixed = {
-            "schedule.kind": config.has_fixed_length,
-            "augment.final_epochs": config.augment.final_epochs > 0,
-        }
-        for key, value in config.flat().items():
-            if is_fixed.get(key) and config.train.epochs != epochs:
-                raise UsageError(
-                    f"run {run.path} cannot get other epochs: {key} = {value!r} is laid out for "
-                    f"{epochs}"
-                )
+        fixed = "schedule.kind" if config.has_fixed_length else "augment.final_epochs"
+        if config.train.epochs != epochs and (value := config.flat()[fixed]):
+            raise UsageError(
+                f"run {run.path} cannot get other epochs: {fixed} = {value!r} is laid out for "
+                f"{epochs}"
+            )
         yield run, record, config
 
 
 @contextlib.contextmanager
 def new_run(config: Config, record: RunRecord, step: Step) -> Iterator[RunDir]:
-    """Create the directory of a new run, with its config and record, and lock it."""
+    """Create and lock the directory of a new run, with config, record and first snapshot."""
 
     def write_files(run: RunDir, name: str) -> None:
-        write_config(run, config)
+        run.write_config(config)
         run.write_record(record.updated(name=name))
-        if record.init:  # resuming does not read that checkpoint again
-            Snapshot(step.state(), TrainState().model_dump()).write(run)
+        Snapshot(step.state(), TrainState().model_dump(), definition(record)).write(run)
 
     created = time.strftime("%Y%m%d-%H%M%S")
     stem = f"{short_name(str(record.dataset))}-{record.recipe}-{created}"
@@ -140,27 +136,170 @@ def new_run(config: Config, record: RunRecord, step: Step) -> Iterator[RunDir]:
         yield run
 
 
-def load_data(config: Config, custom: Custom, before: RunRecord | None) -> DataSplits:
-    """Load the data of a run; `before` is the record of a resumed one, whose data must be equal."""
-    data = config.data
-    if before is not None:
-        data = data.model_copy(update={"dataset": str(before.dataset)})
-    dataset = None if custom.data is None else custom_dataset(custom.data)
-    splits = load_splits(data, config.objective, config.train.seed, dataset)
-    if before is not None and before.dataset_digest != splits.digest:
-        raise RunError(f"run {before.name} was trained on other data than this {splits.dataset}")
-    return splits
+@dataclass(frozen=True)
+class Setup:
+    """What a run is made from."""
 
+    config: Config
+    recipe: str
+    custom: Custom
+    before: RunRecord | None = None  # the record of a run that is resumed
 
-def load_initial(config: Config, custom: Custom, before: RunRecord | None) -> TrainedModel | None:
-    """Load the weights that `train.init` names, into a custom module; None: random weights."""
-    name = config.train.init if before is None else ""
-    if not name and custom.model is None:
-        return None
-    try:
-        return load_model(name or None, config.run.output, model=custom.model)
-    except CheckpointError as error:
-        raise CheckpointError(f"train.init: {error}") from None
+    def load(self) -> tuple[TrainedModel | None, DataSplits]:
+        """Load the initial weights, None for random ones, and the data; before, that of the run."""
+        data, initial = self.config.data, None
+        if init := self.config.train.init if self.before is None else "":
+            try:
+                initial = load_model(init, self.config.run.output, model=self.custom.model)
+            except CheckpointError as error:
+                raise CheckpointError(f"train.init: {error}") from None
+        elif self.custom.model is not None:
+            initial = load_model(model=self.custom.model)
+        if self.before is not None:
+            data = data.model_copy(update={"dataset": str(self.before.dataset)})
+        dataset = None if self.custom.data is None else custom_dataset(self.custom.data)
+        splits = load_splits(data, self.config.objective, self.config.train.seed, dataset)
+        if self.before is not None and self.before.dataset_digest != splits.digest:
+            raise RunError(
+                f"run {self.before.name} was trained on other data than this {splits.dataset}"
+            )
+        return initial, splits
+
+    def build_step(
+        self, device: torch.device, splits: DataSplits, initial: TrainedModel | None
+    ) -> Step:
+        """Build network and step on the device; a UsageError if they or `initial` do not fit."""
+        config, custom = self.config, self.custom
+        kind = choose_step(config, custom, device.type)
+        network = self._build_network(splits.num_outputs, initial).to(device)
+        loader = DeviceLoader(
+            splits.train.images.to(device),
+            splits.train.labels.to(device),
+            batch_size=config.train.batch_size,
+            seed=config.train.seed,
+            augment=config.augment,
+            last_augmented_epoch=config.train.epochs - config.augment.final_epochs,
+        )
+        if kind == "fast":
+            return FastStep(network, loader, splits.objective, config)
+        return PlainStep(network, loader, splits.objective, config, custom.optimizer)
+
+    def _build_network(self, num_outputs: int, initial: TrainedModel | None) -> nn.Module:
+        if initial is not None and self.custom.model is not None:
+            if (num_classes := len(initial.class_names)) != max(num_outputs, 2):
+                raise UsageError(
+                    f"{initial.path} has logits for {num_classes} classes, but the data needs "
+                    f"{num_outputs}"
+                )
+            initial.model.train()
+            return initial.model
+        model = MLP(self.config.model.hidden, num_outputs)
+        if initial is not None:
+            sizes = initial.mlp.sizes
+            if sizes != model.sizes:
+                wrong, right = ("→".join(map(str, widths)) for widths in (sizes, model.sizes))
+                advice = f"set model.hidden = {list(sizes[1:-1])}"
+                raise UsageError(
+                    f"train.init = '{self.config.train.init}' is a network {wrong}, but this run's "
+                    f"is {right}: {advice if sizes[-1] == num_outputs else 'their outputs differ'}"
+                )
+            model.load_state_dict(initial.model.state_dict())
+        return model
+
+    def new_record(self, splits: DataSplits, step: Step, initial: TrainedModel | None) -> RunRecord:
+        """Return the record of a run that begins now."""
+        device = step.loader.device
+        gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+        record = RunRecord(
+            format_version=FORMAT_VERSION,
+            recipe=self.recipe,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            status=RunState.RUNNING,
+            dataset=splits.dataset,
+            dataset_digest=splits.digest,
+            dataset_split=splits.split_note,
+            class_names=list(splits.class_names),
+            objective=self.config.objective.kind,
+            versions=environment(),
+            device=f"{device}{gpu}",
+            threads=torch.get_num_threads(),
+            processes=num_processes(),
+            step=step.kind,
+            seed=self.config.train.seed,
+            command=sys.argv,
+            git_commit=_git_commit(),
+            epochs=self.config.train.epochs,
+            num_parameters=sum(p.numel() for p in step.model.parameters()),
+            config=self.config.to_dict(),
+            process={"id": os.getpid(), "host": socket.gethostname()},
+        )
+        if self.custom.names:
+            record = record.updated(custom=self.custom.names)
+        if initial is not None:
+            source, digest = self.config.train.init or str(initial.path), initial.weights_sha256
+            record = record.updated(init={"checkpoint": source, "weights_sha256": digest})
+        return record
+
+    def restore(
+        self,
+        run: RunDir,
+        before: RunRecord,
+        now: RunRecord,
+        step: Step,
+        checkpointer: AsyncCheckpointer,
+    ) -> tuple[RunRecord, TrainState]:
+        """Return the record and state of a run that is resumed, and load its last snapshot.
+
+        `before` is the record on disk, `now` that of a run that began now. The files are brought to
+        the moment of the snapshot, those of a complete run left as they are.
+        """
+        step_state, state = from_main(lambda: self._load_snapshot(run, now, step))
+        try:
+            step.load_state(step_state)
+        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            reason = f"its optimizer's state: {one_line(error)}"
+            raise RunError(f"{run.resume_path} does not belong to this run: {reason}") from None
+        if state.is_over(self.config.train.epochs, self.config.train.patience):
+            logger.info(f"run {run.path} is complete after {len(state.rows)} epochs")
+            if before.is_finished:
+                return before, state
+        elif step.num_steps and (changes := _environment_changes(before, now)):
+            logger.warning(
+                "the weights may differ in their last bits from those of an uninterrupted run, "
+                f"since this has changed: {'; '.join(changes)}"
+            )
+        origin = ("name", "recipe", "created", "command", "git_commit", "init")
+        replaced = {*RESULTS, *now.model_fields_set} - {*origin}
+        record = now.updated(**{k: v for k, v in before.to_dict().items() if k not in replaced})
+        checkpointer.write(run.write_config, self.config)
+        checkpointer.write(run.write_record, record)
+        checkpointer.write(run.truncate_steps, step.num_steps)
+        if state.rows:
+            checkpointer.write(run.write_metrics, state.rows)
+        return record, state
+
+    def _load_snapshot(
+        self, run: RunDir, now: RunRecord, step: Step
+    ) -> tuple[dict[str, Any], TrainState]:
+        """Read `resume.pt` and check that it fits the config."""
+        if not run.resume_path.exists():
+            raise RunError(
+                f"run {run.path} cannot be continued: it has no resume.pt; train a new one"
+            )
+        defined = {k: v for k, v in definition(now).items() if k not in RESUMABLE_KEYS}
+        step_state, state = load_snapshot(run, step.parameters, step.buffers, defined)
+        num_batches = len(step.loader)
+        num_steps = (state.epoch - 1) * num_batches + state.batch
+        is_averaged = bool(self.config.average.decay)
+        if step_state["num_steps"] != num_steps or bool(step_state["average"]) != is_averaged:
+            raise RunError(
+                f"{run.resume_path} does not fit {run.config_path}: one of them was changed since "
+                "the run was interrupted"
+            )
+        epochs = self.config.train.epochs
+        if num_steps > epochs * num_batches:
+            raise UsageError(f"run {run.path} is past epoch {epochs} already; give more --epochs")
+        return step_state, state
 
 
 def choose_step(config: Config, custom: Custom, device_type: str) -> str:
@@ -175,66 +314,20 @@ def choose_step(config: Config, custom: Custom, device_type: str) -> str:
         obstacle = "does not run in several processes"
     elif device_type != "cpu":
         obstacle = f"does not run on {device_type}"
+    elif not has_operators():
+        obstacle = f"does not run with torch {torch.__version__}"
     if config.train.step == "fast" and obstacle:
         raise UsageError(f"train.step = 'fast' {obstacle}; use 'auto' or 'plain'")
     return "plain" if obstacle or config.train.step == "plain" else "fast"
 
 
-def build_step(
-    kind: str,
-    device: torch.device,
-    config: Config,
-    custom: Custom,
-    splits: DataSplits,
-    initial: TrainedModel | None,
-) -> Step:
-    """Build a run's network and step on the device; a UsageError if `initial` does not fit."""
-    network = _build_network(config, custom, splits.num_outputs, initial).to(device)
-    loader = DeviceLoader(
-        splits.train.images.to(device),
-        splits.train.labels.to(device),
-        batch_size=config.train.batch_size,
-        seed=config.train.seed,
-        augment=config.augment,
-        last_augmented_epoch=config.train.epochs - config.augment.final_epochs,
-    )
-    settings = (network, loader, splits.objective, config.optimizer, config.average.decay)
-    if kind == "fast":
-        return FastStep(*settings, num_shards=config.train.shares)
-    return PlainStep(*settings, make_optimizer=custom.optimizer)
-
-
-def _build_network(
-    config: Config, custom: Custom, num_outputs: int, initial: TrainedModel | None
-) -> nn.Module:
-    if initial is not None and custom.model is not None:
-        if (num_classes := len(initial.class_names)) != max(num_outputs, 2):
-            raise UsageError(
-                f"{initial.path} has logits for {num_classes} classes, but the data needs "
-                f"{num_outputs}"
-            )
-        initial.model.train()
-        return initial.model
-    model = MLP(config.model.hidden, num_outputs)
-    if initial is not None:
-        sizes = initial.mlp.sizes
-        if sizes != model.sizes:
-            wrong, right = ("→".join(map(str, widths)) for widths in (sizes, model.sizes))
-            advice = f"set model.hidden = {list(sizes[1:-1])}"
-            raise UsageError(
-                f"train.init = '{config.train.init}' is a network {wrong}, but this run's is "
-                f"{right}: {advice if sizes[-1] == num_outputs else 'their outputs differ'}"
-            )
-        model.load_state_dict(initial.model.state_dict())
-    return model
-
-
 @contextlib.contextmanager
-def as_dry_run(config: Config, splits: DataSplits) -> Iterator[tuple[Config, DataSplits]]:
-    """Yield the config and splits of a dry run: one batch in a folder that is then removed.
+def as_dry_run(setup: Setup, splits: DataSplits) -> Iterator[tuple[Setup, DataSplits]]:
+    """Yield setup and splits of a dry run: one batch in a folder that is then removed.
 
     Errors lose their advice on runs, which a dry run does not keep.
     """
+    config = setup.config
     first_batch = slice(config.train.batch_size)
     parts = {name: getattr(splits, name) for name in ("train", "validation", "test")}
     with tempfile.TemporaryDirectory(prefix="mnist-ce-") as folder:
@@ -245,7 +338,8 @@ def as_dry_run(config: Config, splits: DataSplits) -> Iterator[tuple[Config, Dat
         }
         try:
             batches = {name: split and split[first_batch] for name, split in parts.items()}
-            yield config.model_copy(update=sections), replace(splits, **batches)
+            setup = replace(setup, config=config.model_copy(update=sections))
+            yield setup, replace(splits, **batches)
         except StoppedError as error:
             raise StoppedError("stopped; a dry run keeps nothing", error.signal_number) from None
         except RunError as error:
@@ -254,48 +348,6 @@ def as_dry_run(config: Config, splits: DataSplits) -> Iterator[tuple[Config, Dat
                 f"the temporary folder {folder} cannot be written: {reason}; make room there, or "
                 "set TMPDIR to another folder"
             ) from None
-
-
-def run_record(
-    config: Config,
-    recipe: str,
-    splits: DataSplits,
-    step: Step,
-    custom: Custom,
-    initial: TrainedModel | None,
-) -> RunRecord:
-    """Return the record of a run that begins now."""
-    device = step.loader.device
-    gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
-    record = RunRecord(
-        format_version=FORMAT_VERSION,
-        recipe=recipe,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        status=RunState.RUNNING,
-        dataset=splits.dataset,
-        dataset_digest=splits.digest,
-        dataset_split=splits.split_note,
-        class_names=list(splits.class_names),
-        objective=config.objective.kind,
-        versions=environment(),
-        device=f"{device}{gpu}",
-        threads=torch.get_num_threads(),
-        processes=num_processes(),
-        step=step.kind,
-        seed=config.train.seed,
-        command=sys.argv,
-        git_commit=_git_commit(),
-        epochs=config.train.epochs,
-        num_parameters=sum(p.numel() for p in step.model.parameters()),
-        config=config.to_dict(),
-        process={"id": os.getpid(), "host": socket.gethostname()},
-    )
-    if custom.names:
-        record = record.updated(custom=custom.names)
-    if initial is not None:
-        source, digest = config.train.init or str(initial.path), initial.weights_sha256
-        record = record.updated(init={"checkpoint": source, "weights_sha256": digest})
-    return record
 
 
 def _git_commit() -> str | None:
@@ -309,47 +361,6 @@ def _git_commit() -> str | None:
     return None
 
 
-def write_config(run: RunDir, config: Config) -> None:
-    """Write `config.toml` without the run's name: feeding it back makes a new run."""
-    run.write_config(config.model_dump(mode="json", exclude={"run": {"name"}}))
-
-
-def restore(
-    run: RunDir,
-    config: Config,
-    before: RunRecord,
-    now: RunRecord,
-    step: Step,
-    checkpointer: AsyncCheckpointer,
-) -> tuple[RunRecord, TrainState]:
-    """Return the record and state of a run that is resumed, and load its last snapshot.
-
-    Without a snapshot the run begins anew. `before` is the record on disk, `now` that of a run that
-    began now. The files are brought to the moment of the snapshot.
-    """
-    state = TrainState()
-    snapshot = from_main(lambda: _load_fitting_snapshot(run, config, before, step))
-    if snapshot is not None:
-        step_state, state = snapshot
-        step.load_state(step_state)
-    if state.is_over(config.train.epochs, config.train.patience):
-        logger.info(f"run {run.path} is complete after {len(state.rows)} epochs")
-    elif step.num_steps and (changes := _environment_changes(before, now)):
-        logger.warning(
-            "the weights may differ in their last bits from those of an uninterrupted run, "
-            f"since this has changed: {'; '.join(changes)}"
-        )
-    origin = ("name", "recipe", "created", "command", "git_commit", "init")
-    replaced = {*RESULTS, *now.model_fields_set} - {*origin}
-    record = now.updated(**{k: v for k, v in before.to_dict().items() if k not in replaced})
-    checkpointer.write(write_config, run, config)
-    checkpointer.write(run.write_record, record)
-    checkpointer.write(run.truncate_steps, step.num_steps)
-    if state.rows:
-        checkpointer.write(run.write_metrics, state.rows)
-    return record, state
-
-
 def _environment_changes(before: RunRecord, now: RunRecord) -> list[str]:
     """Return what has changed since the run began, of all that its bytes depend on."""
     keys = ("device", "processes", "step", *(() if now.step == "fast" else ("threads",)))
@@ -357,29 +368,3 @@ def _environment_changes(before: RunRecord, now: RunRecord) -> list[str]:
         {key: record[key] for key in keys} | (record.versions or {}) for record in (before, now)
     )
     return [f"{k} {old[k]} → {v}" for k, v in new.items() if old.get(k) not in (None, v)]
-
-
-def _load_fitting_snapshot(
-    run: RunDir, config: Config, before: RunRecord, step: Step
-) -> tuple[dict[str, Any], TrainState] | None:
-    """Read `resume.pt` and check that it fits the config; None for a run that has none yet."""
-    if not run.resume_path.exists():
-        if before.init:
-            raise RunError(
-                f"run {run.path} cannot be continued: it has no resume.pt; train a new one"
-            )
-        return None
-    step_state, state = load_snapshot(run, step.parameters, step.buffers)
-    num_batches = len(step.loader)
-    num_steps = (state.epoch - 1) * num_batches + state.batch
-    is_averaged = bool(config.average.decay)
-    if step_state["num_steps"] != num_steps or bool(step_state["average"]) != is_averaged:
-        raise RunError(
-            f"{run.resume_path} does not fit {run.config_path}: one of them was changed since the "
-            "run was interrupted"
-        )
-    if num_steps > config.train.epochs * num_batches:
-        raise UsageError(
-            f"run {run.path} is past epoch {config.train.epochs} already; give more --epochs"
-        )
-    return step_state, state

@@ -19,37 +19,21 @@ from torch.optim import lr_scheduler
 
 from mnist_ce.config import Config, ScheduleConfig, recipe_name, resolve_config
 from mnist_ce.data.dataset import DataSplits
-from mnist_ce.evaluation.evaluate import SplitResult, evaluate_split, predict_split
-from mnist_ce.network.model import kept_in_place, unwrapped
+from mnist_ce.evaluation.evaluate import EvaluationReport, SplitResult, predict_split
+from mnist_ce.network.model import unwrapped
 from mnist_ce.report.report import draw_plots
 from mnist_ce.runs.checkpoint import weights_sha256
+from mnist_ce.runs.groups import definition
 from mnist_ce.runs.load_model import load_model
 from mnist_ce.runs.records import RESULTS, RunRecord, RunState
 from mnist_ce.runs.run_dir import RunDir, check_new_run
 from mnist_ce.runs.train_state import EpochMetrics, MetricSums, Snapshot, TrainState
 from mnist_ce.system.device import reproducible, resolve_device
-from mnist_ce.system.distributed import (
-    all_reduce,
-    from_main,
-    is_main,
-    main_first,
-    process_group,
-)
+from mnist_ce.system.distributed import all_reduce, from_main, is_main, main_first, process_group
 from mnist_ce.system.errors import RunError, StoppedError, TrainingError, UsageError
 from mnist_ce.system.text import one_line
 from mnist_ce.training.checkpointing import AsyncCheckpointer
-from mnist_ce.training.setup import (
-    Custom,
-    as_dry_run,
-    build_step,
-    choose_step,
-    load_data,
-    load_initial,
-    new_run,
-    reopen_run,
-    restore,
-    run_record,
-)
+from mnist_ce.training.setup import Custom, Setup, as_dry_run, new_run, reopen_run
 from mnist_ce.training.steps import NonFiniteLossError, OptimizerFactory, Step
 
 logger = logging.getLogger(__name__)
@@ -114,42 +98,49 @@ def train(
             resolved = resolve_config(config, flags=settings)
         if before is None and not dry_run:
             check_new_run(Path(resolved.run.output), resolved.run.name)
+        setup = Setup(resolved, recipe or "custom", custom, before)
         device = resolve_device(resolved.train.device)
-        kind = choose_step(resolved, custom, device.type)
-        initial, splits = main_first(
-            lambda: (load_initial(resolved, custom, before), load_data(resolved, custom, before)),
-            digest=lambda loaded: loaded[1].digest,
-        )
+        initial, splits = main_first(setup.load, digest=lambda loaded: loaded[1].digest)
         if dry_run:
-            resolved, splits = stack.enter_context(as_dry_run(resolved, splits))
+            setup, splits = stack.enter_context(as_dry_run(setup, splits))
 
         seed, threads = resolved.train.seed, resolved.train.threads
         stack.enter_context(reproducible(seed, threads, warn_only=model is not None))
-        step = build_step(kind, device, resolved, custom, splits, initial)
-        record = run_record(resolved, recipe or "custom", splits, step, custom, initial)
+        step = setup.build_step(device, splits, initial)
+        record, state = setup.new_record(splits, step, initial), TrainState()
         if before is None:
-            run = from_main(lambda: stack.enter_context(new_run(resolved, record, step)))
-            record, state = record.updated(name=run.name), TrainState()
+            run = from_main(lambda: stack.enter_context(new_run(setup.config, record, step)))
+            record = record.updated(name=run.name)
         checkpointer = stack.enter_context(AsyncCheckpointer(run if is_main() else None))
         if before is not None:
-            record, state = restore(run, resolved, before, record, step, checkpointer)
+            record, state = setup.restore(run, before, record, step, checkpointer)
 
         trainer = Trainer(
-            resolved, run, record, splits, step, state, checkpointer, callbacks, stop, started_at
+            setup.config,
+            run,
+            record,
+            splits,
+            step,
+            state,
+            checkpointer,
+            callbacks,
+            stop,
+            started_at,
         )
-        trainer.fit()
+        if not record.is_finished:  # as a run is that was complete when it was resumed
+            trainer.fit()
 
         record = trainer.record
         trained = from_main(lambda: load_model(run.model_path, model=custom.model))
         if trained.weights_sha256 != record.weights_sha256:
             raise RunError(f"{run.model_path} does not hold what was written to it")
-        if is_main() and resolved.run.plots and resolved.train.test_every >= 0:
+        if is_main() and trainer.test_result is not None and setup.config.run.plots:
             hint = f"draw them with: mnist-ce report {run.path}"
             if (number := stop.signal_number) is not None:
                 raise StoppedError(f"the run is complete, but its plots are not: {hint}", number)
+            tested = (splits.class_names, trainer.test_result, splits.test.images)
+            report = EvaluationReport(trained, splits.dataset, "test", *tested)
             try:
-                with kept_in_place(trained.model):
-                    report = evaluate_split(trained, splits, "test", device)
                 draw_plots(run, trained, report)
             except Exception as error:  # whatever it is: the run itself is complete
                 reason = one_line(error)
@@ -184,7 +175,7 @@ class Trainer:
         # Gets the averaged weights where averaging is on, and is evaluated by the main process.
         self._eval_model = copy.deepcopy(self.step.model)
         self._unsaved_best: dict[str, Tensor] | None = None
-        self._num_saved_rows = 0  # by this process
+        self.test_result: SplitResult | None = None  # the last one
         self._saved_at = time.monotonic()
 
     @property
@@ -193,16 +184,13 @@ class Trainer:
 
     def fit(self) -> None:
         info = RunInfo(
-            run=self.run,
-            config=self.config,
-            dataset=self.splits.dataset,
+            self.run,
+            self.config,
+            self.record,
             num_images=len(self.splits.train),
             num_batches=len(self.loader),
-            num_epochs=self.config.train.epochs,
             epoch=self.state.epoch,
-            step=self.step.kind,
             num_workers=self.step.num_workers,
-            device=str(self.loader.device),
         )
         self.stop.is_checked = True
         try:
@@ -278,7 +266,7 @@ class Trainer:
         state.totals, state.logged = MetricSums(), MetricSums()
         every = self.config.train.test_every
         if every >= 0 and (self.is_over or (every > 0 and row["epoch"] % every == 0)):
-            result = from_main(lambda: self._predict("test"))
+            self.test_result = result = from_main(lambda: self._predict("test"))
             row |= {"test_loss": result.loss, "test_accuracy": result.accuracy}
             row |= {"test_correct": result.num_correct, "test_total": result.num_examples}
         if self.is_over or not self.checkpointer.is_busy():  # a slow disk delays no training
@@ -306,11 +294,11 @@ class Trainer:
         snapshot = Snapshot(
             step=self.step.state(),
             train_state=state.model_dump(),
+            definition=definition(self.record),
             weights=self.step.eval_weights() if epoch_is_done else None,
             best=self._unsaved_best,
-            has_new_rows=len(state.rows) > self._num_saved_rows,
         )
-        self._unsaved_best, self._num_saved_rows = None, len(state.rows)
+        self._unsaved_best = None
         self.checkpointer.save(snapshot)
 
     def _stop_if_requested(self) -> None:
@@ -331,8 +319,6 @@ class Trainer:
         self.checkpointer.write(self.run.write_record, self.record)
 
     def _finish(self) -> None:
-        if self._num_saved_rows < len(self.state.rows):  # of a run that was complete already
-            self._save(epoch_is_done=True)
         state, last_row = self.state, self.state.rows[-1]
         self.record = self.record.updated(
             epochs_done=len(state.rows),
@@ -400,14 +386,11 @@ class RunInfo:
 
     run: RunDir
     config: Config  # resolved
-    dataset: str
+    record: RunRecord  # the content of `run.json`
     num_images: int  # for training
     num_batches: int  # per epoch
-    num_epochs: int  # in all
     epoch: int  # to be trained next, from 1; above 1 in a resumed run
-    step: str  # `plain` or `fast`
     num_workers: int  # CPU threads that compute a step
-    device: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,30 +1,186 @@
-"""Training of many runs by any number of processes, with the runs on disk as their queue.
+"""Plans of many runs, trained by any number of processes with the runs on disk as their queue.
 
-A missing run is trained, an unfinished one that no process has locked is resumed, and one that has
-ended is left as it is.
+A plan has configs × seeds × points of a grid, or a search's trials. A missing run is trained, an
+unfinished one that no process has locked is resumed, and one that has ended is left as it is.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
 import logging
+import re
 import time
+import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mnist_ce.config import resolve_config
+from mnist_ce.config import recipe_name, resolve_config
 from mnist_ce.data.dataset import load_dataset
-from mnist_ce.runs.groups import RunGroup, group_runs
-from mnist_ce.runs.records import RunRecord, RunState
+from mnist_ce.runs.groups import RunGroup, definition, group_runs, is_of_recipe
+from mnist_ce.runs.records import FORMAT_VERSION, RunRecord, RunState
+from mnist_ce.runs.run_dir import RunDir, check_run_name
 from mnist_ce.system.errors import DeviceError, RunError, StoppedError, TrainingError, UsageError
-from mnist_ce.training.plan import Plan, PlannedRun, check_equal, definition
+from mnist_ce.system.text import sanitize
 from mnist_ce.training.trainer import Callback, StopFlag, train
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
 
 logger = logging.getLogger(__name__)
 
+MAX_RUNS = 10_000
+IN_A_NAME = r"[\w.+-]+"
 POLL_SECONDS = 0.5  # between two looks at the runs of other processes
 TRIAL_STATES = {"finished": "complete", "pruned": "pruned", "failed": "fail"}  # of runs that ended
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run to be trained."""
+
+    recipe: str
+    settings: dict[str, Any]  # all, by dotted key; of a trial they may not go together
+
+    @property
+    def run(self) -> RunDir:
+        return RunDir(Path(self.settings["run.output"]) / self.settings["run.name"])
+
+    def changed(self, name: str, values: Mapping[str, Any], test_every: int) -> PlannedRun:
+        changes = {**values, "run.name": name, "train.test_every": test_every}
+        return PlannedRun(self.recipe, self.settings | changes)
+
+    @property
+    def record(self) -> RunRecord:
+        """The record of the run before it is trained."""
+        tables: dict[str, dict[str, Any]] = {}
+        for key, value in self.settings.items():
+            section, _, name = key.partition(".")
+            tables.setdefault(section, {})[name] = value
+        names = {"name": self.run.name, "recipe": self.recipe, "seed": tables["train"]["seed"]}
+        return RunRecord(format_version=FORMAT_VERSION, config=tables, **names)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one or many processes train together."""
+
+    study: str  # the name of a search, with which the names of its runs begin
+    runs: tuple[PlannedRun, ...]  # of a search, those of its test, without the values searched
+    space: Mapping[str, BaseDistribution]  # of each key that is searched; empty: no search
+    num_trials: int  # of the search
+    storage: str | None  # the URL of a search's database; None: its trials are the runs on disk
+
+
+def plan_runs(
+    configs: Sequence[str | None],
+    settings: Mapping[str, Any],
+    grid: Mapping[str, Sequence[Any]],
+    seeds: Sequence[int],
+) -> tuple[PlannedRun, ...]:
+    """Return a run for each config, point of the grid and seed, named after what it is made from.
+
+    Raises:
+        UsageError: If a config or a value is wrong, if there are too many runs, or if two would
+            have one name.
+    """
+    for key, instead in (("run.name", "--name"), ("train.seed", "--seeds")):
+        if key in settings or key in grid:
+            raise UsageError(f"{key} is set by the plan: use {instead}")
+    combinations = list(itertools.product(configs, itertools.product(*grid.values()), seeds))
+    if len(combinations) > MAX_RUNS:
+        raise UsageError(f"{len(combinations):,} runs are more than {MAX_RUNS:,}")
+    runs: dict[str, PlannedRun] = {}
+    for config, point, seed in combinations:
+        flags = {**settings, **dict(zip(grid, point, strict=True)), "train.seed": seed}
+        parts = [
+            f"{key.rpartition('.')[2]}={'_'.join(re.findall(IN_A_NAME, str(value)))}"
+            for key, value in sorted(flags.items())
+            if value is not None and (key == "data.dataset" or is_of_recipe(key))
+        ]
+        name = "-".join([recipe_name(config), *parts, f"seed{seed}"])
+        if name in runs:
+            raise UsageError(
+                f"two of the runs would be called {name}; give each value and file once"
+            )
+        resolved = resolve_config(config, flags={**flags, "run.name": name})
+        runs[name] = PlannedRun(recipe_name(config), resolved.flat())
+    return tuple(runs.values())
+
+
+def make_plan(
+    runs: tuple[PlannedRun, ...],
+    space: Mapping[str, BaseDistribution],
+    num_trials: int,
+    study: str | None = None,
+    storage: str | None = None,
+) -> Plan:
+    """Return a plan; without a name it is named by a digest of all that defines its runs.
+
+    Raises:
+        UsageError: If the name or the URL is none, or if a search has no validation split.
+    """
+    definitions = [definition(run.record) for run in runs]
+    if space and not definitions[0]["data.validation_size"]:
+        raise UsageError(
+            "a search chooses by the accuracy on a validation split, never on the test set: "
+            "--set data.validation_size=5000"
+        )
+    if storage is not None and not (space and "://" in storage):
+        raise UsageError(f"--storage {storage}: give the URL of a database, to --search in")
+    if not study:
+        # The seeds of a search's test and the number of its trials may grow.
+        content = [definitions[0], sorted(map(repr, space.items()))] if space else definitions
+        digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
+        study = f"{'search' if space else 'runs'}-{digest}"
+    elif not re.fullmatch(r"\w[\w.=+-]*", study):
+        raise UsageError(f"--name {study}: use letters, digits and . = + - _ alone")
+    check_run_name(study)
+    return Plan(study, runs, space, num_trials, storage)
+
+
+def check_equal(what: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Raise a RunError that names what differs between a definition on disk and the plan's."""
+    differing = [
+        f"{key} is {there.get(key)} there and {here.get(key)} here"
+        for key in {**here, **there}
+        if there.get(key) != here.get(key)
+    ]
+    if differing:
+        raise RunError(
+            f"{what} exists with other settings: {sanitize('; '.join(differing))}. Choose another "
+            "--output, for a search another --name, or delete it"
+        )
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Read seeds such as `0-4` or `0,1,7-9`."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,18})(?:-(\d{1,18}))?\s*", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+        if not 0 <= last - first < MAX_RUNS:
+            example = f"write for example 0-4, or 0,1,7; at most {MAX_RUNS:,}"
+            raise UsageError(f"--seeds {text}: {example}")
+        seeds += range(first, last + 1)
+    return seeds
+
+
+def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Read `section.key=a,b,c` texts; values are read as TOML, else as strings."""
+    grid: dict[str, list[Any]] = {}
+    for text in texts:
+        key, _, values = (part.strip() for part in text.partition("="))
+        try:
+            grid[key] = tomllib.loads(f"values = [{values}]")["values"]
+        except ValueError:
+            grid[key] = [*map(str.strip, values.split(","))]
+        if key.count(".") != 1 or not grid[key]:
+            raise UsageError(f"--grid {text}: write section.key=a,b, as optimizer.momentum=0.5,0.9")
+    return grid
 
 
 @dataclass(frozen=True)
@@ -42,8 +198,7 @@ class TuneResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values: fractions, not percent."""
-        groups = [group.to_dict() for group in self.groups]
-        return {"study": self.study, "trials": self.trials, "groups": groups, "chosen": self.chosen}
+        return vars(self) | {"groups": [group.to_dict() for group in self.groups]}
 
 
 def tune(plan: Plan, stop: StopFlag | None = None) -> TuneResult:
@@ -55,12 +210,8 @@ def tune(plan: Plan, stop: StopFlag | None = None) -> TuneResult:
         RunError: If a run of a planned name has other settings or other data.
         StoppedError: If `stop` was set; the same call continues.
     """
-    records = RunQueue(stop or StopFlag()).train_all(plan.runs, {"study": plan.study})
-    return TuneResult(plan.study, list(map(summary, records)), group_records(records))
-
-
-def group_records(records: Sequence[RunRecord]) -> list[RunGroup]:
-    return group_runs((str(record.name), record) for record in records)
+    records, groups = RunQueue(stop or StopFlag()).train_all(plan.runs, {"study": plan.study})
+    return TuneResult(plan.study, list(map(summary, records)), groups)
 
 
 def summary(record: RunRecord, searched: Collection[str] = ()) -> dict[str, Any]:
@@ -87,8 +238,10 @@ class RunQueue:
     digests: dict[str, str] = field(default_factory=dict)  # of one's own data, by dataset name
     num_awaited: int = 0  # runs of other processes
 
-    def train_all(self, runs: Sequence[PlannedRun], origin: Mapping[str, Any]) -> list[RunRecord]:
-        """Return the records of runs when all have ended, here or in other processes."""
+    def train_all(
+        self, runs: Sequence[PlannedRun], origin: Mapping[str, Any]
+    ) -> tuple[list[RunRecord], list[RunGroup]]:
+        """Return the records and groups of runs when all have ended, here or elsewhere."""
         ended: dict[int, RunRecord] = {}
         while True:
             for number, run in enumerate(runs):
@@ -96,7 +249,8 @@ class RunQueue:
                     record = self.train(run, {**origin, "trial": number}, len(runs))
                     ended |= {number: record} if record else {}
             if len(ended) == len(runs):
-                return [ended[number] for number in range(len(runs))]
+                records = [ended[number] for number in range(len(runs))]
+                return records, group_runs((str(record.name), record) for record in records)
             self.wait(len(runs) - len(ended))
 
     def train(
@@ -140,7 +294,7 @@ class RunQueue:
             if run.is_locked():
                 return None
             raise
-        record = (run.read_record() or planned.untrained_record()).updated(**changes)
+        record = (run.read_record() or planned.record).updated(**changes)
         if run.path.exists():
             run.write_record(record)
         _log(record, f"({origin['trial'] + 1} of {num_runs})")
@@ -148,16 +302,17 @@ class RunQueue:
 
     def check(self, planned: PlannedRun, record: RunRecord, but: Collection[str] = ()) -> None:
         """Raise a RunError unless a run has the data and the settings of a plan, `but` for some."""
-        there = definition(record.flat_config) | {"custom": record.custom}
-        here = definition(planned.settings) | {"custom": None}
+        there, here = definition(record), definition(planned.record)
         dataset = planned.settings["data.dataset"]
         if ":" in dataset and record.dataset_digest:  # files of one's own, which may have changed
             if dataset not in self.digests:
                 folder = Path(planned.settings["data.dir"])
                 self.digests[dataset] = load_dataset(dataset, folder).digest
-            there["dataset_digest"] = record.dataset_digest
             here["dataset_digest"] = self.digests[dataset]
-        here = {key: value for key, value in here.items() if key not in but}
+        else:
+            there.pop("dataset_digest", None)
+        for key in but:
+            there[key] = here[key]
         check_equal(f"run {planned.run.path}", there, here)
 
     def wait(self, num_runs: int) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from mnist_ce.cli import main
 from mnist_ce.evaluation.verification import verify
-from mnist_ce.runs.checkpoint import load_state_dict, save_tensors
+from mnist_ce.runs.checkpoint import load_tensors, save_tensors
 from mnist_ce.runs.load_model import load_model
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.training.trainer import TrainResult
@@ -55,7 +55,7 @@ def other_rate(run: RunDir) -> None:
 
 def one_weight(path: Callable[[RunDir], Path]) -> Callable[[RunDir], None]:
     def change(run: RunDir) -> None:
-        state = load_state_dict(path(run))
+        state = load_tensors(path(run))
         state["l3.bias"][0] += 5.0
         save_tensors(path(run), state)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mnist_ce.config import Config
 from mnist_ce.runs.run_dir import RunDir, create_run, delete_run
 from mnist_ce.system.errors import UsageError
 from mnist_ce.training.trainer import train
@@ -15,7 +16,7 @@ from mnist_ce.training.trainer import train
 def test_of_two_that_want_a_name_one_gets_it(
     small_settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    create_run(tmp_path, "a", "", lambda run, name: run.write_config({}))
+    create_run(tmp_path, "a", "", lambda run, name: run.write_config(Config()))
     with pytest.raises(UsageError, match=r"a exists and is never overwritten"):
         train(None, small_settings | {"run.name": "a"})
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
@@ -40,7 +41,7 @@ def test_a_run_that_is_being_deleted_is_left_to_its_process(
 
     def create_another_first(path: Path) -> None:
         monkeypatch.setattr(shutil, "rmtree", delete)
-        create_run(tmp_path, "new", "", lambda run, name: run.write_config({}))
+        create_run(tmp_path, "new", "", lambda run, name: run.write_config(Config()))
         delete(path)
 
     monkeypatch.setattr(shutil, "rmtree", create_another_first)

@@ -24,7 +24,7 @@ from mnist_ce.data.tables import read_csv, read_npz
 from mnist_ce.network.model import MLP
 from mnist_ce.reader.image_io import open_image
 from mnist_ce.reader.pixels import to_float_image
-from mnist_ce.runs.checkpoint import load_state_dict, model_from
+from mnist_ce.runs.checkpoint import model_from, read_weights
 from mnist_ce.runs.load_model import load_model
 from mnist_ce.runs.records import FORMAT_VERSION
 from mnist_ce.runs.run_dir import RunDir
@@ -81,7 +81,7 @@ def _with_pickle(content: bytes, pickled: bytes) -> bytes:
 
 
 def _parse_checkpoint(path: Path) -> object:
-    return model_from(load_state_dict(path))
+    return model_from(read_weights(path)[0])
 
 
 def _parse_foreign(path: Path) -> object:

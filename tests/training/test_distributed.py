@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from mnist_ce.cli import main
-from mnist_ce.runs.checkpoint import load_state_dict
+from mnist_ce.runs.checkpoint import read_weights
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.training.trainer import train
 
@@ -71,7 +71,7 @@ def test_two_processes_do_what_one_does(
     for ours, theirs in zip(*rows, strict=True):
         for key in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
             assert ours[key] == pytest.approx(theirs[key], abs=1e-4)
-    one, two = (load_state_dict(tmp_path / name / "model.pt") for name in ("one", "two"))
+    one, two = (read_weights(tmp_path / name / "model.pt")[0] for name in ("one", "two"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, atol=1e-4, rtol=1e-4)
     more = {"run.output": str(tmp_path), "train.epochs": 4}
@@ -127,7 +127,7 @@ def interrupt(
     process = torchrun(*TRAIN, *flags, "--name", "a", *endless)
     give_up_at = time.monotonic() + 120
     try:
-        while not (output / "a" / "resume.pt").exists() and time.monotonic() < give_up_at:
+        while not (output / "a" / "model.pt").exists() and time.monotonic() < give_up_at:
             time.sleep(0.05)
         end(process)
         return process, process.communicate(timeout=120)[1]

@@ -1,11 +1,10 @@
-"""The fast steps equal the plain one."""
+"""The fast step equals the plain one."""
 
 from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
@@ -14,7 +13,7 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
-from mnist_ce.config import AugmentConfig, OptimizerConfig, resolve_config
+from mnist_ce.config import AugmentConfig, Config, resolve_config
 from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.network.model import MLP
 from mnist_ce.network.objective import Binary, Multiclass, Objective
@@ -23,21 +22,19 @@ from mnist_ce.system.device import use_threads
 from mnist_ce.system.errors import UsageError
 from mnist_ce.training.setup import Custom, choose_step
 from mnist_ce.training.steps import FastStep, NonFiniteLossError, PlainStep, Step
-from mnist_ce.training.steps.fast import choose_operators
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS: dict[str, type[PlainStep | FastStep]] = {"plain": PlainStep, "fast": FastStep}
 KINDS = pytest.mark.parametrize("kind", ["plain", "fast"])
 
 
-class Settings(NamedTuple):
-    optimizer: OptimizerConfig
-    average_decay: float = 0.0
+def config(momentum: float = 0.5, decay: float = 0.0, shares: int = 2, **optimizer: Any) -> Config:
+    sections = {"optimizer": {"momentum": momentum, **optimizer}, "average": {"decay": decay}}
+    return Config.model_validate(sections | {"train": {"shares": shares}})
 
 
-ALL = Settings(OptimizerConfig(momentum=0.9, nesterov=True, weight_decay=1e-3), 0.99)
-CLASSIC = Settings(OptimizerConfig(momentum=0.5))
-SETTINGS = pytest.mark.parametrize("settings", [CLASSIC, ALL])
+CLASSIC, ALL = config(), config(0.9, 0.99, nesterov=True, weight_decay=1e-3)
+CONFIGS = pytest.mark.parametrize("settings", [CLASSIC, ALL])
 
 
 def make_loader(num_images: int = 650, batch_size: int = 64, **options: Any) -> DeviceLoader:
@@ -50,35 +47,29 @@ def make_loader(num_images: int = 650, batch_size: int = 64, **options: Any) -> 
     return DeviceLoader(images, labels, batch_size=batch_size, seed=3, **options)
 
 
-def run(
-    kind: str,
-    settings: Settings,
-    num_steps: int,
-    loader: DeviceLoader,
-    objective: Objective | None = None,
-    num_outputs: int = 10,
-    hidden: tuple[int, ...] = (520, 320, 240, 120),
+def make(
+    kind: str, settings: Config, loader: DeviceLoader, hidden: tuple[int, ...] = (60, 40, 20)
 ) -> Step:
     torch.manual_seed(0)
-    model = MLP(hidden, num_outputs)
-    step = STEPS[kind](model, loader, objective or Multiclass(), *settings)
-    done = 0
-    for epoch in itertools.count(1):
-        step.sums = MetricSums()
-        for indices in loader.epoch(epoch):
-            step(indices, 0.05 / (1 + done / 100))  # a rate that changes at every step
-            done += 1
-            if done == num_steps:
-                return step
-    raise AssertionError
+    return STEPS[kind](MLP(hidden), loader, Multiclass(), settings)
+
+
+def run(step: Step, num_steps: int) -> Step:
+    """Train from the first batch on, at a rate that changes with every step."""
+    batches = (indices for epoch in itertools.count(1) for indices in step.loader.epoch(epoch))
+    for indices in itertools.islice(batches, step.num_steps, num_steps):
+        if step.num_steps % len(step.loader) == 0:
+            step.sums = MetricSums()
+        step(indices, 0.05 / (1 + step.num_steps / 100))
+    return step
 
 
 class Exact(PlainStep):
     """The plain step in float64."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Config) -> None:
         loader = make_loader()
-        super().__init__(MLP().double(), loader, Multiclass(), *settings)
+        super().__init__(MLP().double(), loader, Multiclass(), settings)
         gather = loader.gather
 
         def in_float64(*arguments: Any) -> tuple[Tensor, Tensor]:
@@ -99,17 +90,15 @@ def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     )
 
 
-@SETTINGS
-def test_fast_step_equals_plain_step(settings: Settings) -> None:
+@CONFIGS
+def test_fast_step_equals_plain_step(settings: Config) -> None:
     """Each of 22 steps, begun from the same state.
 
     Runs that are left alone drift apart by more than rounding whenever a ReLU's input is so near
     zero that rounding decides its sign; the plain step and float64 drift apart in the same way.
     """
-    loader = make_loader()
-    torch.manual_seed(0)
-    plain = PlainStep(MLP(), loader, Multiclass(), *settings)
-    fast = FastStep(MLP(), loader, Multiclass(), *settings)
+    loader, hidden = make_loader(), (520, 320, 240, 120)
+    plain, fast = (make(kind, settings, loader, hidden) for kind in STEPS)
     exact = Exact(settings)
     differences, fast_errors, plain_errors = [], [], []
     for epoch in itertools.count(1):
@@ -159,19 +148,21 @@ def test_fast_step_equals_plain_step_whatever_the_settings(
     num_outputs: int,
 ) -> None:
     """Shards may have no image and no output; so few ReLUs hardly ever hang on rounding."""
-    optimizer = OptimizerConfig(
-        momentum=momentum, nesterov=nesterov and momentum > 0, weight_decay=weight_decay
+    settings = config(
+        momentum,
+        average_decay,
+        num_shards,
+        nesterov=nesterov and momentum > 0,
+        weight_decay=weight_decay,
     )
     loader = make_loader(num_images=40, batch_size=batch_size)
     objective: Objective = Multiclass(0.1)
     if num_outputs == 1:
         objective, loader.labels = Binary(2.0), (loader.labels > 4).long()
-    torch.manual_seed(0)
-    settings = (objective, optimizer, average_decay)
-    plain = PlainStep(MLP((12, 3), num_outputs), loader, *settings)
     with use_threads(num_threads):
-        model = MLP((12, 3), num_outputs)
-        fast = FastStep(model, loader, *settings, num_shards=num_shards)
+        plain, fast = (
+            kind(MLP((12, 3), num_outputs), loader, objective, settings) for kind in STEPS.values()
+        )
         for indices in itertools.islice(loader.epoch(1), 5):
             fast.load_state(plain.state())
             for step in (plain, fast):
@@ -183,27 +174,23 @@ def test_fast_step_equals_plain_step_whatever_the_settings(
                 assert difference(fast.state()[part], plain.state()[part]) <= 1e-5
 
 
-@KINDS
-def test_steps_see_the_same_batches_and_distortions(kind: str) -> None:
+def test_steps_see_the_same_batches_and_distortions() -> None:
     augment = AugmentConfig(rotation_degrees=10, shift_pixels=1, elastic_pixels=0.5)
-    settings = Settings(OptimizerConfig(momentum=0.9, nesterov=True))
     loader = make_loader(augment=augment, last_augmented_epoch=1)
-    again = make_loader(augment=augment, last_augmented_epoch=1)
-    one, other = run("plain", settings, 15, loader), run(kind, settings, 15, again)
+    one, other = (run(make(kind, CLASSIC, loader), 15) for kind in STEPS)
     assert difference(other.eval_weights(), one.eval_weights()) <= 1e-5
 
 
 @KINDS
 def test_one_batch_can_be_overfitted(kind: str) -> None:
-    loader, settings = make_loader(num_images=64), Settings(OptimizerConfig(momentum=0.9))
-    step = run(kind, settings, 100, loader, hidden=(60, 40))
+    step = run(make(kind, config(0.9), make_loader(num_images=64)), 100)
     assert step.sums.loss < 0.05
     assert step.sums.num_correct == 64
 
 
 @KINDS
 def test_non_finite_loss_stops_before_the_update(kind: str) -> None:
-    step = run(kind, ALL, 5, make_loader())
+    step = run(make(kind, ALL, make_loader()), 5)
     step.parameters["l1.bias"][0] = float("nan")
     before = step.state()
     with pytest.raises(NonFiniteLossError) as caught:
@@ -216,42 +203,33 @@ def test_non_finite_loss_stops_before_the_update(kind: str) -> None:
 @KINDS
 @pytest.mark.parametrize("loaded_by", ["plain", "fast"])
 def test_state_continues_with_any_kind(kind: str, loaded_by: str) -> None:
-    settings, loader = ALL, make_loader()
-    whole = run(kind, settings, 8, loader)
-    half = run(kind, settings, 4, loader)
-    torch.manual_seed(5)
-    rest = STEPS[loaded_by](MLP(), loader, Multiclass(), *settings)
+    loader = make_loader()
+    whole, half = (run(make(kind, ALL, loader), num_steps) for num_steps in (8, 4))
+    rest = make(loaded_by, ALL, loader)
     rest.load_state(half.state())
-    for indices in list(loader.epoch(1))[4:8]:
-        rest(indices, 0.05 / (1 + rest.num_steps / 100))
-    error = difference(rest.eval_weights(), whole.eval_weights())
+    error = difference(run(rest, 8).eval_weights(), whole.eval_weights())
     assert error == 0 if kind == loaded_by else error <= 1e-5
 
 
 def test_fast_step_updates_the_model_in_place() -> None:
-    model, loader = MLP(), make_loader()
-    step = FastStep(model, loader, Multiclass(), *CLASSIC)
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    for indices in loader.epoch(1):
-        step(indices, 0.1)
-    assert not any(torch.equal(before[n], p) for n, p in model.named_parameters())
-    assert all(torch.equal(step.eval_weights()[n], p) for n, p in model.named_parameters())
+    step = make("fast", CLASSIC, make_loader())
+    before = {name: parameter.detach().clone() for name, parameter in step.model.named_parameters()}
+    run(step, 3)
+    assert not any(torch.equal(before[n], p) for n, p in step.model.named_parameters())
+    assert all(torch.equal(step.eval_weights()[n], p) for n, p in step.model.named_parameters())
 
 
 @pytest.mark.parametrize("num_shards", [1, 2, 3])
-@SETTINGS
-def test_the_number_of_threads_changes_no_bit(settings: Settings, num_shards: int) -> None:
+def test_the_number_of_threads_changes_no_bit(num_shards: int) -> None:
     """The number of shards may; batches of 43 leave a last one of 5, and shards of unequal size."""
+    settings = config(0.9, 0.99, num_shards, nesterov=True)
     states: list[dict[str, Any]] = []
     for num_threads in (1, 2, 4):
         with use_threads(num_threads):
             augment = AugmentConfig(rotation_degrees=10, elastic_pixels=0.5)
-            loader = make_loader(220, 43, augment=augment)
-            torch.manual_seed(0)
-            step = FastStep(MLP((30, 20, 5)), loader, Multiclass(0.1), *settings, num_shards)
+            step = make("fast", settings, make_loader(220, 43, augment=augment))
             assert step.num_workers == min(num_threads, num_shards)
-            for indices in itertools.chain(loader.epoch(1), loader.epoch(2)):
-                step(indices, 0.1)
+        run(step, 12)
         states.append(step.state() | {"sums": step.sums})
     for state in states[1:]:
         assert state["sums"] == states[0]["sums"]
@@ -259,33 +237,15 @@ def test_the_number_of_threads_changes_no_bit(settings: Settings, num_shards: in
             torch.testing.assert_close(state[part], states[0][part], rtol=0, atol=0)
 
 
-@pytest.fixture
-def _only_public_operators(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A torch that has none of its private operators."""
-    monkeypatch.delattr(torch, "_fused_sgd_")
-    monkeypatch.setattr(torch.ops.aten, "threshold_backward", None)
-    monkeypatch.setattr(torch.ops.aten, "_addmm_activation", None)
-    choose_operators.cache_clear()
-    yield
-    choose_operators.cache_clear()
-
-
-@pytest.mark.usefixtures("_only_public_operators")
-@SETTINGS
-def test_fast_step_works_without_private_operators(settings: Settings) -> None:
-    plain = run("plain", settings, 60, make_loader(), hidden=(12, 10))
-    without = run("fast", settings, 60, make_loader(), hidden=(12, 10))
-    assert difference(without.eval_weights(), plain.eval_weights()) <= 1e-5
-
-
-def test_choice_of_the_step() -> None:
+def test_choice_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen(kind: str, device: str) -> str:
         return choose_step(resolve_config(flags={"train.step": kind}), Custom(), device)
 
-    assert [chosen("auto", device) for device in ("cpu", "cuda", "mps")] == [
-        *("fast", "plain", "plain")
-    ]
+    devices = ("cpu", "cuda", "mps")
+    assert [chosen("auto", device) for device in devices] == ["fast", "plain", "plain"]
     assert chosen("plain", "cpu") == "plain"
     assert chosen("cuda-graph", "cuda") == "plain"  # of runs of an older version
     with pytest.raises(UsageError, match="does not run on cuda"):
         chosen("fast", "cuda")
+    monkeypatch.delattr(torch, "_fused_sgd_")  # which is not public
+    assert chosen("auto", "cpu") == "plain"

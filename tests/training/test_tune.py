@@ -4,28 +4,33 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from conftest import Start
 
 from mnist_ce.cli import main
-from mnist_ce.config import Config
-from mnist_ce.data.synthetic import generate
 from mnist_ce.runs.records import RunRecord, RunState
 from mnist_ce.system.errors import RunError, StoppedError
 from mnist_ce.training import search
-from mnist_ce.training.plan import PlannedRun, make_plan, parse_grid, parse_seeds, plan_runs
 from mnist_ce.training.search import read_space
 from mnist_ce.training.trainer import StopFlag
-from mnist_ce.training.tune import RunQueue, TuneResult, tune
+from mnist_ce.training.tune import (
+    RunQueue,
+    TuneResult,
+    make_plan,
+    parse_grid,
+    parse_seeds,
+    plan_runs,
+    tune,
+)
 
 POSTGRESQL = "MNIST_CE_TEST_POSTGRESQL"  # the URL of an empty database, as Optuna takes it
 SPACE = """
@@ -38,7 +43,6 @@ hidden = [[16], [24, 16]]
 batch_size = { low = 30, high = 90, step = 30 }
 """
 Settings = dict[str, Any]
-Start = Callable[..., subprocess.Popen[bytes]]
 Refused = Callable[..., tuple[int, str]]
 
 
@@ -84,20 +88,8 @@ def command(settings: Settings, *arguments: str) -> list[str]:
     return ["tune", *arguments, *assignments]
 
 
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Start `mnist-ce` commands, and end those that still run."""
-    processes = []
-
-    def run(*arguments: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen([sys.executable, "-m", "mnist_ce", *arguments])
-        processes.append(process)
-        return process
-
-    yield run
-    for process in processes:
-        process.kill()
-        process.wait()
+def run_command(arguments: Sequence[str]) -> None:
+    sys.exit(main(list(arguments)))
 
 
 def test_every_config_point_and_seed_is_a_run_and_is_trained_once(
@@ -227,50 +219,17 @@ def test_a_search_tests_the_chosen_setting_alone(small_settings: Settings) -> No
             searched({**small_settings, **settings}, 8, space=space, study="s")
 
 
-@pytest.mark.parametrize("of_a_search", [False, True])
-def test_processes_share_the_runs(
-    small_settings: Settings, start: Start, of_a_search: bool
-) -> None:
+def test_processes_share_a_search(small_settings: Settings, start: Start) -> None:
     settings = {**small_settings, "train.epochs": 4, "data.validation_size": 100}
-    if of_a_search:
-        arguments = command(settings, *search_options(settings, 5))
-        processes = [start(*arguments) for _ in range(2)]
-    else:
-        processes = [start(*command(settings, "--seeds", "0-4", "--jobs", "2"))]
-    assert not any(process.wait() for process in processes)
+    arguments = command(settings, *search_options(settings, 5))
+    processes = [start(run_command, arguments) for _ in range(2)]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
     runs = records(settings["run.output"])
-    assert len(runs) == 5 + of_a_search
-    ids = {record["process"]["id"] for record in runs.values()}
-    assert len(ids) == 2 or not of_a_search  # a job may have started after all was done
+    assert len(runs) == 6
+    assert {record["process"]["id"] for record in runs.values()} == {p.pid for p in processes}
     assert {record["status"] for record in runs.values()} <= {"finished", "pruned"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("of_a_search", [False, True])
-def test_after_kills_the_same_command_gives_the_same_runs(
-    small_settings: Settings, tmp_path: Path, start: Start, of_a_search: bool
-) -> None:
-    settings = {**small_settings, "train.epochs": 20, "data.validation_size": 100}
-    settings["run.save_every_seconds"] = 0.05
-    options = search_options(settings, 7, "--name", "s") if of_a_search else ["--seeds", "0-4"]
-    folders = [str(tmp_path / name) for name in ("whole", "killed")]
-    whole, killed = (command({**settings, "run.output": folder}, *options) for folder in folders)
-    assert start(*whole).wait() == 0
-    rng = np.random.default_rng(0)
-
-    def last_write() -> int:
-        paths = Path(folders[1]).glob("*/*")
-        return max((path.stat().st_mtime_ns for path in paths), default=0)
-
-    for _ in range(4):
-        before, process = last_write(), start(*killed)
-        while last_write() == before and process.poll() is None:
-            time.sleep(0.02)
-        time.sleep(rng.uniform(0, 0.5))
-        process.kill()
-        process.wait()
-    assert start(*killed).wait() == 0
-    assert digests(folders[1]) == digests(folders[0])
 
 
 def test_a_stop_while_waiting_stops(small_settings: Settings) -> None:
@@ -291,40 +250,43 @@ def test_a_stop_while_waiting_stops(small_settings: Settings) -> None:
             tune(plan, stop)
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_processes_with_other_folders_share_a_search_by_a_database(
-    small_settings: Settings,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    start: Start,
-    kind: str,
+def test_a_database_holds_a_search(
+    small_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage = f"sqlite:///{tmp_path}/study.db" if kind == "sqlite" else os.environ.get(POSTGRESQL)
-    if storage is None:
-        pytest.skip(f"needs PostgreSQL: {POSTGRESQL} is not the URL of a database")
-    options: dict[str, Any] = {"storage": storage, "study": f"test-{time.time_ns()}"}
-    small_settings |= {"train.epochs": 3, "data.validation_size": 100}
-    more = ("--name", options["study"], "--storage", storage)
-    arguments = search_options(small_settings, 6, *more)
-    folders = [str(tmp_path / name) for name in "ab"]
-    processes = [start(*command({**small_settings, "run.output": f}, *arguments)) for f in folders]
-    assert [process.wait() for process in processes] == [0, 0]
-    a, b = ({name for name in records(f) if "-chosen" not in name} for f in folders)
-    assert len(a) + len(b) == 6
-    assert not a & b
-    # A stopped or killed trial is tried again with its values.
+    """A stopped or killed trial is tried again with its values."""
     monkeypatch.setattr(search, "HEARTBEAT_SECONDS", 1)
-    settings = {**small_settings, "run.output": str(tmp_path / "a")}
+    options: dict[str, Any] = {"storage": f"sqlite:///{tmp_path}/study.db", "study": "s"}
     for error in (StoppedError("", 2), SystemExit()):
         with monkeypatch.context() as patch:
             patch.setattr(RunQueue, "train", Mock(side_effect=error))
             with pytest.raises(type(error)):
-                searched(settings, 7, **options)
-    result = searched(settings, 7, **options)
-    assert len(result.trials) == 7
+                searched(small_settings, 2, **options)
+    result = searched(small_settings, 2, **options)
+    assert len(result.trials) == 2
     assert result.count("fail") == 0
     with pytest.raises(RunError, match="other settings: optimizer"):
-        searched({**settings, "optimizer.momentum": 0.25}, 7, **options)
+        searched({**small_settings, "optimizer.momentum": 0.25}, 2, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_processes_with_other_folders_share_a_search_by_a_database(
+    small_settings: Settings, tmp_path: Path, start: Start, kind: str
+) -> None:
+    storage = f"sqlite:///{tmp_path}/study.db" if kind == "sqlite" else os.environ.get(POSTGRESQL)
+    if storage is None:
+        pytest.skip(f"needs PostgreSQL: {POSTGRESQL} is not the URL of a database")
+    small_settings |= {"train.epochs": 3, "data.validation_size": 100}
+    more = ("--name", f"test-{time.time_ns()}", "--storage", storage)
+    arguments = search_options(small_settings, 6, *more)
+    folders = [str(tmp_path / name) for name in "ab"]
+    commands = [command({**small_settings, "run.output": f}, *arguments) for f in folders]
+    for process in [start(run_command, each) for each in commands]:
+        process.join()
+        assert process.exitcode == 0
+    a, b = ({name for name in records(f) if "-chosen" not in name} for f in folders)
+    assert len(a) + len(b) == 6
+    assert not a & b
 
 
 def test_seeds_and_grids_are_read() -> None:
@@ -357,17 +319,3 @@ def test_optuna_is_needed_for_a_search_alone(
     code, error = refused("tune", "--search", "space.toml")
     assert code == 2
     assert "pip install 'mnist-ce[tune]'" in error
-
-
-def test_changed_files_beside_mnist_are_named(mnist_dir: Path, tmp_path: Path) -> None:
-    digits = generate(60, seed=1)
-    np.savez(tmp_path / "own.npz", x_train=digits.images.numpy(), y_train=digits.labels.numpy())
-    own = {"data.dataset": f"mnist+npz:{tmp_path / 'own.npz'}", "data.dir": str(mnist_dir)}
-    settings = {**Config().flat(), **own, "run.output": str(tmp_path), "run.name": "before"}
-    tables: dict[str, dict[str, Any]] = {}
-    for key, value in settings.items():
-        section, _, name = key.partition(".")
-        tables.setdefault(section, {})[name] = value
-    record = RunRecord(config=tables, dataset_digest="0" * 64)
-    with pytest.raises(RunError, match="dataset_digest is "):
-        RunQueue(StopFlag()).check(PlannedRun("default", settings), record)

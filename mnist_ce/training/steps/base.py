@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from mnist_ce.config import OptimizerConfig
+from mnist_ce.config import Config
 from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.network.model import unwrapped
 from mnist_ce.network.objective import Objective
@@ -16,6 +18,7 @@ from mnist_ce.runs.train_state import MetricSums
 from mnist_ce.system.errors import TrainingError
 
 Tensors = dict[str, Tensor]  # by the parameters' names
+OptimizerFactory: TypeAlias = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
 class NonFiniteLossError(TrainingError):
@@ -27,43 +30,36 @@ class NonFiniteLossError(TrainingError):
         self.loss = loss
 
 
+@dataclass(eq=False)
 class Step(ABC):
     """One optimisation step: gather a batch, forward, loss, backward, update.
 
-    The model's parameters are trained in place; the loader's images are on its device. `optimizer`
-    gives momentum and weight decay, but each step gets its learning rate. `average_decay` is that
-    of the moving average of the weights, 0 for none. SGD's whole state is the momentum.
+    The model's parameters are trained in place; the loader's images are on its device. The config
+    gives momentum, weight decay, the average's decay and the number of shards, but each step gets
+    its learning rate. SGD's whole state is the momentum.
     """
 
-    kind: str  # its name in the config
+    kind: ClassVar[str]  # its name in the config
 
-    def __init__(
-        self,
-        model: nn.Module,
-        loader: DeviceLoader,
-        objective: Objective,
-        optimizer: OptimizerConfig,
-        average_decay: float = 0.0,
-        *,
-        is_sgd: bool = True,
-    ) -> None:
-        self.model = model
-        self.loader = loader
-        self.objective = objective
-        self.config = optimizer
-        self.highest_rate = optimizer.learning_rate
-        self.average_decay = average_decay
+    model: nn.Module
+    loader: DeviceLoader
+    objective: Objective
+    config: Config
+    make_optimizer: OptimizerFactory | None = None  # of the plain step; None: the config's
+
+    def __post_init__(self) -> None:
+        self.highest_rate = self.config.optimizer.learning_rate
         self.num_steps = 0  # since the run began
         self.sums = MetricSums()  # over the examples since the caller last set it
         # Threads that compute the step.
-        self.num_workers = torch.get_num_threads() if loader.device.type == "cpu" else 1
-        named = unwrapped(model).named_parameters(remove_duplicate=False)  # as in its state_dict
+        self.num_workers = torch.get_num_threads() if self.loader.device.type == "cpu" else 1
+        named = unwrapped(self.model).named_parameters(remove_duplicate=False)  # as in state_dict
         self.parameters: Tensors = {name: parameter.detach() for name, parameter in named}
         self.momentum: Tensors = {}
-        if is_sgd:
+        if self.config.optimizer.name == "sgd" and self.make_optimizer is None:
             self.momentum = {n: torch.zeros_like(p) for n, p in self.parameters.items()}
         self.average: Tensors = {}
-        if average_decay:
+        if self.config.average.decay:
             self.average = {n: p.clone() for n, p in self.parameters.items()}
 
     @abstractmethod
@@ -87,7 +83,7 @@ class Step(ABC):
         The decay is min(decay, (1 + step) / (10 + step)), so that the average soon forgets the
         initial weights (the rule of TensorFlow's ExponentialMovingAverage).
         """
-        return 1 - min(self.average_decay, (1 + self.num_steps) / (10 + self.num_steps))
+        return 1 - min(self.config.average.decay, (1 + self.num_steps) / (10 + self.num_steps))
 
     def eval_weights(self) -> Tensors:
         """Return a copy on the CPU of the weights to evaluate: the averages if there are any."""

@@ -20,19 +20,13 @@ changes no bit; the number of shards does.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import lru_cache, partial
 from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.optim.sgd import sgd
+from torch import Tensor
 
-from mnist_ce.config import OptimizerConfig
-from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.network.model import MLP
-from mnist_ce.network.objective import Objective
 from mnist_ce.system.workers import Workers
 from mnist_ce.training.steps.base import NonFiniteLossError, Step, Tensors
 
@@ -70,34 +64,23 @@ class Batch(NamedTuple):
 
 
 class FastStep(Step):
-    """See the module's text. The model's parameters become views of the padded matrices.
-
-    A batch is computed in `num_shards` parts, by as many threads at most; see also `Step`.
-    """
+    """See the module's text. The model's parameters become views of the padded matrices."""
 
     kind = "fast"
+    model: MLP
 
-    def __init__(
-        self,
-        model: nn.Module,
-        loader: DeviceLoader,
-        objective: Objective,
-        optimizer: OptimizerConfig,
-        average_decay: float = 0.0,
-        num_shards: int = 2,
-    ) -> None:
-        assert isinstance(model, MLP)
-        super().__init__(model, loader, objective, optimizer, average_decay)
-        self.sizes, self.num_shards = model.sizes, num_shards
-        self.workers = Workers(min(torch.get_num_threads(), num_shards))
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.sizes, self.num_shards = self.model.sizes, self.config.train.shares
+        self.workers = Workers(min(torch.get_num_threads(), self.num_shards))
         self.num_workers = self.workers.num_workers
         self.matrices, self.parameters = _with_bias_columns(self.parameters)
         momenta, self.momentum = _with_bias_columns(self.momentum)
         averages, self.average = _with_bias_columns(self.average)
-        for name, parameter in model.named_parameters():
+        for name, parameter in self.model.named_parameters():
             parameter.data = self.parameters[name]
         self.transposed = [matrix.t() for matrix in self.matrices]
-        self.layers: list[list[Layer]] = [[] for _ in range(num_shards)]
+        self.layers: list[list[Layer]] = [[] for _ in range(self.num_shards)]
         for matrix, momentum, average in zip_longest(self.matrices, momenta, averages):
             gradient = torch.zeros_like(matrix)
             for shard, layers in enumerate(self.layers):
@@ -105,7 +88,6 @@ class FastStep(Step):
                 moving = None if average is None else average[rows]
                 layers.append(Layer(matrix[rows], gradient[rows], momentum[rows], moving))
         self.batches: dict[int, Batch] = {}
-        self.operators = choose_operators()
 
     def __call__(self, indices: Tensor, learning_rate: float) -> None:
         size = len(indices)
@@ -137,24 +119,27 @@ class FastStep(Step):
         """Phase 1: write a shard's gradients; return its sum of losses and right predictions."""
         *hidden, last = self.transposed
         for inputs, matrix, outputs in zip(shard.inputs, hidden, shard.outputs, strict=False):
-            self.operators.linear_relu(inputs, matrix, outputs)  # → [rows, outputs]
+            ops._addmm_activation.out(outputs, inputs, matrix, beta=0, out=outputs)  # with ReLU
         logits = torch.mm(shard.inputs[-1], last, out=shard.logits)
         loss_sum = self.objective.loss_and_gradient(logits, labels, shard.gradients[-1])
         for layer in range(len(hidden), 0, -1):
             below = shard.padded_gradients[layer - 1]
             torch.mm(shard.gradients[layer], self.matrices[layer], out=below)
-            self.operators.relu_gradient(shard.gradients[layer - 1], shard.outputs[layer - 1])
+            gradient = shard.gradients[layer - 1]  # 0 where the ReLU's output is 0
+            ops.threshold_backward.grad_input(
+                gradient, shard.outputs[layer - 1], 0.0, grad_input=gradient
+            )
         correct = torch.count_nonzero(self.objective.predictions(logits) == labels)
         return loss_sum, int(correct.item())
 
     def _update(self, layers: list[Layer], batch: Batch, shard: int, learning_rate: float) -> None:
         """Phase 2: make a shard's rows of all gradients, and update these rows of the weights."""
-        config, mean = self.config, 1 / len(batch.inputs[0])
+        config, mean = self.config.optimizer, 1 / len(batch.inputs[0])
         for layer, gradient, inputs in zip(
             layers, batch.gradients[shard], batch.inputs, strict=True
         ):
             torch.addmm(layer.gradient, gradient, inputs, beta=0, alpha=mean, out=layer.gradient)
-            self.operators.sgd(
+            torch._fused_sgd_(
                 [layer.weight],
                 [layer.gradient],
                 [layer.momentum] if config.momentum else [],
@@ -164,6 +149,7 @@ class FastStep(Step):
                 nesterov=config.nesterov,
                 dampening=0.0,
                 maximize=False,
+                is_first_step=False,
             )
             if layer.average is not None:
                 layer.average.lerp_(layer.weight, self.average_weight)
@@ -219,49 +205,11 @@ def _padded(num_floats: int) -> int:
     return -(-(num_floats + 1) // ALIGNED) * ALIGNED
 
 
-class Operators(NamedTuple):
-    """Operations of the step, each in one call."""
+def has_operators() -> bool:
+    """Return whether torch has the operators of the step, three of which are not public.
 
-    linear_relu: Callable[[Tensor, Tensor, Tensor], object]
-    """Writes ReLU(x · m) to `out`: [rows, n] · [n, outputs] → [rows, outputs]."""
-    relu_gradient: Callable[[Tensor, Tensor], object]
-    """Sets a gradient to 0, in place, where the ReLU's output is 0: [rows, width]."""
-    sgd: Callable[..., object]
-    """Updates lists of weights, gradients and momenta, which begin at zero."""
-
-
-PUBLIC = Operators(
-    lambda x, m, out: torch.mm(x, m, out=out).relu_(),
-    lambda gradient, output: gradient.masked_fill_(output <= 0, 0.0),
-    partial(sgd, foreach=False),
-)
-# The first saves a call. The second takes 14 µs for the four hidden layers and 64 images, the
-# public way 250 µs. The third is the kernel of `torch.optim.SGD(fused=True)`.
-PRIVATE = Operators(
-    lambda x, m, out: ops._addmm_activation.out(out, x, m, beta=0, out=out),
-    lambda gradient, output: ops.threshold_backward.grad_input(
-        gradient, output, 0.0, grad_input=gradient
-    ),
-    lambda *tensors, **options: torch._fused_sgd_(*tensors, is_first_step=False, **options),
-)
-
-
-@lru_cache(maxsize=1)
-def choose_operators() -> Operators:
-    """Return torch's private operators, if it has them and they do what the public ones do."""
-    exact = {"lr": 0.5, "momentum": 0.5, "weight_decay": 0.25, "nesterov": True}  # no rounding
-    results = []
-    try:
-        for operators in (PRIVATE, PUBLIC):
-            out, gradient = torch.empty(2, 2), torch.ones(3)
-            inputs = torch.tensor([[torch.nan], [-1.0]])  # NaN stays NaN
-            operators.linear_relu(inputs, torch.ones(1, 2), out)
-            operators.relu_gradient(gradient, torch.tensor([0.0, 0.5, torch.nan]))
-            tensors = [torch.full((20,), value) for value in (1.0, 2.0, 4.0)]
-            operators.sgd(*([t] for t in tensors), **exact, dampening=0.0, maximize=False)
-            results.append(torch.cat([out.flatten(), gradient, *tensors]))
-    except (AttributeError, RuntimeError, TypeError):
-        return PUBLIC
-    private, public = results
-    is_equal = torch.allclose(private, public, rtol=0, atol=0, equal_nan=True)
-    return PRIVATE if is_equal else PUBLIC
+    The first saves a call. The second takes 14 µs for the four hidden layers and 64 images, the
+    public way 250 µs. The third is the kernel of `torch.optim.SGD(fused=True)`.
+    """
+    names = ("_addmm_activation", "threshold_backward")
+    return all(hasattr(ops, name) for name in names) and hasattr(torch, "_fused_sgd_")

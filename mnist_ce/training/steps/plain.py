@@ -4,84 +4,64 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mnist_ce.config import OptimizerConfig
 from mnist_ce.data.augment import generator_seed
-from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.network.model import MLP, unwrapped
-from mnist_ce.network.objective import Objective
 from mnist_ce.system.distributed import all_reduce, num_processes, rank
-from mnist_ce.system.errors import RunError, UsageError
-from mnist_ce.system.text import one_line
+from mnist_ce.system.errors import UsageError
 from mnist_ce.training.steps.base import NonFiniteLossError, Step
 
 OTHER_STREAM = 1 << 63  # no seed of a run is as large
-OptimizerFactory: TypeAlias = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
 class PlainStep(Step):
-    """Gather, forward, loss, backward, update: a line each; for the arguments see `Step`.
+    """Gather, forward, loss, backward, update: a line each.
 
-    `make_optimizer` makes the optimizer from the parameters; None: that of the config. Of several
-    processes each takes its shard of the batch that a single one would take, and all have the same
-    weights and metrics after the step.
+    Of several processes each takes its shard of the batch that a single one would take, and all
+    have the same weights and metrics after the step.
     """
 
     kind = "plain"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        loader: DeviceLoader,
-        objective: Objective,
-        optimizer: OptimizerConfig,
-        average_decay: float = 0.0,
-        make_optimizer: OptimizerFactory | None = None,
-    ) -> None:
-        is_sgd = optimizer.name == "sgd" and make_optimizer is None
-        super().__init__(model, loader, objective, optimizer, average_decay, is_sgd=is_sgd)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.num_processes = num_processes()
-        self.network: nn.Module = model
+        self.network: nn.Module = self.model
         if self.num_processes > 1:
-            device_ids = [loader.device.index] if loader.device.type == "cuda" else None
-            self.network = DistributedDataParallel(model, device_ids=device_ids)
-        self.optimizer = self._new_optimizer(list(model.parameters()), make_optimizer)
+            device = self.loader.device
+            device_ids = [device.index] if device.type == "cuda" else None
+            self.network = DistributedDataParallel(self.model, device_ids=device_ids)
+        self.optimizer = self._new_optimizer(list(self.model.parameters()))
         rates = [float(group["lr"]) for group in self.optimizer.param_groups]
-        if make_optimizer is not None:
+        if self.make_optimizer is not None:
             self.highest_rate = rates[0]
         if not rates[0] > 0:
             raise UsageError(f"the optimizer's learning rate is {rates[0]}; it must be above 0")
         self.relative_rates = [rate / rates[0] for rate in rates]
 
-    def _new_optimizer(
-        self, parameters: list[nn.Parameter], make_optimizer: OptimizerFactory | None
-    ) -> torch.optim.Optimizer:
-        config = self.config
-        if make_optimizer is not None:
-            optimizer = make_optimizer(parameters)
+    def _new_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        config = self.config.optimizer
+        if self.make_optimizer is not None:
+            optimizer = self.make_optimizer(parameters)
             if not isinstance(optimizer, torch.optim.Optimizer):
-                kind = type(optimizer).__name__
-                raise TypeError(f"optimizer must return a torch.optim.Optimizer, not a {kind}")
+                wrong = type(optimizer).__name__
+                raise TypeError(f"optimizer must return a torch.optim.Optimizer, not a {wrong}")
             return optimizer
-        if config.name == "sgd":
-            sgd = torch.optim.SGD(
-                parameters,
-                lr=1.0,  # set at each step
-                momentum=config.momentum,
-                nesterov=config.nesterov,
-                weight_decay=config.weight_decay,
-            )
-            for name, parameter in unwrapped(self.model).named_parameters():
-                sgd.state[parameter]["momentum_buffer"] = self.momentum[name]
-            return sgd
-        kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-        return kind(parameters, lr=1.0, weight_decay=config.weight_decay)
+        options: dict[str, Any] = {"lr": 1.0, "weight_decay": config.weight_decay}  # lr: per step
+        if config.name != "sgd":
+            kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+            return kind(parameters, **options)
+        sgd = torch.optim.SGD(
+            parameters, momentum=config.momentum, nesterov=config.nesterov, **options
+        )
+        for name, parameter in unwrapped(self.model).named_parameters():
+            sgd.state[parameter]["momentum_buffer"] = self.momentum[name]
+        return sgd
 
     def __call__(self, indices: Tensor, learning_rate: float) -> None:
         # Distortions are drawn for the whole batch, so that its shards make no difference.
@@ -127,8 +107,4 @@ class PlainStep(Step):
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
         if not self.momentum:
-            try:
-                self.optimizer.load_state_dict(state["optimizer"])
-            except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-                reason = f"its optimizer's state: {one_line(error)}"
-                raise RunError(f"resume.pt does not belong to this run: {reason}") from None
+            self.optimizer.load_state_dict(state["optimizer"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import resource
@@ -11,33 +10,18 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import Start
 
 from mnist_ce.cli import main
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.training.trainer import train
-
-Start = Callable[..., ForkServerProcess]
-
-
-@pytest.fixture(scope="module")
-def start() -> Start:
-    """Start a process quickly: its parent has imported everything."""
-    context: ForkServerContext = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mnist_ce.training.trainer", "mnist_ce.cli.terminal"])
-
-    def start(target: Callable[..., None], *arguments: Any) -> ForkServerProcess:
-        process = context.Process(target=target, args=arguments)
-        process.start()
-        return process
-
-    return start
 
 
 @pytest.fixture
@@ -179,7 +163,7 @@ def test_stopped_by_a_signal(
     endless: list[str], start: Start, tmp_path: Path, number: signal.Signals
 ) -> None:
     process = start(command, endless)
-    wait_for(tmp_path / "a" / "resume.pt")
+    wait_for(tmp_path / "a" / "model.pt")
     assert process.pid is not None
     os.kill(process.pid, number)
     assert ended(process) == 128 + number
@@ -192,7 +176,7 @@ def test_stopped_by_a_signal(
 
 def test_the_second_signal_stops_at_once(endless: list[str], start: Start, tmp_path: Path) -> None:
     process = start(command, endless, "mnist_ce.cli.terminal.TerminalCallback.on_epoch")
-    wait_for(tmp_path / "a" / "resume.pt")
+    wait_for(tmp_path / "a" / "model.pt")
     assert process.pid is not None
     os.kill(process.pid, signal.SIGINT)
     time.sleep(0.3)
@@ -206,7 +190,7 @@ def test_the_second_signal_stops_at_once(endless: list[str], start: Start, tmp_p
 def test_a_signal_while_data_is_loaded_leaves_nothing(
     endless: list[str], start: Start, tmp_path: Path
 ) -> None:
-    process = start(command, endless, "mnist_ce.training.trainer.load_data", signal.SIGTERM)
+    process = start(command, endless, "mnist_ce.training.setup.load_splits", signal.SIGTERM)
     assert ended(process) == 143
     assert not list(tmp_path.iterdir())
 
@@ -232,9 +216,10 @@ def test_a_full_disk_keeps_what_was_saved(
 ) -> None:
     expected = expected_of(settings)
     resumed = ["--resume", "a", "--output", str(tmp_path)]
-    # Enough for config and record; then for the weights but not the momentum.
-    for arguments, num_bytes in ((options(settings), 8_000), (resumed, 100_000)):
-        assert ended(start(with_full_disk, arguments, num_bytes)) == 1
+    assert ended(start(with_full_disk, options(settings), 8_000)) == 1
+    assert not (tmp_path / "a").exists()
+    for arguments in (options(settings), resumed):  # weights and average, but not the momentum
+        assert ended(start(with_full_disk, arguments, 200_000)) == 1
         record_of(RunDir(tmp_path / "a"))
         assert not list((tmp_path / "a").glob(".*.tmp"))
     start_or_resume(settings)
