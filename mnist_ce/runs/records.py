@@ -21,7 +21,7 @@ RESULTS = (
     *("epochs_done", "train_seconds", "wall_seconds", "weights_sha256"),
     *("train_loss", "train_accuracy", "validation_loss", "validation_accuracy"),
     *("test_loss", "test_accuracy", "test_correct", "test_total"),
-    *("best_epoch", "best_validation_accuracy", "prediction"),
+    *("best_epoch", "best_validation_accuracy", "prediction", "error"),
 )
 
 
@@ -110,6 +110,8 @@ class RunRecord(BaseModel, extra="allow", strict=True):
     best_validation_accuracy: Fraction | None = None
     prediction: dict[str, Any] | None = None
     """See `Calibration`."""
+    error: str | None = None
+    """Why the run failed."""
 
     @classmethod
     def parse(cls, content: bytes) -> RunRecord:

@@ -200,14 +200,15 @@ class Trainer:
                 self._train_epoch()
             self._finish()
         except NonFiniteLossError as error:
-            self._write_record(RunState.FAILED)
             rate = self.step.highest_rate
-            raise TrainingError(
+            reason = (
                 f"the loss is {error.loss} in epoch {self.state.epoch}, batch "
                 f"{error.step % len(self.loader) + 1} of {len(self.loader)}. Start a new run "
                 f"with a learning rate below {rate:g}, such as {rate / 10:g}: resuming would fail "
                 "again"
-            ) from None
+            )
+            self._write_record(RunState.FAILED, error=reason)
+            raise TrainingError(reason) from None
         finally:
             self.stop.is_checked = False
 
@@ -253,12 +254,15 @@ class Trainer:
             "seconds": round(seconds, 4),
             "images_per_second": round(sums.num_examples / seconds, 1),
         }
+        self.weights = self.step.eval_weights()
+        if not all(bool(tensor.isfinite().all()) for tensor in self.weights.values()):
+            raise NonFiniteLossError(self.step.num_steps - 1)  # the last update was too large
         if self.splits.validation is not None:
             result = from_main(lambda: self._predict("validation"))
             row |= {"validation_loss": result.loss, "validation_accuracy": result.accuracy}
             if state.best_row is None or _rank(row) > _rank(state.best_row):
                 state.best_epoch = state.epoch
-                self._unsaved_best = self.step.eval_weights()
+                self._unsaved_best = self.weights
         state.rows.append(row)
         state.train_seconds += seconds
         state.epoch += 1
@@ -277,7 +281,7 @@ class Trainer:
             self._stop_if_requested()
 
     def _predict(self, split: str) -> SplitResult:
-        unwrapped(self._eval_model).load_state_dict(self.step.eval_weights())
+        unwrapped(self._eval_model).load_state_dict(self.weights)
         data = self.splits.split(split)
         images = data.images.to(self.loader.device)
         result = predict_split(self._eval_model, images, data.labels, self.splits.objective)
@@ -295,7 +299,7 @@ class Trainer:
             step=self.step.state(),
             train_state=state.model_dump(),
             definition=definition(self.record),
-            weights=self.step.eval_weights() if epoch_is_done else None,
+            weights=self.weights if epoch_is_done else None,
             best=self._unsaved_best,
         )
         self._unsaved_best = None
@@ -314,25 +318,23 @@ class Trainer:
             int(signal_number),
         )
 
-    def _write_record(self, status: RunState) -> None:
-        self.record = self.record.updated(status=status)
+    def _write_record(self, status: RunState, **results: Any) -> None:  # noqa: ANN401
+        self.record = self.record.updated(status=status, **results)
         self.checkpointer.write(self.run.write_record, self.record)
 
     def _finish(self) -> None:
         state, last_row = self.state, self.state.rows[-1]
-        self.record = self.record.updated(
-            epochs_done=len(state.rows),
-            train_seconds=round(state.train_seconds, 3),
-            wall_seconds=round(time.perf_counter() - self.started_at, 3),
-            weights_sha256=weights_sha256(self.step.eval_weights()),
+        results: dict[str, Any] = {
+            "epochs_done": len(state.rows),
+            "train_seconds": round(state.train_seconds, 3),
+            "wall_seconds": round(time.perf_counter() - self.started_at, 3),
+            "weights_sha256": weights_sha256(self.step.eval_weights()),
             **{key: last_row.get(key) for key in RESULTS if key in EpochMetrics.__annotations__},
-        )
+        }
         if state.best_row is not None:
-            best = state.best_row["validation_accuracy"]
-            self.record = self.record.updated(
-                best_epoch=state.best_epoch, best_validation_accuracy=best
-            )
-        self._write_record(RunState.FINISHED)
+            results["best_epoch"] = state.best_epoch
+            results["best_validation_accuracy"] = state.best_row["validation_accuracy"]
+        self._write_record(RunState.FINISHED, **results)
 
 
 def _rank(row: EpochMetrics) -> tuple[float, float]:

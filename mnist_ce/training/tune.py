@@ -13,17 +13,27 @@ import logging
 import re
 import time
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_ce.config import recipe_name, resolve_config
+from mnist_ce.config import check_value, recipe_name, resolve_config
 from mnist_ce.data.dataset import load_dataset
 from mnist_ce.runs.groups import RunGroup, definition, group_runs, is_of_recipe
+from mnist_ce.runs.load_model import load_model
 from mnist_ce.runs.records import FORMAT_VERSION, RunRecord, RunState
 from mnist_ce.runs.run_dir import RunDir, check_run_name
-from mnist_ce.system.errors import DeviceError, RunError, StoppedError, TrainingError, UsageError
+from mnist_ce.system.errors import (
+    CheckpointError,
+    DataError,
+    DeviceError,
+    MnistCeError,
+    RunError,
+    StoppedError,
+    TrainingError,
+    UsageError,
+)
 from mnist_ce.system.text import sanitize
 from mnist_ce.training.trainer import Callback, StopFlag, train
 
@@ -35,6 +45,7 @@ logger = logging.getLogger(__name__)
 MAX_RUNS = 10_000
 IN_A_NAME = r"[\w.+-]+"
 POLL_SECONDS = 0.5  # between two looks at the runs of other processes
+REFUSED = (UsageError, CheckpointError, DataError)  # of values that do not go with each other
 TRIAL_STATES = {"finished": "complete", "pruned": "pruned", "failed": "fail"}  # of runs that ended
 
 
@@ -93,9 +104,12 @@ def plan_runs(
     combinations = list(itertools.product(configs, itertools.product(*grid.values()), seeds))
     if len(combinations) > MAX_RUNS:
         raise UsageError(f"{len(combinations):,} runs are more than {MAX_RUNS:,}")
+    for key, value in [(key, value) for key, values in grid.items() for value in values]:
+        check_value(key, value, "--grid")
     runs: dict[str, PlannedRun] = {}
     for config, point, seed in combinations:
-        flags = {**settings, **dict(zip(grid, point, strict=True)), "train.seed": seed}
+        values = dict(zip(grid, point, strict=True))
+        flags = {**settings, **values, "train.seed": seed}
         parts = [
             f"{key.rpartition('.')[2]}={'_'.join(re.findall(IN_A_NAME, str(value)))}"
             for key, value in sorted(flags.items())
@@ -106,8 +120,12 @@ def plan_runs(
             raise UsageError(
                 f"two of the runs would be called {name}; give each value and file once"
             )
-        resolved = resolve_config(config, flags={**flags, "run.name": name})
-        runs[name] = PlannedRun(recipe_name(config), resolved.flat())
+        flags["run.name"] = name
+        try:
+            flat = resolve_config(config, flags=flags).flat()
+        except UsageError:  # this point's values do not go together: a run that will fail
+            flat = resolve_config(config, flags=flags | dict.fromkeys(grid)).flat() | values
+        runs[name] = PlannedRun(recipe_name(config), flat)
     return tuple(runs.values())
 
 
@@ -235,7 +253,7 @@ class RunQueue:
     """Runs on disk, trained by any number of processes."""
 
     stop: StopFlag
-    digests: dict[str, str] = field(default_factory=dict)  # of one's own data, by dataset name
+    digests: dict[str, str] = field(default_factory=dict)  # of data and initial weights, by name
     num_awaited: int = 0  # runs of other processes
 
     def train_all(
@@ -262,58 +280,68 @@ class RunQueue:
     ) -> RunRecord | None:
         """Return the record of a run when it has ended; None: another process trains it.
 
-        A run whose settings cannot be trained has failed, as one whose loss is not finite; where
-        nothing of it is on disk, it is tried again by the next call.
+        A run that cannot be trained has failed, as one whose loss is not finite; where nothing of
+        it is on disk, it is tried again by the next call.
         """
-        run, settings = planned.run, planned.settings
-        exists, before = run.path.exists(), run.read_record()
+        run, before = planned.run, planned.run.read_record()
         if before is not None:
             self.check(planned, before)
-            if before.status in TRIAL_STATES:
-                return before
-        elif exists:
+        elif run.path.exists():
             raise RunError(f"{run.path} is in the way of a run of this name: it has no record")
-        if run.is_locked():
-            return None
-        changes: dict[str, Any] = {"tune": dict(origin)}
-        try:
-            if before is None:
-                config = resolve_config(flags=settings, environment={})
-                train(config, recipe=planned.recipe, callbacks=callbacks, stop=self.stop)
-            else:
-                train(resume=str(run.path.absolute()), callbacks=callbacks, stop=self.stop)
-        except PrunedError:
-            changes["status"] = RunState.PRUNED
-        except DeviceError:
-            raise
-        except (UsageError, TrainingError) as error:
-            if isinstance(error, UsageError) and before is None and run.path.exists():
-                return None  # another process made the run first
-            changes |= {"status": RunState.FAILED, "error": str(error)}
-        except RunError:
+        changes: dict[str, Any] = {}
+        if before is None or before.status not in TRIAL_STATES:
             if run.is_locked():
                 return None
-            raise
-        record = (run.read_record() or planned.record).updated(**changes)
-        if run.path.exists():
-            run.write_record(record)
-        _log(record, f"({origin['trial'] + 1} of {num_runs})")
+            try:
+                if before is None:
+                    config = resolve_config(flags=planned.settings, environment={})
+                    train(config, recipe=planned.recipe, callbacks=callbacks, stop=self.stop)
+                else:
+                    train(resume=str(run.path.absolute()), callbacks=callbacks, stop=self.stop)
+            except PrunedError:
+                changes = {"status": RunState.PRUNED}
+            except (DeviceError, StoppedError):
+                raise
+            except MnistCeError as error:
+                is_taken = before is None and run.path.exists() and isinstance(error, UsageError)
+                if is_taken or run.is_locked():
+                    return None  # another process made the run first
+                if not isinstance(error, TrainingError if before else (*REFUSED, TrainingError)):
+                    raise
+                changes = {"status": RunState.FAILED, "error": str(error)}
+        record = run.read_record() or planned.record
+        if changes or record["tune"] is None:  # of a process that was killed after the training
+            record = record.updated(**changes, tune=dict(origin))
+            if run.path.exists():
+                run.write_record(record)
+            _log(record, f"({origin['trial'] + 1} of {num_runs})")
         return record
 
     def check(self, planned: PlannedRun, record: RunRecord, but: Collection[str] = ()) -> None:
-        """Raise a RunError unless a run has the data and the settings of a plan, `but` for some."""
+        """Raise a RunError unless a run has data and settings of a plan, `but` for some keys."""
         there, here = definition(record), definition(planned.record)
-        dataset = planned.settings["data.dataset"]
-        if ":" in dataset and record.dataset_digest:  # files of one's own, which may have changed
-            if dataset not in self.digests:
-                folder = Path(planned.settings["data.dir"])
-                self.digests[dataset] = load_dataset(dataset, folder).digest
-            here["dataset_digest"] = self.digests[dataset]
+        dataset, folder, mirror, init, output = (
+            planned.settings[key]
+            for key in ("data.dataset", "data.dir", "data.mirror", "train.init", "run.output")
+        )
+        # What a name stands for may have changed, but not what MNIST is.
+        if dataset != "mnist" and record.dataset_digest:
+            here["dataset_digest"] = self._digest(
+                dataset, lambda: load_dataset(dataset, Path(folder), mirror=mirror).digest
+            )
         else:
             there.pop("dataset_digest", None)
+        if init and record.init:
+            there["init"] = record.init.get("weights_sha256")
+            here["init"] = self._digest(init, lambda: load_model(init, output).weights_sha256)
         for key in but:
             there[key] = here[key]
         check_equal(f"run {planned.run.path}", there, here)
+
+    def _digest(self, name: str, load: Callable[[], str]) -> str:
+        if name not in self.digests:
+            self.digests[name] = load()
+        return self.digests[name]
 
     def wait(self, num_runs: int) -> None:
         """Wait a moment for other processes; raise a StoppedError when stopped."""
