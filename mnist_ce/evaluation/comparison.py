@@ -184,10 +184,7 @@ def p_text(p_value: float) -> str:
 
 
 def mcnemar_p_value(only_a: int, only_b: int) -> float:
-    """Return the two-sided p-value of McNemar's exact test (McNemar 1947).
-
-    Under the null hypothesis each image that only one model gets right is a fair coin toss.
-    """
+    """Return the two-sided p-value of McNemar's exact test (1947), of tosses of a fair coin."""
     from scipy.stats import binomtest
 
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0

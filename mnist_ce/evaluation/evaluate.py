@@ -177,10 +177,8 @@ def evaluate(
         output: The folder of the runs.
         device: See `resolve_device`.
 
-    Raises:
-        CheckpointError: If the network cannot be loaded.
-        DataError: If the data is missing or damaged.
-        UsageError: If the device is missing, or the split or dataset does not fit the network.
+    A `CheckpointError` if the network cannot be loaded; a `DataError` if the data is missing or
+    damaged; a `UsageError` if the device is missing, or split or dataset do not fit the network.
     """
     if isinstance(checkpoint, nn.Module):
         checkpoint = load_model(model=checkpoint)

@@ -103,9 +103,9 @@ def binary_report(
 ) -> BinaryReport:
     """Return the metrics of a yes/no network: float32 [n] scores, int64 [n] labels, 1 for yes."""
     yes = class_reports(confusion, ("no", "yes"))[1]
-    (true_negatives, false_positives), (false_negatives, true_positives) = confusion
+    (true_no, false_yes), (false_no, true_yes) = confusion
     rates = yes.precision, yes.recall, yes.f1, *threshold_metrics(scores, labels)
-    return BinaryReport(*rates, true_positives, false_positives, true_negatives, false_negatives)
+    return BinaryReport(*rates, true_yes, false_yes, true_no, false_no)
 
 
 def threshold_metrics(scores: Tensor, labels: Tensor) -> tuple[float, float]:

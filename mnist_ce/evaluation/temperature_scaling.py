@@ -37,10 +37,8 @@ def calibrate(
     loosely, several runs with different seeds, whose predictions are pooled, better. `held_out` are
     those runs; none: the run itself.
 
-    Raises:
-        UsageError: If a run has no validation split, or another task, or is named twice, or no
-            temperature fits.
-        RunError: If a run is not finished.
+    A `RunError` if a run is not finished; a `UsageError` if it has no validation split or another
+    task, or is named twice, or if no temperature fits.
     """
     target, *sources = (_load_finished(one, output) for one in (name, *held_out))
     sources = sources or [target]

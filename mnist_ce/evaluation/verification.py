@@ -48,10 +48,8 @@ def verify(
     """Read all files of a finished run and evaluate its weights again, if the data is the same.
 
     Training losses and accuracies belong to the changing weights of an epoch, so they are only
-    compared among the files. For the arguments but `name`, a run, see `evaluate`.
-
-    Raises:
-        RunError: If there is no such run, or it is not finished.
+    compared among the files. For the arguments but `name`, a run, see `evaluate`. A `RunError` if
+    there is no such run, or it is not finished.
     """
     run = find_run(name, Path(output), FINISHED)
     record = run.read_record()

@@ -51,10 +51,8 @@ def export(
     Without `file` it gets the run's or checkpoint's name with `.onnx`, in the current directory;
     without `dataset` the test images are the run's own.
 
-    Raises:
-        UsageError: A package is missing, or the dataset does not fit the network.
-        CheckpointError: The predictions or logits of ONNX Runtime differ.
-        DataError: The test images are not available.
+    A `UsageError` if a package is missing or the dataset does not fit the network; a
+    `CheckpointError` if predictions or logits differ; a `DataError` without test images.
     """
     require("onnx", "onnxruntime", extra="export")
     if file is None:

@@ -35,7 +35,6 @@ from mnist_ce.system.errors import DataError, RunError, UsageError
 from mnist_ce.system.files import write_atomically
 
 PLOTS = ("confusion_matrix", "mistakes", "weights", "calibration")
-MISSING = "–"
 
 logger = logging.getLogger(__name__)
 
@@ -84,11 +83,9 @@ def report(
     """Redraw the plots of runs and write one self-contained HTML file about them.
 
     Without names it is about the newest finished run in `output`. Without `file` it is
-    `report.html` in the run's directory, or in `output` for several runs.
-
-    Raises:
-        RunError: A run does not exist, has no weights yet, or has a damaged file.
-        CheckpointError: A run's weights cannot be loaded.
+    `report.html` in the run's directory, or in `output` for several runs. A `RunError` if a run
+    does not exist, has no weights yet, or has a damaged file; a `CheckpointError` if its weights
+    cannot be loaded.
     """
     output = Path(output)
     runs = [find_run(name, output, FINISHED) for name in names]
@@ -157,18 +154,14 @@ def _page(runs: Sequence[ReportedRun]) -> str:
     jinja.filters |= {
         "base64": lambda png: base64.b64encode(png).decode(),
         "quote": lambda path: shlex.quote(str(path)),
-        "number": lambda value, form: MISSING if value is None else form % value,
-        "text": _text,
         "p_text": comparison.p_text,
     }
-    title, sections, curves = runs[0].name, {"Plots": [*PLOTS]}, runs[0].plots["curves"]
+    title, curves = runs[0].name, runs[0].plots["curves"]
     if len(runs) > 1:
         title = f"{len(runs)} runs"
-        sections = {name.replace("_", " ").capitalize(): [name] for name in PLOTS}
         curves = draw_curves("Learning curves", title, [(run.name, [run.metrics]) for run in runs])
     differences = _differences(*(run.record.flat_config for run in runs))
-    groups = group_runs((run.name, run.record) for run in runs)
-    group_curves = b""
+    groups, group_curves = group_runs((run.name, run.record) for run in runs), b""
     if all(len(group.names) == 1 for group in groups):
         groups = []
     else:
@@ -182,7 +175,7 @@ def _page(runs: Sequence[ReportedRun]) -> str:
         title=title,
         runs=runs,
         interval=wilson_interval,
-        sections=sections,
+        plots=PLOTS,
         curves=curves,
         groups=groups,
         group_curves=group_curves,
@@ -190,7 +183,6 @@ def _page(runs: Sequence[ReportedRun]) -> str:
         significance_level=comparison.SIGNIFICANCE_LEVEL,
         differences=[row for row in differences if not row[0].startswith("run.")],
         changed_settings=_changed_settings,
-        missing=MISSING,
     )
 
 
@@ -227,9 +219,3 @@ def _differences(*settings: Mapping[str, Any]) -> list[list[Any]]:
 def _changed_settings(record: RunRecord) -> list[list[Any]]:
     settings, defaults = record.flat_config, Config().flat()
     return _differences(settings, {key: defaults[key] for key in settings if key in defaults})
-
-
-def _text(value: object) -> str:
-    if isinstance(value, list):
-        return " ".join(map(str, value)) or "none"
-    return MISSING if value is None else "none" if value == "" else str(value)

@@ -22,7 +22,6 @@ from mnist_ce.runs.load_model import TrainedModel
 
 Texts = Callable[[bytes], list[str]]
 HEADING = ("a run", "a dataset")
-DRAW_EVALUATION = (draw_confusion_matrix, draw_mistakes, draw_reliability)
 
 
 @pytest.fixture
@@ -64,47 +63,44 @@ def metrics(num_epochs: int, *, has_steps: bool = True, loss: float = 0.5) -> Ru
     return RunMetrics([row(epoch) for epoch in range(1, num_epochs + 1)], steps)
 
 
-@pytest.mark.parametrize(("num_epochs", "has_steps"), [(0, 0), (1, 0), (1, 1), (3, 1), (400, 1)])
-def test_curves_of_any_length_are_drawn(texts: Texts, num_epochs: int, has_steps: int) -> None:
-    run = ("a", [metrics(num_epochs, has_steps=bool(has_steps))])
-    drawn = draw_curves(*HEADING, [run])
+UNTESTED = RunMetrics([row(1, None, None), row(2)])
+PERFECT = RunMetrics([row(1, float("nan"), 1.0)])
+UNEVEN = [RunMetrics([row(1), row(2, 0.3)]), RunMetrics([row(1)])]
+OF_GROUPS = "mean over the seeds"
+
+
+@pytest.mark.parametrize(
+    ("series", "present", "absent"),
+    [
+        ([("a", [metrics(0, has_steps=False)])], {"Learning rate", "epochs"}, {OF_GROUPS}),
+        ([("a", [metrics(1, has_steps=False)])], {"test 20 %", "train 10 %", "test 0.6"}, set()),
+        ([("a", [metrics(1)])], {"test 20 %", "train 25 %", "test 0.6", "0.1"}, set()),
+        ([("a", [metrics(400)])], {"test 20 %", "train 25 %", "test 0.6", "0.1"}, set()),
+        ([("a", [UNTESTED])], {"test 0.6", "test 20 %"}, {"nan"}),
+        ([("a", [PERFECT])], {"test 0 %"}, {"nan"}),
+        # Too many values to be legible.
+        ([(f"run {n}", [metrics(2)]) for n in range(20)], {f"run {n}" for n in range(20)}, {"0.6"}),
+        ([("a", [metrics(2, loss=loss) for loss in (0.4, 0.6)])], {"train 0.5", OF_GROUPS}, set()),
+        # A row that one run lacks has no mean.
+        ([("a", UNEVEN)], {"test 0.6", OF_GROUPS}, set()),
+    ],
+    ids=range(9),
+)
+def test_curves_show_what_was_measured(
+    texts: Texts, series: list[tuple[str, list[RunMetrics]]], present: set[str], absent: set[str]
+) -> None:
+    drawn = draw_curves(*HEADING, series)
     assert pixels(drawn).shape[1] == 1296
-    assert draw_curves(*HEADING, [run]) == drawn
-    expected = {"a run", "a dataset", "Loss (mean cross-entropy)", "Learning rate", "epochs"}
-    if num_epochs:
-        expected |= {"test 20 %", "train 25 %" if has_steps else "train 10 %", "test 0.6", "0.1"}
-    assert expected <= set(texts(drawn))
+    assert draw_curves(*HEADING, series) == drawn
+    shown = "\n".join(["", *texts(drawn), ""])
+    assert all(f"\n{text}" in shown for text in {*present, *HEADING, "Loss (mean cross-entropy)"})
+    assert not any(text in shown for text in absent)
 
 
-def test_what_was_not_measured_or_has_no_logarithm(texts: Texts) -> None:
-    untested = RunMetrics([row(1, None, None), row(2)])
-    assert {"test 0.6", "test 20 %"} <= set(texts(draw_curves(*HEADING, [("a", [untested])])))
-    perfect = RunMetrics([row(1, float("nan"), 1.0)])
-    shown = texts(draw_curves(*HEADING, [("a", [perfect])]))
-    assert "test 0 %" in shown
-    assert not any("nan" in text for text in shown)
-
-
-def test_the_legend_names_every_series(texts: Texts) -> None:
-    names = [f"run {number}" for number in range(20)]
-    drawn = draw_curves(*HEADING, [(name, [metrics(2)]) for name in names])
-    assert set(names) <= set(texts(drawn))
-    assert "0.6" not in texts(drawn)  # too many values to be legible
-
-
-def test_a_group_has_its_mean_and_the_range_of_its_runs(texts: Texts) -> None:
+def test_a_group_has_a_band_where_its_runs_differ() -> None:
     runs = [metrics(2, loss=0.4), metrics(2, loss=0.6)]
-    group = draw_curves(*HEADING, [("both", runs)])
-    shown = texts(group)
-    assert "train 0.5" in shown
-    assert any("mean over the seeds; band and bar: lowest to highest" in text for text in shown)
-    alone = draw_curves(*HEADING, [("both", runs[:1])])
-    assert not any("mean over the seeds" in text for text in texts(alone))
-    equal = draw_curves(*HEADING, [("both", [runs[0]] * 2)])
-    assert (pixels(group) != pixels(equal)).any()  # equal runs have no band
-    # A row that one run lacks has no mean.
-    uneven = [RunMetrics([row(1), row(2, 0.3)]), RunMetrics([row(1)])]
-    assert "test 0.6" in texts(draw_curves(*HEADING, [("both", uneven)]))
+    group, equal = (draw_curves(*HEADING, [("a", two)]) for two in (runs, [runs[0]] * 2))
+    assert (pixels(group) != pixels(equal)).any()
 
 
 @pytest.mark.parametrize(
@@ -136,32 +132,25 @@ def evaluated(
     return EvaluationReport(trained, "mnist", "test", names, result, images)
 
 
-@pytest.mark.parametrize("draw", DRAW_EVALUATION)
-def test_the_plots_of_an_evaluation_say_of_what_they_are(
-    texts: Texts, draw: Callable[[EvaluationReport, str], bytes]
-) -> None:
-    for num_wrong in (0, 1, 40):
-        drawn = draw(evaluated(num_wrong), "my run")
+@pytest.mark.parametrize(("num_wrong", "num_drawn"), [(0, 0), (1, 1), (30, 24), (40, 24)])
+def test_the_plots_of_an_evaluation(texts: Texts, num_wrong: int, num_drawn: int) -> None:
+    report = evaluated(num_wrong)
+    matrix, mistakes, reliability = (
+        draw(report, "my run") for draw in (draw_confusion_matrix, draw_mistakes, draw_reliability)
+    )
+    for drawn in (matrix, mistakes, reliability):
         assert pixels(drawn).shape[1] >= 700
-        assert draw(evaluated(num_wrong), "my run") == drawn
         assert any(text.startswith("my run: ") for text in texts(drawn))
         assert any(text.startswith("mnist, test split: ") for text in texts(drawn))
-
-
-def test_the_confusion_matrix_has_counts_and_recall(texts: Texts) -> None:
-    shown = texts(draw_confusion_matrix(evaluated(10), "a"))
-    assert {"30", "10", "75.0 %", "no", "yes", "truth", "prediction"} <= set(shown)
-
-
-@pytest.mark.parametrize(("num_wrong", "num_drawn"), [(0, 0), (1, 1), (7, 7), (30, 24)])
-def test_mistakes_are_drawn_dark_on_white(texts: Texts, num_wrong: int, num_drawn: int) -> None:
-    drawn = draw_mistakes(evaluated(num_wrong), "a")
-    captions = [text.split() for text in texts(drawn) if "#" in text and "n-th" not in text]
+    counts = {str(count) for count in (num_wrong, 40 - num_wrong) if count}
+    fraction = percent(1 - num_wrong / 40)
+    assert counts | {fraction, "no", "yes", "truth", "prediction"} <= set(texts(matrix))
+    captions = [text.split() for text in texts(mistakes) if "#" in text and "n-th" not in text]
     # The most confident first: the margin rises with the index.
     assert [words[-1] for words in captions] == [f"#{num_wrong - 1 - n}" for n in range(num_drawn)]
     assert all(words[:2] == ["90.0", "%"] for words in captions)
-    assert ("No mistakes among 40 images." in texts(drawn)) == (num_drawn == 0)
-    assert (pixels(drawn) == 0).all(axis=2).sum() >= num_drawn * 40 * 40  # enlarged five times
+    assert ("No mistakes among 40 images." in texts(mistakes)) == (num_drawn == 0)
+    assert (pixels(mistakes) == 0).all(axis=2).sum() >= num_drawn * 40 * 40  # dark, enlarged
 
 
 def test_probabilities_are_those_at_the_temperature(texts: Texts) -> None:
