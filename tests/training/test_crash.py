@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
 import resource
-import shutil
 import signal
 import sys
 import time
@@ -112,27 +110,6 @@ def test_killed_between_any_two_writes(settings: dict[str, Any], start: Start) -
         assert code == -signal.SIGKILL
     assert number > 10
     assert found_in(settings) == expected
-
-
-@pytest.mark.slow
-def test_killed_at_random(settings: dict[str, Any], start: Start, tmp_path: Path) -> None:
-    """Runs that finish before all kills are done are checked and started anew."""
-    expected = expected_of(settings)
-    moments, num_kills = random.Random(7), 100
-    while True:
-        process = start(start_or_resume, settings)
-        if num_kills:
-            process.join(moments.uniform(0.05, 0.4))
-            if process.exitcode is None:
-                process.kill()
-                num_kills -= 1
-        if ended(process) == 0:
-            assert found_in(settings) == expected
-            if not num_kills:
-                break
-            shutil.rmtree(tmp_path / "a")
-        else:
-            assert process.exitcode == -signal.SIGKILL
 
 
 @pytest.fixture

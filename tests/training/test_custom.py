@@ -57,7 +57,6 @@ def settings(tmp_path: Path) -> dict[str, Any]:
 
 
 CASES: dict[str, tuple[dict[str, Any], Callable[[], dict[str, Any]]]] = {
-    "module": ({}, lambda: {"model": CNN()}),
     "module and optimizer": ({}, lambda: {"model": CNN(), "optimizer": amsgrad}),
     "everything": (
         {

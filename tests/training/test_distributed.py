@@ -80,6 +80,7 @@ def test_two_processes_do_what_one_does(
     assert found.rows[-1]["test_loss"] == pytest.approx(whole.rows[-1]["test_loss"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_more_processes_than_images_and_a_killed_one(flags: list[str], tmp_path: Path) -> None:
     """Batches of one leave a process without an image; one that is killed ends them all."""
     process, errors = interrupt(
@@ -95,9 +96,8 @@ def test_more_processes_than_images_and_a_killed_one(flags: list[str], tmp_path:
     resume_for_epochs(tmp_path, 2)
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_all_processes_after_saving(
     flags: list[str], tmp_path: Path, number: signal.Signals
 ) -> None:
