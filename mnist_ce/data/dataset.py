@@ -50,16 +50,13 @@ class DataSplits:
         return 1 if isinstance(self.objective, Binary) else len(self.class_names)
 
     def split(self, name: str) -> Split:
-        """Return `train`, `validation` or `test` to evaluate on; a `UsageError` if there is none.
-
-        An image that training repeats counts once: its copies say nothing new of the network.
-        """
+        """Return `train`, `validation` or `test`; a `UsageError` if there is none."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         if name not in splits:
             raise UsageError(f"split '{name}' is not one of {', '.join(splits)}")
         if (chosen := splits[name]) is None:
             raise UsageError("there is no validation split: data.validation_size is 0 in this run")
-        return chosen.distinct() if name == "train" else chosen
+        return chosen
 
 
 def load_splits(
@@ -68,21 +65,25 @@ def load_splits(
     seed: int,
     dataset: Dataset | None = None,
     *,
+    to_train: bool = False,
     only_test: bool = False,
 ) -> DataSplits:
     """Load the dataset of a config, unless one is given, and split it: the one way of all data.
 
     Source → (train, test) → classes → validation → extra training images. `seed` chooses the
-    validation images and the extra ones. With `only_test` the other splits, which may take a
-    while, are left as they come from the source.
+    validation images and the extra ones, which are added `to_train` alone: for an evaluation each
+    training image counts once, since copies of it say nothing new of the network. With `only_test`
+    the other splits, which may take a while, are left as they come from the source.
 
     Raises:
         DataError: If the data is missing or damaged.
-        UsageError: If a class, the validation size, an extra or `objective.positive` does not fit.
+        UsageError: If a class, the validation size, an extra or `objective.positive` does not fit,
+            or the classes leave no image to train or to test on.
     """
     dataset = dataset or load_dataset(data.dataset, Path(data.dir), mirror=data.mirror)
     class_names, new_labels, loss = _classes(dataset, data.classes, objective)
     train, test = dataset.train, dataset.test.relabel(new_labels)
+    _check_not_empty(test, "test", dataset, data.classes)
     validation = None
     if not only_test:
         if data.num_synthetic:
@@ -92,11 +93,29 @@ def load_splits(
             # Independent of the others, so the validation split may have its part of them.
             synthetic = generate(data.num_synthetic, _SYNTHETIC_SEED, "world")
             train = Split.concatenate(train, synthetic)
-        train, validation = split_validation(train.relabel(new_labels), data.validation_size, seed)
+        train = train.relabel(new_labels)
+        _check_not_empty(train, "training", dataset, data.classes)
+        train, validation = split_validation(train, data.validation_size, seed)
         mnist = dataset.mnist and dataset.mnist.relabel(new_labels)
-        train = add_extras(train, data, mnist, class_names, seed)
+        if to_train:
+            train = add_extras(train, data, mnist, class_names, seed)
+        else:
+            train = Split.concatenate(*filter(None, (mnist, train))).distinct()
     splits = (train, validation or None, test)
     return DataSplits(dataset.name, dataset.digest, class_names, loss, *splits, dataset.split_note)
+
+
+def _check_not_empty(split: Split, part: str, dataset: Dataset, classes: Sequence[int]) -> None:
+    if not len(split):
+        train, test = (s.labels.tolist() for s in (dataset.train, dataset.test))
+        counts = (
+            f"{dataset.class_names[label]} has {train.count(label)} training and "
+            f"{test.count(label)} test images"
+            for label in classes
+        )
+        raise UsageError(
+            f"data.classes leave no {part} image of {dataset.name}: {'; '.join(counts)}"
+        )
 
 
 def _classes(

@@ -17,6 +17,7 @@ from mnist_ce.system.errors import DataError, UsageError
 DIGITS = tuple("0123456789")
 TEST_FRACTION = 0.2  # of images that come without a test split
 IMAGE_SHAPES = ((28, 28), (1, 28, 28), (28, 28, 1), (784,))
+BLOCK = 1_000  # images that are converted at a time
 _IDX_UINT8 = 8
 
 
@@ -78,9 +79,12 @@ class Split:
             )
         if not (classes >= 0).all() or not np.array_equal(classes, np.trunc(classes)):
             raise DataError(f"{name}: a label is not a whole number from 0")
-        scale = 255 if high <= 1 else 1
+        scale = np.float32(255 if high <= 1 else 1)
         if pixels.dtype != np.uint8 or scale != 1:
-            pixels = np.rint(pixels * np.float32(scale)).astype(np.uint8)
+            rounded = np.empty(pixels.shape, np.uint8)
+            for start in range(0, num_images, BLOCK):  # many bytes a pixel are not held twice
+                rounded[start : start + BLOCK] = np.rint(pixels[start : start + BLOCK] * scale)
+            pixels = rounded
         pixels = np.ascontiguousarray(pixels).reshape(-1, 28, 28)
         return cls(torch.from_numpy(pixels), torch.from_numpy(classes.astype(np.int64).ravel()))
 

@@ -22,6 +22,7 @@ from mnist_ce.system.text import one_line, sanitize, truncate_middle
 NUM_PIXELS = 28 * 28
 NUM_COLUMNS = NUM_PIXELS + 1
 MAX_BYTES = 1 << 29  # unpacked; MNIST's 70,000 images take 128 MB as CSV, 439 MB as float64
+MAX_IMAGES = 100_000  # of one array: packed zeros are small, and would take minutes to evaluate
 MAX_LINE_BYTES = 1 << 16
 MAX_DIGITS = 3
 BLOCK_BYTES = 1 << 22  # of text parsed at a time; its arrays take some 60 MB
@@ -42,7 +43,8 @@ def _opened(path: Path, kind: str) -> Iterator[io.BufferedReader]:
     except DataError:
         raise
     except Exception as error:  # which they raise for a damaged file is not documented
-        raise DataError(f"{path} cannot be read as {kind}: {one_line(error)}") from error
+        reason = truncate_middle(sanitize(one_line(error)), 200)
+        raise DataError(f"{path} cannot be read as {kind}: {reason}") from error
 
 
 def read_csv(path: Path) -> tuple[Split, Split | None]:
@@ -159,6 +161,8 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
     with archive.open(info) as file:
         header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
         shape, _, dtype = header[npy.read_magic(file)](file)
+        if shape and shape[0] > MAX_IMAGES:
+            raise ValueError(f"{info.filename} holds {shape[0]:,}, more than {MAX_IMAGES:,}")
         if not dtype.hasobject and math.prod(shape) * dtype.itemsize > info.file_size:
             raise ValueError(f"{info.filename} is shorter than its header says")
         file.seek(0)

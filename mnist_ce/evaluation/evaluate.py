@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mnist_ce.config import DataConfig, resolve_config
+from mnist_ce.config import resolve_config
 from mnist_ce.data.dataset import CUSTOM, DataSplits, custom_dataset, load_splits
 from mnist_ce.evaluation import metrics
 from mnist_ce.network.model import kept_in_place, predict_logits
@@ -228,16 +228,18 @@ def load_splits_of(
         given = custom_dataset(data, names, is_test=True)
     elif name == CUSTOM:
         raise UsageError(f"{trained.label} was trained on data given from Python; give it: data=…")
+    mirror = "file:///nowhere" if offline else ""
     flags = {
         "data.dataset": name if given is None else None,
         "data.dir": data_dir and str(data_dir),
-        "data.mirror": "file:///nowhere" if offline else None,
+        "data.mirror": mirror or None,
         "objective.kind": "binary" if is_binary else "multiclass",
     }
     config = resolve_config(record.flat_config, flags=flags)
     settings = config.data
-    if dataset not in (None, trained.dataset):  # validation and extra images are for its own
-        settings = DataConfig(dataset=dataset, dir=settings.dir, classes=settings.classes)
+    if (name if given is None else CUSTOM) != trained.dataset:  # nothing is held out of others
+        others = {"validation_size": 0, "num_synthetic": 0, "mirror": mirror}
+        settings = settings.model_copy(update=others)
     splits = load_splits(settings, config.objective, config.train.seed, given, only_test=only_test)
     if len(splits.class_names) != len(trained.class_names):
         raise UsageError(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 NUM_BINS = 15  # of the calibration error
+_MAX_DRAWS = 20_000_000  # of images, over all resamples: a second or two
 _RESAMPLES_AT_ONCE = 50  # 4 MB of gaps for 10,000 images
 
 Floats = NDArray[np.floating]
@@ -172,6 +173,7 @@ def calibration_interval(
     gaps = _sorted_gaps(confidence, correct)
     generator = np.random.default_rng(0)
     errors, shape = [], (_RESAMPLES_AT_ONCE, len(gaps))
+    num_resamples = min(num_resamples, max(_MAX_DRAWS // len(gaps), 200))
     for _ in range(num_resamples // _RESAMPLES_AT_ONCE):
         # Sorted indices into sorted images: the resample is sorted by confidence too.
         indices = np.sort(generator.integers(len(gaps), size=shape, dtype=np.int32), axis=1)

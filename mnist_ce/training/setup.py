@@ -158,7 +158,8 @@ class Setup:
         if self.before is not None:
             data = data.model_copy(update={"dataset": str(self.before.dataset)})
         dataset = None if self.custom.data is None else custom_dataset(self.custom.data)
-        splits = load_splits(data, self.config.objective, self.config.train.seed, dataset)
+        task = (self.config.objective, self.config.train.seed)
+        splits = load_splits(data, *task, dataset, to_train=True)
         if self.before is not None and self.before.dataset_digest != splits.digest:
             raise RunError(
                 f"run {self.before.name} was trained on other data than this {splits.dataset}"

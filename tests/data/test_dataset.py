@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,10 @@ from mnist_ce.config import DataConfig, ObjectiveConfig
 from mnist_ce.data.dataset import load_splits
 from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.data.splits import Dataset, Split, split_validation
+from mnist_ce.evaluation.comparison import compare
+from mnist_ce.evaluation.evaluate import evaluate
 from mnist_ce.system.errors import UsageError
+from mnist_ce.training.trainer import TrainResult
 
 
 def numbered(labels: list[int]) -> Split:
@@ -59,6 +64,16 @@ def test_what_does_not_fit_the_dataset(
         load_splits(DataConfig(**data), ObjectiveConfig(**objective), 0, letters)
 
 
+def test_classes_that_leave_no_image_are_named_with_their_counts() -> None:
+    dataset = Dataset("x", numbered([0, 0, 1, 2]), numbered([0, 1, 3]), ("a", "b", "c", "d"))
+    for classes, reason in (
+        ((3, 3), "no training image of x: d has 0 training and 1 test images"),
+        ((2, 2), "no test image of x: c has 1 training and 0 test images"),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            load_splits(DataConfig(classes=classes), ObjectiveConfig(), 0, dataset)
+
+
 def test_a_validation_split_is_a_partition_in_order_and_follows_from_its_seed_alone() -> None:
     train = numbered([i % 10 for i in range(100)])
     rest, validation = split_validation(train, 30, seed=5)
@@ -91,3 +106,24 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     assert order(1, 1) == order(1, 1)
     assert sorted(order(1, 1)) == list(range(100))
     assert len({tuple(order(seed, epoch)) for seed in (1, 2) for epoch in (1, 2)}) == 4
+
+
+def test_an_evaluation_takes_the_images_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train_small: Callable[..., TrainResult]
+) -> None:
+    monkeypatch.setattr(
+        "mnist_ce.data.dataset.generate", lambda num, *_: numbered([n % 10 for n in range(num)])
+    )
+    sizes = {"data__num_synthetic": 200, "data__validation_size": 1_100}
+    train_small("a", **sizes, data__thin_copies=0.5)
+    few = (torch.zeros(10, 28, 28), torch.arange(10))
+    for split, data, num_images in (
+        ("test", None, 1_000),
+        ("train", None, 100),
+        ("validation", None, 1_100),
+        ("test", few, 10),
+        ("train", few, 10),
+    ):
+        found = evaluate("a", split=split, data=data, output=tmp_path)
+        assert found.result.num_examples == num_images
+    assert len(compare("a", "a", data=few, output=tmp_path).labels) == 10

@@ -88,7 +88,7 @@ def test_extras_follow_the_validation_split_but_for_synthetic_digits() -> None:
 
     def splits(**data: float) -> tuple[list[bytes], list[bytes]]:
         config = DataConfig.model_validate({"validation_size": 50} | data)
-        made = load_splits(config, ObjectiveConfig(), 0, dataset)
+        made = load_splits(config, ObjectiveConfig(), 0, dataset, to_train=True)
         assert made.test.images is test.images or torch.equal(made.test.images, test.images)
         assert made.digest == dataset.digest
         return keys(made.train), keys(made.validation)
@@ -112,7 +112,8 @@ def test_extras_are_relabelled_and_refused_where_they_do_not_fit() -> None:
 
     def labels(dataset: Dataset = dataset, **data: object) -> list[int]:
         config = DataConfig.model_validate(data)
-        return load_splits(config, ObjectiveConfig(), 0, dataset).train.labels.bincount().tolist()
+        made = load_splits(config, ObjectiveConfig(), 0, dataset, to_train=True)
+        return made.train.labels.bincount().tolist()
 
     assert labels(classes=[7, 1], num_synthetic=200, upstrokes=0.5) == [10 + 50, 10 + 50]
     with pytest.raises(UsageError, match=r"data.upstrokes = 0.5, but no class is called 1"):
@@ -122,11 +123,15 @@ def test_extras_are_relabelled_and_refused_where_they_do_not_fit() -> None:
         labels(letters, num_synthetic=10)
 
 
-def test_repeated_images_are_trained_on_and_evaluated_once() -> None:
+def test_repeated_images_and_copies_are_trained_on_and_evaluated_once() -> None:
     own, mnist = generate(20, seed=1), generate(600, seed=2)
     dataset = Dataset("mnist+folder:x", own, own, DIGITS, mnist)
-    made = load_splits(DataConfig(), ObjectiveConfig(), 0, dataset)
-    assert len(made.train) == 600 + 10 * 20  # a quarter of the whole
-    once = made.split("train")
+    config = DataConfig(upstrokes=1.0, thin_copies=0.5)
+    trained, evaluated = (
+        load_splits(config, ObjectiveConfig(), 0, dataset, to_train=to_train)
+        for to_train in (True, False)
+    )
+    assert len(trained.train) == 1.5 * (600 + 10 * 20)  # a quarter of the whole is one's own
+    once = evaluated.split("train")
     assert torch.equal(once.images, torch.cat([mnist.images, own.images]))
     assert torch.equal(once.labels, torch.cat([mnist.labels, own.labels]))

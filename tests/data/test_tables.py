@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import random
+import re
+import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from mnist_ce.cli import main
 from mnist_ce.data.dataset import load_dataset
 from mnist_ce.data.files import DatasetFiles
 from mnist_ce.data.splits import DIGITS, Dataset, Split, split_test
@@ -253,3 +257,102 @@ def test_npz_that_cannot_be_read(tmp_path: Path, content: bytes, message: str) -
     with pytest.raises(DataError, match=message) as caught:
         read_npz(path)
     assert str(path) in str(caught.value)
+
+
+def header(descr: str, shape: str) -> bytes:
+    text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\0" + struct.pack("<H", len(text)) + text.encode()
+
+
+def archive(*members: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", method) as file:
+        for name, data in members:
+            file.writestr(name, data)
+    return content.getvalue()
+
+
+Y_TRAIN = zipfile.ZipFile(io.BytesIO(GOOD)).read("y_train.npy")
+BITS = b"\xff" * 10
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (GOOD[:60] + BITS + GOOD[70:], "cannot be read as .npz: "),  # the packed data
+        (re.sub(b"(?s)(PK\1\2.{4}).", b"\\1\x01", GOOD), "is encrypted"),
+        (archive(("x_train.npy", b""), ("y_train.npy", Y_TRAIN)), "cannot be read as .npz"),
+        (archive(("a/x_train.npy", b""), ("a/y_train.npy", b"")), r"holds a/x_train, a/y_train"),
+        (archive(("mnist.npz", GOOD)), "it holds mnist.npz"),
+        # The directory says that 600 MB come out of it.
+        (
+            re.sub(b"(?s)(PK\1\2.{20}).{4}", b"\\1\0\0\xc0\x23", GOOD),
+            "unpacks to more than 536,870",
+        ),
+        (archive(("\x1b[31m.npy", b"")), r"it holds \?\[31m\)"),
+        (
+            archive(("x_train.npy", Y_TRAIN), ("y_train.npy", Y_TRAIN), method=zipfile.ZIP_LZMA),
+            "is not compressed as NumPy does it",
+        ),
+        *(
+            (archive(("x_train.npy", header(*text) + bytes(9)), ("y_train.npy", Y_TRAIN)), message)
+            for text, message in (
+                (("'|u1'", "(10**9, 28, 28)"), "cannot be read as .npz"),
+                (("'|u1'", "(100001, 28, 28)"), "holds 100,001, more than 100,000"),
+                (("'|u1'", "(99999, 28, 28)"), "is shorter than its header says"),
+                (("'|u1'", "(3, 3)"), r"images of shape \[3, 3\]"),
+                (("'|u1'", "(1,)"), "goes on after its array"),
+                (("'|u1'", "(-1, 28, 28)"), "cannot be read as .npz"),
+                (("'<M8[s]'", "(1,)"), "not numbers|goes on"),
+                (("'|V9'", "(1,)"), "not numbers"),
+                (("'nothing'", "(1,)"), "not a valid dtype"),
+                (("'|u1'", "(" * 40 + ")" * 40), "cannot be read as .npz"),
+            )
+        ),
+    ],
+)
+def test_an_archive_of_another_kind_gets_one_line(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "x.npz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_npz(path)
+    assert len(str(caught.value)) < 400
+
+
+SEEDS = {
+    "npz": [GOOD, *(archive(("x_train.npy", h), ("y_train.npy", Y_TRAIN)) for h in (b"", Y_TRAIN))],
+    "csv": ["\n".join(ROWS).encode(), "\n".join([f"label,{PIXELS}", *ROWS]).encode()],
+}
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    kind=st.sampled_from(sorted(SEEDS)),
+    seed=st.integers(0, 2),
+    edits=st.lists(
+        st.tuples(st.floats(0, 1), st.integers(0, 40), st.binary(max_size=40)),
+        min_size=1,
+        max_size=3,
+    ),
+    command=st.sampled_from(["evaluate mnist", "train --dry-run --epochs 1 --threads 1"]),
+)
+def test_whatever_is_damaged_gets_one_line(
+    tmp_path_factory: pytest.TempPathFactory,
+    kind: str,
+    seed: int,
+    edits: list[tuple[float, int, bytes]],
+    command: str,
+) -> None:
+    content = SEEDS[kind][seed % len(SEEDS[kind])]
+    for place, length, new in edits:
+        at = int(place * len(content))
+        content = content[:at] + new + content[at + length :]
+    path = tmp_path_factory.mktemp("damaged") / f"x.{kind}"
+    path.write_bytes(content)
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
+        code = main([*command.split(), "--dataset", f"{kind}:{path}", "--json"])
+    errors = [line for line in stderr.getvalue().splitlines() if line.startswith("error: ")]
+    assert (code, len(errors)) in ((0, 0), (1, 1), (2, 1))
+    assert "Traceback" not in stderr.getvalue()
