@@ -22,7 +22,7 @@ from mnist_ce.data.synthetic import generate, load_synthetic
 from mnist_ce.data.tables import read_csv, read_npz
 from mnist_ce.network.objective import Binary, Multiclass, Objective
 from mnist_ce.system.errors import DataError, UsageError
-from mnist_ce.system.text import did_you_mean
+from mnist_ce.system.text import did_you_mean, sanitize
 
 logger = logging.getLogger(__name__)
 
@@ -240,7 +240,7 @@ def custom_dataset(
     test = splits[-1] if is_pair or is_test else None
     highest = max(int(split.labels.max()) for split in splits)
     classes = getattr(sets[0], "classes", None) or map(str, range(highest + 1))
-    names = tuple(class_names) or tuple(str(name).partition(" - ")[0] for name in classes)
+    names = tuple(class_names or (sanitize(str(name)).partition(" - ")[0] for name in classes))
     return _own_dataset(CUSTOM, splits[0], test, names)
 
 

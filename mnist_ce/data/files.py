@@ -10,6 +10,7 @@ checked by size, header and range of labels, with a warning.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import logging
@@ -29,7 +30,14 @@ from typing import Any
 from mnist_ce.data.splits import Dataset, Split, idx_header
 from mnist_ce.system.device import environment
 from mnist_ce.system.errors import DataError, UsageError
-from mnist_ce.system.files import cache_dir, check_writable, md5_of, write_atomically
+from mnist_ce.system.files import (
+    cache_dir,
+    check_writable,
+    md5_of,
+    open_regular,
+    read_regular,
+    write_atomically,
+)
 from mnist_ce.system.text import one_line
 
 logger = logging.getLogger(__name__)
@@ -237,15 +245,14 @@ class DatasetFiles:
                     yield path
 
     def _content(self, path: Path, max_bytes: int) -> bytes | None:
+        if path in self.problems or not path.is_file():
+            return None
         try:
-            if path in self.problems or not path.is_file():
-                return None
-            if (size := path.stat().st_size) <= max_bytes:
-                return path.read_bytes()
-            self.problems[path] = f"is damaged ({size:,} bytes, expected at most {max_bytes:,})"
+            return read_regular(path, max_bytes)
         except OSError as error:
-            self.problems[path] = f"cannot be read ({one_line(error)})"
-        return None
+            problem = "is damaged" if error.errno == errno.EFBIG else "cannot be read"
+            self.problems[path] = f"{problem} ({one_line(error)})"
+            return None
 
     def _fill(self, root: Path, file: DataFile) -> None:
         """Bring a file to where torchvision reads it; download it where it was not found."""
@@ -315,22 +322,18 @@ def _entries(folder: Path) -> list[Path]:
 
 def _unpacked_size(path: Path) -> int | None:
     """Return the size of a file, of a `.gz` as its last four bytes give it; None: no file."""
-    try:
-        if not path.is_file():
-            return None
-        with path.open("rb") as file:
-            if file.read(2) != b"\x1f\x8b":
-                return path.stat().st_size
-            file.seek(-4, os.SEEK_END)
-            return int.from_bytes(file.read(4), "little")
-    except OSError:
-        return None
+    with contextlib.suppress(OSError), open_regular(path) as file:
+        if file.read(2) != b"\x1f\x8b":
+            return path.stat().st_size
+        file.seek(-4, os.SEEK_END)
+        return int.from_bytes(file.read(4), "little")
+    return None
 
 
 def _fits(path: Path, file: DataFile) -> bool:
     if _unpacked_size(path) != file.num_bytes:
         return False
-    with contextlib.suppress(OSError), path.open("rb") as opened:
+    with contextlib.suppress(OSError), open_regular(path) as opened:
         return opened.read(len(file.header)) == file.header
     return False
 

@@ -18,6 +18,7 @@ from mnist_ce.reader.detector import load_detector
 from mnist_ce.reader.image_io import SUFFIXES
 from mnist_ce.reader.pool import PreprocessedImage, PreprocessOptions, PreprocessPool
 from mnist_ce.system.errors import DataError
+from mnist_ce.system.text import sanitize
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def read_folder(folder: Path) -> tuple[Split, Split | None, tuple[str, ...]]:
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
         found = (Path(parent, name) for name in files if not name.startswith("."))
-        paths += [path for path in found if path.suffix.lower() in SUFFIXES]
+        paths += [path for path in found if path.suffix.lower() in SUFFIXES and path.is_file()]
     paths.sort()
     labels = {path: _class_name(path.relative_to(folder)) for path in paths}
     names = {name for name in labels.values() if name is not None}
@@ -54,7 +55,7 @@ def read_folder(folder: Path) -> tuple[Split, Split | None, tuple[str, ...]]:
             name, pixels = labels[path], _only_digit(result)
             if name is None or isinstance(pixels, str):
                 reason = "no label" if name is None else pixels
-                problems.append(f"{path.relative_to(folder)} ({reason})")
+                problems.append(sanitize(f"{path.relative_to(folder)} ({reason})"))
                 continue
             label = class_names.index(name)
             key = hashlib.sha256(name.encode() + pixels.tobytes()).digest()
@@ -83,7 +84,7 @@ def _part(path: Path) -> str | None:
 def _class_name(path: Path) -> str | None:
     folder = path.parent
     if folder.name and not _part(Path(folder.name, "image")):
-        return folder.name
+        return folder.name if folder.name.isprintable() else None  # records and tables hold it
     digit = re.match(r"\d(?!\d)", path.name)
     return digit[0] if digit else None
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from mnist_ce.data.splits import Split
 from mnist_ce.system.errors import DataError
+from mnist_ce.system.files import open_regular
 from mnist_ce.system.text import one_line, sanitize, truncate_middle
 
 NUM_PIXELS = 28 * 28
@@ -31,14 +31,12 @@ NEWLINE, COMMA, ZERO = b"\n,0"
 
 
 @contextlib.contextmanager
-def _opened(path: Path, kind: str) -> Iterator[io.BufferedReader]:
+def _opened(path: Path, kind: str) -> Iterator[BinaryIO]:
     """Open a file; what it makes the libraries that read it raise becomes a `DataError`."""
     try:
-        if not path.is_file():
-            raise DataError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
-        if (size := path.stat().st_size) > MAX_BYTES:
-            raise DataError(f"{path} has {size:,} bytes, more than {MAX_BYTES:,}")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            if (size := path.stat().st_size) > MAX_BYTES:
+                raise DataError(f"{path} has {size:,} bytes, more than {MAX_BYTES:,}")
             yield file
     except DataError:
         raise

@@ -11,6 +11,7 @@ _REASONS = (
     (r"(Input|String) should (be|have|match)", "must be"),
     (r"a valid integer.*", "a whole number"),
     (r"a valid number.*", "a number"),
+    (r"a valid string, unable.*", "a text in UTF-8"),
     (r"a valid string.*", "a text"),
     (r"a valid boolean.*", "true or false"),
     (r"a valid (tuple|list).*", "a list, such as 100,50"),

@@ -361,12 +361,14 @@ def learning_rates(
         lowest = learning_rate * schedule.final_fraction
         scheduler = lr_scheduler.CosineAnnealingLR(optimizer, num_steps, eta_min=lowest)
     else:
+        warmup = schedule.warmup_fraction
+        if math.isclose(warmup * num_steps, 1):  # OneCycleLR would divide 0 steps by 0
+            warmup *= 1 + 1e-6
         scheduler = lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=learning_rate,
-            # OneCycleLR counts num_steps - 1 intervals and needs at least two of them
-            total_steps=max(num_steps, 2 + math.ceil(1 / schedule.warmup_fraction)),
-            pct_start=schedule.warmup_fraction,
+            total_steps=num_steps,
+            pct_start=warmup,
             anneal_strategy="cos" if schedule.anneal == "cosine" else "linear",
             cycle_momentum=False,
             div_factor=schedule.initial_divisor,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -75,6 +76,21 @@ def test_what_is_left_out_is_named(tmp_path: Path, log_warnings: Callable[[], li
     (warning,) = log_warnings()
     assert warning.startswith(f"{tmp_path}: 3 of 9 images are left out: 1/broken.png (is not an ")
     assert warning.endswith("1/white.png (no ink found); photo.png (no label)")
+
+
+def test_names_that_cannot_be_printed_and_pipes_are_left_out(
+    tmp_path: Path, log_warnings: Callable[[], list[str]]
+) -> None:
+    write(tmp_path, 3)
+    os.mkfifo(tmp_path / "0/pipe.png")  # which nobody writes into
+    for name in ("\x1b[2J", "no UTF-8 \udcff"):
+        (tmp_path / name).mkdir()
+        shutil.copy(tmp_path / "1/1.png", tmp_path / name / f"{name}.png")
+        shutil.copy(tmp_path / "1/1.png", tmp_path / "1" / f"{name}.png")
+    train, _, class_names = read_folder(tmp_path)
+    assert (len(train), class_names) == (6, DIGITS)
+    (warning,) = log_warnings()
+    assert ": 2 of 10 images are left out: ?[2J/?[2J.png (no label); no UTF-8 ?/no" in warning
 
 
 def test_other_classes_and_a_split_of_their_own(tmp_path: Path) -> None:

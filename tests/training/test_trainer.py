@@ -154,6 +154,18 @@ def test_schedules(schedule: ScheduleConfig, first: float, last: float) -> None:
         assert rates[50] == pytest.approx(0.05)
 
 
+@pytest.mark.parametrize("warmup", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 10])
+def test_one_cycle_ends_at_its_lowest_rate_after_few_steps_too(
+    warmup: float, num_steps: int
+) -> None:
+    schedule = ScheduleConfig(kind="one-cycle", warmup_fraction=warmup)
+    rate = learning_rates(schedule, 0.1, num_epochs=1, steps_per_epoch=num_steps)
+    rates = [rate(step) for step in range(num_steps)]
+    assert rates[-1] == pytest.approx(0.1 / 25 / 1e4, rel=1e-3)
+    assert 0 < min(rates) <= max(rates) <= 0.1
+
+
 @pytest.mark.parametrize("kind", ["plain", "fast"])
 def test_the_rows_of_an_epoch_add_up_to_it(train_small: Train, kind: str) -> None:
     result = train_small("a", train__step=kind, run__log_interval=10, schedule__kind="cosine")
