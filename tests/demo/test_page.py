@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Callable, Iterator
 from shutil import which
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from running import SEVEN, Demo
 
 from mnist_ce import load_model
+from mnist_ce.demo import server
 from mnist_ce.explain.image import explain_image
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]
@@ -178,3 +180,30 @@ def test_runs_are_drawn(page: Page, demo: Demo) -> None:
     assert "small" in page.find("#run-list").text
     needed, given = page.run("return [document.documentElement.scrollWidth, innerWidth]")
     assert needed <= given
+
+
+def test_a_damaged_token_in_the_address_leaves_the_page_working(page: Page, demo: Demo) -> None:
+    page.browser.get("about:blank")
+    page.browser.get(f"{demo.url}/#token=%E0%A4%A")
+    WebDriverWait(page.browser, 20).until(lambda _: page.find("#error").text == "URI malformed")
+    assert page.answered_after(page.draw) == "7"
+
+
+def test_a_stream_that_fails_is_reported_and_not_opened_again(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    class Failing:
+        def __init__(self, *_: object) -> None:
+            opened.append(self)
+
+        def changes(self) -> None:
+            raise ValueError("no figures")
+
+    monkeypatch.setattr(server, "RunWatcher", Failing)
+    page.find("nav a[href='#runs']").click()
+    error = page.find("#error")
+    WebDriverWait(page.browser, 20).until(lambda _: "no figures" in error.text)
+    time.sleep(5)  # a browser connects again after three
+    assert len(opened) == 1
