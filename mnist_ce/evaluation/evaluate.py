@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from mnist_ce.network.objective import Binary, Objective
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.system.device import resolve_device
-from mnist_ce.system.errors import UsageError
+from mnist_ce.system.errors import CheckpointError, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -195,11 +196,16 @@ def evaluate(
 def evaluate_split(
     trained: TrainedModel, splits: DataSplits, name: str, device: torch.device
 ) -> EvaluationReport:
-    """Evaluate a network on one split of loaded data; a UsageError if there is no such split."""
+    """Evaluate a network on one split of loaded data.
+
+    A `UsageError` if there is no such split; a `CheckpointError` if the loss is not finite.
+    """
     split = splits.split(name)
     model, images = trained.model.to(device), split.images.to(device)
     scale = {"mean": trained.input_mean, "std": trained.input_std}
     result = predict_split(model, images, split.labels, trained.objective, **scale)
+    if not math.isfinite(result.loss):
+        raise CheckpointError(f"{trained.path}: its logits are not finite, or too large for a loss")
     return EvaluationReport(trained, splits.dataset, name, splits.class_names, result, split.images)
 
 
@@ -246,7 +252,7 @@ def load_splits_of(
             f"{trained.path} has {len(trained.class_names)} classes, but {splits.dataset} has "
             f"{len(splits.class_names)}"
         )
-    is_own = ":" in splits.dataset and splits.dataset == trained.dataset
+    is_own = given is None and splits.dataset == trained.dataset
     if is_own and record.dataset_digest not in (None, splits.digest):
         logger.warning(
             f"{splits.dataset} is not what {trained.path} was trained on (another digest): its "

@@ -89,12 +89,17 @@ def fit_temperature(result: SplitResult) -> float:
         method="bounded",
         options={"xatol": 1e-8},
     )
-    is_perfect = result.num_correct == result.num_examples
-    if is_perfect or minimum.x > high - 1e-3:
+    reason = None
+    if result.num_correct == result.num_examples:
+        reason = "all are correct"
+    elif minimum.fun > math.log(max(result.logits.shape[1], 2)) - 1e-9:
+        reason = "they are no better than chance"
+    elif not low + 1e-3 < minimum.x < high - 1e-3:
+        reason = "the best is not within 0.01 and 100"
+    if reason is not None:
         raise UsageError(
             f"no temperature can be fitted to these {result.num_examples:,} predictions, because "
-            f"{'all are correct' if is_perfect else 'they are no better than chance'}; use more "
-            "held-out images, or a better network"
+            f"{reason}; use more held-out images, or a better network"
         )
     return math.exp(minimum.x)
 

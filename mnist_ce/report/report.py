@@ -7,6 +7,7 @@ resources, so a run directory from an unknown source is safe to look at.
 from __future__ import annotations
 
 import base64
+import hashlib
 import itertools
 import logging
 import shlex
@@ -27,7 +28,7 @@ from mnist_ce.report.plots.canvas import percent
 from mnist_ce.report.plots.curves import RunMetrics, draw_curves
 from mnist_ce.report.plots.evaluation import draw_confusion_matrix, draw_reliability
 from mnist_ce.report.plots.images import draw_mistakes, draw_weights
-from mnist_ce.runs.groups import RunGroup, group_runs
+from mnist_ce.runs.groups import group_runs
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import FINISHED, RunDir, find_run, list_runs
@@ -48,7 +49,8 @@ class ReportedRun:
     metrics: RunMetrics
     config: str  # the text of config.toml
     plots: Mapping[str, bytes]  # PNG files by name: `curves`, and those of `PLOTS` that exist
-    is_right: Tensor | None  # by test image, bool [n]; None without the images
+    test_digest: str  # of the test images and their labels; empty without them
+    is_right: Tensor  # by test image, bool [n]
 
     @property
     def name(self) -> str:
@@ -103,17 +105,22 @@ def _redraw(run: RunDir, data_dir: str | Path | None) -> ReportedRun:
     logger.info(f"drawing {run.name}")
     if not run.model_path.is_file():
         raise RunError(f"run {run.path} has no model.pt yet: let it finish an epoch first")
-    trained, evaluation, is_right = load_model(run.model_path), None, None
+    trained, evaluation = load_model(run.model_path), None
+    digest, is_right = "", torch.empty(0, dtype=torch.bool)
     try:
         evaluation = evaluate(trained, data_dir=data_dir, device="cpu")
-        is_right = evaluation.result.predictions == evaluation.result.labels
+        images, labels = evaluation.images, evaluation.result.labels
+        content = images.numpy().tobytes() + labels.numpy().tobytes()
+        digest = hashlib.sha256(content).hexdigest()
+        is_right = evaluation.result.predictions == labels
     except (DataError, UsageError) as error:  # a record may ask for data that is not to be had
         logger.warning(f"{run.name}: plots of test images are not redrawn: {error}")
     metrics = draw_plots(run, trained, evaluation)
     config = run.config_path.read_text(encoding="utf-8", errors="replace")
     paths = {name: run.path / f"{name}.png" for name in ("curves", *PLOTS)}
     plots = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
-    return ReportedRun(run.path, trained.record or RunRecord(), metrics, config, plots, is_right)
+    record = trained.record or RunRecord()
+    return ReportedRun(run.path, record, metrics, config, plots, digest, is_right)
 
 
 def draw_plots(
@@ -161,16 +168,16 @@ def _page(runs: Sequence[ReportedRun]) -> str:
         title = f"{len(runs)} runs"
         curves = draw_curves("Learning curves", title, [(run.name, [run.metrics]) for run in runs])
     differences = _differences(*(run.record.flat_config for run in runs))
-    groups, group_curves = group_runs((run.name, run.record) for run in runs), b""
+    # By place: two runs may have one name.
+    groups = group_runs((str(place), run.record) for place, run in enumerate(runs))
     if all(len(group.names) == 1 for group in groups):
         groups = []
-    else:
-        metrics = {run.name: run.metrics for run in runs}
-        series = [
-            (f"{group.label} (n = {len(group.names)})", [metrics[name] for name in group.names])
-            for group in groups
-        ]
-        group_curves = draw_curves("Learning curves", "mean over the seeds", series)
+    members = [(group.label, [runs[int(place)] for place in group.names]) for group in groups]
+    series = [
+        (f"{label} (n = {len(its_runs)})", [run.metrics for run in its_runs])
+        for label, its_runs in members
+    ]
+    seeds = "mean over the seeds"
     return jinja.get_template("report.html.j2").render(
         title=title,
         runs=runs,
@@ -178,8 +185,8 @@ def _page(runs: Sequence[ReportedRun]) -> str:
         plots=PLOTS,
         curves=curves,
         groups=groups,
-        group_curves=group_curves,
-        group_differences=_group_differences(groups, runs),
+        group_curves=draw_curves("Learning curves", seeds, series) if series else b"",
+        group_differences=_group_differences(members),
         significance_level=comparison.SIGNIFICANCE_LEVEL,
         differences=[row for row in differences if not row[0].startswith("run.")],
         changed_settings=_changed_settings,
@@ -187,25 +194,26 @@ def _page(runs: Sequence[ReportedRun]) -> str:
 
 
 def _group_differences(
-    groups: Sequence[RunGroup], runs: Sequence[ReportedRun]
+    groups: Sequence[tuple[str, Sequence[ReportedRun]]],
 ) -> list[tuple[str, str, comparison.GroupDifference, float]]:
     """Return for each pair of groups: the better, the other, their difference, Holm's p-value."""
-    is_right = {run.name: run.is_right for run in runs if run.is_right is not None}
     tested = [
-        (group, torch.stack([is_right[name] for name in group.names]))  # [seeds, n]
-        for group in groups
-        if len(group.names) > 1 and is_right.keys() >= set(group.names)
+        (label, runs[0].test_digest, torch.stack([run.is_right for run in runs]))  # [seeds, n]
+        for label, runs in groups
+        if len(runs) > 1 and len({run.test_digest for run in runs}) == 1 and runs[0].test_digest
     ]
     pairs = [
-        sorted(pair, key=lambda item: -float(item[1].double().mean()))
+        sorted(pair, key=lambda item: -float(item[2].double().mean()))
         for pair in itertools.combinations(tested, 2)
-        if len({(g.records[0].dataset_digest, str(g.records[0].class_names)) for g, _ in pair}) == 1
+        if pair[0][1] == pair[1][1]
     ]
-    differences = [comparison.compare_groups(a, b) for (_, a), (_, b) in pairs]
+    differences = [comparison.compare_groups(a, b) for (*_, a), (*_, b) in pairs]
     p_values = comparison.holm([difference.p_value for difference in differences])
     return [
-        (a.label, b.label, difference, p_value)
-        for ((a, _), (b, _)), difference, p_value in zip(pairs, differences, p_values, strict=True)
+        (a, b, difference, p_value)
+        for ((a, *_), (b, *_)), difference, p_value in zip(
+            pairs, differences, p_values, strict=True
+        )
     ]
 
 

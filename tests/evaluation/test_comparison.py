@@ -158,3 +158,7 @@ def test_groups_are_compared_over_images_and_seeds() -> None:
     same = torch.ones(2, 10, dtype=torch.bool)
     assert compare_groups(same, same).p_value == 1
     assert compare_groups(same, ~same).p_value == 0
+    one = compare_groups(same[:, :1], ~same[:, :1])  # one image
+    assert (one.difference, one.interval, one.p_value) == (1, (-1, 1), 1)
+    few = compare_groups(torch.tensor([[True, False], [True, True]]), torch.zeros(2, 2).bool())
+    assert -1 <= few.interval[0] <= few.interval[1] <= 1

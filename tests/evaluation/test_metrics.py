@@ -86,10 +86,12 @@ def test_every_figure_equals_an_independent_computation(
         assert figures["calibration"][f"nll{key}"] == pytest.approx(nll, rel=1e-9)
         confidence, _ = report.result.confidences(divisor)  # the last bit decides among equal ones
         assert confidence == pytest.approx(np.exp(log_p).max(axis=1))
-        order = np.argsort(confidence, kind="stable")
+        # Equal ones share their accuracy.
+        _, tied = np.unique(confidence, return_inverse=True)
+        accuracy = (np.bincount(tied, weights=correct) / np.bincount(tied))[tied]
         starts = np.arange(min(15, number)) * number // min(15, number)
-        bins = np.split(order, starts[1:])
-        error = sum(abs(correct[part].sum() - confidence[part].sum()) for part in bins) / number
+        bins = np.split(np.argsort(confidence, kind="stable"), starts[1:])
+        error = sum(abs(accuracy[part].sum() - confidence[part].sum()) for part in bins) / number
         assert figures["calibration"][f"ece{key}"] == pytest.approx(error, abs=1e-9)
         low, high = figures["calibration"][f"ece_interval{key}"]
         assert 0 <= low <= high <= 1
@@ -152,6 +154,15 @@ def test_the_interval_has_the_ends_of_scipys_bootstrap() -> None:
     assert calibration_interval(confidence, correct) == calibration_interval(confidence, correct)
 
 
+def test_the_order_of_images_changes_no_calibration_error() -> None:
+    confidence, correct = np.full(100, 0.1), np.arange(100) < 10  # as of a network of zeros
+    assert expected_calibration_error(confidence, correct) == 0
+    low, high = calibration_interval(confidence, correct)
+    assert low == 0 < high < 0.1
+    bins = reliability_bins(confidence, correct)
+    assert [item.accuracy for item in bins] == pytest.approx([0.1] * 15)
+
+
 def test_the_interval_reaches_zero_if_the_network_is_calibrated_and_only_then() -> None:
     lows = [
         calibration_interval(*simulated(10_000, seed), num_resamples=100)[0] for seed in range(12)
@@ -186,12 +197,19 @@ def test_the_temperature_of_a_yes_no_network_is_that_of_logistic_regression() ->
     assert fit_temperature(SplitResult(logits, labels, Binary())) == pytest.approx(1 / slope)
 
 
-@pytest.mark.parametrize(("shift", "reason"), [(0, "all are correct"), (1, "better than chance")])
-def test_a_temperature_that_cannot_be_fitted_is_refused(shift: int, reason: str) -> None:
-    labels = torch.arange(10)
-    logits = 5 * torch.eye(10)[(labels + shift) % 10]
+@pytest.mark.parametrize(
+    ("logits", "reason"),
+    [
+        (5 * torch.eye(10), "all are correct"),
+        (5 * torch.eye(10).roll(1, dims=0), "better than chance"),
+        (torch.zeros(10, 10), "better than chance"),
+        (1e-4 * (torch.eye(10) + torch.eye(10).roll(1, dims=0).tril()), "not within 0.01 and 100"),
+    ],
+    ids=range(4),
+)
+def test_a_temperature_that_cannot_be_fitted_is_refused(logits: torch.Tensor, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
-        fit_temperature(SplitResult(logits, labels, Multiclass()))
+        fit_temperature(SplitResult(logits, torch.arange(10), Multiclass()))
 
 
 def test_confidences_near_one_stay_apart() -> None:

@@ -83,7 +83,7 @@ def test_any_batch_gives_the_logits_of_torch() -> None:
     ],
 )
 def test_the_metadata_says_how_to_use_the_file(
-    num_outputs: int, record: dict[str, Any], scale: dict[str, float], expected: dict[str, str]
+    num_outputs: int, record: dict[str, Any], scale: dict[str, Any], expected: dict[str, str]
 ) -> None:
     save_network("run/model.pt", num_outputs=num_outputs, **record)
     trained = load_model("run/model.pt", **scale)

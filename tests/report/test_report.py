@@ -139,6 +139,7 @@ def test_several_runs_are_compared(runs: Path) -> None:
 
 @pytest.mark.usefixtures("unrendered")
 def test_groups_have_means_bands_and_a_verdict(runs: Path) -> None:
+    (runs / "other").mkdir()
     page = Page(report(["slow-0", "quick-0", "slow-1", "quick-1"], output=runs))
     text = " ".join(page.text.split())
     slow, quick = (f"mnist default learning_rate={rate}" for rate in (0.01, 0.3))
@@ -148,6 +149,12 @@ def test_groups_have_means_bands_and_a_verdict(runs: Path) -> None:
     assert text.count("±") == 3
     assert sum(attrs.get("alt") == "Mean curves of the groups" for _, attrs in page.tags) == 1
     assert slow in text
+    # The same with runs of one name in two folders.
+    for kind in ("slow", "quick"):
+        (runs / f"{kind}-1").rename((runs / "other").joinpath(f"{kind}-0"))
+    paths = [str(runs / name) for name in ("slow-0", "quick-0", "other/slow-0", "other/quick-0")]
+    again = " ".join(Page(report(paths, output=runs)).text.split())
+    assert again.partition("Results")[0] == text.partition("Results")[0]
 
 
 @pytest.mark.usefixtures("unrendered")
