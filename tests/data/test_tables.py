@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import random
 import re
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -356,3 +359,41 @@ def test_whatever_is_damaged_gets_one_line(
     errors = [line for line in stderr.getvalue().splitlines() if line.startswith("error: ")]
     assert (code, len(errors)) in ((0, 0), (1, 1), (2, 1))
     assert "Traceback" not in stderr.getvalue()
+
+
+def numbered(num_images: int, dtype: str) -> Any:
+    """Images that all differ and hardly take a byte each when packed, [n, 28, 28]."""
+    images = np.zeros((num_images, 784), dtype)
+    images[:, :4] = np.arange(num_images, dtype="<u4")[:, None].view("u1")
+    return images.reshape(-1, 28, 28)
+
+
+def costly_files() -> dict[str, Callable[[], bytes]]:
+    labels = np.arange(100_000, dtype="u1") % 10
+    many, few = numbered(100_000, "u1"), numbered(60_000, "f8")
+    return {
+        "images.npz": lambda: npz(x_train=many + 1, y_train=labels, x_test=many, y_test=labels),
+        "float64.npz": lambda: npz(x_train=few, y_train=labels[:60_000]),
+        "members.npz": lambda: archive(*((f"{n}", b"") for n in range(100_000))),
+        "zeros.csv": lambda: b"\n".join([b"0" + b",0" * 784] * 10_000),
+        "nonsense.csv": lambda: b"\n".join([b"0" + b",0" * 784, *[b"a," * 7 * 10**6]]),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", costly_files())
+def test_a_file_of_16_mb_is_read_or_refused_in_bounds(tmp_path: Path, name: str) -> None:
+    content = costly_files()[name]()
+    assert len(content) <= 16e6
+    (tmp_path / name).write_bytes(content)
+    dataset = f"{name[-3:]}:{tmp_path / name}"
+    command = [sys.executable, "-m", "mnist_ce", "evaluate", "mnist", "--dataset", dataset]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        errors = process.stderr.read().decode().splitlines()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode in (0, 1)
+    assert len([line for line in errors if line.startswith("error")]) == process.returncode
+    assert usage.ru_utime + usage.ru_stime < 10 * 2  # this program may share its core
+    assert usage.ru_maxrss < 1.5e6  # kilobytes
