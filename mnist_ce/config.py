@@ -19,11 +19,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from mnist_ce.network import HIDDEN, INPUT_SIZE
 from mnist_ce.system.errors import UsageError
 from mnist_ce.system.files import shipped_dir
-from mnist_ce.system.text import did_you_mean, one_line, percent_hint, plain_reason, sanitize
+from mnist_ce.system.text import (
+    CONTROL_CHARACTERS,
+    did_you_mean,
+    one_line,
+    percent_hint,
+    plain_reason,
+    sanitize,
+)
 
 logger = logging.getLogger(__name__)
 _warn_once = functools.cache(logger.warning)  # however many layers and files hold an old key
@@ -52,6 +60,13 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @field_validator("*")
+    @classmethod
+    def _has_no_control_characters(cls, value: object) -> object:
+        if isinstance(value, str) and re.search(CONTROL_CHARACTERS, value):
+            raise PydanticCustomError("control", "must have no control characters")
+        return value
 
 
 class DataConfig(Section):

@@ -12,6 +12,7 @@ from mnist_ce.cli import main
 from mnist_ce.config import Config, parse_assignments, resolve_config
 from mnist_ce.evaluation.verification import verify
 from mnist_ce.runs.run_dir import RunDir
+from mnist_ce.system.errors import UsageError
 from mnist_ce.training.trainer import train
 
 
@@ -80,3 +81,12 @@ def test_values_are_read_as_a_person_writes_them() -> None:
         parsed = parse_assignments([text])
         assert parsed == {text.partition("=")[0]: value}
         resolve_config(flags=parsed, environment={})
+
+
+@pytest.mark.parametrize("value", ["a\x1b[31m", "a\0b", "line\nbreak", "\x9b2J"])
+def test_a_text_has_no_control_characters(value: str) -> None:
+    for key in ("run.name", "data.dataset", "data.dir", "data.mirror"):
+        text = f"csv:{value}" if key == "data.dataset" else value
+        with pytest.raises(UsageError, match=f"^{key} = .*: must "):
+            resolve_config(flags={key: text}, environment={})
+    assert resolve_config(flags={"data.dir": "a\u202fb"}, environment={}).data.dir == "a\u202fb"

@@ -18,7 +18,7 @@ from mnist_ce.reader.detector import load_detector
 from mnist_ce.reader.image_io import SUFFIXES
 from mnist_ce.reader.pool import PreprocessedImage, PreprocessOptions, PreprocessPool
 from mnist_ce.system.errors import DataError
-from mnist_ce.system.text import sanitize
+from mnist_ce.system.text import CONTROL_CHARACTERS, sanitize
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def _part(path: Path) -> str | None:
 def _class_name(path: Path) -> str | None:
     folder = path.parent
     if folder.name and not _part(Path(folder.name, "image")):
-        return folder.name if folder.name.isprintable() else None  # records and tables hold it
+        return None if re.search(CONTROL_CHARACTERS, folder.name) else folder.name
     digit = re.match(r"\d(?!\d)", path.name)
     return digit[0] if digit else None
 

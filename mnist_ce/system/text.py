@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
+CONTROL_CHARACTERS = r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]"  # and what is not UTF-8
+
 _REASONS = (
     (r"(Input|String) should (be|have|match)", "must be"),
     (r"a valid integer.*", "a whole number"),
