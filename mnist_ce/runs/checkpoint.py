@@ -28,6 +28,10 @@ from mnist_ce.system.text import one_line, sanitize
 
 MAX_BYTES = 1 << 30  # the standard network takes 2.7 MB
 MAX_NAME_LENGTH = 200  # of a class in a pickle
+MAX_TENSORS = 10_000
+MAX_OPCODES = 3_000_000  # of a pickle: torch reads so many in 8 s; an epoch in resume.pt has 24
+MAX_VALUES = 2_000_000  # in nested dicts and lists, shared ones counted as often as they are named
+MAX_DEPTH = 20
 SAFETENSORS = "safetensors"
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch.save before version 1.6
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -72,10 +76,12 @@ def save_tensors(path: Path, content: dict[str, Any]) -> None:
 
 
 def check_claimed_bytes(tensor: Tensor) -> None:
-    """Raise a ValueError if a tensor has more elements than its file.
+    """Raise a ValueError if a tensor is not dense, or has more elements than its file.
 
     A file of 1.6 kB can hold a tensor of 2^40 elements with stride 0: check before any copy.
     """
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.is_meta:
+        raise ValueError("has a tensor that is not dense")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise ValueError(f"has a tensor of {tensor.numel():,} values, but the file holds fewer")
 
@@ -155,6 +161,8 @@ def _pickle_of(content: bytes) -> bytes:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             records = archive.infolist()
             names = {name.rpartition("/")[2]: name for name in archive.namelist()}
+            if len(records) > MAX_TENSORS + 10:
+                raise CheckpointError(f"has more than {MAX_TENSORS:,} tensors")
             if "data.pkl" not in names or "constants.pkl" in names:  # the latter: TorchScript
                 raise _foreign(content)
             # torch.save compresses nothing: a compressed record could unpack to any size.
@@ -177,7 +185,7 @@ def _unpickle(content: bytes, pickled: bytes) -> Any:  # noqa: ANN401
         _check_names(pickled, num_pickles=5 if pickled is content else 1)
         names: list[Any] = [(_NumpyValue, name) for name in NUMPY_NAMES]
         with torch.serialization.safe_globals(names), warnings.catch_warnings(action="ignore"):
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise CheckpointError(
@@ -187,20 +195,43 @@ def _unpickle(content: bytes, pickled: bytes) -> Any:  # noqa: ANN401
     except Exception as error:  # torch raises many kinds for a damaged file
         state = "is damaged" if pickled is content else "cannot be loaded"
         raise CheckpointError(f"{state}: {one_line(error)}") from None
+    _check_structure(loaded)
+    return loaded
+
+
+def _check_structure(content: object) -> None:
+    """Bound the walks through nested dicts and lists, which may hold each other or themselves."""
+    values: list[tuple[Any, int]] = [(content, 0)]
+    num_values = 0
+    while values:
+        value, depth = values.pop()
+        num_values += 1
+        if depth > MAX_DEPTH or num_values > MAX_VALUES:
+            raise CheckpointError(
+                "holds too many nested dicts and lists: save the state_dict alone"
+            )
+        if isinstance(value, dict | list | tuple):
+            children = value.values() if isinstance(value, dict) else value
+            values += [(child, depth + 1) for child in children]
 
 
 def _check_names(pickled: bytes, num_pickles: int) -> None:
     # The regular expressions of torch's error message take 8 s for a name of 10,000 characters, and
     # a hundred times as long for ten times as many.
     file = io.BytesIO(pickled)
-    for opcode, name, _ in itertools.chain(*(pickletools.genops(file) for _ in range(num_pickles))):
+    num_tensors = 0
+    opcodes = itertools.chain(*(pickletools.genops(file) for _ in range(num_pickles)))
+    for number, (opcode, name, _) in enumerate(opcodes):
+        num_tensors += opcode.name == "BINPERSID"
+        if number > MAX_OPCODES or num_tensors > MAX_TENSORS:
+            raise ValueError(f"it has more than {MAX_TENSORS:,} tensors or {MAX_OPCODES:,} objects")
         if opcode.name == "GLOBAL" and len(str(name)) > MAX_NAME_LENGTH:
             raise pickle.UnpicklingError(f"GLOBAL {str(name)[:MAX_NAME_LENGTH].replace(' ', '.')}")
 
 
 def _to_float32(key: str, tensor: Tensor) -> Tensor:
-    if tensor.dtype not in FLOATS or tensor.layout != torch.strided or tensor.is_meta:
-        raise ValueError(f"has {sanitize(key)}, which is not a dense tensor of floats")
+    if tensor.dtype not in FLOATS:
+        raise ValueError(f"has {sanitize(key)}, which is not a tensor of floats")
     check_claimed_bytes(tensor)
     tensor = tensor.detach().to(torch.float32).contiguous()
     if not torch.isfinite(tensor).all():

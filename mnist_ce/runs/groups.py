@@ -51,10 +51,13 @@ class RunGroup:
 def definition(record: RunRecord) -> dict[str, Any]:
     """Return all that defines a run, by dotted key; keys newer than the run have their defaults.
 
-    The names of a module, optimizer or data from Python have the keys `custom.model` and so on.
+    Name and digest of a module, optimizer or data from Python have the keys `custom.model` and so
+    on.
     """
     settings = Config().flat() | record.flat_config
-    more = {f"custom.{key}": name for key, name in (record.custom or {}).items()}
+    digests = record.custom_digests or {}
+    parts = {key: f"{name} {digests.get(key, '')}" for key, name in (record.custom or {}).items()}
+    more = {f"custom.{key}": text.strip() for key, text in parts.items()}
     if record.dataset_digest is not None:
         more["dataset_digest"] = record.dataset_digest
     return {k: v for k, v in settings.items() if is_of_recipe(k) or k in _OF_A_RUN} | more

@@ -12,7 +12,7 @@ from mnist_ce.config import MAX_HIDDEN
 from mnist_ce.network import INPUT_SIZE
 from mnist_ce.system.text import sanitize
 
-MAX_DICTS = 1000  # nested in a checkpoint
+MAX_DICTS, MAX_KEY_LENGTH = 1000, 1000
 _EXPECTED = "a plain state_dict is expected: save model.state_dict()"
 
 
@@ -40,6 +40,8 @@ def find_linear_layers(content: object, *, is_ordered: bool = True) -> dict[str,
         num_matrices = sum(tensor.dim() > 1 for tensor in tensors.values())
         if not num_matrices or any(tensors.keys() <= network.keys() for network in networks):
             continue  # no network, or a layer of one: each may have a dict of its own
+        if len(networks) > 1:
+            break
         try:
             networks.append(_chain(tensors, is_ordered=is_ordered))
         except ValueError as error:
@@ -57,16 +59,23 @@ def find_linear_layers(content: object, *, is_ordered: bool = True) -> dict[str,
 def _collect(
     content: Mapping[Any, Any], prefix: str, seen: set[int], tables: list[dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Append the tensors of each nested dict, by dotted key, to `tables`; return the outer ones."""
+    """Append the tensors of each nested dict, by dotted key, to `tables`; return the outer ones.
+
+    How deep they are is bounded: see `load_tensors`.
+    """
     tensors: dict[str, Tensor] = {}
     if "param_groups" in content or id(content) in seen or len(seen) > MAX_DICTS:
-        return tensors  # an optimizer's, or a dict that holds itself, which a pickle can express
+        return tensors  # an optimizer's, or one that other dicts hold, too
     seen.add(id(content))
     tables.append(tensors)
     for key, value in content.items():
-        if isinstance(key, str) and isinstance(value, Tensor):
+        if not isinstance(key, str):
+            continue
+        if len(key) > MAX_KEY_LENGTH:
+            raise ValueError(f"has a key of {len(key):,} characters")
+        if isinstance(value, Tensor) and not value.is_nested:
             tensors[prefix + key] = value
-        elif isinstance(key, str) and isinstance(value, Mapping):
+        elif isinstance(value, Mapping):
             tensors |= _collect(value, f"{prefix}{key}.", seen, tables)
     return tensors
 
@@ -106,8 +115,9 @@ def _chain(tensors: Mapping[str, Tensor], *, is_ordered: bool) -> dict[str, Tens
     return chain
 
 
-def _by_number(key: str) -> list[int | str]:
-    return [int(part) if n % 2 else part for n, part in enumerate(re.split(r"(\d+)", key))]
+def _by_number(key: str) -> str:
+    """Return a key with its numbers padded, so that 10 comes after 9."""
+    return re.sub(r"\d+", lambda number: number[0].lstrip("0").zfill(MAX_KEY_LENGTH), key)
 
 
 def _order_by_width(weights: Sequence[str], shapes: Mapping[str, Sequence[int]]) -> list[str]:

@@ -88,6 +88,8 @@ class RunRecord(BaseModel, extra="allow", strict=True):
     """`checkpoint` and `weights_sha256` of the weights that training started from."""
     custom: dict[str, str] | None = None
     """The names of `model`, `optimizer` and `data` where they were given from Python."""
+    custom_digests: dict[str, str] | None = None
+    """Of the layers of that model, and of the settings of that optimizer."""
     epochs: Count | None = None
     num_parameters: Count | None = None
     config: dict[str, dict[str, Any]] | None = None

@@ -157,6 +157,7 @@ def _train_trial(plan: Plan, queue: RunQueue, trial: Trial) -> float:
     planned = _planned_run(plan, number, trial.params)
     origin = {"study": plan.study, "trial": number}
     try:
+        queue.data_digest(planned)  # that the data cannot be loaded is no fault of the trial
         record = queue.train(planned, origin, plan.num_trials, [_PruningCallback(trial)])
     except MnistCeError:  # it was stopped, for example, and waits with its values
         optuna.storages.RetryHeartbeatStaleTrialCallback()(
@@ -239,7 +240,7 @@ def _study_of_runs(plan: Plan, queue: RunQueue) -> optuna.Study:
         result: dict[str, Any] = {}
         if str(record.status) in tune.TRIAL_STATES:
             rows = [row for row in run.read_metrics() if row["epoch"] != record.epochs]
-            accuracies = {row["epoch"]: row["validation_accuracy"] for row in rows}
+            accuracies = {row["epoch"]: row.get("validation_accuracy") for row in rows}
             result["intermediate_values"] = accuracies  # as `_PruningCallback` reported them
             result["user_attrs"] = {"trial": tune.summary(record, plan.space)}
             result["value"] = record.validation_accuracy if state == "complete" else None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -235,7 +237,7 @@ class Setup:
             process={"id": os.getpid(), "host": socket.gethostname()},
         )
         if self.custom.names:
-            record = record.updated(custom=self.custom.names)
+            record = record.updated(custom=self.custom.names, custom_digests=_digests(step))
         if initial is not None:
             source, digest = self.config.train.init or str(initial.path), initial.weights_sha256
             record = record.updated(init={"checkpoint": source, "weights_sha256": digest})
@@ -360,6 +362,16 @@ def _git_commit() -> str | None:
             done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
             return done.stdout.strip()
     return None
+
+
+def _digests(step: Step) -> dict[str, str]:
+    """Return digests of what torch prints of a module and an optimizer, without addresses."""
+    shapes = [(name, tuple(tensor.shape)) for name, tensor in step.model.state_dict().items()]
+    texts = {"model": f"{step.model} {shapes}"}
+    if isinstance(step, PlainStep):
+        texts["optimizer"] = str(step.optimizer)
+    texts = {key: re.sub(r"0x[0-9a-f]+", "", text) for key, text in texts.items()}
+    return {key: hashlib.sha256(text.encode()).hexdigest()[:8] for key, text in texts.items()}
 
 
 def _environment_changes(before: RunRecord, now: RunRecord) -> list[str]:

@@ -6,6 +6,7 @@ unfinished one that no process has locked is resumed, and one that has ended is 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -13,7 +14,7 @@ import logging
 import re
 import time
 import tomllib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -253,7 +254,7 @@ class RunQueue:
     """Runs on disk, trained by any number of processes."""
 
     stop: StopFlag
-    digests: dict[str, str] = field(default_factory=dict)  # of data and initial weights, by name
+    digests: dict[str, str] = field(default_factory=dict)  # of data, by name
     num_awaited: int = 0  # runs of other processes
 
     def train_all(
@@ -320,27 +321,26 @@ class RunQueue:
     def check(self, planned: PlannedRun, record: RunRecord, but: Collection[str] = ()) -> None:
         """Raise a RunError unless a run has data and settings of a plan, `but` for some keys."""
         there, here = definition(record), definition(planned.record)
-        dataset, folder, mirror, init, output = (
-            planned.settings[key]
-            for key in ("data.dataset", "data.dir", "data.mirror", "train.init", "run.output")
-        )
         # What a name stands for may have changed, but not what MNIST is.
-        if dataset != "mnist" and record.dataset_digest:
-            here["dataset_digest"] = self._digest(
-                dataset, lambda: load_dataset(dataset, Path(folder), mirror=mirror).digest
-            )
+        if planned.settings["data.dataset"] != "mnist" and record.dataset_digest:
+            here["dataset_digest"] = self.data_digest(planned)
         else:
             there.pop("dataset_digest", None)
+        init, output = planned.settings["train.init"], planned.settings["run.output"]
         if init and record.init:
-            there["init"] = record.init.get("weights_sha256")
-            here["init"] = self._digest(init, lambda: load_model(init, output).weights_sha256)
+            with contextlib.suppress(CheckpointError):  # it is gone
+                here["init"] = load_model(init, output).weights_sha256
+                there["init"] = record.init.get("weights_sha256")
         for key in but:
             there[key] = here[key]
         check_equal(f"run {planned.run.path}", there, here)
 
-    def _digest(self, name: str, load: Callable[[], str]) -> str:
+    def data_digest(self, planned: PlannedRun) -> str:
+        """Return the digest of a run's data as it is now; a DataError if it cannot be loaded."""
+        keys = ("data.dataset", "data.dir", "data.mirror")
+        name, folder, mirror = (planned.settings[key] for key in keys)
         if name not in self.digests:
-            self.digests[name] = load()
+            self.digests[name] = load_dataset(name, Path(folder), mirror=mirror).digest
         return self.digests[name]
 
     def wait(self, num_runs: int) -> None:

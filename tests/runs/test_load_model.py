@@ -4,6 +4,7 @@ import json
 import pickle
 import random
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,60 @@ def test_no_code_runs_from_a_pickle_of_any_format(
     with pytest.raises(CheckpointError, match="bytearray"):
         load_model("c.pt")
     assert not Path("x").exists()
+
+
+def nested(depth: int) -> dict[str, Any]:
+    return {"a": nested(depth - 1)} if depth else WEIGHTS
+
+
+def shared(depth: int) -> dict[str, Any]:
+    """Return dicts each of which holds the next one twice."""
+    content: dict[str, Any] = WEIGHTS
+    for _ in range(depth):
+        content = {"a": content, "b": content}
+    return content
+
+
+def endless(content: Any, add: Callable[[Any, Any], object]) -> dict[str, Any]:
+    add(content, content)
+    return {**WEIGHTS, "more": content}
+
+
+CHAIN, NESTED = "is not a chain|is no chain|holds no weights", "too many nested dicts and lists"
+STRUCTURES: dict[str, tuple[Callable[[], object], str]] = {
+    "deep": (lambda: nested(60), NESTED),
+    "shared": (lambda: shared(60), NESTED),
+    "dict in itself": (lambda: endless({}, lambda a, b: a.update(me=b)), NESTED),
+    "list in itself": (lambda: endless([], list.append), NESTED),
+    "lists": (lambda: {**WEIGHTS, "more": [[[0] * 999] * 999] * 999}, NESTED),
+    "nested tensor": (
+        lambda: {**WEIGHTS, "l1.weight": torch.nested.nested_tensor([WEIGHTS["l1.weight"]])},
+        CHAIN,
+    ),
+    "sparse": (lambda: {**WEIGHTS, "l1.weight": WEIGHTS["l1.weight"].to_sparse()}, "not dense"),
+    "digits": (lambda: {f"l{'9' * 5000}": WEIGHTS["l1.bias"], **WEIGHTS}, "a key of 5,001 char"),
+    "keys": (lambda: dict[object, object](WEIGHTS) | {("a", 1): 0, 3: {}, None: {}}, ""),
+    "many": (
+        lambda: {**WEIGHTS, **{f"x{i}": {"w": torch.zeros(1, 1)} for i in range(1500)}},
+        CHAIN,
+    ),
+    "escape": (lambda: {"\x1b]0;x\7": {**WEIGHTS}}, ""),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors")
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_no_structure_takes_long(tmp_path: Path, name: str) -> None:
+    content, message = STRUCTURES[name]
+    torch.save(content(), tmp_path / "c.pt")
+    began_at = time.process_time()
+    if message:
+        with pytest.raises(CheckpointError, match=message) as error:
+            load_model(tmp_path / "c.pt")
+        assert str(error.value).isprintable()
+    else:
+        assert (load_model(tmp_path / "c.pt").conversion or "").isprintable()
+    assert time.process_time() - began_at < 10
 
 
 @pytest.mark.parametrize("threshold", ["high", True, [1]])

@@ -1,9 +1,12 @@
-"""Runs that are stopped at a batch."""
+"""Runs that are stopped at a batch, or killed at a write."""
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from mnist_ce.training.trainer import BatchInfo, Callback, StopFlag
@@ -19,3 +22,20 @@ def stop_after(num_batches: int, *callbacks: Callback) -> dict[str, Any]:
                 stop.signal_number = signal.SIGTERM
 
     return {"callbacks": [*callbacks, Stopper()], "stop": stop}
+
+
+def kill_at_write(number: int) -> None:
+    """Let SIGKILL end this process before the n-th call that changes or flushes the disk."""
+    calls = count()
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if next(calls) >= number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+
+        return call
+
+    os.fsync = counted(os.fsync)
+    for name in ("replace", "rename", "mkdir"):
+        setattr(Path, name, counted(getattr(Path, name)))

@@ -7,7 +7,6 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Start
+from stopping import kill_at_write
 
 from mnist_ce.cli import main
 from mnist_ce.runs.records import RunRecord
@@ -42,22 +42,7 @@ def start_or_resume(settings: dict[str, Any]) -> None:
 
 
 def killed_at_write(settings: dict[str, Any], number: int) -> None:
-    """Train until SIGKILL before the n-th call that changes or flushes something on the disk."""
-    left = number
-
-    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*arguments, **options)
-
-        return call
-
-    os.fsync = counted(os.fsync)
-    for name in ("replace", "rename", "mkdir"):
-        setattr(Path, name, counted(getattr(Path, name)))
+    kill_at_write(number)
     start_or_resume(settings)
 
 

@@ -17,6 +17,7 @@ from mnist_ce import evaluate, load_model, predict, train
 from mnist_ce.data.dataset import custom_dataset
 from mnist_ce.data.synthetic import generate
 from mnist_ce.runs.checkpoint import load_tensors, save_tensors, weights_sha256
+from mnist_ce.runs.groups import group_runs
 from mnist_ce.system.errors import (
     CheckpointError,
     DataError,
@@ -25,6 +26,7 @@ from mnist_ce.system.errors import (
     TrainingError,
     UsageError,
 )
+from mnist_ce.training.steps import OptimizerFactory
 from mnist_ce.training.trainer import TrainResult
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -34,10 +36,11 @@ Set = tuple[Tensor, Tensor]
 class CNN(nn.Sequential):
     """A small network with buffers and random numbers of its own."""
 
-    def __init__(self, seed: int = 0, outputs: int = 10) -> None:
+    def __init__(self, seed: int = 0, outputs: int = 10, width: int = 4) -> None:
         torch.manual_seed(seed)
-        convolution = [nn.Conv2d(1, 4, 5), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(4)]
-        super().__init__(*convolution, nn.Flatten(), nn.Dropout(0.3), nn.Linear(144, outputs))
+        layers = [nn.Conv2d(1, width, 5), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(4)]
+        layers += [nn.Flatten(), nn.Dropout(0.3), nn.Linear(36 * width, outputs)]
+        super().__init__(*layers)
 
 
 def amsgrad(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -136,6 +139,36 @@ def test_what_was_given_must_be_given_again(
     with pytest.raises(RunError, match="was trained on other data"):
         train(None, output, resume="own", data=data[0], **given)
     assert train(None, output, resume="own", data=data, **given).record.epochs_done == 3
+
+
+def test_what_was_given_is_part_of_what_defines_a_run(
+    settings: dict[str, Any], data: object
+) -> None:
+    def sgd(learning_rate: float) -> OptimizerFactory:
+        return lambda parameters: torch.optim.SGD(parameters, lr=learning_rate)
+
+    given: list[Callable[[], dict[str, Any]]] = [
+        dict,
+        lambda: {"model": CNN()},
+        lambda: {"model": CNN(width=8)},
+        lambda: {"optimizer": torch.optim.RMSprop},
+        lambda: {"optimizer": sgd(0.1)},
+        lambda: {"optimizer": sgd(0.2)},
+    ]
+    settings |= {"train.epochs": 1, "model.hidden": None}
+    records = [
+        train(None, settings | {"train.seed": seed}, data=data, **each()).record
+        for each in given
+        for seed in (0, 1)
+    ]
+    groups = group_runs((str(record.name), record) for record in records)
+    assert [group.names for group in groups] == [
+        (one.name, two.name) for one, two in zip(records[::2], records[1::2], strict=True)
+    ]
+    assert len({group.label for group in groups}) == len(given)
+    where = {"run.output": settings["run.output"], "train.epochs": 2}
+    with pytest.raises(RunError, match=r"custom.optimizer is .*sgd.* there and .*sgd.* here"):
+        train(None, where, resume=records[-1].name, optimizer=sgd(0.1), data=data)
 
 
 def test_a_foreign_state_of_the_optimizer_is_refused(

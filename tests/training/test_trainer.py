@@ -9,8 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 import torch
+from hypothesis import given
 from torch import nn
 
 from mnist_ce import evaluate, load_model, predict, train
@@ -154,16 +157,19 @@ def test_schedules(schedule: ScheduleConfig, first: float, last: float) -> None:
         assert rates[50] == pytest.approx(0.05)
 
 
-@pytest.mark.parametrize("warmup", [0.1, 0.3, 0.5])
-@pytest.mark.parametrize("num_steps", [1, 2, 3, 10])
-def test_one_cycle_ends_at_its_lowest_rate_after_few_steps_too(
-    warmup: float, num_steps: int
+@hypothesis.settings(deadline=None)
+@given(
+    num_steps=st.integers(1, 40),
+    warmup=st.floats(0.01, 0.99) | st.sampled_from([0.5, 0.25, 0.2, 0.1]),
+    anneal=st.sampled_from(["cosine", "linear"]),
+)
+def test_one_cycle_of_any_length_ends_at_its_lowest_rate(
+    num_steps: int, warmup: float, anneal: Any
 ) -> None:
-    schedule = ScheduleConfig(kind="one-cycle", warmup_fraction=warmup)
-    rate = learning_rates(schedule, 0.1, num_epochs=1, steps_per_epoch=num_steps)
-    rates = [rate(step) for step in range(num_steps)]
-    assert rates[-1] == pytest.approx(0.1 / 25 / 1e4, rel=1e-3)
-    assert 0 < min(rates) <= max(rates) <= 0.1
+    schedule = ScheduleConfig(kind="one-cycle", warmup_fraction=warmup, anneal=anneal)
+    rates = list(map(learning_rates(schedule, 0.1, 1, num_steps), range(num_steps)))
+    assert rates[-1] == pytest.approx(0.1 / 25 / 1e4)
+    assert all(rates[-1] <= rate <= 0.1 * (1 + 1e-9) for rate in rates)
 
 
 @pytest.mark.parametrize("kind", ["plain", "fast"])

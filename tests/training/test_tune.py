@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -15,13 +16,14 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from conftest import Start
+from stopping import kill_at_write
 
 from mnist_ce.cli import main
 from mnist_ce.runs.records import RunRecord, RunState
-from mnist_ce.system.errors import RunError, StoppedError
-from mnist_ce.training import search
+from mnist_ce.system.errors import DataError, RunError, StoppedError
+from mnist_ce.training import search, trainer
 from mnist_ce.training.search import read_space
-from mnist_ce.training.trainer import StopFlag
+from mnist_ce.training.trainer import StopFlag, TrainResult
 from mnist_ce.training.tune import (
     RunQueue,
     TuneResult,
@@ -75,7 +77,7 @@ def searched(
 
 
 def records(folder: str | Path) -> dict[str, dict[str, Any]]:
-    paths = Path(folder).glob("*/run.json")
+    paths = Path(folder).glob("[!.]*/run.json")
     return {path.parent.name: json.loads(path.read_text()) for path in paths}
 
 
@@ -159,17 +161,43 @@ def test_a_run_with_other_settings_is_not_taken_for_a_planned_one(
     plan(own, images)
 
 
-def test_settings_that_cannot_be_trained_fail_alone(
-    small_settings: Settings, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("settings", "grid", "message"),
+    [
+        ({"train.step": "fast"}, "optimizer.name=adam,sgd", "train.step = 'fast' is for the MLP"),
+        ({"optimizer.nesterov": True}, "optimizer.momentum=0.0,0.5", "needs optimizer.momentum"),
+        ({"objective.kind": "binary"}, "objective.positive=11,3", "positive = 11 is not among"),
+        ({}, "data.classes=[3,17],[3,8]", "has no class 17"),
+        ({}, "data.dataset=csv:gone.csv,synthetic", "gone.csv"),
+        ({}, "train.init='gone',''", "train.init: checkpoint gone is neither"),
+        ({}, "train.init='mnist',''", "this run's is 784→24→16→10: set model.hidden"),
+        ({}, "data.validation_size=300,20", "validation_size"),
+        ({}, "optimizer.learning_rate=1e30,0.1", "the loss is"),
+    ],
+)
+def test_a_run_that_cannot_be_trained_fails_alone(
+    small_settings: Settings,
+    settings: Settings,
+    grid: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    fast = {**small_settings, "train.step": "fast"}
-    assert main(command(fast, "--grid", "optimizer.name=adam,sgd", "--json")) == 1
-    printed = capsys.readouterr()
-    failed, complete = json.loads(printed.out)["trials"]
-    assert (failed["state"], complete["state"]) == ("fail", "complete")
-    assert "train.step = 'fast'" in failed["message"]
-    assert "1 of 2 runs failed" in printed.err
-    small_settings["run.output"] += "-searched"
+    if "dataset" in grid:
+        del small_settings["data.dataset"]
+    results = []
+    for _ in range(2):  # it fails again, and the other is not trained again
+        arguments = command(small_settings | settings, "--grid", grid, "--json")
+        assert main(arguments) == 1
+        printed = capsys.readouterr()
+        assert "1 of 2 runs failed" in printed.err
+        results.append(json.loads(printed.out))
+        failed, complete = results[-1]["trials"]
+        assert (failed["state"], complete["state"]) == ("fail", "complete")
+        assert message in failed["message"]
+    assert results[0] == results[1]
+
+
+def test_a_trial_whose_values_do_not_go_together_fails_alone(small_settings: Settings) -> None:
     space = SPACE.replace("[optimizer]", "[optimizer]\nmomentum = [0.0, 0.9]")
     first = searched(small_settings, 6, space=space)
     assert [trial["state"] == "fail" for trial in first.trials] == [
@@ -178,6 +206,12 @@ def test_settings_that_cannot_be_trained_fail_alone(
     ]
     assert 0 < first.count("fail") < 6
     assert searched(small_settings, 6, space=space).to_dict() == first.to_dict()
+
+
+def test_missing_data_is_no_fault_of_a_trial(small_settings: Settings) -> None:
+    with pytest.raises(DataError, match="gone"):
+        searched({**small_settings, "data.dataset": "npz:/gone.npz"}, 2)
+    assert not records(small_settings["run.output"])
 
 
 def test_a_search_tests_the_chosen_setting_alone(small_settings: Settings) -> None:
@@ -230,6 +264,97 @@ def test_processes_share_a_search(small_settings: Settings, start: Start) -> Non
     assert len(runs) == 6
     assert {record["process"]["id"] for record in runs.values()} == {p.pid for p in processes}
     assert {record["status"] for record in runs.values()} <= {"finished", "pruned"}
+
+
+@pytest.mark.slow
+def test_of_two_that_take_the_last_trial_one_trains_it(
+    small_settings: Settings, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**small_settings, "data.validation_size": 100}
+    arguments = command(settings, *search_options(settings, 3, "--name", "s"))
+    train_here = trainer.train
+
+    def train_after_the_other(*configs: Any, **options: Any) -> TrainResult:
+        if configs and configs[0].run.name == "s-2":
+            start(run_command, arguments).join()  # which trains all that is left
+        return train_here(*configs, **options)
+
+    monkeypatch.setattr("mnist_ce.training.tune.train", train_after_the_other)
+    assert main(arguments) == 0
+    runs = records(settings["run.output"])
+    assert {name.removeprefix("s-")[:6] for name in runs} == {"0", "1", "2", "chosen"}
+    assert len({record["process"]["id"] for record in runs.values()}) == 2
+
+
+@pytest.mark.slow
+def test_a_second_job_trains_too(small_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first job waits until the second has begun a run."""
+    output, train_here = Path(small_settings["run.output"]), trainer.train
+
+    def train_second(*configs: Any, **options: Any) -> TrainResult:
+        give_up_at = time.monotonic() + 120
+        while not records(output) and time.monotonic() < give_up_at:
+            time.sleep(0.05)
+        return train_here(*configs, **options)
+
+    monkeypatch.setattr("mnist_ce.training.tune.train", train_second)
+    assert main(command(small_settings, "--seeds", "0-2", "--jobs", "2")) == 0
+    runs = records(output)
+    assert {record["status"] for record in runs.values()} == {"finished"}
+    ids = [record["process"]["id"] for record in runs.values()]
+    assert len(ids) == 3
+    assert any(number != os.getpid() for number in ids)
+
+
+def result_of(folder: str | Path) -> dict[str, Any]:
+    """All that two equal plans leave, but for times and processes."""
+    files = [
+        path
+        for name in ("model.pt", "best.pt", "steps.csv", "config.toml")
+        for path in Path(folder).glob(f"[!.]*/{name}")
+    ]
+    content = {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    content = {name: text.replace(bytes(Path(folder)), b"") for name, text in content.items()}
+    keys = ("status", "weights_sha256", "tune", "error", "validation_accuracy", "test_accuracy")
+    found = {name: [record.get(key) for key in keys] for name, record in records(folder).items()}
+    return {**content, **found}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("of_a_search", [False, True])
+def test_killed_before_every_write_and_repeated_it_gives_the_same(
+    small_settings: Settings, tmp_path: Path, start: Start, of_a_search: bool
+) -> None:
+    """Each command of the second folder is killed at its n-th write, n = 0, 1, …, and repeated."""
+    settings = {**small_settings, "data.validation_size": 100, "train.epochs": 4}
+    options = search_options(settings, 7, "--name", "s") if of_a_search else ["--seeds", "0-1"]
+    rates = ["--grid", "optimizer.learning_rate=0.1,1e30"] if not of_a_search else []
+
+    def arguments(folder: Path) -> list[str]:
+        return command({**settings, "run.output": str(folder)}, *options, *rates)
+
+    def run(target: Callable[..., object], folder: Path, *rest: object) -> object:
+        process = start(target, arguments(folder), *rest)
+        process.join()
+        return process.exitcode
+
+    code = run(run_command, tmp_path / "whole")
+    expected = result_of(tmp_path / "whole")
+    statuses = {record["status"] for record in records(tmp_path / "whole").values()}
+    assert statuses == ({"finished", "pruned"} if of_a_search else {"finished", "failed"})
+    for number in itertools.count():
+        folder = tmp_path / f"killed-{number}"
+        if run(killed_at_write, folder, number) == code:
+            break
+        assert run(run_command, folder) == code
+        assert result_of(folder) == expected, number
+        shutil.rmtree(folder)
+    assert number > 40
+
+
+def killed_at_write(arguments: Sequence[str], number: int) -> None:
+    kill_at_write(number)
+    run_command(arguments)
 
 
 def test_a_stop_while_waiting_stops(small_settings: Settings) -> None:
