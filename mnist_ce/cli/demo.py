@@ -30,11 +30,7 @@ def demo(
     port: Annotated[int, Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8000,
     token_file: Annotated[
         Path | None,
-        Option(
-            help=f"File with what requests must present (also {TOKEN_VARIABLE}); needed with a "
-            "--host that others can reach.",
-            metavar="FILE",
-        ),
+        Option(help=f"File with what requests must present (or {TOKEN_VARIABLE}).", metavar="FILE"),
     ] = None,
     no_browser: Annotated[bool, Option("--no-browser", help="Do not open the browser.")] = False,
     corrections: Annotated[
@@ -101,7 +97,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _stop_after_stdin() -> None:
-    sys.stdin.buffer.read()
+    os.read(0, 1)  # sys.stdin would be locked at the end of the interpreter
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -124,7 +124,7 @@ def predict(
         contents = [sys.stdin.buffer.read() if path is None else path for path in sources]
         results = predict_each(contents, trained, predict_options, pool)
         bar = {"total": len(sources), "unit": " images", "leave": False, "dynamic_ncols": True}
-        progress = tqdm(results, **bar, disable=not (many and sys.stderr.isatty()))
+        progress = tqdm(results, **bar, disable=None if many else True)
         num_printed = num_errors = 0
         try:
             for records in progress:
