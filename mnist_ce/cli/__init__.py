@@ -88,8 +88,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return code if isinstance(code, int) else 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except KeyboardInterrupt:
-        return fail("stopped", 130)
     except ClickError as failure:
         if "Usage: " in str(failure):  # without a command: the program's help
             note(str(failure))

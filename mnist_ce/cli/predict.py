@@ -53,7 +53,7 @@ def predict(
     jsonl: Annotated[bool, Option("--jsonl", help="Print a JSON object per line.")] = False,
     as_csv: Annotated[bool, Option("--csv", help="Print CSV with a header.")] = False,
     save_inputs: Annotated[
-        Path | None, Option(help="Write the network's inputs, 28×28 PNGs.", metavar="DIR")
+        Path | None, Option(help="Write the network's inputs as PNGs.", metavar="DIR")
     ] = None,
     stages: Annotated[
         Path | None, Option(help="Write the stages of preprocessing.", metavar="DIR or FILE.png")

@@ -21,7 +21,8 @@ from mnist_ce.system.text import sanitize
 
 def echo(text: str = "", *, label: str = "", err: bool = False, nl: bool = True) -> None:
     """Print lines without what could control the terminal, since names in them may be anyone's."""
-    typer.echo(label + "\n".join(map(sanitize, text.split("\n"))), err=err, nl=nl)
+    stream = sys.stderr if err else sys.stdout  # named, or click would write UTF-8 into ASCII
+    typer.echo(label + "\n".join(map(sanitize, text.split("\n"))), stream, nl)
 
 
 def note(text: str) -> None:
@@ -45,7 +46,7 @@ def _print_message(label: str, colour: str, text: str) -> None:
 
 def print_json(document: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
     """Print one JSON document to stdout."""
-    typer.echo(json_text(document, indent=2))
+    echo(json_text(document, indent=2))
 
 
 def json_text(document: Any, indent: int | None = None) -> str:  # noqa: ANN401

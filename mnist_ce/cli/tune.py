@@ -128,8 +128,11 @@ def _other_processes(plan: Plan, num_processes: int) -> Iterator[None]:
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_train_apart, args=(plan,)) for _ in range(num_processes)]
     try:
+        # They inherit that Ctrl-C is not for them, which holds from their first moment on.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         for process in processes:
             process.start()
+        signal.signal(signal.SIGINT, handler)
         yield
     except BaseException:
         for process in processes:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -57,6 +59,17 @@ def test_the_wheel_holds_recipes_weights_and_type_marker(wheel: Path) -> None:
     assert "mnist_ce/py.typed" in contents
     outside = ("tests/", "benchmarks/", "scripts/", "generators/", "docs/")
     assert not any(name.startswith(outside) for name in contents)
+
+
+def test_the_sdist_holds_what_the_readme_links(tmp_path: Path) -> None:
+    run("-m", "hatchling", "build", "--target", "sdist", "--directory", str(tmp_path), cwd=ROOT)
+    (built,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(built) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    links = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / "README.md").read_text())
+    assert {"CHANGELOG.md", "CONTRIBUTING.md"} <= names
+    missing = [link for link in links if not any(name.startswith(link) for name in names)]
+    assert missing == []
 
 
 def test_help_and_recipes_work_elsewhere(site: Path, tmp_path: Path) -> None:
