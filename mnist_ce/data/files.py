@@ -3,14 +3,12 @@
 torchvision reads unpacked files in `<root>/<class>/raw/` and verifies nothing. So verified files
 are brought into that layout, in the user's cache where the data directory cannot be written, and
 what torchvision has read is compared. Of Fashion-MNIST and KMNIST only the MD5s of the packed files
-are known: these are kept beside the unpacked ones, and an unpacked file without its `.gz` is
-checked by size, header and range of labels, with a warning.
+are known: these are kept beside the unpacked ones, which are not used without them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import itertools
 import logging
@@ -22,7 +20,6 @@ import urllib.error
 import urllib.request
 import zlib
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,24 +74,15 @@ class DataFile:
     def max_packed_bytes(self) -> int:
         return self.num_bytes + 4096  # the real ones are far smaller
 
-    def problem_in(self, content: bytes) -> str | None:
-        """Return what is wrong with unpacked content, if anything."""
-        if len(content) != self.num_bytes:
-            return f"{len(content):,} bytes, expected {self.num_bytes:,}"
-        header, values = content[: len(self.header)], content[len(self.header) :]
-        if header != self.header:
-            return f"its header is {header.hex()}, expected {self.header.hex()}"
-        return "a label is not below 10" if "labels" in self.name and max(values) > 9 else None
-
     def unpack(self, packed: bytes, origin: str) -> bytes:
-        """Unpack a `.gz` from `origin`; a `DataError` if the result cannot be this file."""
+        """Unpack a `.gz` from `origin`; a `DataError` if the result has another size."""
         decompressor = zlib.decompressobj(wbits=31)  # gzip
         try:
             content = decompressor.decompress(packed, self.num_bytes + 1)
         except zlib.error as error:
             raise DataError(f"{origin} is damaged ({error})") from error
-        if problem := self.problem_in(content) or ("" if decompressor.eof else "it ends early"):
-            raise DataError(f"{origin} is damaged ({problem})")
+        if len(content) != self.num_bytes or not decompressor.eof:
+            raise DataError(f"{origin} is damaged (unpacked it has not {self.num_bytes:,} bytes)")
         return content
 
     def verified(self, content: bytes, md5: str) -> bytes | None:
@@ -137,10 +125,10 @@ class DatasetFiles:
     """The four files of `mnist`, `fashion-mnist` or `kmnist`, wherever they are.
 
     Each is looked for, unpacked or as `.gz`, in `<data_dir>/<class>/raw`, `<data_dir>/<dataset>`,
-    `data_dir` itself and the user's cache; then, under any name, by its size and MD5, in these
-    folders and one level below; and then downloaded, from `mirror` alone if given. A damaged file
-    is named in a warning and not used; one that lies where the good one goes is kept as
-    `NAME.damaged`. With `fail_fast`, silent mirrors are given up within seconds.
+    `data_dir` itself, the user's cache and one level below these, by its MD5, whatever its name;
+    and then downloaded, from `mirror` alone if given. A damaged file is named in a warning and not
+    used; one that lies where the good one goes is kept as `NAME.damaged`. With `fail_fast`, silent
+    mirrors are given up within seconds.
     """
 
     def __init__(
@@ -152,7 +140,7 @@ class DatasetFiles:
             )
         self.name, self.data_dir = name, data_dir
         self.torchvision_class, self.files = torchvision_class(name), files_of(name)
-        # All datasets use the same file names: what lies in `data_dir` may be of another one.
+        # All datasets use the same file names: what has one may be of another dataset.
         known = [file for other in TORCHVISION_CLASSES for file in files_of(other)]
         self.known_md5s = {md5 for file in known for md5 in (file.packed_md5, file.unpacked_md5)}
         mirrors = [mirror.rstrip("/") + "/"] if mirror else self.torchvision_class.mirrors
@@ -172,9 +160,7 @@ class DatasetFiles:
             for root in roots:
                 if dataset := self._read(root, known):
                     return dataset
-        for file in self.files:
-            if content := self._find(file):
-                self.contents[file.name] = content
+        self._search()
         for path, problem in self.problems.items():
             logger.warning(f"{path} {problem} and is not used")
         refusals = []
@@ -205,54 +191,32 @@ class DatasetFiles:
         dataset = Dataset(self.name, train, test, class_names)
         return dataset if dataset.digest == digest else None
 
-    def _find(self, file: DataFile) -> bytes | None:
-        unverifiable: dict[Path, bytes] = {}
-        for path in self._places(file):
-            if (content := self._content(path, file.max_packed_bytes)) is None:
-                continue
-            md5, is_flat = md5_of(content), path.parent == self.data_dir
-            if unpacked := file.verified(content, md5):
-                return unpacked
-            md5s = {file.name: file.unpacked_md5, f"{file.name}.gz": file.packed_md5}
-            if (expected := md5s.get(path.name)) and not (is_flat and md5 in self.known_md5s):
-                other = f" or not of {self.name}" if is_flat else ""
-                what = f"(MD5 {md5}, expected {expected}; {len(content):,} bytes)"
-                self.problems[path] = f"is damaged{other} {what}"
-            is_in_place = path.parent in self.folders and not is_flat
-            if is_in_place and path.name.lower().replace(".", "-") == file.name:
-                unverifiable[path] = content
-        for path, content in unverifiable.items() if file.unpacked_md5 is None else ():
-            if problem := file.problem_in(content):
-                self.problems[path] = f"is damaged ({problem})"
-                continue
-            logger.warning(
-                f"{path} was checked by its size, header and labels only, not by its MD5, which is "
-                f"known of {file.name}.gz alone"
-            )
-            return content
-        return None
-
-    def _places(self, file: DataFile) -> Iterator[Path]:
-        """Yield where a file may lie: by its name, then by its size under any name."""
-        names = (file.name, f"{file.name}.gz")
-        by_name = [folder / name for folder in self.folders for name in names]
-        yield from by_name
+    def _search(self) -> None:
+        """Take over files of the right MD5, whatever their names, and note the damaged ones."""
+        names = [name for file in self.files for name in (file.name, f"{file.name}.gz")]
         for folder in self.folders:
             # As 7-Zip and Kaggle unpack it: `train-images.idx3-ubyte`, or in a folder of its name.
-            paths = (path for entry in _entries(folder) for path in (entry, *_entries(entry)))
-            for path in itertools.islice(paths, MAX_ENTRIES):
-                if path not in by_name and _unpacked_size(path) == file.num_bytes:
-                    yield path
-
-    def _content(self, path: Path, max_bytes: int) -> bytes | None:
-        if path in self.problems or not path.is_file():
-            return None
-        try:
-            return read_regular(path, max_bytes)
-        except OSError as error:
-            problem = "is damaged" if error.errno == errno.EFBIG else "cannot be read"
-            self.problems[path] = f"{problem} ({one_line(error)})"
-            return None
+            entries = (path for entry in _entries(folder) for path in (entry, *_entries(entry)))
+            named = (folder / name for name in names)
+            paths = itertools.chain(named, itertools.islice(entries, MAX_ENTRIES))
+            for path, file in itertools.product(filter(Path.is_file, paths), self.files):
+                if path in self.problems or file.name in self.contents:
+                    continue
+                md5s = {file.name: file.unpacked_md5, f"{file.name}.gz": file.packed_md5}
+                expected = md5s.get(path.name)
+                if not expected and _unpacked_size(path) != file.num_bytes:
+                    continue
+                try:
+                    content = read_regular(path, file.max_packed_bytes)
+                except OSError as error:
+                    self.problems[path] = f"is damaged ({one_line(error)})"
+                    continue
+                md5 = md5_of(content)
+                if unpacked := file.verified(content, md5):
+                    self.contents[file.name] = unpacked
+                elif expected and md5 not in self.known_md5s:
+                    what = f"MD5 {md5}, expected {expected}; {len(content):,} bytes"
+                    self.problems[path] = f"is damaged ({what})"
 
     def _fill(self, root: Path, file: DataFile) -> None:
         """Bring a file to where torchvision reads it; download it where it was not found."""
@@ -280,7 +244,7 @@ class DatasetFiles:
             names = [file.name for file in self.files]
             lists = {
                 "missing": [name for name in names if name not in self.contents],
-                "found": [*self.contents],
+                "found": [name for name in names if name in self.contents],
                 "other files there": [
                     p.name for p in _entries(self.data_dir) if p.name not in names
                 ],
