@@ -17,6 +17,7 @@ from mnist_ce.data.splits import DIGITS, Split
 from mnist_ce.reader.detector import load_detector
 from mnist_ce.reader.image_io import SUFFIXES
 from mnist_ce.reader.pool import PreprocessedImage, PreprocessOptions, PreprocessPool
+from mnist_ce.reader.segmentation import CROWDED
 from mnist_ce.system.errors import DataError
 from mnist_ce.system.text import CONTROL_CHARACTERS, sanitize
 
@@ -108,6 +109,8 @@ def _only_digit(image: PreprocessedImage) -> NDArray[np.uint8] | str:
             for hypothesis, odds in zip(image.hypotheses, log_odds, strict=True)
         ]
         best = image.hypotheses[int(np.argmax(scores))]
+    if best.is_crowded:
+        return CROWDED
     found = [lattice.whole for line in best.all_lines for lattice in line if not lattice.whole.mark]
     if len(found) > 1:
         log_odds = detector.scores(np.stack([digit.pixels for digit in found]))

@@ -24,7 +24,7 @@ from mnist_ce.network.model import kept_in_place, predict_logits
 from mnist_ce.reader.detector import adjusted_threshold, load_detector
 from mnist_ce.reader.image_io import ImageSource, each_image
 from mnist_ce.reader.pool import PreprocessedImage, PreprocessOptions, PreprocessPool, shared_pool
-from mnist_ce.reader.segmentation import Hypothesis, Stages
+from mnist_ce.reader.segmentation import CROWDED, Hypothesis, Stages
 from mnist_ce.reader.text_lines import Digit, Lattice
 from mnist_ce.runs.load_model import TrainedModel, check_input_scale, load_model
 from mnist_ce.runs.run_dir import shipped_weights
@@ -354,6 +354,8 @@ class Predictor:
                 threshold -= ROW_BONUS
             if digit.candidate.mark is not None or score < threshold:
                 reason = self.why_unlike_a_digit(digit, chosen.hypothesis)
+        if chosen.hypothesis.is_crowded:
+            reason = CROWDED
         return score, threshold, chosen.several or reason
 
     def why_unlike_a_digit(self, digit: ScoredDigit, hypothesis: Hypothesis) -> str:

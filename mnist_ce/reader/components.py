@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,8 +124,8 @@ def group_components(
     components: list[Component], max_gap: float = MAX_GAP_FRACTION
 ) -> list[DigitCandidate]:
     """Group components, the best one first, into candidates, best first, without clutter."""
-    candidates: list[DigitCandidate] = []
-    for component in components:
+    near, groups = same_digit(components, max_gap).tolist(), list[list[int]]()  # of numbers
+    for number, component in enumerate(components):
         best = components[0]
         # Specks, hairlines, and what runs along the border, such as the edge of a sheet: a stroke
         # five times as long as wide that the border cuts off has a twelfth of its outline there.
@@ -137,32 +136,36 @@ def group_components(
             or (component.border_fraction > 0.12 and component.score < best.score)
         ):
             continue
-        merged, rest = [component], []
-        for candidate in candidates:
-            if any(same_digit(component, other, max_gap) for other in candidate.components):
-                merged.extend(candidate.components)
+        merged, rest = [number], []
+        for group in groups:
+            if any(near[number][other] for other in group):
+                merged.extend(group)
             else:
-                rest.append(candidate)
-        candidates = [*rest, DigitCandidate(merged)]
+                rest.append(group)
+        groups = [*rest, merged]
+    candidates = [DigitCandidate([components[number] for number in group]) for group in groups]
     candidates.sort(key=lambda candidate: -candidate.score)
     return candidates
 
 
-def same_digit(a: Component, b: Component, max_gap: float = MAX_GAP_FRACTION) -> bool:
-    """Return whether two components are pieces of one digit.
+def same_digit(components: list[Component], max_gap: float) -> Mask:
+    """Return for each two components whether they are pieces of one digit, [n, n].
 
     Pieces of a broken stroke are near each other: `max_gap` is a fraction of the longer side of
     both together. A loose top (of a 5) lies over the rest. Digits in a row stand side by side and
     are equally high: for such pairs a third of the gap is allowed.
     """
-    down = max(a.box.top, b.box.top) - min(a.box.bottom, b.box.bottom)  # negative: they overlap
-    across = max(a.box.left, b.box.left) - min(a.box.right, b.box.right)
-    both = union((a.box, b.box))
-    distance = math.hypot(max(down, 0), max(across, 0))
-    side_by_side = -down > 0.7 * both.height and across > 0
-    limit = (max_gap / 3 if side_by_side else max_gap) * both.size
-    if distance <= limit + 0.5 * min(a.stroke_width, b.stroke_width):
-        return True
+    tops, lefts, bottoms, rights = np.array([c.box for c in components]).reshape(-1, 4).T[..., None]
+    strokes = np.array([c.stroke_width for c in components])[:, None]
+    down = np.maximum(tops, tops.T) - np.minimum(bottoms, bottoms.T)  # negative: they overlap
+    across = np.maximum(lefts, lefts.T) - np.minimum(rights, rights.T)
+    height = np.maximum(bottoms, bottoms.T) - np.minimum(tops, tops.T)  # of both together
+    size = np.maximum(height, np.maximum(rights, rights.T) - np.minimum(lefts, lefts.T))
+    distance = np.hypot(np.maximum(down, 0), np.maximum(across, 0))
+    side_by_side = (-down > 0.7 * height) & (across > 0)
+    limit = np.where(side_by_side, max_gap / 3, max_gap) * size
+    is_near = distance <= limit + 0.5 * np.minimum(strokes, strokes.T)
     # A loose top lies over half of the narrower of both; digits of two lines are further apart.
-    overlap = -across / max(1, min(a.box.width, b.box.width))
-    return overlap > 0.5 and down <= 0.3 * both.height
+    overlap = -across / np.maximum(1, np.minimum(rights - lefts, (rights - lefts).T))
+    same: Mask = is_near | ((overlap > 0.5) & (down <= 0.3 * height))
+    return same

@@ -20,9 +20,10 @@ from mnist_ce.reader.components import (
     group_components,
 )
 from mnist_ce.reader.geometry import Box, FloatImage, Labels, bounding_box
-from mnist_ce.reader.mnist_format import FIELD_SIZE
+from mnist_ce.reader.mnist_format import FIELD_SIZE, fit_glyph
 from mnist_ce.reader.pixels import MAX_BACKGROUND_LEVEL, as_mnist_image, to_float_image
-from mnist_ce.reader.text_lines import Digit, Lattice
+from mnist_ce.reader.stroke_width import crop_strokes
+from mnist_ce.reader.text_lines import CrowdedError, Digit, Lattice, Work
 
 Stages: TypeAlias = dict[str, NDArray[np.generic]]
 """The image after each stage of preprocessing, by name: uint8, bool or float32 [h, w]."""
@@ -48,6 +49,7 @@ MAX_REFINED_FRACTION = 0.6
 MIN_REFINED_FRACTION = 0.6
 REFINED_MARGIN_FRACTION = 0.3  # of paper around the digit, and 4 pixels for its soft rim
 MIN_SIZE_OF_SMALL = 400  # pixels: a digit too small for a smaller image is illegible
+CROWDED = "more ink than a page of digits has: crop the image to them"
 MAX_COUNTED = 120  # candidates; more are noise, and are not read only to be counted
 MIN_SIMILAR_SCORE = 0.25  # of the best candidate's
 MIN_SIMILAR_SIZE = 0.5  # of the best candidate's largest piece; it is at most twice as large
@@ -65,6 +67,7 @@ class Hypothesis:
     foreground_quality: float = 1.0
     contrast: float = 1.0  # of the ink, as a fraction of the paper's brightness
     scale: float = 1.0  # pixels of the upright image per pixel of the boxes
+    is_crowded: bool = False  # with more ink than is read
     # All digits, to be counted, where there may be several beside the one that is wanted.
     all_lines: list[list[Lattice]] = field(default_factory=list)
     stages: Stages = field(default_factory=dict, repr=False)
@@ -140,12 +143,12 @@ def hypotheses(
     if stages is not None:
         stages["grey"] = gray
     flattened = binarize.correct_illumination(gray)
-    polarity = binarize.detect_polarity(flattened)
-    result = segment_as(flattened, polarity, STRUCTURING_SIZE_FRACTION, multi, stages)
+    polarity, work = binarize.detect_polarity(flattened), Work()
+    result = segment_as(flattened, polarity, STRUCTURING_SIZE_FRACTION, multi, stages, work)
     if result and result[0].foreground_quality < CLEAR_QUALITY:
         min_quality = 0.0 if multi else max(result[0].foreground_quality, MIN_FINE_QUALITY)
         size = LINES_STRUCTURING_SIZE_FRACTION if multi else FINE_STRUCTURING_SIZE_FRACTION
-        finer = segment_as(flattened, polarity, size, multi, stages)
+        finer = segment_as(flattened, polarity, size, multi, stages, work)
         result += [found for found in finer if found.foreground_quality > min_quality]
     return [replace(hypothesis, scale=width / gray.shape[1]) for hypothesis in result]
 
@@ -156,6 +159,7 @@ def segment_as(
     structuring_size: float,
     multi: bool,
     stages: Stages | None,
+    work: Work,
 ) -> list[Hypothesis]:
     """Return the hypotheses about an evenly lit image, of either polarity where that is None."""
     segmentations = []
@@ -171,16 +175,14 @@ def segment_as(
     if not segmentations and (segmentation := find_small(flattened)) is not None:
         segmentations = [segmentation]
     segmentations.sort(key=lambda segmentation: -segmentation.score)
-    if multi:  # among many digits a large shadow has the best score: all are read
-        return [read_lines(segmentation, stages) for segmentation in segmentations]
     result: list[Hypothesis] = []
-    for segmentation in segmentations:
-        if segmentation.score < MIN_RELATIVE_SCORE * segmentations[0].score:
+    for segmentation in segmentations:  # all, as among many digits a large shadow scores best
+        if not multi and segmentation.score < MIN_RELATIVE_SCORE * segmentations[0].score:
             break
-        all_lines = count_digits(segmentation)
-        result.append(read_single(segmentation, all_lines, stages))
-        if (merged := merge_distant(segmentation)) is not None:
-            result.append(read_single(merged, all_lines, stages))
+        try:
+            result += read(segmentation, multi, stages, work)
+        except CrowdedError:
+            result.append(unread(segmentation, stages))
     return result
 
 
@@ -246,16 +248,36 @@ def refine(segmentation: Segmentation) -> Segmentation:
     return replace(refined, origin=(down + where[0].start, right + where[1].start))
 
 
-def read_lines(segmentation: Segmentation, stages: Stages | None) -> Hypothesis:
-    """Return the hypothesis of all digits of a segmentation, in lines, if they are several."""
-    lines = find_digits(segmentation, with_cuts=True)
-    if not lines:
-        return read_single(segmentation, [], stages)
-    return _hypothesis(segmentation, lines, [segmentation.best, *segmentation.others], stages)
+def unread(segmentation: Segmentation, stages: Stages | None) -> Hypothesis:
+    """Return the hypothesis of more ink than is read: its digit is the best candidate, uncut."""
+    best, intensity = segmentation.best, segmentation.foreground.intensity
+    wanted = [component.label for component in best.components]
+    pixels = fit_glyph(crop_strokes(intensity, segmentation.labels, wanted, best.box))
+    whole = Lattice.of(Digit(pixels, best.box)).moved(*segmentation.origin)
+    return replace(_hypothesis(segmentation, [[whole]], [best], stages), is_crowded=True)
+
+
+def read(
+    segmentation: Segmentation, multi: bool, stages: Stages | None, work: Work
+) -> list[Hypothesis]:
+    """Return the hypotheses of a segmentation: of all digits in lines, or of the best candidate.
+
+    Raises:
+        CrowdedError: If there is more ink than is read.
+    """
+    if multi and (lines := find_digits(segmentation, work, with_cuts=True)):
+        candidates = [segmentation.best, *segmentation.others]
+        return [_hypothesis(segmentation, lines, candidates, stages)]
+    all_lines = [] if multi else count_digits(segmentation, work)
+    merged = None if multi else merge_distant(segmentation)
+    return [read_single(part, all_lines, stages, work) for part in (segmentation, merged) if part]
 
 
 def read_single(
-    segmentation: Segmentation, all_lines: list[list[Lattice]], stages: Stages | None
+    segmentation: Segmentation,
+    all_lines: list[list[Lattice]],
+    stages: Stages | None,
+    work: Work,
 ) -> Hypothesis:
     """Return the hypothesis of the best candidate alone, as one digit, beside all digits."""
     best = segmentation.best
@@ -266,7 +288,7 @@ def read_single(
 
     refined = refine(segmentation)
     candidates = [best, *filter(is_beside, segmentation.others)]
-    hypothesis = _hypothesis(segmentation, [[single_digit(refined)]], candidates, stages)
+    hypothesis = _hypothesis(segmentation, [[single_digit(refined, work)]], candidates, stages)
     hypothesis.all_lines = all_lines
     if stages is not None:
         hypothesis.stages["the digit, closer"] = refined.foreground.intensity.clip(0, 1)
@@ -291,22 +313,22 @@ def _hypothesis(
     return hypothesis
 
 
-def count_digits(segmentation: Segmentation) -> list[list[Lattice]]:
+def count_digits(segmentation: Segmentation, work: Work) -> list[list[Lattice]]:
     """Return the digits of all lines, uncut, where there may be several; else none."""
     sizes = sorted(c.box.size for c in segmentation.best.components)
     is_merged = len(sizes) > 1 and sizes[-2] > MIN_SIMILAR_SIZE * sizes[-1]  # with one above it
     is_crowded = len(segmentation.candidates) > MAX_COUNTED
     may_be_several = not is_crowded and (is_merged or segmentation.others)
-    return find_digits(segmentation, with_cuts=False) if may_be_several else []
+    return find_digits(segmentation, work, with_cuts=False) if may_be_several else []
 
 
-def find_digits(segmentation: Segmentation, with_cuts: bool) -> list[list[Lattice]]:
+def find_digits(segmentation: Segmentation, work: Work, with_cuts: bool) -> list[list[Lattice]]:
     """Return the lattices of all text lines, if they are several; without cuts they only count."""
     foreground, labels = segmentation.foreground, segmentation.labels
     components = segmentation.components_of_candidates
     height = text_lines.digit_height(components)
     lines = [
-        text_lines.line_lattices(foreground, labels, line, height, with_cuts=with_cuts)
+        text_lines.line_lattices(foreground, labels, line, height, work, with_cuts=with_cuts)
         for line in text_lines.group_lines(components, height)
     ]
     if not segmentation.others and sum(map(len, lines)) < 2:  # near digits share a lattice
@@ -314,7 +336,7 @@ def find_digits(segmentation: Segmentation, with_cuts: bool) -> list[list[Lattic
     return [[lattice.moved(*segmentation.origin) for lattice in line] for line in lines]
 
 
-def single_digit(segmentation: Segmentation) -> Lattice:
+def single_digit(segmentation: Segmentation, work: Work) -> Lattice:
     """Return the best candidate as one digit, with cuts where it may be several that touch."""
     box = segmentation.best.box
     mark = text_lines.single_mark(box)
@@ -323,7 +345,7 @@ def single_digit(segmentation: Segmentation) -> Lattice:
     height = box.height if is_wide else 2.0 * box.size
     components = sorted(segmentation.best.components, key=lambda c: c.box.left + c.box.right)
     (lattice,) = text_lines.line_lattices(
-        segmentation.foreground, segmentation.labels, components, height, np.inf
+        segmentation.foreground, segmentation.labels, components, height, work, np.inf
     )
     too_wide = max(0.0, box.width / max(1, box.height) - 1.0)
     whole = replace(lattice.whole, penalty=text_lines.WIDTH_PENALTY * too_wide, mark=mark)

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from mnist_ce.reader.geometry import Box, FloatImage, Labels, bounding_box, outline
+from mnist_ce.reader.geometry import Box, FloatImage, Labels, bounding_box, dilate, outline
 from mnist_ce.reader.mnist_format import BOX_SIZE, scale_image
 
 WORK_SIDE_PX = 64  # about three pixels per pixel of the result
@@ -22,7 +22,7 @@ def crop_strokes(intensity: FloatImage, labels: Labels, wanted: list[int], box: 
     # One pixel around the mask keeps the soft rim of the strokes, but not of other digits.
     labels = labels[where]
     mask = np.isin(labels, wanted)
-    near = ndimage.binary_dilation(mask, np.ones((3, 3))) & (mask | (labels == 0))
+    near = dilate(mask) & (mask | (labels == 0))
     return normalise_stroke_width(np.where(near, intensity[where], 0).clip(0, MAX_INTENSITY))
 
 

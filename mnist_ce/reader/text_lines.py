@@ -35,6 +35,11 @@ MAX_JOINED_GAP = 0.3  # a wider gap parts two lattices
 # runs, each of which the network reads.
 MAX_SPAN_WIDTH, MAX_SPAN_PIECES = 1.5, 6
 
+# A bound for the time that any drawing takes: pixels that may be cropped for all digits of an image
+# in all hypotheses, and how many more pixels a digit counts for, whatever its size. Of 202 sheets,
+# forms and rows the largest needs 0.8 of it.
+MAX_WORK, WORK_OF_DIGIT, WORK_OF_SEAMS = 100e6, 70_000, 8
+
 # Which components are cut: as wide as a digit and a bit of the next, no dashes, no printed rules.
 MIN_CUT_WIDTH = 0.7
 MAX_CUT_ASPECT = 10  # width over height
@@ -49,6 +54,7 @@ SEAM_REACH = 0.2  # of a seam to either side of its middle: how far a slanted 1 
 SEAM_COST = 0.01  # in ink, per turn and at the end of the reach: of equal paths the straightest
 OUTSIDE_COST = 9.0  # more than the ink of any path through the component
 MIN_PIECE_INK = 0.2  # between two cuts, in strokes as long as a digit is high
+MAX_PIECES = 100  # of a component; a row of 20 touching digits has 80, and a fabric is none
 
 # What a cut costs: CUT_INK_PENALTY per stroke width of ink that is cut through, beyond one. Through
 # what is as narrow as a letter it is dearer: with that and 3 nats for an unread part 26 instead of
@@ -106,6 +112,22 @@ class Piece:
     cut_penalty: float = 0.0  # of the cut at its right end, if there is one
     is_part: bool = False
     pixels: NDArray[np.uint8] | None = None  # [28, 28], where they are known
+
+
+class CrowdedError(Exception):
+    """There is more ink to read than any page of digits has."""
+
+
+class Work:
+    """How much may still be read of an image."""
+
+    def __init__(self) -> None:
+        self.left = MAX_WORK
+
+    def spend(self, num_pixels: int) -> None:
+        self.left -= WORK_OF_DIGIT + num_pixels
+        if self.left < 0:
+            raise CrowdedError
 
 
 def digit_height(components: list[Component]) -> float:
@@ -182,11 +204,16 @@ def line_lattices(
     labels: Labels,
     line: list[Component],
     height: float,
+    work: Work,
     max_gap: float = MAX_JOINED_GAP,
     *,
     with_cuts: bool = True,
 ) -> list[Lattice]:
-    """Return the lattices of a line; between them are gaps wider than any within a digit."""
+    """Return the lattices of a line; between them are gaps wider than any within a digit.
+
+    Raises:
+        CrowdedError: If that is more work than is left.
+    """
     intensity, labels = foreground.intensity, labels.copy()
     next_label = labels.size + 1  # above the label of any component
     clusters: list[list[Piece]] = []
@@ -195,6 +222,7 @@ def line_lattices(
         box = component.box
         pieces = [Piece(component.label, box)]
         if with_cuts and _may_be_cut(box, height):
+            work.spend(WORK_OF_SEAMS * box.height * box.width)
             pixels = fit_glyph(crop_strokes(intensity, labels, [component.label], box))
             is_wide = box.width > MAX_CLEAR_WIDTH * height
             if is_wide or load_detector().scores(pixels[None])[0] < CLEAR_SCORE:
@@ -209,19 +237,22 @@ def line_lattices(
             clusters.append([])
         clusters[-1].extend(pieces)
         right = max(right, box.right)
-    return [_lattice(intensity, labels, pieces, height) for pieces in clusters]
+    return [_lattice(intensity, labels, pieces, height, work) for pieces in clusters]
 
 
-def _lattice(intensity: FloatImage, labels: Labels, pieces: list[Piece], height: float) -> Lattice:
+def _lattice(
+    intensity: FloatImage, labels: Labels, pieces: list[Piece], height: float, work: Work
+) -> Lattice:
     count, digits = len(pieces), {}
     for start in range(count):
-        for stop in range(start + 1, count + 1):
+        longest = min(start + MAX_SPAN_PIECES, count)
+        for stop in [*range(start + 1, longest + 1), *([count] if start == 0 else [])]:
             run = pieces[start:stop]
             box = union(piece.box for piece in run)
             is_whole = len(run) == count
-            too_wide = box.width > MAX_SPAN_WIDTH * height or len(run) > MAX_SPAN_PIECES
-            if len(run) > 1 and too_wide and not is_whole:
+            if len(run) > 1 and box.width > MAX_SPAN_WIDTH * height and not is_whole:
                 continue
+            work.spend(box.height * box.width)
             pixels = run[0].pixels if len(run) == 1 else None
             if pixels is None:
                 labels_of_run = [piece.label for piece in run]
@@ -276,26 +307,31 @@ def cut(
     cut_ink = np.take_along_axis(ink, seams.T, axis=1).sum(axis=0)  # [seams]
     # Choose seams, those through the least ink first, with enough ink between any two.
     min_area = MIN_PIECE_INK * component.stroke_width * height
-    columns = np.arange(mask.shape[1])
-    lefts = [np.zeros_like(mask), mask]  # what lies on the left of each
+    num_inked = np.pad(mask.cumsum(axis=1, dtype=np.int32), ((0, 0), (1, 0)))  # [h, w + 1]
+    edges = [np.zeros(len(mask), dtype=np.intp), np.full(len(mask), mask.shape[1])]  # columns, [h]
+    on_left = num_inked[:, [0, -1]].T  # of each edge, the ink in each row: [edges, h]
     penalties = [0.0, 0.0]
     narrow = NARROW_PENALTY * max(0.0, NARROW_WIDTH - component.box.width / height)
     for number in np.argsort(cut_ink, kind="stable"):
-        left = mask & (columns < seams[number][:, None])
-        if all((left ^ other).sum() >= min_area for other in lefts):
+        left = np.take_along_axis(num_inked, seams[number][:, None], axis=1).T  # [1, h]
+        if (np.abs(left - on_left).sum(axis=1) >= min_area).all():
             num_strokes = float(cut_ink[number] / component.stroke_width)
-            lefts.append(left)
+            edges.append(seams[number])
+            on_left = np.concatenate([on_left, left])
             penalties.append(CUT_PENALTY + narrow + CUT_INK_PENALTY * max(0.0, num_strokes - 1))
+    if len(edges) > MAX_PIECES + 1:
+        edges = edges[:2]
     # Order the parts from left to right, and label what each holds beyond those before it.
     pieces: list[Piece] = []
     labels = np.zeros(mask.shape, dtype=np.int32)
-    for number in sorted(range(1, len(lefts)), key=lambda n: lefts[n].sum()):
-        part = lefts[number] & (labels == 0)
+    columns = np.arange(mask.shape[1])
+    for number in sorted(range(1, len(edges)), key=lambda n: on_left[n].sum()):
+        part = mask & (columns < edges[number][:, None]) & (labels == 0)
         if part.any():
             label = first_label + len(pieces)
             labels[part] = label
             box = bounding_box(part).moved(component.box.top, component.box.left)
-            pieces.append(Piece(label, box, penalties[number], is_part=len(lefts) > 2))
+            pieces.append(Piece(label, box, penalties[number], is_part=len(edges) > 2))
     return pieces, labels
 
 
