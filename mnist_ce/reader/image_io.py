@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import jpeg_factory
@@ -26,20 +26,30 @@ from PIL.TiffImagePlugin import PREFIXES as TIFF_PREFIXES
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from mnist_ce.reader.pixels import MAX_SIDE_PX
+from mnist_ce.reader.pixels import MAX_SIDE_PX, has_transparency, is_deep
 from mnist_ce.system.errors import ImageError, ImageTooLargeError, UsageError, require
 from mnist_ce.system.text import one_line
 
 ImageSource: TypeAlias = Path | str | bytes | Image.Image | NDArray[np.generic]
 
-# Of the image as decoded: 360 MB in RGB, and several copies of a slice of it at a time.
-MAX_PIXELS = 120_000_000
+# Of the image as decoded: 480 MB in RGB, as Pillow keeps it. The libraries of WebP and HEIC keep
+# two or three copies more: a phone's 48 megapixels are their limit.
+MAX_PIXELS, MAX_COPIED_PIXELS = 120_000_000, 50_000_000
 # In the file of a baseline JPEG, which decodes at 1/2, 1/4 or 1/8: a phone of 200 megapixels, since
 # 2022 on the market, gives 16,320×12,240. A progressive one keeps all coefficients in memory.
 MAX_JPEG_PIXELS = 250_000_000
 MAX_BYTES = 300_000_000
 MAX_ASPECT = 50  # at MAX_SIDE_PX the shorter side still has 20 pixels
 
+TURNS = {  # by EXIF's orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # What a file begins with, and what reads it: the formats that people send. Pillow knows some forty
 # more, each of which a stranger's file could put to the test.
@@ -164,14 +174,22 @@ def open_image(source: ImageSource, name: str = "the image") -> Image.Image:
     Raises:
         ImageError: If it is no file, damaged, of an unknown format, or far too large.
     """
-    with warnings.catch_warnings(action="ignore"):  # Pillow's
-        if isinstance(source, np.ndarray):
-            return _from_array(source)
-        if isinstance(source, Image.Image):
-            return _decode(source, name, can_draft=False)
-        if isinstance(source, bytes):
-            return _decode_file(source, name)
-        return _decode_file(read_file(Path(source)), str(Path(source)))
+    if isinstance(source, (str, Path)):
+        return open_image(read_file(Path(source)), str(source))
+    try:
+        with warnings.catch_warnings(action="ignore"):  # Pillow's
+            if isinstance(source, np.ndarray):
+                return _decode(_from_array(source), "the array")
+            image = source if isinstance(source, Image.Image) else _open_file(source, name)
+            return _decode(image, name, can_draft=image is not source)
+    except ImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise ImageTooLargeError(f"{name} has more than {MAX_PIXELS:,} pixels") from None
+    except MemoryError:
+        raise ImageError(f"{name} does not fit into memory") from None
+    except Exception as error:  # decoders raise many kinds for damaged data
+        raise ImageError(f"{name} is damaged: {one_line(error)}") from None
 
 
 def read_file(path: Path) -> bytes:
@@ -193,20 +211,13 @@ def read_file(path: Path) -> bytes:
         raise ImageError(f"{path} cannot be read: {one_line(error)}") from None
 
 
-def _decode_file(content: bytes, name: str) -> Image.Image:
+def _open_file(content: bytes, name: str) -> Image.Image:
     if not content:
         raise ImageError(f"{name} is empty (0 bytes)")
-    try:
-        image = _open(content, name) or _open(_decode_base64(content), name)
-    except ImageError:
-        raise
-    except Image.DecompressionBombError:
-        raise ImageTooLargeError(f"{name} has more than {MAX_PIXELS:,} pixels") from None
-    except Exception as error:  # decoders raise many kinds for damaged headers
-        raise ImageError(f"{name} is damaged: {one_line(error)}") from None
+    image = _open(content, name) or _open(_decode_base64(content), name)
     if image is None:
         raise ImageError(f"{name} {_describe(content)}")
-    return _decode(image, name)
+    return image
 
 
 def _open(content: bytes, name: str) -> Image.Image | None:
@@ -245,8 +256,8 @@ def _describe(content: bytes) -> str:
 
 def _decode(image: Image.Image, name: str, *, can_draft: bool = True) -> Image.Image:
     width, height = image.size
-    max_pixels = MAX_PIXELS
-    if can_draft:  # a JPEG decodes at 1/2, 1/4 or 1/8; this changes `image` itself
+    max_pixels = MAX_COPIED_PIXELS if image.format in ("WEBP", "HEIF") else MAX_PIXELS
+    if can_draft:  # a JPEG decodes at 1/2, 1/4 or 1/8, HEIC a thumbnail; this changes `image`
         image.draft(None, (MAX_SIDE_PX, MAX_SIDE_PX))
         if image.size != (width, height) and "progressive" not in image.info:
             max_pixels = MAX_JPEG_PIXELS
@@ -256,22 +267,34 @@ def _decode(image: Image.Image, name: str, *, can_draft: bool = True) -> Image.I
         )
     if min(width, height) < 1 or max(width, height) > MAX_ASPECT * min(width, height):
         raise ImageError(f"{name} is {width}×{height}, too narrow to hold a digit")
-    try:
-        image.load()
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-        factor = max(image.size) // MAX_SIDE_PX
-        if factor > 1 and image.mode == "RGBA":
-            # Weighted by opacity, so that hidden colours do not shine through.
-            image = image.convert("RGBa").reduce(factor).convert("RGBA")
-        elif factor > 1 and image.mode in ("RGB", "L", "CMYK"):
-            image = image.reduce(factor)
-        upright = ImageOps.exif_transpose(image)
-        upright.info["full_size"] = (height, width) if turned else (width, height)
-        return upright
-    except MemoryError:
-        raise ImageError(f"{name} does not fit into memory") from None
-    except Exception as error:  # decoders raise many kinds for damaged data
-        raise ImageError(f"{name} is damaged: {one_line(error)}") from None
+    image.load()
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    factor = max(image.size) // MAX_SIDE_PX
+    reduced = _reduce(image, factor) if factor > 1 else image
+    upright = reduced.transpose(TURNS[orientation]) if orientation in TURNS else reduced.copy()
+    # Metadata ends here, but for what transparency means.
+    upright.info = {key: upright.info[key] for key in ("transparency",) if key in upright.info}
+    upright.info["full_size"] = (height, width) if orientation >= 5 else (width, height)
+    return upright
+
+
+def _reduce(image: Image.Image, factor: int) -> Image.Image:
+    """Return an image reduced by a whole factor, as F or RGBA where there is no simpler way."""
+    if image.mode in ("RGB", "L", "CMYK"):
+        return image.reduce(factor)
+    mode = "F" if is_deep(image) else "RGBa" if has_transparency(image) else None
+    if mode is None:  # bilevel or a palette, in a byte per pixel: reduced later
+        return image
+    width, height = image.size
+    reduced = Image.new(mode, (-(-width // factor), -(-height // factor)))
+    for top in range(0, height, 16 * factor):  # a copy of the whole may not fit into memory
+        strip = image.crop((0, top, width, min(height, top + 16 * factor)))
+        if mode == "F":
+            strip = Image.fromarray(np.asarray(strip, dtype=np.float32))
+        else:  # weighted by opacity, so that hidden colours do not shine through
+            strip = strip.convert("RGBA").convert("RGBa")
+        reduced.paste(strip.reduce(factor), (0, top // factor))
+    return reduced if mode == "F" else reduced.convert("RGBA")
 
 
 def _from_array(array: NDArray[np.generic]) -> Image.Image:
@@ -284,7 +307,7 @@ def _from_array(array: NDArray[np.generic]) -> Image.Image:
         )
     if array.dtype != np.uint8:
         array = _to_uint8(array)
-    return _decode(Image.fromarray(array), "the array")
+    return Image.fromarray(array)
 
 
 def _to_uint8(array: NDArray[np.generic]) -> NDArray[np.uint8]:

@@ -32,8 +32,8 @@ from mnist_ce.system.errors import ImageError, ImageTooLargeError
 from mnist_ce.system.text import one_line
 
 NUM_AHEAD = 4  # images per process that are read before the first of them is taken
-MAX_SECONDS = 10.0  # of CPU; a photograph of a page takes 1 or 2
-MAX_MEMORY_BYTES = 1 << 30  # of a process, 180 MB of which are libraries
+MAX_SECONDS = 8.0  # of CPU; a photograph of a page takes 1 or 2
+MAX_MEMORY_BYTES = 1300 << 20  # of a process, 180 MB of which are libraries
 TOO_MUCH = "preprocessing the image took too much memory or time"
 
 T = TypeVar("T")
