@@ -80,10 +80,13 @@ def curve(run: RunDir, record: RunRecord) -> dict[str, Any]:
 
     A row of `epochs` is [step, epoch, training loss, validation accuracy, test accuracy].
     """
-    steps, epochs = list[dict[str, float]](), list[list[float | None]]()
+    last_step, epochs = dict[int, int](), list[list[float | None]]()
+    table = np.empty((0, 4))
     with contextlib.suppress(MnistCeError):
-        steps = [row for row in run.read_steps() if all(map(math.isfinite, row.values()))]
-    last_step = {row["epoch"]: row["step"] for row in steps}
+        steps = run.read_steps()
+        last_step = dict(zip(steps["epoch"].tolist(), steps["step"].tolist(), strict=True))
+        columns = [steps[name] for name in ("step", "loss", "accuracy", "learning_rate")]
+        table = np.stack(columns, axis=1)
     batch_size = record.flat_config.get("train.batch_size") or 1
     with contextlib.suppress(MnistCeError):
         for row in run.read_metrics():
@@ -92,9 +95,7 @@ def curve(run: RunDir, record: RunRecord) -> dict[str, Any]:
             step = row["epoch"] * math.ceil(round(num_images) / batch_size)
             keys = ("epoch", "train_loss", "validation_accuracy", "test_accuracy")
             epochs.append([last_step.get(row["epoch"], step), *map(row.get, keys)])
-    columns = ("step", "loss", "accuracy", "learning_rate")
-    table = np.array([[row[column] for column in columns] for row in steps])
-    parts = np.array_split(table, min(len(table), MAX_POINTS)) if steps else []
+    parts = np.array_split(table, min(len(table), MAX_POINTS)) if len(table) else []
     return {"steps": [part.mean(axis=0).round(6).tolist() for part in parts], "epochs": epochs}
 
 

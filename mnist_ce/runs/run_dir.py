@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tomli_w
 from filelock import FileLock, Timeout
@@ -35,6 +35,9 @@ from mnist_ce.system.files import (
     write_atomically,
 )
 from mnist_ce.system.text import did_you_mean, one_line
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 try:
     import fcntl
@@ -54,11 +57,13 @@ RESERVED_NAMES = (LATEST, *SHIPPED_WEIGHTS)  # which no run can have
 NUM_DIGITS = 10  # a run with fewer classes is never a default
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 MAX_BYTES = 1 << 24  # of a record or table
+MAX_EPOCHS = 150_000  # in `metrics.csv`, of about 110 bytes each
 _COLUMNS = (
     *("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy"),
     *("validation_loss", "validation_accuracy", "learning_rate", "seconds", "images_per_second"),
 )
 _STEP_COLUMNS = ("step", "epoch", "loss", "accuracy", "learning_rate")
+_WHOLE = ("step", "epoch")
 _STEP_HEADER = ",".join(_STEP_COLUMNS) + "\n"
 
 
@@ -156,7 +161,19 @@ class RunDir:
         Raises:
             RunError: If the file is not such a table.
         """
-        return _read_table(self.metrics_path, "metrics, a row per epoch", _COLUMNS, ["epoch"])
+        try:
+            content = _read(self.metrics_path) or b""
+            if content.count(b"\n") > MAX_EPOCHS:
+                raise ValueError
+            lines = content.decode().splitlines(keepends=True)
+            rows = csv.DictReader(line for line in lines if line.endswith("\n"))
+            present = [name for name in _COLUMNS if name in {"epoch", *(rows.fieldnames or ())}]
+            return [{name: _number(name, row[name]) for name in present} for row in rows]
+        except (ValueError, KeyError, csv.Error):
+            raise RunError(
+                f"{self.metrics_path} is not a table of metrics, a row per epoch "
+                f"({MAX_EPOCHS:,} at most)"
+            ) from None
 
     def append_steps(self, rows: str) -> None:
         with self.steps_path.open("a", encoding="utf-8") as file:
@@ -175,16 +192,31 @@ class RunDir:
                 kept.append(line)
             write_atomically(self.steps_path, _STEP_HEADER + "".join(kept))
 
-    def read_steps(self) -> list[dict[str, float]]:
-        """Return the complete rows of `steps.csv`, by column; none without the file.
+    def read_steps(self) -> NDArray[Any]:
+        """Return the complete rows of `steps.csv`, none without it: a structured array [rows].
 
-        `step` and `epoch` count from 1; loss, accuracy and learning rate are means over the steps
-        since the row before, of the same epoch. The file may be read while the run is trained.
+        Its columns `step` and `epoch`, int64, count from 1; `loss`, `accuracy` and `learning_rate`,
+        float64, are means over the steps since the row before, of the same epoch. The file may be
+        read while the run is trained.
 
         Raises:
             RunError: If the file is not such a table.
         """
-        return _read_table(self.steps_path, "metrics by step", _STEP_COLUMNS, _STEP_COLUMNS)
+        import numpy as np  # here, since to list runs it is not needed
+
+        dtype = np.dtype([(name, "i8" if name in _WHOLE else "f8") for name in _STEP_COLUMNS])
+        try:
+            text = (_read(self.steps_path) or b"").decode()
+            header, *lines = text[: text.rfind("\n") + 1].splitlines() or [_STEP_HEADER.strip()]
+            columns = [header.split(",").index(name) for name in _STEP_COLUMNS]
+            if not any(lines):
+                return np.empty(0, dtype)
+            rows = np.loadtxt(lines, dtype, None, ",", usecols=columns, ndmin=1)
+            for name in _STEP_COLUMNS:
+                _check_numbers(name, rows[name].min(), rows[name].max())
+        except ValueError:
+            raise RunError(f"{self.steps_path} is not a table of metrics by step") from None
+        return rows
 
     def write_record(self, record: RunRecord) -> None:
         text = json.dumps(record.to_dict(), indent=2, allow_nan=False)
@@ -214,27 +246,18 @@ def _read(path: Path) -> bytes | None:
         raise RunError(f"{path} cannot be read: {one_line(error)}") from None
 
 
-def _read_table(
-    path: Path, description: str, columns: Sequence[str], required: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Return the complete rows of a table, none without the file; None for an empty cell."""
+def _number(name: str, text: str | None) -> float | None:
+    """Return a value of `metrics.csv`; None for an empty cell."""
+    if not text and name not in _WHOLE:
+        return None
+    value = int(text or "") if name in _WHOLE else float(text or "")
+    _check_numbers(name, value, value)
+    return value
 
-    def number(column: str, text: str | None) -> float | None:
-        if not text and column not in required:
-            return None
-        is_whole = column in ("step", "epoch")
-        value = int(text or "") if is_whole else float(text or "")
-        if not 0 <= value < (2**53 if is_whole else 1e39):  # false for NaN, too; float32's range
-            raise ValueError
-        return value
 
-    try:
-        lines = (_read(path) or b"").decode().splitlines(keepends=True)
-        rows = csv.DictReader(line for line in lines if line.endswith("\n"))
-        present = [column for column in columns if column in {*required, *(rows.fieldnames or ())}]
-        return [{column: number(column, row[column]) for column in present} for row in rows]
-    except (ValueError, KeyError, csv.Error):
-        raise RunError(f"{path} is not a table of {description}") from None
+def _check_numbers(name: str, lowest: float, highest: float) -> None:
+    if not (lowest >= 0 and highest < (2**53 if name in _WHOLE else 1e39)):  # float32's range
+        raise ValueError(f"{name} is NaN, negative or too large")
 
 
 def check_run_name(name: str) -> None:

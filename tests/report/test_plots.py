@@ -57,9 +57,10 @@ def row(
 
 def metrics(num_epochs: int, *, has_steps: bool = True, loss: float = 0.5) -> RunMetrics:
     """The metrics of a run with 30 steps per epoch, four of them in `steps.csv`."""
+    columns = ("step", "epoch", "loss", "accuracy", "learning_rate")
     places = [(epoch, step) for epoch in range(num_epochs * has_steps) for step in (10, 20, 29, 30)]
-    values = {"loss": loss, "accuracy": 0.75, "learning_rate": 0.1}
-    steps = [{"step": 30 * e + step, "epoch": e + 1, **values} for e, step in places]
+    rows = [(30 * epoch + step, epoch + 1, loss, 0.75, 0.1) for epoch, step in places]
+    steps = np.array(rows, [(name, float) for name in columns])
     return RunMetrics([row(epoch) for epoch in range(1, num_epochs + 1)], steps)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -209,6 +210,25 @@ def test_what_cannot_be_reported_is_one_error_line(
     code, error = refused("report", "--output", str(runs), *arguments.split())
     assert code == 1
     assert message in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "head", "row", "num_rows", "code"),
+    [
+        ("steps.csv", "step,epoch,loss,accuracy,learning_rate", "{},2,0.5,0.9,0.1", 720_000, 0),
+        ("metrics.csv", "epoch,train_loss,test_loss,test_accuracy", "{},1,1,0.5", 150_000, 0),
+        ("metrics.csv", "epoch", "1", 8_000_000, 1),
+    ],
+)
+def test_the_largest_tables_take_seconds(
+    runs: Path, file: str, head: str, row: str, num_rows: int, code: int
+) -> None:
+    rows = "\n".join(map(row.format, range(1, num_rows))) + "\n"
+    (runs / "yes" / file).write_text(f"{head}\n{rows}"[: 1 << 24])
+    started = time.process_time()
+    assert main(["report", "yes", "--output", str(runs)]) == code
+    assert time.process_time() - started < 10
 
 
 @pytest.mark.browser

@@ -194,7 +194,10 @@ def test_the_rows_of_an_epoch_add_up_to_it(train_small: Train, kind: str) -> Non
 
 def test_rows_are_truncated_to_a_step(tmp_path: Path) -> None:
     run, rows = RunDir(tmp_path), "10,1,2.5,0.1,0.01\n20,1,2,0.25,0.01\n30,1,1.5,0.5,0.01\n"
-    assert run.read_steps() == []
+    assert not len(run.read_steps())
+    run.append_steps("\n\n")
+    assert not len(run.read_steps())
+    run.steps_path.unlink()
     run.truncate_steps(20)  # a run of an older version has no such file
     assert not run.steps_path.exists()
     run.append_steps(rows)
@@ -209,7 +212,20 @@ def test_rows_are_truncated_to_a_step(tmp_path: Path) -> None:
     assert run.steps_path.read_text() == HEADER + rows.splitlines(keepends=True)[0]
 
 
-@pytest.mark.parametrize("text", ["loss\n1\n", HEADER + "1,1,x,1,1\n", HEADER + "1,1,1\n", "\xff"])
+ROWS = (
+    "1,1,x,1,1",
+    "1,1,1",
+    "1,1,nan,1,1",
+    "1,1,inf,1,1",
+    "-1,1,1,1,1",
+    "1.5,1,1,1,1",
+    "1,1,1,1,1\0",
+)
+
+
+@pytest.mark.parametrize(
+    "text", ["loss\n1\n", "\xff\n", *(f"{HEADER}{row}\n" for row in (*ROWS, f"{'9' * 30},1,1,1,1"))]
+)
 def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "steps.csv").write_text(text, encoding="latin-1")
     with pytest.raises(RunError, match=r"steps\.csv is not a table of metrics by step"):

@@ -30,10 +30,10 @@ _MAX_LABELS = 6  # series whose last values are written
 
 @dataclass(frozen=True)
 class RunMetrics:
-    """The rows of a run's `metrics.csv` and, where it has them, of its `steps.csv`."""
+    """What `RunDir` reads of a run: the metrics by epoch and, where it has them, by step."""
 
     epochs: Sequence[Mapping[str, Any]]
-    steps: Sequence[Mapping[str, Any]] = ()
+    steps: NDArray[Any] | None = None
 
 
 Series = tuple[str, Sequence[RunMetrics]]
@@ -169,31 +169,31 @@ def _label_ends(axes: Axes, lines: Sequence[_Line], unit: str) -> None:
 
 def _by_epoch(run: RunMetrics, quantity: str, split: str) -> Points:
     """Return a value per epoch, [n, 2]; a mean over the epoch stands at its middle."""
+    key = {"loss": f"{split}_loss", "error": f"{split}_accuracy"}.get(quantity, quantity)
     shift = 0.5 if split == "train" and quantity != "learning_rate" else 0.0
-    epochs = [row["epoch"] - shift for row in run.epochs]
-    return _points(epochs, run.epochs, quantity, f"{split}_")
+    epochs = np.array([row["epoch"] - shift for row in run.epochs], float)
+    return _points(epochs, np.array([row.get(key) for row in run.epochs], float), quantity)
 
 
 def _by_step(run: RunMetrics, quantity: str) -> Points:
-    """Return the rows of `steps.csv` by epochs, averaged to at most `_MAX_POINTS`, [n, 2]."""
+    """Return the rows of `steps.csv` by epochs, [n, 2]."""
     num_epochs = run.epochs[-1]["epoch"] if run.epochs else 0
-    num_steps = max((row["step"] for row in run.steps if row["epoch"] <= num_epochs), default=0)
-    scale = num_epochs / max(num_steps, 1)  # of the complete epochs, so it is exact
-    steps = run.steps if num_steps else ()
-    points = _points([row["step"] * scale for row in steps], steps, quantity)
+    steps = run.steps if run.steps is not None else np.empty(0, [("step", int), ("epoch", int)])
+    num_steps = steps["step"][steps["epoch"] <= num_epochs].max(initial=0)
+    if not num_steps:
+        return np.empty((0, 2))
+    scale = num_epochs / num_steps  # of the complete epochs, so it is exact
+    values = steps["accuracy" if quantity == "error" else quantity]
+    return _points(steps["step"] * scale, values, quantity)
+
+
+def _points(epochs: NDArray[Any], values: NDArray[Any], quantity: str) -> Points:
+    """Return what was measured, an error in percent, averaged to at most `_MAX_POINTS`."""
+    points = np.column_stack([epochs, 100 * (1 - values) if quantity == "error" else values])
+    points = points[np.isfinite(points).all(axis=1)]  # NaN: not measured
     size = -(-len(points) // _MAX_POINTS)
     groups = [points[start : start + size] for start in range(0, len(points), size or 1)]
     return np.array([(group[-1, 0], group[:, 1].mean()) for group in groups]).reshape(-1, 2)
-
-
-def _points(
-    epochs: list[float], rows: Sequence[Mapping[str, Any]], quantity: str, prefix: str = ""
-) -> Points:
-    """Return what was measured of a quantity, an error as 100 · (1 - accuracy)."""
-    key = {"loss": f"{prefix}loss", "error": f"{prefix}accuracy"}.get(quantity, quantity)
-    values = np.array([row.get(key) for row in rows], float)  # NaN for None
-    points = np.column_stack([epochs, 100 * (1 - values) if quantity == "error" else values])
-    return np.asarray(points[np.isfinite(points).all(axis=1)])
 
 
 def _smoothed(points: Points) -> Points:
