@@ -23,7 +23,7 @@ from pydantic_core import PydanticCustomError
 
 from mnist_ce.network import HIDDEN, INPUT_SIZE
 from mnist_ce.system.errors import UsageError
-from mnist_ce.system.files import shipped_dir
+from mnist_ce.system.files import read_regular, shipped_dir
 from mnist_ce.system.text import (
     CONTROL_CHARACTERS,
     did_you_mean,
@@ -378,9 +378,8 @@ def read_settings(config: str | Path) -> tuple[str, dict[str, Any]]:
         near = did_you_mean(str(config), shipped)
         raise UsageError(f"config {config} is neither a file nor one of {', '.join(shipped)}{near}")
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise UsageError(f"config {path} has more than {MAX_CONFIG_BYTES:,} bytes")
-        return str(path), dict(flatten(tomllib.loads(path.read_bytes().decode())))
+        content = read_regular(path, MAX_CONFIG_BYTES)
+        return str(path), dict(flatten(tomllib.loads(content.decode())))
     except OSError as error:
         raise UsageError(f"config {path} cannot be read: {one_line(error)}") from None
     except (ValueError, RecursionError) as error:  # ValueError: numbers of 5000 digits, too

@@ -217,14 +217,14 @@ def _without_test_images(train: Split, test: Split, whose: str) -> Split:
 
 
 def custom_dataset(
-    data: object, class_names: Sequence[str] = (), *, is_test: bool = False
+    data: object, class_names: Sequence[str] = (), *, num_classes: int = 0, is_test: bool = False
 ) -> Dataset:
     """Return a dataset made from `(images, labels)`, a torch dataset, or a pair (training, test).
 
     Images and labels are those of `Split.from_arrays`. Of one set alone, a fifth becomes the test
     split (see `split_test`), or with `is_test` all of it. A torch dataset yields (image, label);
     its transform is applied once. `class_names` say what each label means; without them these are
-    the `classes` of a torchvision dataset, or else numbers.
+    the `classes` of a torchvision dataset, or else numbers, at least `num_classes`.
 
     Raises:
         TypeError: If `data` is neither of these.
@@ -239,7 +239,8 @@ def custom_dataset(
     splits = [_custom_split(part) for part in sets]
     test = splits[-1] if is_pair or is_test else None
     highest = max(int(split.labels.max()) for split in splits)
-    classes = getattr(sets[0], "classes", None) or map(str, range(highest + 1))
+    numbers = range(max(highest + 1, num_classes))
+    classes = getattr(sets[0], "classes", None) or map(str, numbers)
     names = tuple(class_names or (sanitize(str(name)).partition(" - ")[0] for name in classes))
     return _own_dataset(CUSTOM, splits[0], test, names)
 

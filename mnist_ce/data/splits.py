@@ -17,6 +17,7 @@ from mnist_ce.system.errors import DataError, UsageError
 DIGITS = tuple("0123456789")
 TEST_FRACTION = 0.2  # of images that come without a test split
 IMAGE_SHAPES = ((28, 28), (1, 28, 28), (28, 28, 1), (784,))
+MAX_CLASSES = 1_000
 BLOCK = 1_000  # images that are converted at a time
 _IDX_UINT8 = 8
 
@@ -77,8 +78,9 @@ class Split:
                 f"{name}: a pixel is not from 0 to 255, or 0 to 1 and not normalised further: they "
                 f"are {pixels.dtype} from {low:g} to {high:g}"
             )
-        if not (classes >= 0).all() or not np.array_equal(classes, np.trunc(classes)):
-            raise DataError(f"{name}: a label is not a whole number from 0")
+        is_label = (classes >= 0) & (classes < MAX_CLASSES) & (classes == np.trunc(classes))
+        if not is_label.all():
+            raise DataError(f"{name}: a label is not a whole number from 0 to {MAX_CLASSES - 1}")
         scale = np.float32(255 if high <= 1 else 1)
         if pixels.dtype != np.uint8 or scale != 1:
             rounded = np.empty(pixels.shape, np.uint8)

@@ -227,22 +227,21 @@ def load_splits_of(
     record = trained.record or RunRecord()
     is_binary = isinstance(trained.objective, Binary)
     name = dataset or trained.dataset or "mnist"
-    given = None
-    if data is not None:
-        is_whole = not is_binary and not record.flat_config.get("data.classes")
-        names = trained.class_names if is_whole else ()
-        given = custom_dataset(data, names, is_test=True)
-    elif name == CUSTOM:
+    if data is None and name == CUSTOM:
         raise UsageError(f"{trained.label} was trained on data given from Python; give it: data=…")
     mirror = "file:///nowhere" if offline else ""
     flags = {
-        "data.dataset": name if given is None else None,
+        "data.dataset": name if data is None else None,
         "data.dir": data_dir and str(data_dir),
         "data.mirror": mirror or None,
         "objective.kind": "binary" if is_binary else "multiclass",
     }
     config = resolve_config(record.flat_config, flags=flags)
-    settings = config.data
+    settings, given = config.data, None
+    if data is not None:  # which may lack a class
+        used = (*settings.classes, *[config.objective.positive] * is_binary)
+        names, num_classes = () if used else trained.class_names, 1 + max(used, default=0)
+        given = custom_dataset(data, names, num_classes=num_classes, is_test=True)
     if (name if given is None else CUSTOM) != trained.dataset:  # nothing is held out of others
         others = {"validation_size": 0, "num_synthetic": 0, "mirror": mirror}
         settings = settings.model_copy(update=others)

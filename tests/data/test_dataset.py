@@ -127,3 +127,14 @@ def test_an_evaluation_takes_the_images_it_is_asked_for(
         found = evaluate("a", split=split, data=data, output=tmp_path)
         assert found.result.num_examples == num_images
     assert len(compare("a", "a", data=few, output=tmp_path).labels) == 10
+
+
+@pytest.mark.parametrize(
+    "settings", [{"data__classes": [3, 7]}, {"objective__kind": "binary", "objective__positive": 7}]
+)
+def test_a_few_images_may_lack_a_class(
+    tmp_path: Path, train_small: Callable[..., TrainResult], settings: dict[str, Any]
+) -> None:
+    train_small("a", train__epochs=1, **settings)
+    found = evaluate("a", data=(torch.zeros(4, 28, 28), [3] * 4), output=tmp_path)
+    assert sum(item.count for item in found.per_class) == found.result.num_examples == 4

@@ -245,6 +245,11 @@ GOOD = npz(x_train=IMAGES, y_train=LABELS)
         (npz(x_train=IMAGES.astype("i8") - 300, y_train=LABELS), "a pixel is not"),
         (npz(x_train=IMAGES, y_train=-1.0 - LABELS), "a label is not a whole number from 0"),
         (npz(x_train=IMAGES, y_train=LABELS / 2), "a label is not a whole number from 0"),
+        (
+            npz(x_train=IMAGES, y_train=LABELS * 1e300),
+            "a label is not a whole number from 0 to 999",
+        ),
+        (npz(x_train=IMAGES, y_train=np.full(N, np.inf)), "a label is not a whole number from 0"),
         (npz(x_train=IMAGES[:0], y_train=LABELS[:0]), "no image"),
         (npz(**{"x_train.txt": IMAGES, "y_train": LABELS}), "has no x_train and y_train"),
         (npz(x_train=IMAGES.astype(object), y_train=LABELS), "Object arrays cannot be loaded"),
