@@ -208,6 +208,9 @@ def main() -> None:
     answers: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder, running_server(folder) as (server, address):
         measure(address, contents, 2)
+        for kind in ("streams", "forms", "images that take long", "large corrections"):
+            attack(address, kind, time.monotonic() + 1)  # loads what is loaded once
+        time.sleep(REST_SECONDS)
         before = state_of(server.pid)
         for _ in range(NUM_ROUNDS):
             latencies["alone"] += measure(address, contents, seconds)

@@ -100,13 +100,15 @@ def curve(run: RunDir, record: RunRecord) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=2)
-def _splits(model_path: Path) -> DataSplits:
+def _few_images(model_path: Path) -> tuple[str, DataSplits]:
+    """Return the name of the split that a run is tested on, and splits that hold that one alone."""
     trained = load_model(model_path)
     only_test = not (trained.record and trained.record.flat_config.get("data.validation_size"))
     splits = load_splits_of(trained, offline=True, only_test=only_test)
-    if splits.validation is None:
-        return replace(splits, test=splits.test[:NUM_TESTED])
-    return replace(splits, validation=splits.validation[:NUM_TESTED])
+    name = "test" if splits.validation is None else "validation"
+    split = splits.split(name)
+    few = split[torch.arange(min(len(split), NUM_TESTED))]  # a copy, so that the rest is freed
+    return name, replace(splits, train=few, validation=few, test=few)
 
 
 def snapshot(run: RunDir) -> dict[str, Any]:
@@ -123,8 +125,7 @@ def snapshot(run: RunDir) -> dict[str, Any]:
     whole = (units / scale * 127).clip(-127, 127).astype(np.int8)
     content = {"weights": base64.b64encode(whole.tobytes()).decode(), "scale": scale}
     try:
-        splits = _splits(run.model_path)
-        name = "test" if splits.validation is None else "validation"
+        name, splits = _few_images(run.model_path)
         report = evaluate_split(trained, splits, name, torch.device("cpu"))
     except MnistCeError:
         reason = f"The mistakes are not shown: {trained.dataset} is not in the run's data folder."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import logging
 import os
@@ -330,6 +331,10 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
         WRITING.acquire(timeout=0.5)  # no correction is half written
         os._exit(128 + number)
 
+    # glibc (-3 is M_MMAP_THRESHOLD) then returns the memory of bodies and images at once: after
+    # forms of 8 MB and streams the process kept 190 MB, and keeps 35 MB, most of it loaded images.
+    with contextlib.suppress(AttributeError, TypeError):  # another system
+        ctypes.CDLL(None).mallopt(-3, 1 << 17)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)  # uvicorn raises the signal again at its end
     make_server(app).run(sockets=[listener])
