@@ -113,9 +113,10 @@ async def predict(
     record for each image, or digit with `multi`. Status 422 where no image could be read.
     """
     service: InferenceService = request.app.state.service
+    images = await read_images(request)
     trained = await run_sync(service.trained, checkpoint)
     options = PredictOptions(top_k=top_k, multi=multi, min_confidence=min_confidence)
-    results = await classify(service, await read_images(request), trained, options)
+    results = await classify(service, images, trained, options)
     records = [record.to_dict() for records in results for record in records]
     has_failed = all(record["status"] == "error" for record in records)
     return JSONResponse(records, 422 if has_failed else 200)
@@ -136,8 +137,8 @@ async def inspect(
     """
     service: InferenceService = request.app.state.service
     names = checkpoint or [DEFAULT_WEIGHTS]
-    models = [await run_sync(service.trained, name) for name in names]
     images = await read_images(request)
+    models = [await run_sync(service.trained, name) for name in names]
     inspected: list[dict[str, Any]] = []
     for name, trained in zip(names, models, strict=True):
         top_k = len(trained.class_names)
