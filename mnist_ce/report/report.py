@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mnist_ce.config import Config
 from mnist_ce.evaluation import comparison
@@ -29,11 +29,11 @@ from mnist_ce.report.plots.curves import RunMetrics, draw_curves
 from mnist_ce.report.plots.evaluation import draw_confusion_matrix, draw_reliability
 from mnist_ce.report.plots.images import draw_mistakes, draw_weights
 from mnist_ce.runs.groups import group_runs
-from mnist_ce.runs.load_model import TrainedModel, load_model
+from mnist_ce.runs.load_model import load_model
 from mnist_ce.runs.records import RunRecord
-from mnist_ce.runs.run_dir import FINISHED, RunDir, find_run, list_runs
+from mnist_ce.runs.run_dir import FINISHED, MAX_BYTES, RunDir, find_run, list_runs
 from mnist_ce.system.errors import DataError, RunError, UsageError
-from mnist_ce.system.files import write_atomically
+from mnist_ce.system.files import read_regular, write_atomically
 
 PLOTS = ("confusion_matrix", "mistakes", "weights", "calibration")
 
@@ -105,9 +105,12 @@ def _redraw(run: RunDir, data_dir: str | Path | None) -> ReportedRun:
     logger.info(f"drawing {run.name}")
     if not run.model_path.is_file():
         raise RunError(f"run {run.path} has no model.pt yet: let it finish an epoch first")
-    trained, evaluation = load_model(run.model_path), None
+    record, trained, evaluation = run.read_record() or RunRecord(), None, None
     digest, is_right = "", torch.empty(0, dtype=torch.bool)
     try:
+        if name := (record.custom or {}).get("model"):
+            raise UsageError(f"the network is {name}, a module of your own")
+        trained = load_model(run.model_path)
         evaluation = evaluate(trained, data_dir=data_dir, device="cpu")
         images, labels = evaluation.images, evaluation.result.labels
         content = images.numpy().tobytes() + labels.numpy().tobytes()
@@ -115,23 +118,21 @@ def _redraw(run: RunDir, data_dir: str | Path | None) -> ReportedRun:
         is_right = evaluation.result.predictions == labels
     except (DataError, UsageError) as error:  # a record may ask for data that is not to be had
         logger.warning(f"{run.name}: plots of test images are not redrawn: {error}")
-    metrics = draw_plots(run, trained, evaluation)
-    config = run.config_path.read_text(encoding="utf-8", errors="replace")
+    metrics = draw_plots(run, record, trained.model if trained else None, evaluation)
+    config = read_regular(run.config_path, MAX_BYTES).decode(errors="replace")
     paths = {name: run.path / f"{name}.png" for name in ("curves", *PLOTS)}
     plots = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
-    record = trained.record or RunRecord()
     return ReportedRun(run.path, record, metrics, config, plots, digest, is_right)
 
 
 def draw_plots(
-    run: RunDir, trained: TrainedModel, evaluation: EvaluationReport | None
+    run: RunDir, record: RunRecord, model: nn.Module | None, evaluation: EvaluationReport | None
 ) -> RunMetrics:
     """Draw the plots of a run into its directory, and return the metrics in its files.
 
     These are curves, weights and, of an evaluation, confusion matrix, mistakes and calibration.
     """
     metrics = RunMetrics(run.read_metrics(), run.read_steps())
-    record = trained.record or RunRecord()
     facts = [f"{record.dataset}, recipe {record.recipe}, {len(metrics.epochs)} epochs"]
     if record.test_correct is not None and record.test_total:
         correct, total = record.test_correct, record.test_total
@@ -140,8 +141,8 @@ def draw_plots(
         facts.append(f"{record.train_seconds:.1f} s of training")
     title, curves = f"{run.name}: learning curves", [(run.name, [metrics])]
     plots = {"curves": draw_curves(title, " · ".join(facts), curves)}
-    if isinstance(trained.model, MLP):
-        weight = trained.model.layers[0].weight.detach().numpy()  # [units, 784]
+    if isinstance(model, MLP):
+        weight = model.layers[0].weight.detach().numpy()  # [units, 784]
         title, dataset = f"{run.name}: weights of the first layer", f"trained on {record.dataset}"
         plots["weights"] = draw_weights(title, dataset, weight)
     if evaluation is not None:

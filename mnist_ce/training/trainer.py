@@ -141,7 +141,7 @@ def train(
             tested = (splits.class_names, trainer.test_result, splits.test.images)
             report = EvaluationReport(trained, splits.dataset, "test", *tested)
             try:
-                draw_plots(run, trained, report)
+                draw_plots(run, record, trained.model, report)
             except Exception as error:  # whatever it is: the run itself is complete
                 reason = one_line(error)
                 logger.warning(f"the run is complete, but its plots are not: {reason}; {hint}")

@@ -48,9 +48,10 @@ def runs(trained: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are made, but not rendered, which takes the most time."""
-    monkeypatch.setattr(Canvas, "png", lambda canvas: b"PNG")
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is drawn, which takes the most time."""
+    for kind in ("curves", "weights", "confusion_matrix", "mistakes", "reliability"):
+        monkeypatch.setattr(f"mnist_ce.report.report.draw_{kind}", lambda *what: b"PNG")
 
 
 def plots(run: Path) -> set[str]:
@@ -99,7 +100,7 @@ def test_a_failure_to_draw_is_a_warning(
     assert "no font; draw them with: mnist-ce report" in warning
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_of_one_run_stands_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], train_small: Train
 ) -> None:
@@ -122,7 +123,7 @@ def test_the_report_of_one_run_stands_alone(
         assert expected in page.text
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("undrawn")
 def test_several_runs_are_compared(runs: Path) -> None:
     file = report(["slow-0", "yes"], output=runs)
     assert file == runs / "report.html"
@@ -138,7 +139,7 @@ def test_several_runs_are_compared(runs: Path) -> None:
     assert "train.epochs" not in table[: table.index("slow-0", 60)]
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("undrawn")
 def test_groups_have_means_bands_and_a_verdict(runs: Path) -> None:
     (runs / "other").mkdir()
     page = Page(report(["slow-0", "quick-0", "slow-1", "quick-1"], output=runs))
@@ -158,7 +159,7 @@ def test_groups_have_means_bands_and_a_verdict(runs: Path) -> None:
     assert again.partition("Results")[0] == text.partition("Results")[0]
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("undrawn")
 def test_a_stopped_run_and_one_without_its_data_are_drawn(
     runs: Path, monkeypatch: pytest.MonkeyPatch, log_warnings: Log
 ) -> None:
@@ -176,7 +177,19 @@ def test_a_stopped_run_and_one_without_its_data_are_drawn(
     assert plots(run) == PLOTS
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("undrawn")
+def test_a_module_of_ones_own_is_reported_by_its_metrics(runs: Path, log_warnings: Log) -> None:
+    for seed in (0, 1):
+        edit_record(runs / f"quick-{seed}", custom={"model": "x.CNN"})
+    page = Page(report(["slow-0", "slow-1", "quick-0", "quick-1"], output=runs))
+    assert "custom.model" not in page.text
+    assert "model=x.CNN" in page.text
+    assert "better than" not in page.text  # nothing is known about single images
+    assert [line.partition(": ")[0] for line in log_warnings()] == ["quick-0", "quick-1"]
+    assert (plots(runs / "slow-0"), plots(runs / "quick-0")) == (PLOTS, {"curves.png"})
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_record_from_a_stranger_is_escaped(runs: Path) -> None:
     nasty: dict[str, Any] = dict.fromkeys(("recipe", "device", "status", "git_commit"), NASTY)
     nasty |= {"config": {"data": {NASTY: NASTY}}, "versions": {NASTY: NASTY}}
@@ -199,7 +212,7 @@ def test_a_record_from_a_stranger_is_escaped(runs: Path) -> None:
         ("yes --file /dev/null/report.html", "Not a directory"),
     ],
 )
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("undrawn")
 def test_what_cannot_be_reported_is_one_error_line(
     runs: Path, refused: Callable[..., tuple[int, str]], arguments: str, message: str
 ) -> None:
