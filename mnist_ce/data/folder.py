@@ -51,7 +51,8 @@ def read_folder(folder: Path) -> tuple[Split, Split | None, tuple[str, ...]]:
     options = PreprocessOptions(crop=class_names == DIGITS)
     images: dict[str, dict[bytes, tuple[NDArray[np.uint8], int]]] = {"train": {}, "test": {}}
     problems: list[str] = []
-    with contextlib.closing(PreprocessPool(os.cpu_count() or 1)) as pool:
+    num_processes = min(os.cpu_count() or 1, 1 + len(paths) // 20)  # each takes a second to start
+    with contextlib.closing(PreprocessPool(num_processes)) as pool:
         for path, result in zip(paths, pool.preprocess_all(paths, options), strict=True):
             name, pixels = labels[path], _only_digit(result)
             if name is None or isinstance(pixels, str):

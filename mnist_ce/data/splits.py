@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mnist_ce.system.device import derived_generator
 from mnist_ce.system.errors import DataError, UsageError
+from mnist_ce.system.text import one_line
 
 DIGITS = tuple("0123456789")
 TEST_FRACTION = 0.2  # of images that come without a test split
@@ -57,10 +58,13 @@ class Split:
         Raises:
             DataError: If a shape or value is wrong.
         """
-        pixels, classes = (
-            np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
-            for values in (images, labels)
-        )
+        try:
+            pixels, classes = (
+                np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+                for values in (images, labels)
+            )
+        except ValueError as error:  # lists of different lengths
+            raise DataError(f"{name}: {one_line(error)}") from None
         for array in (pixels, classes):
             if array.dtype.kind not in "buif":
                 raise DataError(f"{name} holds {array.dtype}, not numbers")

@@ -157,8 +157,9 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{info.filename} is not compressed as NumPy does it")
     with archive.open(info) as file:
-        header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-        shape, _, dtype = header[npy.read_magic(file)](file)
+        is_first = npy.read_magic(file) == (1, 0)  # 3.0 is 2.0 in UTF-8
+        read_header = npy.read_array_header_1_0 if is_first else npy.read_array_header_2_0
+        shape, _, dtype = read_header(file)
         if shape and shape[0] > MAX_IMAGES:
             raise ValueError(f"{info.filename} holds {shape[0]:,}, more than {MAX_IMAGES:,}")
         if not dtype.hasobject and math.prod(shape) * dtype.itemsize > info.file_size:

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from mnist_ce.config import DataConfig, ObjectiveConfig
-from mnist_ce.data.dataset import load_splits
+from mnist_ce.data.dataset import custom_dataset, load_splits
 from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.data.splits import Dataset, Split, split_validation
 from mnist_ce.evaluation.comparison import compare
 from mnist_ce.evaluation.evaluate import evaluate
-from mnist_ce.system.errors import UsageError
+from mnist_ce.system.errors import DataError, UsageError
 from mnist_ce.training.trainer import TrainResult
 
 
@@ -39,6 +39,11 @@ def test_selected_classes_are_numbered_as_given(letters: Dataset) -> None:
     assert chosen.digest == letters.digest  # of all classes
     assert (chosen.train.labels.tolist(), positions(chosen.train)) == ([1, 1, 0], [0, 3, 4])
     assert (chosen.test.labels.tolist(), positions(chosen.test)) == ([0, 1], [0, 1])
+
+
+def test_lists_of_different_lengths_are_no_images() -> None:
+    with pytest.raises(DataError, match=r"^data: .*inhomogeneous shape"):
+        custom_dataset(([[1], [2, 3]], [1, 2]))
 
 
 def test_a_binary_objective_asks_for_one_of_the_classes(letters: Dataset) -> None:

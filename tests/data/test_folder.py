@@ -7,8 +7,10 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,11 +18,12 @@ import torch
 from PIL import Image
 
 from mnist_ce.cli import main
+from mnist_ce.data import dataset as dataset_module
 from mnist_ce.data.dataset import load_dataset
-from mnist_ce.data.files import DatasetFiles
 from mnist_ce.data.folder import read_folder
 from mnist_ce.data.splits import DIGITS, Dataset, Split
 from mnist_ce.data.synthetic import Style, draw, generate
+from mnist_ce.reader.pool import PreprocessOptions, preprocess
 from mnist_ce.system.errors import DataError
 
 # One who writes 0 with a slash and 1 with a long upstroke, and nothing else.
@@ -30,6 +33,17 @@ WRITER = {
     ),
     1: Style(1, 1.0, (((-0.45, 0.8), (0.0, 0.0), (0.02, 0.5), (0.0, 1.0)),)),
 }
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read images without the start of a process each time; tests/reader/ has the processes."""
+
+    def preprocess_all(paths: list[Path], options: PreprocessOptions) -> Iterator[Any]:
+        return (preprocess(path.read_bytes(), options, str(path)) for path in paths)
+
+    pool = Mock(preprocess_all=preprocess_all)
+    monkeypatch.setattr("mnist_ce.data.folder.PreprocessPool", lambda num_processes: pool)
 
 
 def write(folder: Path, num_each: int, name: str = "{label}/{index}.png") -> None:
@@ -131,7 +145,7 @@ def test_a_network_is_adapted_to_a_hand(
 ) -> None:
     digits, others = generate(500, seed=1), generate(200, seed=2)
     mnist = Dataset("mnist", digits, others, DIGITS)
-    monkeypatch.setattr(DatasetFiles, "load", lambda self: mnist)
+    monkeypatch.setattr(dataset_module, "DatasetFiles", lambda *_, **__: Mock(load=lambda: mnist))
     monkeypatch.chdir(tmp_path)
     write(Path("writer"), 30)
 
@@ -165,7 +179,7 @@ def test_the_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     page = (Path(__file__).parents[2] / "docs/own-data.md").read_text()
     digits = generate(100, seed=1)
     mnist = Dataset("mnist", digits, generate(100, seed=2), DIGITS)
-    monkeypatch.setattr(DatasetFiles, "load", lambda self: mnist)
+    monkeypatch.setattr(dataset_module, "DatasetFiles", lambda *_, **__: Mock(load=lambda: mnist))
     monkeypatch.chdir(tmp_path)
     write(Path("my-digits"), 5)
     tables = {"train.csv": digits, "mnist_train.csv": digits, "mnist_test.csv": mnist.test}

@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -23,8 +24,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mnist_ce.cli import main
+from mnist_ce.data import dataset as dataset_module
 from mnist_ce.data.dataset import load_dataset
-from mnist_ce.data.files import DatasetFiles
 from mnist_ce.data.splits import DIGITS, Dataset, Split, split_test
 from mnist_ce.data.tables import read_csv, read_npz
 from mnist_ce.system.errors import DataError
@@ -122,7 +123,7 @@ def test_test_images_leave_the_training_images(
         Split.from_arrays(IMAGES, LABELS, ""),
         DIGITS,
     )
-    monkeypatch.setattr(DatasetFiles, "load", lambda self: mnist)
+    monkeypatch.setattr(dataset_module, "DatasetFiles", lambda *_, **__: Mock(load=lambda: mnist))
     arrays = {"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES[:5], "y_test": LABELS[:5]}
     np.savez("x.npz", **arrays)  # type: ignore[arg-type]
     dataset = load_dataset(path, tmp_path)
