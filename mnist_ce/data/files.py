@@ -269,6 +269,8 @@ def _holds(path: Path, content: bytes) -> bool:
 def _replace(path: Path, content: bytes) -> None:
     """Write a file, and keep another one that lies there as `NAME.damaged`."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{path} is not a regular file")  # writing may wait for ever
     if path.is_file() and not _holds(path, content):
         # A link, because two processes may do this at the same time: the first one keeps the
         # damaged file, and at no moment is there no file.

@@ -266,4 +266,6 @@ def write_synthetic(path: Path, train: Split, test: Split) -> None:
     labels = {"y_train": train.labels.byte().numpy(), "y_test": test.labels.byte().numpy()}
     np.savez(content, **images, **labels)  # type: ignore[arg-type]
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{path} is not a regular file")  # writing may wait for ever
     write_atomically(path, content.getvalue())

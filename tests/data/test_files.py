@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import hashlib
 import importlib.abc
+import os
 import shutil
 import socket
 import sys
@@ -224,7 +225,9 @@ def test_a_mirror_that_is_given_is_the_only_one(
         world.load("emnist")
 
 
-@pytest.mark.parametrize("obstacle", ["a file", "its mode", "with folders inside", "a full disk"])
+@pytest.mark.parametrize(
+    "obstacle", ["a file", "its mode", "with folders inside", "a full disk", "a pipe"]
+)
 def test_where_a_folder_cannot_be_written_the_cache_serves(
     world: World, monkeypatch: pytest.MonkeyPatch, obstacle: str
 ) -> None:
@@ -240,6 +243,9 @@ def test_where_a_folder_cannot_be_written_the_cache_serves(
         put(world.folder() if "inside" in obstacle else world.data_dir, world.packed["mnist"])
     if obstacle == "a full disk":
         monkeypatch.setattr(files, "write_atomically", full)
+    elif obstacle == "a pipe":
+        world.folder().mkdir(parents=True)
+        os.mkfifo(world.folder() / NAMES[1])
     elif obstacle != "a file":
         world.data_dir.chmod(0o555)  # root is asked to respect it too
     before = contents_of(world.data_dir)
@@ -249,7 +255,7 @@ def test_where_a_folder_cannot_be_written_the_cache_serves(
         world.check_load()
     finally:
         world.data_dir.chmod(0o755)
-    if obstacle != "a full disk":
+    if obstacle not in ("a full disk", "a pipe"):
         assert contents_of(world.data_dir) == before
     if obstacle == "a file":
         monkeypatch.setenv("XDG_CACHE_HOME", str(world.data_dir / "below"))
