@@ -151,17 +151,18 @@ def stop_on_signals() -> Iterator[StopFlag]:
 
 
 def print_training_result(result: TrainResult) -> None:
-    record = result.record
-    reached = "not tested"
-    if record.test_accuracy is not None:
-        low, high = wilson_interval(record.test_correct or 0, record.test_total or 1)
+    """Print what a record says, in which any value may be missing."""
+    record, reached = result.record, "not tested"
+    correct, total = record.test_correct, record.test_total
+    if correct is not None and total and correct <= total:
+        low, high = wilson_interval(correct, total)
         reached = (
-            f"{record.test_accuracy:.2%} of {record.test_total:,} test images correct "
+            f"{correct / total:.2%} of {total:,} test images correct "
             f"(95 % interval {low:.2%} to {high:.2%})"
         )
     echo(reached)
-    if record.best_epoch is not None:
-        best = f"{record['best_validation_accuracy']:.2%} of the validation split"
+    if record.best_epoch is not None and record.best_validation_accuracy is not None:
+        best = f"{record.best_validation_accuracy:.2%} of the validation split"
         echo(f"best epoch {record.best_epoch}: {best} ({result.run.best_path.name})")
     echo(
         f"{record.dataset}, recipe {record.recipe}, {record.epochs_done} "
