@@ -115,20 +115,6 @@ def test_the_table_fits_the_terminal(
     assert ("accurate " in text) == (columns >= 100)
 
 
-def test_foreign_records_neither_crash_nor_control_the_terminal(
-    tmp_path: Path, capsys: Capsys
-) -> None:
-    make_run(tmp_path, "red\x1b[31m", dataset="\x1b[2J", status="\x07")
-    wrong: dict[str, Any] = {key: [1] for key in ("dataset", "recipe", "epochs", "test_accuracy")}
-    make_run(tmp_path, "wrong", **wrong, config=[], status="running", train_seconds={})
-    make_run(tmp_path, "damaged").metrics_path.write_text("epoch,train_loss\n1,x\n")
-    make_run(tmp_path, "no-json").record_path.write_text("{")
-    text = listed(tmp_path, capsys)
-    assert not set("\x1b\x07") & set(text)
-    assert "damaged" in text
-    assert "no-json" not in text
-
-
 def test_a_run_is_deleted_by_name(
     tmp_path: Path, refused: Refused, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
