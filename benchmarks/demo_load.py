@@ -33,16 +33,16 @@ from PIL import Image
 
 from mnist_ce.data.synthetic import generate
 
-NUM_CONNECTIONS, NUM_ROUNDS = 4, 4
+NUM_CONNECTIONS, NUM_ROUNDS = 4, 3
 REST_SECONDS = 15.0  # after which threads that do nothing have ended
 TOKEN = "the token of this benchmark"
 COMMAND = [sys.executable, "-m", "mnist_ce"]
 Address = tuple[str, int]
 
 
-def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+def encoded(image: Image.Image, kind: str = "PNG", **options: int) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, kind)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -80,7 +80,7 @@ FORM = "Content-Type: multipart/form-data; boundary=x; charset="
 TEXT = b'--x\r\nContent-Disposition: form-data; name="t"\r\n\r\n%s\r\n--x--\r\n'
 DIGIT = make_images(1)[0]
 NOISE = encoded(Image.effect_noise((1500, 1500), 80))  # takes long to read
-LARGE = encoded(Image.linear_gradient("L").resize((7000, 7000)).convert("RGB"), "WEBP")
+LARGE = encoded(Image.new("RGB", (7000, 7000), "white"), "WEBP", method=0, quality=1)
 BOMB = encoded(Image.new("1", (12_000, 12_000)))
 BEGUN = request("/v1/predict", DIGIT)[:-500]
 ATTACKS: dict[str, tuple[list[bytes], int, float]] = {
@@ -124,7 +124,7 @@ def attack(address: Address, name: str, until: float) -> Counter[str]:
                 with contextlib.suppress(OSError):
                     connection = socket.create_connection(address, timeout=10)
                     opened.append(stack.enter_context(connection))
-                    connection.settimeout(1)
+                    connection.settimeout(0.1)
                     connection.sendall(content)
             time.sleep(seconds)
             answered = [] if "not taken" in name else select.select(opened, [], [], seconds)[0]
@@ -144,7 +144,8 @@ def damaged(rng: random.Random) -> bytes:
     return bytes(content)
 
 
-def attack_all(address: Address, until: float) -> dict[str, Counter[str]]:
+def attack_all(address: Address, seconds: float) -> dict[str, Counter[str]]:
+    until = time.monotonic() + seconds
     with ThreadPoolExecutor(len(ATTACKS)) as pool:
         jobs = {name: pool.submit(attack, address, name, until) for name in ATTACKS}
         return {name: job.result() for name, job in jobs.items()}
@@ -191,7 +192,12 @@ def main() -> None:
     contents, spawn = make_images(800), multiprocessing.get_context("spawn")
     latencies: dict[str, list[float]] = {"alone": [], "beside a hostile client": []}
     answers: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as folder, running_server(folder) as (server, address):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_server(folder) as (server, address),
+        ProcessPoolExecutor(1, spawn) as process,
+    ):
+        process.submit(os.getpid).result()  # it has started
         measure(address, contents, 2)
         for kind in ("streams", "forms", "images that take long", "large corrections"):
             attack(address, kind, time.monotonic() + 1)  # loads what is loaded once
@@ -199,11 +205,10 @@ def main() -> None:
         before = state_of(server.pid)
         for _ in range(NUM_ROUNDS):
             latencies["alone"] += measure(address, contents, seconds)
-            with ProcessPoolExecutor(1, spawn) as process:
-                hostile = process.submit(attack_all, address, time.monotonic() + seconds + 6)
-                time.sleep(5)  # until it has started
-                latencies["beside a hostile client"] += measure(address, contents, seconds)
-                answers += sum(hostile.result().values(), Counter[str]())
+            hostile = process.submit(attack_all, address, seconds + 1)
+            time.sleep(1)
+            latencies["beside a hostile client"] += measure(address, contents, seconds)
+            answers += sum(hostile.result().values(), Counter[str]())
         time.sleep(REST_SECONDS)
         after = state_of(server.pid)
         started_at = time.perf_counter()
