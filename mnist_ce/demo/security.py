@@ -9,7 +9,6 @@ import logging
 import re
 import secrets
 import socket
-import time
 from collections import Counter
 
 from fastapi import HTTPException, Request
@@ -27,7 +26,7 @@ MAX_BODY_SECONDS = 15.0
 MAX_ACTIVE = {"POST requests": 32, "streams": 8, "requests": 256}
 MAX_CONNECTIONS = 256
 MAX_WAIT_SECONDS = 10.0  # for the head of a request, or until a client takes an answer
-WRONG_TOKEN_SECONDS, REPORT_SECONDS = 1.0, 10.0
+WRONG_TOKEN_SECONDS = 1.0
 COOKIE = "mnist_ce_token"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 POLICY = "; ".join(
@@ -101,7 +100,6 @@ class SecurityMiddleware:
     ) -> None:
         self.app, self.host, self.token, self.receiving = app, host, token, receiving
         self.num_active: Counter[str] = Counter()
-        self.num_wrong_tokens, self.next_report_at = 0, 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -122,15 +120,25 @@ class SecurityMiddleware:
 
         request = Request(scope)
         if refusal := self.refusal(request):
-            if refusal[0] == 401:
-                await self.slow_down(request)
+            if refusal[0] == 401:  # whoever guesses tokens waits, the first of them is reported
+                if not self.num_active["guesses"]:
+                    client = request.client.host if request.client else "an unknown address"
+                    logger.warning(f"wrong token from {client}")
+                self.num_active["guesses"] += 1
+                scope["is_slowed"] = True
+                await asyncio.sleep(WRONG_TOKEN_SECONDS)
+                self.num_active["guesses"] -= 1
             await refuse(*refusal)
             return
         kind = "POST requests" if request.method == "POST" else "requests"
         kind = "streams" if request.url.path == "/v1/events" else kind
-        if self.num_active[kind] >= MAX_ACTIVE[kind] and not self.make_room(kind):
-            await refuse(429, f"more than {MAX_ACTIVE[kind]} {kind} at once: try again")
-            return
+        waiting = (one for one in self.receiving if not one.expired() and "POST" in kind)
+        if self.num_active[kind] >= MAX_ACTIVE[kind]:
+            if (oldest := next(waiting, None)) is None:
+                await refuse(429, f"more than {MAX_ACTIVE[kind]} {kind} at once: try again")
+                return
+            del self.receiving[oldest]  # it makes room
+            oldest.reschedule(0)
         self.num_active[kind] += 1  # nothing was awaited since it was compared
         try:
             await self.app(scope, receive, send_with_headers)
@@ -141,24 +149,6 @@ class SecurityMiddleware:
                 await refuse(500, f"internal error, please report: {reason}")
         finally:
             self.num_active[kind] -= 1
-
-    def make_room(self, kind: str) -> bool:
-        """End the request whose body has been awaited the longest, if there is one."""
-        waiting = (one for one in self.receiving if kind == "POST requests" and not one.expired())
-        if timeout := next(waiting, None):
-            del self.receiving[timeout]
-            timeout.reschedule(0)
-        return timeout is not None
-
-    async def slow_down(self, request: Request) -> None:
-        """Let whoever guesses tokens wait, and report it, once in a while."""
-        self.num_wrong_tokens += 1
-        if time.monotonic() >= self.next_report_at:
-            self.next_report_at = time.monotonic() + REPORT_SECONDS
-            client = request.client.host if request.client else "an unknown address"
-            logger.warning(f"wrong token from {client} ({self.num_wrong_tokens:,} in all)")
-        request.scope["is_slowed"] = True
-        await asyncio.sleep(WRONG_TOKEN_SECONDS)
 
     def refusal(self, request: Request) -> tuple[int, str] | None:
         """Return why a request may not be made, with the HTTP status."""

@@ -13,7 +13,6 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,10 +54,6 @@ class Problem(BaseModel):
     error: str
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {code: {"model": Problem, "description": HTTPStatus(code).phrase} for code in statuses}
-
-
 _BYTES = {"type": "string", "format": "binary"}
 _FILES = {"type": "array", "items": _BYTES, "minItems": 1, "maxItems": MAX_FILES}
 _FORM = {
@@ -67,14 +62,13 @@ _FORM = {
 }
 _CONTENT = {"image/*": {"schema": _BYTES}, "multipart/form-data": _FORM}
 IMAGES = {"requestBody": {"required": True, "content": _CONTENT}}  # in the words of OpenAPI
-NO_IMAGES = problems(400, 404, 408, 413, 422)
 Checkpoint = Annotated[str, Query(description="A name of /v1/models.")]
 Multi = Annotated[bool, Query(description="Read every digit.")]
 TopK = Annotated[int, Query(ge=1, le=100, description="Most probable classes to list.")]
 Confidence = Annotated[float | None, Query(ge=0, le=1, description="As --min-confidence.")]
 
 
-router = APIRouter(responses=problems(401, 403, 421, 429, 500))
+router = APIRouter(responses={"default": {"model": Problem, "description": "A refusal."}})
 
 
 @router.get("/healthz")
@@ -98,7 +92,7 @@ def models(request: Request) -> list[dict[str, Any]]:
 @router.post(
     "/v1/predict",
     openapi_extra=IMAGES,
-    responses=NO_IMAGES | {422: {"model": Problem | list[dict[str, Any]]}},
+    responses={422: {"model": Problem | list[dict[str, Any]]}},
 )
 async def predict(
     request: Request,
@@ -122,7 +116,7 @@ async def predict(
     return JSONResponse(records, 422 if has_failed else 200)
 
 
-@router.post("/v1/inspect", openapi_extra=IMAGES, responses=NO_IMAGES)
+@router.post("/v1/inspect", openapi_extra=IMAGES)
 async def inspect(
     request: Request,
     checkpoint: Annotated[list[str] | None, Query(max_length=2, description="Up to two.")] = None,
@@ -153,7 +147,7 @@ async def inspect(
     return JSONResponse(inspected)
 
 
-@router.post("/v1/corrections", openapi_extra=IMAGES, responses=NO_IMAGES, status_code=201)
+@router.post("/v1/corrections", openapi_extra=IMAGES, status_code=201)
 async def correct(
     request: Request, label: Annotated[int, Query(ge=0, le=9, description="The digit.")]
 ) -> dict[str, str | int]:

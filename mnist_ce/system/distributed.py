@@ -18,11 +18,11 @@ T = TypeVar("T")
 
 
 def num_processes() -> int:
-    return _environment_int("WORLD_SIZE", 1) if "MASTER_ADDR" in os.environ else 1
+    return int(os.environ.get("WORLD_SIZE", 1)) if "MASTER_ADDR" in os.environ else 1
 
 
 def rank() -> int:
-    return _environment_int("RANK", 0) if num_processes() > 1 else 0
+    return int(os.environ.get("RANK", 0)) if num_processes() > 1 else 0
 
 
 def is_main() -> bool:
@@ -38,7 +38,7 @@ def process_group() -> Iterator[None]:
     import torch
 
     if has_gpu := torch.cuda.is_available():
-        torch.cuda.set_device(_environment_int("LOCAL_RANK", 0) % torch.cuda.device_count())
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     try:
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo")
     except (RuntimeError, ValueError) as error:
@@ -87,10 +87,3 @@ def all_reduce(values: list[float], operation: Literal["SUM", "MAX"]) -> list[fl
     tensor = torch.tensor(values, dtype=torch.float64)
     torch.distributed.all_reduce(tensor, getattr(torch.distributed.ReduceOp, operation))
     return cast("list[float]", tensor.tolist())
-
-
-def _environment_int(name: str, default: int) -> int:
-    text = os.environ.get(name, str(default))
-    if not text.isascii() or not text.isdigit():
-        raise UsageError(f"environment variable {name} = {text!r} is not a number")
-    return int(text)

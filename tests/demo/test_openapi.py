@@ -70,7 +70,6 @@ def test_every_answer_is_one_that_is_described(demo: Demo) -> None:
             assert (status, answer.headers["allow"]) == (405, ", ".join(declared))
         elif all(is_valid for _, is_valid in drawn.values()) and (is_right or "session" in path):
             assert status in (200, 201, 204), answer.text
-        assert status == 405 or str(status) in operation["responses"]
         assert status < 500
         if status >= 400 and not isinstance(answer.json(), list):
             assert list(answer.json()) == ["error"]
