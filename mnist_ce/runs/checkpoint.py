@@ -28,8 +28,9 @@ from mnist_ce.system.text import one_line, sanitize
 
 MAX_BYTES = 1 << 30  # the standard network takes 2.7 MB
 MAX_NAME_LENGTH = 200  # of a class in a pickle
-MAX_TENSORS = 10_000
-MAX_OPCODES = 3_000_000  # of a pickle: torch reads so many in 8 s; an epoch in resume.pt has 24
+MAX_TENSORS = 10_000  # torch reads so many in 3 s; a network of 63 layers has 126
+MAX_HEADER_BYTES = 1 << 20  # of a safetensors file: 100 for each tensor
+MAX_OPCODES = 1_500_000  # of a pickle: torch reads so many in 4 s; an epoch in resume.pt has 24
 MAX_VALUES = 2_000_000  # in nested dicts and lists, shared ones counted as often as they are named
 MAX_DEPTH = 20
 SAFETENSORS = "safetensors"
@@ -139,7 +140,9 @@ def _load(path: Path) -> tuple[Any, str]:
         return _unpickle(content, _pickle_of(content)), ""
     if content.startswith(LEGACY_MAGIC):
         return _unpickle(content, content), "torch's legacy format"
-    if content[8:9] == b"{" and int.from_bytes(content[:8], "little") < MAX_BYTES:
+    if content[8:9] == b"{" and (length := int.from_bytes(content[:8], "little")) < MAX_BYTES:
+        if length > MAX_HEADER_BYTES:
+            raise CheckpointError(f"has a header of {length:,} bytes: there are too many tensors")
         from safetensors import SafetensorError
         from safetensors.torch import load
 
@@ -182,7 +185,7 @@ def _unpickle(content: bytes, pickled: bytes) -> Any:  # noqa: ANN401
     if b"bytearray" in pickled:  # which torch allows, of any size
         raise CheckpointError("holds a bytearray, which no checkpoint needs")
     try:
-        _check_names(pickled, num_pickles=5 if pickled is content else 1)
+        _check_pickle(pickled, num_pickles=5 if pickled is content else 1)
         names: list[Any] = [(_NumpyValue, name) for name in NUMPY_NAMES]
         with torch.serialization.safe_globals(names), warnings.catch_warnings(action="ignore"):
             loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -215,18 +218,41 @@ def _check_structure(content: object) -> None:
             values += [(child, depth + 1) for child in children]
 
 
-def _check_names(pickled: bytes, num_pickles: int) -> None:
-    # The regular expressions of torch's error message take 8 s for a name of 10,000 characters, and
-    # a hundred times as long for ten times as many.
-    file = io.BytesIO(pickled)
+def _check_pickle(pickled: bytes, num_pickles: int) -> None:
+    """Bound the time that torch needs to read a pickle, opcode by opcode.
+
+    The regular expressions of torch's error message take 8 s for a name of 10,000 characters, and a
+    hundred times as long for ten times as many. A tuple that holds another twice, and so on, takes
+    two to the power of its depth as the key of a dict, to be hashed: the stack is followed with the
+    number of values in each tuple.
+    """
+    file, stack, marks, memo = io.BytesIO(pickled), list[int](), list[int](), dict[Any, int]()
     num_tensors = 0
     opcodes = itertools.chain(*(pickletools.genops(file) for _ in range(num_pickles)))
-    for number, (opcode, name, _) in enumerate(opcodes):
+    for number, (opcode, argument, _) in enumerate(opcodes):
         num_tensors += opcode.name == "BINPERSID"
         if number > MAX_OPCODES or num_tensors > MAX_TENSORS:
             raise ValueError(f"it has more than {MAX_TENSORS:,} tensors or {MAX_OPCODES:,} objects")
-        if opcode.name == "GLOBAL" and len(str(name)) > MAX_NAME_LENGTH:
-            raise pickle.UnpicklingError(f"GLOBAL {str(name)[:MAX_NAME_LENGTH].replace(' ', '.')}")
+        if opcode.name == "GLOBAL" and len(str(argument)) > MAX_NAME_LENGTH:
+            shown = str(argument)[:MAX_NAME_LENGTH].replace(" ", ".")
+            raise pickle.UnpicklingError(f"GLOBAL {shown}")
+        before, num_after = opcode.stack_before, len(opcode.stack_after)
+        start = len(stack) - len(before)
+        if pickletools.markobject in before:
+            start = marks.pop() - before.index(pickletools.markobject)
+        size = 1 + sum(stack[start:]) if "TUPLE" in opcode.name else 1
+        if size > MAX_VALUES:
+            raise ValueError(f"it has a tuple of more than {MAX_VALUES:,} values")
+        if "GET" in opcode.name:
+            size = memo.get(argument, 1)
+        elif "PUT" in opcode.name:
+            memo[argument] = stack[-1]
+            continue
+        elif opcode.name == "MARK":
+            marks.append(len(stack))
+            continue
+        del stack[start:]
+        stack += [size] * num_after
 
 
 def _to_float32(key: str, tensor: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from mnist_ce.config import RENAMED_KEYS, Count, Fraction, NotNegative, flatten
+from mnist_ce.config import RENAMED_KEYS, Config, Count, Fraction, NotNegative, check_value, flatten
+from mnist_ce.system.errors import UsageError
 from mnist_ce.system.text import first_problem, one_line, sanitize
 
 FORMAT_VERSION = 1
@@ -129,7 +130,8 @@ class RunRecord(BaseModel, extra="allow", strict=True):
         version = record.get("format_version") if isinstance(record, dict) else None
         if version != FORMAT_VERSION:
             raise ValueError(f"has format_version {version!r}; {FORMAT_VERSION} is expected")
-        return cls.model_validate(record)
+        found = cls.model_validate(record)
+        return found.updated(config=_without_wrong_values(found.config)) if found.config else found
 
     @field_validator("*", mode="wrap")
     @classmethod
@@ -178,6 +180,21 @@ class RunRecord(BaseModel, extra="allow", strict=True):
 
     def updated(self, **values: Any) -> RunRecord:  # noqa: ANN401
         return self.model_copy(update=values)
+
+
+def _without_wrong_values(tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Leave out what no config can hold; keys that are not known are another version's."""
+    known, wrong = Config().flat(), set()
+    for key, value in flatten(tables):
+        name = RENAMED_KEYS.get(key, key)
+        try:
+            check_value(name, value, "run.json")
+        except UsageError:
+            wrong |= {key} if name in known else set()
+    return {
+        section: {key: value for key, value in table.items() if f"{section}.{key}" not in wrong}
+        for section, table in tables.items()
+    }
 
 
 def _checked(value: Any, depth: int = 0) -> Any:  # noqa: ANN401

@@ -183,7 +183,7 @@ class RunDir:
         """Drop the rows of `steps.csv` that are past a step, and all after a damaged line."""
         if self.steps_path.is_file():
             kept = []
-            text = (_read(self.steps_path) or b"").decode(errors="replace")
+            text = read_regular(self.steps_path, 1 << 30).decode(errors="replace")
             for line in text.splitlines(keepends=True)[1:]:
                 step = line.partition(",")[0]
                 is_whole = line.endswith("\n") and step.isdecimal() and len(step) < 19

@@ -52,8 +52,7 @@ class AsyncCheckpointer:
     def save(self, snapshot: Snapshot) -> None:
         """Write a snapshot in the background, after the one before."""
         self.wait()
-        if self.run is not None:
-            self._snapshot = self._submit(snapshot.write, self.run)
+        self._snapshot = self._submit(snapshot.write, self.run)
 
     def write(self, write: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401
         """Call a function that writes a file, after all that was to be written before, now."""

@@ -67,10 +67,9 @@ class Custom:
     @property
     def names(self) -> dict[str, str]:
         """The qualified name of each part, as `run.json` has it."""
-        parts = {key: part for key, part in vars(self).items() if part is not None}
-        kinds = {
-            k: part if hasattr(part, "__qualname__") else type(part) for k, part in parts.items()
-        }
+        kinds: dict[str, Any] = {k: part for k, part in vars(self).items() if part is not None}
+        for key, part in kinds.items():
+            kinds[key] = part if hasattr(part, "__qualname__") else type(part)
         return {key: f"{kind.__module__}.{kind.__qualname__}" for key, kind in kinds.items()}
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
@@ -105,6 +104,9 @@ def reopen_run(
         record = run.read_record()
         if record is None:
             raise RunError(f"run {run.path} cannot be continued: it has no {run.record_path.name}")
+        for path in run.path.iterdir():
+            if not (path.is_file() or path.is_dir()):  # a pipe, for example, which may wait
+                raise RunError(f"run {run.path} cannot be continued: {path.name} is not a file")
         custom.check_equal(run, record.custom or {})
         config = resolve_config(run.config_path, flags=settings)
         for key in settings:
@@ -293,8 +295,7 @@ class Setup:
         step_state, state = load_snapshot(run, step.parameters, step.buffers, defined)
         num_batches = len(step.loader)
         num_steps = (state.epoch - 1) * num_batches + state.batch
-        is_averaged = bool(self.config.average.decay)
-        if step_state["num_steps"] != num_steps or bool(step_state["average"]) != is_averaged:
+        if step_state["num_steps"] != num_steps:
             raise RunError(
                 f"{run.resume_path} does not fit {run.config_path}: one of them was changed since "
                 "the run was interrupted"

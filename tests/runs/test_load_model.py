@@ -190,6 +190,14 @@ def shared(depth: int) -> dict[str, Any]:
     return content
 
 
+def tuples(depth: int) -> object:
+    """Return tuples each of which holds the next one twice."""
+    content: object = None
+    for _ in range(depth):
+        content = (content, content)
+    return content
+
+
 def endless(content: Any, add: Callable[[Any, Any], object]) -> dict[str, Any]:
     add(content, content)
     return {**WEIGHTS, "more": content}
@@ -212,6 +220,10 @@ STRUCTURES: dict[str, tuple[Callable[[], object], str]] = {
     "many": (
         lambda: {**WEIGHTS, **{f"x{i}": {"w": torch.zeros(1, 1)} for i in range(1500)}},
         CHAIN,
+    ),
+    "tuples": (
+        lambda: {**WEIGHTS, "more": tuples(60)},
+        "tuple",
     ),
     "escape": (lambda: {"\x1b]0;x\7": {**WEIGHTS}}, ""),
 }

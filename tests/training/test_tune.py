@@ -326,12 +326,13 @@ def test_killed_before_every_write_and_repeated_it_gives_the_same(
     small_settings: Settings, tmp_path: Path, start: Start, of_a_search: bool
 ) -> None:
     """Each command of the second folder is killed at its n-th write, n = 0, 1, …, and repeated."""
-    settings = {**small_settings, "data.validation_size": 100, "train.epochs": 4}
-    options = search_options(settings, 7, "--name", "s") if of_a_search else ["--seeds", "0-1"]
-    rates = ["--grid", "optimizer.learning_rate=0.1,1e30"] if not of_a_search else []
+    settings = {**small_settings, "data.validation_size": 100}
+    options = ["--grid", "optimizer.learning_rate=0.1,1e30"]
+    if of_a_search:
+        options = search_options(settings, 2, "--name", "s")
 
     def arguments(folder: Path) -> list[str]:
-        return command({**settings, "run.output": str(folder)}, *options, *rates)
+        return command({**settings, "run.output": str(folder)}, *options)
 
     def run(target: Callable[..., object], folder: Path, *rest: object) -> object:
         process = start(target, arguments(folder), *rest)
@@ -340,8 +341,7 @@ def test_killed_before_every_write_and_repeated_it_gives_the_same(
 
     code = run(run_command, tmp_path / "whole")
     expected = result_of(tmp_path / "whole")
-    statuses = {record["status"] for record in records(tmp_path / "whole").values()}
-    assert statuses == ({"finished", "pruned"} if of_a_search else {"finished", "failed"})
+    assert code == (0 if of_a_search else 1)  # one of two runs has failed
     for number in itertools.count():
         folder = tmp_path / f"killed-{number}"
         if run(killed_at_write, folder, number) == code:
