@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import math
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from mnist_ce.data.splits import DIGITS, Split
 from mnist_ce.reader.detector import load_detector
 from mnist_ce.reader.image_io import SUFFIXES
-from mnist_ce.reader.pool import PreprocessedImage, PreprocessOptions, PreprocessPool
+from mnist_ce.reader.pool import PreprocessedImage, PreprocessOptions, shared_pool
 from mnist_ce.reader.segmentation import CROWDED
 from mnist_ce.system.errors import DataError
 from mnist_ce.system.text import CONTROL_CHARACTERS, sanitize
@@ -51,17 +50,16 @@ def read_folder(folder: Path) -> tuple[Split, Split | None, tuple[str, ...]]:
     options = PreprocessOptions(crop=class_names == DIGITS)
     images: dict[str, dict[bytes, tuple[NDArray[np.uint8], int]]] = {"train": {}, "test": {}}
     problems: list[str] = []
-    num_processes = min(os.cpu_count() or 1, 1 + len(paths) // 20)  # each takes a second to start
-    with contextlib.closing(PreprocessPool(num_processes)) as pool:
-        for path, result in zip(paths, pool.preprocess_all(paths, options), strict=True):
-            name, pixels = labels[path], _only_digit(result)
-            if name is None or isinstance(pixels, str):
-                reason = "no label" if name is None else pixels
-                problems.append(sanitize(f"{path.relative_to(folder)} ({reason})"))
-                continue
-            label = class_names.index(name)
-            key = hashlib.sha256(name.encode() + pixels.tobytes()).digest()
-            images[_part(path.relative_to(folder)) or "train"][key] = pixels, label
+    results = shared_pool().preprocess_all(paths, options)
+    for path, result in zip(paths, results, strict=True):
+        name, pixels = labels[path], _only_digit(result)
+        if name is None or isinstance(pixels, str):
+            reason = "no label" if name is None else pixels
+            problems.append(sanitize(f"{path.relative_to(folder)} ({reason})"))
+            continue
+        label = class_names.index(name)
+        key = hashlib.sha256(name.encode() + pixels.tobytes()).digest()
+        images[_part(path.relative_to(folder)) or "train"][key] = pixels, label
     if problems:
         shown = "; ".join(problems[:MAX_NAMED])
         more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""

@@ -107,8 +107,9 @@ class PreprocessPool:
         self._threads = ThreadPoolExecutor(num_processes)  # each waits for a process
 
     def close(self) -> None:
-        """End the processes, whatever they do."""
+        """End the processes, whatever they do; later calls start new ones."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads = ThreadPoolExecutor(self._num_processes)
         for process in list(self._started):
             self._end(process)
 
@@ -119,12 +120,16 @@ class PreprocessPool:
         pending: deque[Future[PreprocessedImage]] = deque()
         # An image per message: three times 600 of 100×100 pixels took 56 s of CPU; with 16 per
         # message 54 s, where equal runs differ by more.
-        for source in sources:
-            pending.append(self.preprocess(source, options))
-            if len(pending) >= NUM_AHEAD * self._num_processes:
+        try:
+            for source in sources:
+                pending.append(self.preprocess(source, options))
+                if len(pending) >= NUM_AHEAD * self._num_processes:
+                    yield pending.popleft().result()
+            while pending:
                 yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        except KeyboardInterrupt:
+            self.close()  # so that the end of the program waits for no image
+            raise
 
     def preprocess(
         self, source: ImageSource, options: PreprocessOptions
@@ -157,7 +162,8 @@ class PreprocessPool:
     def _call(self, function: Callable[..., T], *args: object) -> T:
         message, process = pickle.dumps((function, args)), self._idle.get()
         try:
-            process = process or self._start()
+            if process is None or process.poll() is not None:
+                process = self._start()
             assert process.stdin is not None
             assert process.stdout is not None
             process.stdin.write(message)

@@ -7,9 +7,8 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -23,7 +22,6 @@ from mnist_ce.data.dataset import load_dataset
 from mnist_ce.data.folder import read_folder
 from mnist_ce.data.splits import DIGITS, Dataset, Split
 from mnist_ce.data.synthetic import Style, draw, generate
-from mnist_ce.reader.pool import PreprocessOptions, preprocess
 from mnist_ce.system.errors import DataError
 
 # One who writes 0 with a slash and 1 with a long upstroke, and nothing else.
@@ -33,17 +31,6 @@ WRITER = {
     ),
     1: Style(1, 1.0, (((-0.45, 0.8), (0.0, 0.0), (0.02, 0.5), (0.0, 1.0)),)),
 }
-
-
-@pytest.fixture(autouse=True)
-def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read images without the start of a process each time; tests/reader/ has the processes."""
-
-    def preprocess_all(paths: list[Path], options: PreprocessOptions) -> Iterator[Any]:
-        return (preprocess(path.read_bytes(), options, str(path)) for path in paths)
-
-    pool = Mock(preprocess_all=preprocess_all)
-    monkeypatch.setattr("mnist_ce.data.folder.PreprocessPool", lambda num_processes: pool)
 
 
 def write(folder: Path, num_each: int, name: str = "{label}/{index}.png") -> None:

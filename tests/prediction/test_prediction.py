@@ -32,7 +32,7 @@ from mnist_ce.prediction.predict import (
 )
 from mnist_ce.reader.geometry import Box
 from mnist_ce.reader.pool import PreprocessedImage
-from mnist_ce.reader.segmentation import Hypothesis
+from mnist_ce.reader.segmentation import CROWDED, Hypothesis
 from mnist_ce.reader.text_lines import Digit, Lattice
 from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.runs.records import RunRecord
@@ -144,6 +144,16 @@ def test_several_digits_are_counted_or_classified(trained: TrainedModel, digits:
     assert right >= 4
     inputs = np.hstack([np.asarray(r.pixels) for r in records])
     np.testing.assert_array_equal(records[0].stages["what the network reads"], inputs)
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_more_ink_than_is_read_is_the_reason(
+    multi: bool, trained: TrainedModel, digits: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = Image.fromarray(255 - np.hstack(list(digits.images.numpy()[:4]))).resize((448, 112))
+    monkeypatch.setattr("mnist_ce.reader.text_lines.MAX_WORK", 2e5)
+    (record,) = predict(row, checkpoint=trained, multi=multi)
+    assert (record.status, record.reason) == ("rejected", CROWDED)
 
 
 def test_every_image_has_records_whatever_it_holds(trained: TrainedModel, digits: Split) -> None:

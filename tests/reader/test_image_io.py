@@ -36,6 +36,7 @@ def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:900])
 
 
+NOT_READ = "is not an image that can be read: PNG, JPEG, WebP, GIF, BMP, TIFF or HEIC"
 BOMB = zlib.compress(bytes(12_001 * 12_000))
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: None, "does not exist"),
@@ -50,6 +51,12 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "damaged data": (lambda path: path.write_bytes(png(50, b"nothing packed")), "damaged"),
     "PDF": (lambda path: path.write_bytes(b"%PDF-1.7"), "a PDF: export its pages as PNG"),
     "SVG": (lambda path: path.write_text("<?xml version='1.0'?>\n<svg/>"), "an SVG drawing"),
+    "like SVG": (lambda path: path.write_text("<!DOCTYPE svg" * 40), "an SVG drawing"),
+    "EPS": (lambda path: Image.new("L", (9, 9)).save(path, "EPS"), NOT_READ),
+    "PPM": (lambda path: Image.new("L", (9, 9)).save(path, "PPM"), NOT_READ),
+    "IM": (lambda path: path.write_bytes(b"Image type: Greyscale image\r\n"), NOT_READ),
+    "XPM": (lambda path: path.write_text('/* XPM */\n"9 9 1 1",\n'), NOT_READ),
+    "PSD": (lambda path: path.write_bytes(b"8BPS\0\1" + bytes(40)), NOT_READ),
     "IDX": (lambda path: path.write_bytes(b"\0\0\x08\x03" + bytes(99)), "an IDX file"),
     "NPZ": (lambda path: path.write_bytes(b"PK\x03\x04"), "unpack it, or pass its images"),
     "CSV": (lambda path: path.write_text("label,p0,p1,p2,p3\n7,0,0,0,0\n"), "a table (CSV)"),
@@ -133,6 +140,18 @@ def test_base64_text_is_decoded(prefix: bytes) -> None:
     Image.new("L", (30, 20), 9).save(buffer, "PNG")
     image = open_image(prefix + base64.encodebytes(buffer.getvalue()))
     assert (image.size, image.getpixel((0, 0))) == ((30, 20), 9)
+
+
+@pytest.mark.parametrize("mode", ["LA", "I;16", "F", "RGBA"])
+def test_a_large_image_is_reduced_strip_by_strip(mode: str, tmp_path: Path) -> None:
+    levels = np.random.default_rng(0).integers(0, 255, (2100, 50), dtype=np.uint8)
+    image = Image.fromarray(levels).convert("I" if mode == "I;16" else mode).convert(mode)
+    image.save(tmp_path / "x.tif", tiffinfo={0x0112: 6})
+    opened = open_image(tmp_path / "x.tif")
+    assert (opened.size, opened.info) == ((1050, 25), {"full_size": (2100, 50)})
+    means = levels.reshape(1050, 2, 25, 2).mean((1, 3)).T[:, ::-1]
+    shown = np.asarray(opened, dtype=float)
+    np.testing.assert_allclose(shown if shown.ndim == 2 else shown[..., 0], means, atol=1)
 
 
 def test_an_image_in_memory_is_not_changed(tmp_path: Path) -> None:

@@ -82,6 +82,8 @@ def test_closing_ends_the_processes_whatever_they_do() -> None:
             time.sleep(0.01)
     assert isinstance(busy.exception(timeout=60), ImageError)
     assert all(map(ends, ids))
+    assert pool.submit(math.sqrt, 9.0).result(timeout=60) == 3  # by a new one
+    pool.close()
 
 
 @pytest.mark.parametrize("work", ["int", "time.sleep, 1000"])
