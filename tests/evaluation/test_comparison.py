@@ -5,13 +5,20 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
+from torch import nn
 
 from mnist_ce.cli import main
-from mnist_ce.evaluation.comparison import compare, compare_groups, holm, mcnemar_p_value, p_text
+from mnist_ce.evaluation.comparison import Comparison, compare, compare_groups, holm, p_text
+from mnist_ce.evaluation.evaluate import EvaluationReport, SplitResult
+from mnist_ce.network.objective import Multiclass
+from mnist_ce.runs.load_model import TrainedModel
 
 pytestmark = pytest.mark.usefixtures("small_data")
 
@@ -29,8 +36,8 @@ def runs(train_small_in: Callable[..., object], tmp_path_factory: pytest.TempPat
         "seed-0": {"data__validation_size": 100},
         "seed-1": {"data__validation_size": 100, "train__seed": 1},
     }
-    for name, settings in variants.items():
-        train_small_in(folder, name, **{"train__epochs": 1, **settings})
+    for name, changes in variants.items():
+        train_small_in(folder, name, **{"train__epochs": 1, **changes})
     return folder
 
 
@@ -126,14 +133,72 @@ def test_several_are_compared_in_pairs_and_drawn(
     assert {report.dataset for report in on_one_dataset.reports} == {"mnist"}
 
 
-def test_p_values() -> None:
-    for only_a, only_b in ((0, 0), (0, 1), (3, 9), (9, 3), (50, 50)):
-        tail = stats.binom.cdf(min(only_a, only_b), only_a + only_b, 0.5)
-        assert mcnemar_p_value(only_a, only_b) == pytest.approx(min(1.0, 2 * tail))
+@given(
+    seed=st.integers(0, 2**32),
+    num_images=st.sampled_from([1, 2, 30]),
+    num_models=st.integers(2, 4),
+    num_right=st.sampled_from([0, 1, 3]),
+)
+@settings(deadline=None, max_examples=40)
+def test_every_figure_of_a_comparison_equals_an_independent_computation(
+    seed: int, num_images: int, num_models: int, num_right: int
+) -> None:
+    """Models that are always wrong, always right or equal; one image; ties of p-values."""
+    generator = np.random.default_rng(seed)
+    right = generator.random((num_models, num_images)) < num_right / 3
+    names, labels = ("a", "b", "c"), torch.zeros(num_images, dtype=torch.int64)
+    images = torch.zeros(num_images, 28, 28, dtype=torch.uint8)
+    trained = TrainedModel(nn.Identity(), Path("a.pt"), names, Multiclass(), None, "0" * 64)
+    predictions = np.where(right, 0, generator.integers(1, 3, right.shape))
+    reports = [
+        EvaluationReport(
+            trained, "mnist", "test", names, SplitResult(logits, labels, Multiclass()), images
+        )
+        for logits in torch.nn.functional.one_hot(torch.from_numpy(predictions), 3).float()
+    ]
+    document = Comparison(reports).to_dict()
+    json.dumps(document, allow_nan=False)
+    pairs = document.get("pairs") or [{**document, "a": 0, "b": 1}]
+    counts = [
+        ((right[p["a"]] & ~right[p["b"]]).sum(), (right[p["b"]] & ~right[p["a"]]).sum())
+        for p in pairs
+    ]
+    assert [(pair["only_a_right"], pair["only_b_right"]) for pair in pairs] == counts
+    assert [pair["both_right"] for pair in pairs] == [
+        (right[p["a"]] & right[p["b"]]).sum() for p in pairs
+    ]
+    tails = [2 * stats.binom.cdf(min(pair), sum(pair), 0.5) for pair in counts]
+    p_values = [min(1.0, tail) for tail in tails]
+    assert [pair["mcnemar_p_value"] for pair in pairs] == pytest.approx(p_values)
+    if len(pairs) > 1:
+        # Of Holm's method: the highest of what all smaller p-values are multiplied by.
+        expected = [
+            max(min(1.0, p * sum(q >= p for q in p_values)) for p in p_values if p <= of_pair)
+            for of_pair in p_values
+        ]
+        assert [pair["holm_p_value"] for pair in pairs] == pytest.approx(expected)
+    differing = np.flatnonzero((predictions != predictions[0]).any(axis=0)).tolist()
+    assert [item["index"] for item in document["differences"]] == differing
+
+
+def test_p_values_are_adjusted_and_written() -> None:
     assert holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
     assert holm([]) == []
     assert p_text(0.0) == p_text(1e-310) == "p < 1e-300"
     assert p_text(0.25) == "p = 0.250"
+
+
+def test_groups_without_one_kind_of_variance_are_compared_by_scipys_t_tests() -> None:
+    images = torch.tensor([[1, 1, 0, 1, 1, 0, 1], [0, 1, 0, 1, 0, 0, 0]]) == 1
+    a, b = images[:1].expand(3, -1), images[1:].expand(2, -1)  # seeds that make no difference
+    paired = stats.ttest_1samp((a[0].double() - b[0].double()).numpy(), 0)
+    seeds = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [0, 1, 1, 1]]) == 1
+    c, d = seeds, seeds & torch.tensor([[False], [True], [True]])  # images that make none
+    welch = stats.ttest_ind(*(x.double().mean(dim=1).numpy() for x in (c, d)), equal_var=False)
+    for found, expected in ((compare_groups(a, b), paired), (compare_groups(c, d), welch)):
+        assert found.p_value == pytest.approx(expected.pvalue)
+        interval = np.clip([*expected.confidence_interval(0.95)], -1, 1)
+        assert found.interval == pytest.approx(interval)
 
 
 def group(generator: torch.Generator, rates: torch.Tensor, num_seeds: int) -> torch.Tensor:
