@@ -241,7 +241,6 @@ class Config(Section):
 
     @property
     def has_fixed_length(self) -> bool:
-        """Whether the schedule's shape depends on the number of epochs."""
         return self.schedule.kind in ("one-cycle", "cosine")
 
     @model_validator(mode="after")
@@ -274,11 +273,9 @@ class Config(Section):
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """Return tables with every key, ready for TOML or JSON."""
         return self.model_dump(mode="json")
 
     def flat(self) -> dict[str, Any]:
-        """Return the values by dotted key, such as `train.epochs`."""
         return dict(flatten(self.to_dict()))
 
 
@@ -342,7 +339,6 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _parse_value(text: str, default: object) -> Any:  # noqa: ANN401 - whatever TOML can hold
-    """Read a value as TOML, or as it is written by hand for a key with this default."""
     if isinstance(default, list):  # 100,50 and [100, 50] and (100 50)
         text = "[" + ", ".join(re.split(r"[,;\s]+", text.strip("[](), "))) + "]"
     elif isinstance(default, bool):
@@ -371,7 +367,6 @@ def check_value(key: str, value: object, source: str) -> None:
 
 
 def read_settings(config: str | Path) -> tuple[str, dict[str, Any]]:
-    """Return the path of a TOML file or shipped config, and its values by dotted key."""
     shipped = shipped_configs()
     path = Path(config) if Path(config).is_file() else shipped.get(str(config))
     if path is None:

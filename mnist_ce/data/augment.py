@@ -49,7 +49,7 @@ def draw_coefficients(strengths: AugmentConfig, num_images: int, *, seed: int, s
 
     Rotation, scale, shear and shift are drawn uniformly from ± their strength; a positive angle is
     counterclockwise. The displacements of the elastic control points are normal, and interpolated
-    bicubically. The run's `seed` and the optimisation `step` decide all that is random here.
+    bicubically.
     """
     generator = torch.Generator().manual_seed(generator_seed(seed, step))
     # In [-1, 1), drawn whichever strengths are on: switching one leaves the others as they were.

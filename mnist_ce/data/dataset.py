@@ -46,11 +46,9 @@ class DataSplits:
 
     @property
     def num_outputs(self) -> int:
-        """Logits per image."""
         return 1 if isinstance(self.objective, Binary) else len(self.class_names)
 
     def split(self, name: str) -> Split:
-        """Return `train`, `validation` or `test`; a `UsageError` if there is none."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         if name not in splits:
             raise UsageError(f"split '{name}' is not one of {', '.join(splits)}")
@@ -108,14 +106,11 @@ def load_splits(
 def _check_not_empty(split: Split, part: str, dataset: Dataset, classes: Sequence[int]) -> None:
     if not len(split):
         train, test = (s.labels.tolist() for s in (dataset.train, dataset.test))
-        counts = (
-            f"{dataset.class_names[label]} has {train.count(label)} training and "
-            f"{test.count(label)} test images"
-            for label in classes
-        )
-        raise UsageError(
-            f"data.classes leave no {part} image of {dataset.name}: {'; '.join(counts)}"
-        )
+        numbers = [f"{train.count(n)} training and {test.count(n)} test images" for n in classes]
+        names = (dataset.class_names[n] for n in classes)
+        counts = map(" has ".join, zip(names, numbers, strict=True))
+        problem = f"data.classes leave no {part} image of {dataset.name}"
+        raise UsageError(f"{problem}: {'; '.join(counts)}")
 
 
 def _classes(
@@ -162,8 +157,6 @@ def load_dataset(name: str, data_dir: Path, *, mirror: str = "") -> Dataset:
 
     One's own images are `csv:FILE` (see `read_csv`), `npz:FILE` (`read_npz`) or `folder:DIR`
     (`read_folder`); with `mnist+` before it, MNIST's training images join the training images.
-
-    A `DataError` if the data is missing or damaged and cannot be downloaded or kept.
     """
     if own := re.fullmatch(OWN_DATASET, name):
         mnist = load_dataset("mnist", data_dir, mirror=mirror).train if own[1] else None

@@ -51,9 +51,9 @@ def add_extras(
 
 
 def add_upstrokes(train: Split, label: int, fraction: float, seed: int) -> Split:
-    """Draw an upstroke, as Europeans write it, on a fraction of the images of a label, the ones.
+    """Draw upstrokes, as Europeans write them and MNIST has few, on a fraction of the ones.
 
-    MNIST, an American set, has few. Which ones and which upstrokes depends on `seed` alone.
+    Which ones and which upstrokes depends on `seed` alone.
     """
     generator = derived_generator(seed, "upstrokes")
     ones = torch.nonzero(train.labels == label).flatten()
@@ -66,9 +66,9 @@ def add_upstrokes(train: Split, label: int, fraction: float, seed: int) -> Split
 
 
 def add_upstroke(image: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
-    """Return a 1 with a stroke from its top down to the left, fitted as MNIST fits its digits.
+    """Return a 1, uint8 [28, 28], with a stroke from its top down to the left, fitted as in MNIST.
 
-    uint8 [28, 28] → uint8 [28, 28]; the image itself where its ink is no upright stroke.
+    It is the image itself where its ink is no upright stroke.
     """
     ink = image.astype(np.float32) / 255
     widths = ink.sum(axis=1)  # of the ink in each row, in pixels
@@ -99,9 +99,8 @@ def add_upstroke(image: NDArray[np.uint8], random: np.random.Generator) -> NDArr
 def add_thin_copies(train: Split, fraction: float, seed: int) -> Split:
     """Add copies of a fraction of the images as the reader gets them from photographs.
 
-    Most photographs are of thin pens, and come out of the reader in its narrowest strokes; a digit
-    of a few pixels has lost its finer shapes. MNIST, scanned forms filled in with pencils, holds
-    neither. Which images are copied, and how, depends on `seed` alone.
+    Most are of thin pens, and come out in the reader's narrowest strokes; a digit of a few pixels
+    has lost its finer shapes. MNIST, scanned pencil, holds neither. `seed` decides all of it.
     """
     generator = derived_generator(seed, "thin_copies")
     chosen = torch.randperm(len(train), generator=generator)[: round(fraction * len(train))]

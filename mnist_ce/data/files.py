@@ -51,6 +51,7 @@ FILES = {
 DIGESTS = {"mnist": "b2d8f5bf39174ee5ffeefa97e42d673c35432b411bb5d1f74fbbeddae7f1690a"}
 STALL_TIMEOUT_S = 20.0
 FALLBACK_TIMEOUT_S = 8.0  # all mirrors together, where another dataset can take the place
+GZIP_BYTES = 4096  # a packed file has at most so many more; the real ones are far smaller
 MAX_ENTRIES = 10_000  # of a folder that is searched for files of other names
 MAX_LISTED = 8  # of them, in a message
 _MOVING_BYTES = 1024  # a server that sends fewer within the waiting time has stalled
@@ -70,31 +71,18 @@ class DataFile:
     packed_md5: str  # in hex
     unpacked_md5: str | None  # None where it is not known
 
-    @property
-    def max_packed_bytes(self) -> int:
-        return self.num_bytes + 4096  # the real ones are far smaller
-
-    def unpack(self, packed: bytes, origin: str) -> bytes:
-        """Unpack a `.gz` from `origin`; a `DataError` if the result has another size."""
-        decompressor = zlib.decompressobj(wbits=31)  # gzip
-        try:
-            content = decompressor.decompress(packed, self.num_bytes + 1)
-        except zlib.error as error:
-            raise DataError(f"{origin} is damaged ({error})") from error
-        if len(content) != self.num_bytes or not decompressor.eof:
-            raise DataError(f"{origin} is damaged (unpacked it has not {self.num_bytes:,} bytes)")
-        return content
-
     def verified(self, content: bytes, md5: str) -> bytes | None:
         """Return unpacked content if `content`, packed or not and of this MD5, is this file."""
         if md5 == self.unpacked_md5:
             return content
-        with contextlib.suppress(DataError):
-            unpacked = self.unpack(content, self.name)
-            # Other software may have packed it again.
-            if md5 == self.packed_md5 or md5_of(unpacked) == self.unpacked_md5:
-                return unpacked
-        return None
+        decompressor = zlib.decompressobj(wbits=31)  # gzip
+        try:
+            unpacked = decompressor.decompress(content, self.num_bytes + 1)
+        except zlib.error:
+            return None
+        # Other software may have packed it again.
+        is_known = md5 == self.packed_md5 or md5_of(unpacked) == self.unpacked_md5
+        return unpacked if is_known and decompressor.eof else None
 
 
 def torchvision_class(dataset: str) -> Any:  # noqa: ANN401 - torchvision carries no types
@@ -125,10 +113,10 @@ class DatasetFiles:
     """The four files of `mnist`, `fashion-mnist` or `kmnist`, wherever they are.
 
     Each is looked for, unpacked or as `.gz`, in `<data_dir>/<class>/raw`, `<data_dir>/<dataset>`,
-    `data_dir` itself, the user's cache and one level below these, by its MD5, whatever its name;
-    and then downloaded, from `mirror` alone if given. A damaged file is named in a warning and not
-    used; one that lies where the good one goes is kept as `NAME.damaged`. With `fail_fast`, silent
-    mirrors are given up within seconds.
+    `data_dir`, the user's cache and one level below these, by its MD5, whatever its name; and then
+    downloaded, from `mirror` alone if given. A damaged file is named in a warning and not used; one
+    that lies where the good one goes is kept as `NAME.damaged`. With `fail_fast`, silent mirrors
+    are given up within seconds.
     """
 
     def __init__(
@@ -152,7 +140,6 @@ class DatasetFiles:
         self.contents: dict[str, bytes] = {}  # of the unpacked files that are found or downloaded
 
     def load(self) -> Dataset:
-        """Return the dataset as torchvision reads it, or raise a `DataError`."""
         # Where an old torchvision left a folder `processed`, its class reads that instead.
         old, folders = self.raw.with_name("processed"), (self.data_dir, cache_dir())
         roots = [root for root in folders if not os.access(root / old, os.F_OK)]
@@ -175,13 +162,10 @@ class DatasetFiles:
             if dataset := self._read(root, hashlib.sha256(b"".join(contents)).hexdigest()):
                 return dataset
             refusals.append(f"{root}: a file changed while it was read")
-        reasons = "; ".join(refusals)
-        raise DataError(
-            f"no folder to unpack {self.name} in ({reasons}): give a folder that can be written"
-        )
+        problem = f"no folder to unpack {self.name} in ({'; '.join(refusals)})"
+        raise DataError(f"{problem}: give a folder that can be written")
 
     def _read(self, root: Path, digest: str) -> Dataset | None:
-        """Return what torchvision reads below `root`, if it has this digest."""
         # torchvision must not read a file of another size, which may be endless.
         if not all(_fits(root / self.raw / file.name, file) for file in self.files):
             return None
@@ -207,7 +191,7 @@ class DatasetFiles:
                 if not expected and _unpacked_size(path) != file.num_bytes:
                     continue
                 try:
-                    content = read_regular(path, file.max_packed_bytes)
+                    content = read_regular(path, file.num_bytes + GZIP_BYTES)
                 except OSError as error:
                     self.problems[path] = f"is damaged ({one_line(error)})"
                     continue
@@ -219,7 +203,6 @@ class DatasetFiles:
                     self.problems[path] = f"is damaged ({what})"
 
     def _fill(self, root: Path, file: DataFile) -> None:
-        """Bring a file to where torchvision reads it; download it where it was not found."""
         path, content = root / self.raw / file.name, self.contents.get(file.name)
         if content is not None and _holds(path, content):
             return
@@ -227,7 +210,8 @@ class DatasetFiles:
             check_writable(folder)  # before a download, whose result would be lost
         if content is None:
             packed = self._download(file)
-            content = file.unpack(packed, self.mirrors[0] + file.name)
+            content = file.verified(packed, file.packed_md5)
+            assert content is not None  # the MD5 is that of the packed file
             self.contents[file.name] = content
             if file.unpacked_md5 is None:
                 _replace(path.with_name(f"{file.name}.gz"), packed)
@@ -235,19 +219,17 @@ class DatasetFiles:
 
     def _download(self, file: DataFile) -> bytes:
         """Return the packed file; a DownloadError says what is missing, found, and there beside."""
-        name, limit = f"{file.name}.gz", file.max_packed_bytes
+        name, limit = f"{file.name}.gz", file.num_bytes + GZIP_BYTES
         try:
             return download_file(
                 name, file.packed_md5, self.mirrors, max_bytes=limit, stall_seconds=self.timeout_s
             )
         except DownloadError as error:
-            names = [file.name for file in self.files]
+            names, others = [file.name for file in self.files], _entries(self.data_dir)
             lists = {
                 "missing": [name for name in names if name not in self.contents],
                 "found": [name for name in names if name in self.contents],
-                "other files there": [
-                    p.name for p in _entries(self.data_dir) if p.name not in names
-                ],
+                "other files there": [p.name for p in others if p.name not in names],
             }
             shown = (
                 f"{key}: {', '.join(names[:MAX_LISTED])}{', …' * (len(names) > MAX_LISTED)}"

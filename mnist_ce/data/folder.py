@@ -33,10 +33,8 @@ def read_folder(folder: Path) -> tuple[Split, Split | None, tuple[str, ...]]:
     digit that its name begins with (`7_1.png`). Folders called 0 to 9 give all ten classes;
     otherwise each name is a class, and whole images are resized as they are for other things than
     digits. Where a folder `train` and a folder `test` hold such folders, that is the split; else
-    the second part is None. Equal images count once, and order and names of files do not matter.
-
-    Hidden files and folders are skipped. Images without a label, without one clear digit and those
-    that cannot be read are left out, with a warning. A `DataError` where nothing is left.
+    the second part is None. Equal images count once; hidden files are skipped. Images without a
+    label or one clear digit and those that cannot be read are left out, with a warning.
     """
     paths = []
     for parent, folders, files in os.walk(folder):

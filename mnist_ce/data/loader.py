@@ -40,7 +40,6 @@ class DeviceLoader:
         self.device = images.device
 
     def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
         return -(-len(self.labels) // self.batch_size)
 
     def permutation(self, epoch: int) -> Tensor:

@@ -26,8 +26,7 @@ _IDX_UINT8 = 8
 def idx_header(*shape: int) -> bytes:
     """Return what precedes the values, row-major, of an unsigned-byte array in an IDX file.
 
-    Four bytes (0, 0, type, number of dimensions) and one big-endian uint32 per dimension, as
-    described where MNIST was first published: http://yann.lecun.com/exdb/mnist/.
+    0, 0, type, number of dimensions; one big-endian uint32 each: http://yann.lecun.com/exdb/mnist/.
     """
     return struct.pack(f">BBBB{len(shape)}I", 0, 0, _IDX_UINT8, len(shape), *shape)
 
@@ -130,10 +129,7 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) of training images and labels, test's, and those of `mnist`, as IDX files.
-
-        They are those of all classes, before any selection.
-        """
+        """SHA-256 (hex) of all images and labels: training's, test's, `mnist`'s, as IDX files."""
         digest = hashlib.sha256()
         for split in filter(None, (self.train, self.test, self.mnist)):
             for values in (split.images, split.labels):
@@ -146,7 +142,7 @@ def split_validation(train: Split, size: int, seed: int) -> tuple[Split, Split]:
     """Return the training split without `size` images, and these as the validation split.
 
     Which ones depends on `seed` alone. Both parts keep the order of `train`, and nothing is copied
-    where `size` is 0. A `UsageError` if `size` is negative or leaves no image to train on.
+    where `size` is 0. A `UsageError` if `size` leaves no image to train on.
     """
     if not 0 <= size < len(train):
         limits = f"with {len(train)} training images it must be from 0 to {len(train) - 1}"

@@ -237,10 +237,9 @@ def generate(num_images: int, seed: int, styles: str = "mnist") -> Split:
 
 
 def load_synthetic(data_dir: Path) -> tuple[Split, Split]:
-    """Read 60,000 training and 10,000 test digits, or draw and keep them.
+    """Read 60,000 training and 10,000 test digits, or draw them.
 
-    They are kept in `synthetic/` below `data_dir` or, where that cannot be written, the user's
-    cache; where neither can be, they are drawn each time.
+    They are kept in `synthetic/` below `data_dir` or the user's cache, where one can be written.
     """
     paths = [folder / "synthetic" / FILE_NAME for folder in (data_dir, cache_dir())]
     for path in paths:
@@ -260,7 +259,6 @@ def load_synthetic(data_dir: Path) -> tuple[Split, Split]:
 
 
 def write_synthetic(path: Path, train: Split, test: Split) -> None:
-    """Store digits as Keras stores MNIST, with a checksum of each array: see `read_npz`."""
     content = io.BytesIO()
     images = {"x_train": train.images.numpy(), "x_test": test.images.numpy()}
     labels = {"y_train": train.labels.byte().numpy(), "y_test": test.labels.byte().numpy()}

@@ -49,23 +49,20 @@ def read_csv(path: Path) -> tuple[Split, Split | None]:
     """Read MNIST as CSV: one image per line, a label and 784 pixels from 0 to 255.
 
     The label comes first, or where a header names it. The test images come from the file beside
-    it whose name has `test` for `train`, None where there is none or it has no labels, such as
-    that of Kaggle's digit recogniser. A `DataError` if a file is no such table.
+    it whose name has `test` for `train`, None where there is none or, as Kaggle's, without labels.
     """
     train = _read_table(path)
     if train is None:
         raise DataError(f"{path} has {NUM_PIXELS} columns: pixels without labels")
-    sibling = path.with_name(re.sub("(?i)train", _test_like, path.name, count=1))
-    is_there = sibling.name != path.name and sibling.is_file()
-    return train, _read_table(sibling) if is_there else None
-
-
-def _test_like(train: re.Match[str]) -> str:
-    return "TEST" if train[0].isupper() else "Test" if train[0].istitle() else "test"
+    name = path.name
+    for old, new in (("train", "test"), ("Train", "Test"), ("TRAIN", "TEST")):
+        name = name.replace(old, new, 1)
+    is_there = name != path.name and path.with_name(name).is_file()
+    return train, _read_table(path.with_name(name)) if is_there else None
 
 
 def _read_table(path: Path) -> Split | None:
-    """Return the images and labels of a CSV file; None where it has 784 columns: no labels."""
+    # None where there are 784 columns: no labels.
     with _opened(path, "CSV") as file:
         first = file.readline(MAX_LINE_BYTES).removeprefix(b"\xef\xbb\xbf")
         names = _clean(first).decode("ascii", "replace").strip().lower().split(",")
@@ -132,10 +129,9 @@ def _first_error(block: bytes, path: Path, first_line: int) -> DataError:
 
 
 def read_npz(path: Path) -> tuple[Split, Split | None]:
-    """Read an `.npz` as Keras has it: x_train, y_train and, where they are there, x_test, y_test.
+    """Read x_train, y_train and, if there, x_test and y_test of an `.npz`, as Keras has them.
 
-    For the arrays see `Split.from_arrays`. No pickle is read. A `DataError` if the file holds
-    anything else.
+    For the arrays see `Split.from_arrays`. No pickle is read.
     """
     with _opened(path, ".npz") as file, zipfile.ZipFile(file) as archive:
         infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}

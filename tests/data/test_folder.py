@@ -162,6 +162,7 @@ def test_a_network_is_adapted_to_a_hand(
     assert "was trained on other data" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).parents[2] / "docs/own-data.md").read_text()
     digits = generate(100, seed=1)

@@ -336,7 +336,7 @@ SEEDS = {
 }
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     kind=st.sampled_from(sorted(SEEDS)),
     seed=st.integers(0, 2),
