@@ -111,12 +111,16 @@ def _print_report(report: EvaluationReport) -> None:
             text += f", NLL {calibration.nll:.4f}, T = {temperature:.4g}"
         echo(text)
     if (binary := report.binary) is not None:
+        area, average = (
+            "-" if value is None else f"{value:.5f}"  # one of the classes has no image
+            for value in (binary.roc_auc, binary.average_precision)
+        )
         echo(
             f"precision     {binary.precision:.4f}\n"
             f"recall        {binary.recall:.4f}\n"
             f"F1            {binary.f1:.4f}\n"
-            f"ROC AUC       {binary.roc_auc:.5f}\n"
-            f"avg precision {binary.average_precision:.5f}\n"
+            f"ROC AUC       {area}\n"
+            f"avg precision {average}\n"
             f"errors        {binary.false_positives} false yes, {binary.false_negatives} false no"
         )
     echo()

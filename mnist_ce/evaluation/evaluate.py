@@ -139,7 +139,7 @@ class EvaluationReport:
             "conversion": self.trained.conversion,
         }
         if (binary := self.binary) is not None:
-            content["binary"] = binary.to_dict()
+            content["binary"] = asdict(binary)
         return content
 
     def summary(self) -> dict[str, Any]:

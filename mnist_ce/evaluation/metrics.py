@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -88,15 +87,12 @@ class BinaryReport:
     precision: float
     recall: float
     f1: float
-    roc_auc: float
-    average_precision: float
+    roc_auc: float | None
+    average_precision: float | None
     true_positives: int
     false_positives: int
     true_negatives: int
     false_negatives: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
 
 
 def binary_report(
@@ -109,11 +105,11 @@ def binary_report(
     return BinaryReport(*rates, true_yes, false_yes, true_no, false_no)
 
 
-def threshold_metrics(scores: Tensor, labels: Tensor) -> tuple[float, float]:
+def threshold_metrics(scores: Tensor, labels: Tensor) -> tuple[float | None, float | None]:
     """Return the area under the ROC curve and the average precision, over all thresholds.
 
     The area is P(score of a yes > score of a no), where ties count one half: the trapezoid rule
-    over distinct thresholds. The average precision is Σ (gain in recall) × precision. Each is NaN
+    over distinct thresholds. The average precision is Σ (gain in recall) × precision. Each is None
     where a class that it needs is missing: it is 0/0.
     """
     scores, order = scores.double().sort(descending=True)
@@ -123,7 +119,9 @@ def threshold_metrics(scores: Tensor, labels: Tensor) -> tuple[float, float]:
     true_positives, false_positives = (x.cumsum(0)[is_last] for x in (positive, 1 - positive))
     recall, fall_out = (F.pad(x / x[-1], (1, 0)) for x in (true_positives, false_positives))
     precision = true_positives / (true_positives + false_positives)
-    return float(torch.trapezoid(recall, fall_out)), float((recall.diff() * precision).sum())
+    both = float(torch.trapezoid(recall, fall_out)), float((recall.diff() * precision).sum())
+    area, average_precision = (None if math.isnan(value) else value for value in both)
+    return area, average_precision
 
 
 @dataclass(frozen=True)
