@@ -37,7 +37,8 @@ class InferenceService:
     """The checkpoints at hand, and processes that preprocess images."""
 
     def __init__(self, output: Path, num_processes: int) -> None:
-        self.output, self.pool = output, PreprocessPool(num_processes)
+        # Two more than wanted: while two images take long, the others share the cores with them.
+        self.output, self.pool = output, PreprocessPool(num_processes + 2)
 
     def close(self) -> None:
         """End the processes without waiting for what they do."""
