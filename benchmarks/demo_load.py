@@ -120,9 +120,11 @@ def attack(address: Address, name: str, until: float) -> Counter[str]:
         with contextlib.ExitStack() as stack:
             opened = []
             for _ in range(num_connections):
+                if time.monotonic() > until:
+                    break
                 content = rng.choice(contents) if contents else damaged(rng)
                 with contextlib.suppress(OSError):
-                    connection = socket.create_connection(address, timeout=10)
+                    connection = socket.create_connection(address, timeout=0.2)
                     opened.append(stack.enter_context(connection))
                     connection.settimeout(0.1)
                     connection.sendall(content)
