@@ -6,15 +6,15 @@ import atexit
 import contextlib
 import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 
 def run() -> NoReturn:
-    """Run the command of this process, and end it.
-
-    An ordinary end takes torch apart first, which takes 1.6 s of CPU time (6.5 to 6.7 s with it,
-    4.8 to 5.1 s without, 3 runs each of importing the trainer and evaluation).
-    """
+    """Run the command of this process, and end it without taking torch apart, which takes 1.6 s."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the process began with it closed
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     try:
         from mnist_ce.cli import main
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Argument, Option
@@ -52,8 +52,21 @@ def evaluate(
     if verify:
         if name is None or split != "test" or dataset or plot or (input_mean, input_std) != (0, 1):
             raise typer.BadParameter("--verify needs the name of a run, and no other options")
+        from mnist_ce.evaluation.verification import verify as verify_run
+
         with use_threads(threads):
-            _verify(name, json, output=output, data_dir=data_dir, device=device)
+            run, checks = verify_run(name, output=output, data_dir=data_dir, device=device)
+        failed = ", ".join(check.name for check in checks if not check.ok)
+        if json:
+            content = [{"name": c.name, "ok": c.ok, "found": c.detail} for c in checks]
+            print_json({"run": str(run.path), "verified": not failed, "checks": content})
+        else:
+            for check in checks:
+                echo(f"{'ok' if check.ok else 'FAIL':<4}  {check.name:<8} {check.detail}")
+        if failed:
+            raise RunError(f"run {run.path} is not as recorded: {failed}")
+        if not json:
+            echo(f"{run.path} verified")
         return
     from mnist_ce.evaluation.evaluate import evaluate as run_evaluation
     from mnist_ce.runs.load_model import load_model
@@ -77,23 +90,6 @@ def evaluate(
             "hint: under 50 % right. A network trained on normalised pixels needs "
             "--input-mean and --input-std (often 0.1307 and 0.3081)"
         )
-
-
-def _verify(name: str, json: bool, **options: Any) -> None:  # noqa: ANN401
-    from mnist_ce.evaluation.verification import verify
-
-    run, checks = verify(name, **options)
-    failed = ", ".join(check.name for check in checks if not check.ok)
-    if json:
-        content = [{"name": c.name, "ok": c.ok, "found": c.detail} for c in checks]
-        print_json({"run": str(run.path), "verified": not failed, "checks": content})
-    else:
-        for check in checks:
-            echo(f"{'ok' if check.ok else 'FAIL':<4}  {check.name:<8} {check.detail}")
-    if failed:
-        raise RunError(f"run {run.path} is not as recorded: {failed}")
-    if not json:
-        echo(f"{run.path} verified")
 
 
 def _print_report(report: EvaluationReport) -> None:

@@ -88,7 +88,12 @@ def explain(
 
         kind = "probabilities" if logits is None else "binary" if binary else "logits"
         rows = _parse_rows(numbers, "--probabilities" if logits is None else "--logits")
-        loss = explain_loss(kind, rows, _parse_targets(target or ""), reduction=reduction or "mean")
+        try:
+            targets = [int(part) for part in (target or "").split(",")]
+        except ValueError:
+            advice = "give one class number per row, as in 0 or 2,0,1"
+            raise UsageError(f"--target '{target}': {advice}") from None
+        loss = explain_loss(kind, rows, targets, reduction=reduction or "mean")
         if plot is not None:
             from mnist_ce.report.plots.evaluation import draw_loss
 
@@ -127,14 +132,6 @@ def _parse_rows(text: str, name: str) -> list[list[float]]:
         raise UsageError(f"{name}: {number} is not a number; {advice}") from None
 
 
-def _parse_targets(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        advice = "give one class number per row, as in 0 or 2,0,1"
-        raise UsageError(f"--target '{text}': {advice}") from None
-
-
 def _plot_image(explanation: ImageExplanation, path: Path) -> None:
     from mnist_ce.report.plots.images import draw_attributions
 
@@ -152,7 +149,6 @@ def _plot_image(explanation: ImageExplanation, path: Path) -> None:
 
 
 def _print_loss(loss: Mapping[str, Any], precise: bool, about_logits: bool) -> None:
-    """Print what `explain_loss` returns: question, loss and meaning, the methods, and the notes."""
     decimals, rows, value = 8 if precise else 4, loss["rows"], loss["loss"]
     for number, row in enumerate(rows):
         _print_row(loss, row, f"row {number}: " if len(rows) > 1 else "", decimals)

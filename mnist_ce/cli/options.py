@@ -129,7 +129,6 @@ def _show_defaults(parameters: Sequence[Any]) -> None:
 
 
 def usage_message(failure: Any) -> str:  # noqa: ANN401 - a `ClickError`
-    """Return one line on what Typer refused: what is wrong, and what was probably meant."""
     context = getattr(failure, "ctx", None)
     params = context.command.params if context else []
     options = [name for param in params for name in param.opts if name.startswith("--")]

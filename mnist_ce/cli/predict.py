@@ -157,7 +157,12 @@ def predict(
                     start = "" if jsonl else ",\n" if num_printed else "[\n"
                     echo(start + ("\n" if jsonl else ",\n").join(rows), nl=jsonl)
                 else:
-                    _print_text(drawing.describe_lines(records), sanitize(str(first.path)))
+                    lines = drawing.describe_lines(records)
+                    for number, (text, probability, details) in enumerate(lines, 1):
+                        place = sanitize(str(first.path))
+                        place += f" line {number}" if len(lines) > 1 else ""
+                        more = f"  ({'; '.join(details)})" if details else ""
+                        echo(f"{text:>8}  {probability:>7}  {place}{more}")
                 num_printed += 1
         finally:  # valid JSON even if an error comes between
             if json and num_printed:
@@ -170,10 +175,9 @@ def _which_network(trained: TrainedModel, output: str | None) -> str:
     """Return which network predicts, and the newest run in `output` that could, in a line."""
     if output is None:
         name, path, classes = trained.label, str(trained.path), trained.class_names
-        place = f" ({path})" if name != path else ""
         is_part = trained.reads_digits and len(classes) < 10
         only = f", which knows only {', '.join(classes)}" if is_part else ""
-        return f"predicting with {name}{place}{only}"
+        return f"predicting with {name if name == path else f'{name} ({path})'}{only}"
     from mnist_ce.runs.run_dir import newest_run
 
     line = f"predicting with the shipped weights {trained.path.parent.name}"
@@ -188,10 +192,9 @@ def _which_network(trained: TrainedModel, output: str | None) -> str:
 
 @contextlib.contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Give NumPy's OpenBLAS, which reads this when it is loaded, one thread unless the user chose.
+    """Give NumPy's OpenBLAS one thread, unless the user chose: its products here are small.
 
-    Its products here are small, and the cores belong to torch and to the pool's processes, which
-    inherit the variable.
+    It reads the variable when it is loaded; the pool's processes inherit it.
     """
     name = "OPENBLAS_NUM_THREADS"
     is_set = name in os.environ
@@ -201,13 +204,6 @@ def one_blas_thread() -> Iterator[None]:
     finally:
         if not is_set:
             os.environ.pop(name, None)
-
-
-def _print_text(lines: list[tuple[str, str, list[str]]], path: str) -> None:
-    for number, (text, probability, details) in enumerate(lines, 1):
-        place = f"{path} line {number}" if len(lines) > 1 else path
-        more = f"  ({'; '.join(details)})" if details else ""
-        echo(f"{text:>8}  {probability:>7}  {place}{more}")
 
 
 def _print_csv(records: list[Prediction], *, has_header: bool) -> None:

@@ -45,7 +45,6 @@ def _print_message(label: str, colour: str, text: str) -> None:
 
 
 def print_json(document: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
-    """Print one JSON document to stdout."""
     echo(json_text(document, indent=2))
 
 
@@ -69,7 +68,6 @@ def print_table(rows: Sequence[Sequence[str]], align: str) -> None:
 
 
 def write_plot(path: Path, png: bytes) -> None:
-    """Write the file of the option `--plot`."""
     write_atomically(path, png)
     note(f"drawn in {path}")
 

@@ -72,7 +72,6 @@ def runs(
 
 
 def print_groups(groups: Sequence[RunGroup]) -> None:
-    """Print the mean ± standard deviation of groups of runs as a table."""
     rows = [("runs that differ in the seed alone", "n", "test accuracy", "time of one")]
     for group in groups:
         seconds = group.mean("train_seconds")

@@ -171,7 +171,6 @@ def print_training_result(result: TrainResult) -> None:
 
 
 def print_next_steps(result: TrainResult) -> None:
-    """Print to stderr where the images of a run are, what its recipe is, and three commands."""
     run, images = result.run, ", ".join(sorted(path.name for path in result.run.path.glob("*.png")))
     if images:
         note(textwrap.fill(f"images in {run.path}: {images}", 79, break_on_hyphens=False))

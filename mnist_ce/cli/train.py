@@ -132,10 +132,7 @@ def train(
 
 
 def config_text(config: Config) -> str:
-    """Return a whole config as TOML, each key under its meaning, after a list of the recipes.
-
-    The meanings and the list are comments; reading the text gives the config.
-    """
+    """Return a config as TOML, in which the recipes and the meanings of keys are comments."""
     import tomli_w
 
     from mnist_ce.config import shipped_configs

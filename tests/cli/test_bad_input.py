@@ -262,7 +262,11 @@ CASES = [
     Case(f"{TRAIN} --name old", 2, "is never overwritten", OLD_RUN),
     Case("train --output {}/file/runs", 1, "is not a folder", {"file": b""}),
     Case("train --init gone --output {}", 1, "train.init: checkpoint gone is neither a file nor"),
-    Case("train --step fast --set optimizer.name=adam --output {}", 2, "is for the MLP and SGD"),
+    Case(
+        "train --step fast --set optimizer.name=adam --dataset synthetic --data-dir {} --output {}",
+        2,
+        "is for the MLP and SGD",
+    ),
     Case("train --resume world", 1, "world are shipped weights, which are not continued"),
     Case("train --resume nothing --output {}", 1, "there is no run nothing"),
     Case("train --resume latest --output {}", 1, "there is no interrupted run"),
