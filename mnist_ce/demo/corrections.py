@@ -1,7 +1,4 @@
-"""Images that are kept with the label that a user gave them.
-
-`to_png` is called in processes that import no more than this.
-"""
+"""Images that are kept with the label that a user gave them."""  # imported without torch
 
 from __future__ import annotations
 

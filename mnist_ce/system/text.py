@@ -38,8 +38,6 @@ def one_line(error: BaseException) -> str:
 
 def sanitize(text: str) -> str:
     """Return a text with `?` for whatever is not printable, such as a terminal's control codes."""
-    if text.isprintable():
-        return text
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
