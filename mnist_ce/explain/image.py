@@ -65,11 +65,10 @@ def explain_image(
     input_mean: float = 0.0,
     input_std: float = 1.0,
 ) -> ImageExplanation:
-    """Compute the loss of a network's output for an image, and the attribution of each pixel.
+    """Compute the loss of a network's output for an image, which is read as by `predict`.
 
-    The image is read as by `predict`. The target is the name of the right class, for a yes/no
-    network `yes` or `no` too; None: the predicted class. For the network see `load_model`; a
-    `TrainedModel` has its own input scale.
+    The target is the name of the right class, or `yes` or `no`; None: the predicted class. For the
+    network see `load_model`; a `TrainedModel` has its own input scale.
 
     Raises:
         CheckpointError: If the network cannot be loaded or its logits are not finite.

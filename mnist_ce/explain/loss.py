@@ -40,11 +40,6 @@ NOTE_NAIVE = (
     "The textbook formula -log(exp z_y / sum exp z) gives {} here, as exp overflows or underflows. "
     "The stable form is used: exp(z - max z) in place of exp z leaves the ratio unchanged."
 )
-NOTE_UNDERFLOW = "The target's softmax underflows, so the first method uses log-softmax."
-NOTE_IMPOSSIBLE = "The target's logit is -inf: its probability is 0 and the loss is inf."
-NOTE_ONE_CLASS = "With one class, softmax is always 1 and the loss always 0."
-NOTE_ZERO_PROBABILITY = "The target's probability is 0: the loss is inf."
-NOTE_ROUNDED = "The probabilities sum to 1 only up to rounding; they are used as given."
 NOTE_SIGMOID = (
     "The sigmoid is rounded too close to 0 or 1 to compute the loss from it, and BCELoss clamps "
     "the loss at 100. The formula on the raw logit is accurate and is used."
@@ -128,16 +123,18 @@ def explain_row(kind: str, numbers: Array, target: int) -> dict[str, Any]:
             naive = _negative_log(formulas.naive_softmax(rows), index).item()
     loss = list(losses.values())[-1]  # by the method that training uses
     is_inexact = not _close(naive, loss)
+    underflows = _underflows(probabilities[None], index, np.array([loss])).any()
+    is_rounded = abs(probabilities.sum() - 1) > 1e-9
     notes = {
         "logits": {
             NOTE_NAIVE.format(naive): is_inexact,
-            NOTE_UNDERFLOW: _underflows(probabilities[None], index, np.array([loss])).any(),
-            NOTE_IMPOSSIBLE: np.isinf(loss),
-            NOTE_ONE_CLASS: len(probabilities) == 1,
+            "The target's softmax underflows, so the first method uses log-softmax.": underflows,
+            "The target's logit is -inf: its probability is 0 and the loss is inf.": np.isinf(loss),
+            "With one class, softmax is always 1 and the loss always 0.": len(probabilities) == 1,
         },
         "probabilities": {
-            NOTE_ZERO_PROBABILITY: np.isinf(loss),
-            NOTE_ROUNDED: abs(probabilities.sum() - 1) > 1e-9,
+            "The target's probability is 0: the loss is inf.": np.isinf(loss),
+            "The probabilities sum to 1 only up to rounding; they are used as given.": is_rounded,
         },
         "binary": {NOTE_SIGMOID: is_inexact},
     }[kind]

@@ -1,9 +1,4 @@
-"""Predictions for images: segment → hypotheses → classify → choose.
-
-The reader turns an image into candidates for its digits, 28×28 each. `Predictor` runs the network
-and the detector on all candidates of a batch of images, and chooses the hypothesis that
-segmentation and network together find the most plausible.
-"""
+"""Predictions for images: segment → hypotheses → classify → choose."""
 
 from __future__ import annotations
 
@@ -224,7 +219,7 @@ class ResolvedHypothesis:
 
 
 class Predictor:
-    """A network, the detector, and the options that make records of their outputs."""
+    """Network and detector, which score all candidates of a batch of images, and their choice."""
 
     def __init__(self, trained: TrainedModel, options: PredictOptions) -> None:
         self.trained, self.options = trained, options

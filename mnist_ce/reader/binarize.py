@@ -1,9 +1,4 @@
-"""Binarization: grayscale, illumination, polarity, and the mask of the foreground (the ink).
-
-The morphology here and in the modules that follow is scipy.ndimage's, a dependency already that
-imports in a tenth of a second. OpenCV is faster on large images but weighs 60 MB; scikit-image
-builds on scipy.ndimage and imports more slowly.
-"""
+"""Binarization: grayscale, illumination, polarity, and the mask of the foreground (the ink)."""
 
 from __future__ import annotations
 

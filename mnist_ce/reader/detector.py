@@ -1,11 +1,8 @@
 """Out-of-distribution detector: a 784-384-64-1 MLP trained to tell digits from other marks.
 
 The confidence of a network trained on digits alone says little about letters, most of which it
-takes for some digit. This one was trained on MNIST's digits and ones drawn in the hands of the
-world, also in thin strokes and of few pixels, against letters printed and drawn by hand, scribbles,
-garments, noise and clutter (`python -m scripts.train_detector` trains it again). It is independent
-of the weights that classify, so new weights need no new threshold. docs/log.md compares widths and
-thresholds.
+takes for some digit. `python -m scripts.train_detector` trains this one, which is independent of
+the weights that classify: new weights need no new threshold.
 """
 
 from __future__ import annotations

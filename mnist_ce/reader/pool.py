@@ -118,8 +118,6 @@ class PreprocessPool:
     ) -> Iterator[PreprocessedImage]:
         """Yield the result for each source, in order, reading only a little ahead."""
         pending: deque[Future[PreprocessedImage]] = deque()
-        # An image per message: three times 600 of 100×100 pixels took 56 s of CPU; with 16 per
-        # message 54 s, where equal runs differ by more.
         try:
             for source in sources:
                 pending.append(self.preprocess(source, options))
@@ -134,11 +132,7 @@ class PreprocessPool:
     def preprocess(
         self, source: ImageSource, options: PreprocessOptions
     ) -> Future[PreprocessedImage]:
-        """Read and segment one image; whatever fails is the result's `error`.
-
-        Files are decoded in a process. Arrays and Pillow images are decoded already, and take less
-        time here than on their way to another process.
-        """
+        """Read and segment one image; whatever fails is the result's `error`."""
 
         def preprocessed() -> PreprocessedImage:
             path = str(source) if isinstance(source, (str, Path)) else None
@@ -146,7 +140,7 @@ class PreprocessPool:
                 content = source if path is None else read_file(Path(path))
                 if isinstance(content, bytes):
                     return self._call(preprocess, content, options, path)
-                return preprocess(content, options)
+                return preprocess(content, options)  # decoded already: to send it takes longer
             except ImageError as error:
                 return PreprocessedImage(path, error=str(error))
 

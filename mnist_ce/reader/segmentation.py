@@ -54,6 +54,7 @@ MAX_COUNTED = 120  # candidates; more are noise, and are not read only to be cou
 MIN_SIMILAR_SCORE = 0.25  # of the best candidate's
 MIN_SIMILAR_SIZE = 0.5  # of the best candidate's largest piece; it is at most twice as large
 MAX_BESIDE_OFFSET = 0.6  # of a candidate on the best one's line, of the best one's size
+MIN_SINGLE_DASH_ASPECT = 4.0  # flatter than among digits, to which the only ink cannot be compared
 MIN_SPLIT_ASPECT = 0.95  # width over height; a single digit is seldom wider
 
 
@@ -125,11 +126,9 @@ def hypotheses(
 ) -> list[Hypothesis]:
     """Return what an image may show, the best segmentation first.
 
-    There are up to four: dark foreground on light or light on dark, where either is possible, and
-    for each a digit of near components or of more distant ones; with `multi` up to two, of rows of
-    digits; and as many again, of a finer structuring element, where the quality of the first is
-    low. The network decides among them. If `stages` is given, it takes the stage before any
-    foreground is found, and each hypothesis keeps all of its stages.
+    They differ in polarity, where both are possible, in the gap within a digit (not with `multi`),
+    and in the structuring element, where the quality of the first is low; the network decides. If
+    `stages` is given, it takes the first stage, and each hypothesis keeps all of its stages.
     """
     width = image.info.get("full_size", image.size)[0]
     pixels = as_mnist_image(image)
@@ -339,7 +338,7 @@ def find_digits(segmentation: Segmentation, work: Work, with_cuts: bool) -> list
 def single_digit(segmentation: Segmentation, work: Work) -> Lattice:
     """Return the best candidate as one digit, with cuts where it may be several that touch."""
     box = segmentation.best.box
-    mark = text_lines.single_mark(box)
+    mark = "a dash" if box.width > MIN_SINGLE_DASH_ASPECT * box.height else None
     is_wide = box.width >= MIN_SPLIT_ASPECT * box.height and mark is None
     # The height of its digits, if it is several; what is half as high is not cut.
     height = box.height if is_wide else 2.0 * box.size

@@ -65,11 +65,8 @@ NARROW_WIDTH, NARROW_PENALTY = 1.1, 3.0
 GAP_PENALTY, WIDTH_PENALTY, HEIGHT_PENALTY = 3.0, 3.0, 4.0
 MAX_USUAL_WIDTH, MIN_USUAL_HEIGHT, MAX_USUAL_HEIGHT = 1.1, 0.65, 1.5
 
-# Shapes of punctuation. The only ink of an image has no digits beside it to be compared with: it is
-# called a dash only where it is flatter.
-MAX_DASH_HEIGHT, MIN_DASH_ASPECT = 0.35, 1.5
-MIN_SINGLE_DASH_ASPECT = 4.0
-MAX_POINT_SIZE = 0.4
+# Shapes of punctuation.
+MAX_DASH_HEIGHT, MIN_DASH_ASPECT, MAX_POINT_SIZE = 0.35, 1.5, 0.4
 WHOLE_IMAGE = Box(0, 0, FIELD_SIZE, FIELD_SIZE)
 
 
@@ -221,7 +218,9 @@ def line_lattices(
     for component in line:
         box = component.box
         pieces = [Piece(component.label, box)]
-        if with_cuts and _may_be_cut(box, height):
+        is_rule = box.width > MAX_CUT_ASPECT * box.height
+        is_large = box.width >= MIN_CUT_WIDTH * height and box.height >= MIN_ANCHOR * height
+        if with_cuts and is_large and not is_rule:
             work.spend(WORK_OF_SEAMS * box.height * box.width)
             pixels = fit_glyph(crop_strokes(intensity, labels, [component.label], box))
             is_wide = box.width > MAX_CLEAR_WIDTH * height
@@ -274,11 +273,6 @@ def _shape_penalty(run: list[Piece], box: Box, height: float) -> float:
     return penalty + HEIGHT_PENALTY * (too_low + too_high)
 
 
-def single_mark(box: Box) -> str | None:
-    """Return what the only ink of an image is by its shape, if that is no digit's."""
-    return "a dash" if box.width > MIN_SINGLE_DASH_ASPECT * box.height else None
-
-
 def _mark(run: list[Piece], box: Box, height: float) -> str | None:
     if any(piece.is_part for piece in run):
         return None
@@ -291,11 +285,6 @@ def _mark(run: list[Piece], box: Box, height: float) -> str | None:
 
 def _is_dash(box: Box, height: float) -> bool:
     return box.height < MAX_DASH_HEIGHT * height and box.width > MIN_DASH_ASPECT * box.height
-
-
-def _may_be_cut(box: Box, height: float) -> bool:
-    is_rule = box.width > MAX_CUT_ASPECT * box.height
-    return box.width >= MIN_CUT_WIDTH * height and box.height >= MIN_ANCHOR * height and not is_rule
 
 
 def cut(

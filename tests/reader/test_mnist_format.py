@@ -119,6 +119,7 @@ def test_low_quality_raises_the_threshold() -> None:
     assert thresholds[-1] == adjusted_threshold(-1.5, 0.01) == -1.5 + MAX_QUALITY_PENALTY
 
 
+@pytest.mark.slow
 def test_the_detector_accepts_digits_and_rejects_letters(mnist_dir: Path) -> None:
     detector = load_detector()
 
