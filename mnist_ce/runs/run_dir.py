@@ -45,14 +45,9 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LATEST = "latest"
-SHIPPED_WEIGHTS = {
-    "world": "world",
-    "world-mlp": "world",
-    "mnist": "mnist",
-    "mnist-mlp": "mnist",
-    "pretrained": "mnist",
-}
-"""The folder of each shipped network by its names; `pretrained` is the old name of `mnist`."""
+# The folder of each shipped network by its names; `pretrained` is the old name of `mnist`.
+SHIPPED_WEIGHTS = {"world": "world", "world-mlp": "world", "mnist": "mnist"}
+SHIPPED_WEIGHTS |= {"mnist-mlp": "mnist", "pretrained": "mnist"}
 RESERVED_NAMES = (LATEST, *SHIPPED_WEIGHTS)  # which no run can have
 NUM_DIGITS = 10  # a run with fewer classes is never a default
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
@@ -104,9 +99,12 @@ class RunDir:
                 raise OSError(errno.EINVAL, "its .lock is not a regular file")
             lock.acquire()
         except Timeout:
+            process = {"id": "?", "host": "?"}
+            with contextlib.suppress(RunError):
+                process |= (self.read_record() or RunRecord()).process or {}
             raise RunError(
-                f"run {self.path} is being trained by {self.lock_owner()}; wait until it ends, "
-                "or stop it"
+                f"run {self.path} is being trained by process {process['id']} on "
+                f"{process['host']}; wait until it ends, or stop it"
             ) from None
         except OSError as error:
             raise RunError(f"run {self.path} cannot be continued: {one_line(error)}") from None
@@ -131,14 +129,6 @@ class RunDir:
         except OSError as error:
             return isinstance(error, BlockingIOError)
         return False
-
-    def lock_owner(self) -> str:
-        """Return the process that trains the run, in words, from its record."""
-        try:
-            process = (self.read_record() or RunRecord()).process or {}
-            return f"process {process['id']} on {process['host']}"
-        except (RunError, KeyError):
-            return "another process"
 
     def write_config(self, config: Config) -> None:
         """Write `config.toml` without the run's name: feeding it back makes a new run."""

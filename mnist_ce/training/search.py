@@ -239,6 +239,9 @@ def _study_of_runs(plan: Plan, queue: RunQueue) -> optuna.Study:
         )
         result: dict[str, Any] = {}
         if str(record.status) in tune.TRIAL_STATES:
+            if record["tune"] is None:  # of a process that was killed after the training
+                record = record.updated(tune={"study": plan.study, "trial": number})
+                run.write_record(record)
             rows = [row for row in run.read_metrics() if row["epoch"] != record.epochs]
             accuracies = {row["epoch"]: row.get("validation_accuracy") for row in rows}
             result["intermediate_values"] = accuracies  # as `_PruningCallback` reported them

@@ -96,7 +96,7 @@ def _parse_resume(path: Path) -> object:
 
 def _parse_run_json(path: Path) -> object:
     (path.parent / "model.pt").write_bytes(_saved(_weights()))
-    return load_model(path.parent / "model.pt"), RunDir(path.parent).lock_owner
+    return load_model(path.parent / "model.pt")
 
 
 def _in_archive(content: object, parse: Callable[[Path], object]) -> Callable[[Path], object]:

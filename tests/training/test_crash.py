@@ -85,6 +85,7 @@ def found_in(settings: dict[str, Any]) -> tuple[str, bytes, bytes]:
     return record["weights_sha256"], *files_of(run)
 
 
+@pytest.mark.slow
 def test_killed_between_any_two_writes(settings: dict[str, Any], start: Start) -> None:
     """Each attempt gets a little further than the last, through every write of the run."""
     expected = expected_of(settings)

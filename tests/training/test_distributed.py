@@ -20,7 +20,7 @@ from mnist_ce.runs.checkpoint import read_weights
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.training.trainer import train
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 ROOT = Path(__file__).parents[2]
 TRAIN = ("-m", "mnist_ce", "train")
 
@@ -80,7 +80,6 @@ def test_two_processes_do_what_one_does(
     assert found.rows[-1]["test_loss"] == pytest.approx(whole.rows[-1]["test_loss"], abs=1e-4)
 
 
-@pytest.mark.slow
 def test_more_processes_than_images_and_a_killed_one(flags: list[str], tmp_path: Path) -> None:
     """Batches of one leave a process without an image; one that is killed ends them all."""
     process, errors = interrupt(
@@ -96,7 +95,6 @@ def test_more_processes_than_images_and_a_killed_one(flags: list[str], tmp_path:
     resume_for_epochs(tmp_path, 2)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_all_processes_after_saving(
     flags: list[str], tmp_path: Path, number: signal.Signals
@@ -110,7 +108,6 @@ def test_a_signal_stops_all_processes_after_saving(
     resume_for_epochs(tmp_path, 1)
 
 
-@pytest.mark.slow
 def test_an_error_of_all_processes_is_printed_once(flags: list[str], tmp_path: Path) -> None:
     process = torchrun(*TRAIN, *flags, "--set", "train.init=gone")
     _, errors = process.communicate(timeout=240)
@@ -180,7 +177,6 @@ except MnistCeError as error:
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "expected"),
     [

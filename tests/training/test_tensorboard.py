@@ -28,6 +28,7 @@ def read_events(run: Path) -> Any:
     return EventAccumulator(str(run / FOLDER)).Reload()
 
 
+@pytest.mark.slow
 def test_the_events_hold_the_settings_and_what_was_measured(tmp_path: Path) -> None:
     flags = ["--epochs", "2", "--tensorboard", "--output", str(tmp_path), "--name", "a", "-q"]
     command = ["train", *flags, "--lr", "0.25", "--set", "data.validation_size=100"]

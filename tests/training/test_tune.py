@@ -253,6 +253,7 @@ def test_a_search_tests_the_chosen_setting_alone(small_settings: Settings) -> No
             searched({**small_settings, **settings}, 8, space=space, study="s")
 
 
+@pytest.mark.slow
 def test_processes_share_a_search(small_settings: Settings, start: Start) -> None:
     settings = {**small_settings, "train.epochs": 4, "data.validation_size": 100}
     arguments = command(settings, *search_options(settings, 5))
@@ -375,6 +376,7 @@ def test_a_stop_while_waiting_stops(small_settings: Settings) -> None:
             tune(plan, stop)
 
 
+@pytest.mark.slow
 def test_a_database_holds_a_search(
     small_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
