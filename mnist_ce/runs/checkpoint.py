@@ -88,13 +88,9 @@ def check_claimed_bytes(tensor: Tensor) -> None:
 
 
 def load_tensors(path: Path) -> Any:  # noqa: ANN401 - the caller checks the content
-    """Read a file of `torch.save`, in either of its formats, or of safetensors.
+    """Read a file of `torch.save`, in either of its formats, or of safetensors; run no code of it.
 
-    No code from the file is executed.
-
-    Raises:
-        CheckpointError: If the file is missing, damaged, too large, compressed or of another
-            format, or contains anything but tensors, plain values and NumPy's.
+    A CheckpointError for any other file, and for more than tensors, plain values and NumPy's.
     """
     with _naming(path):
         return _load(path)[0]

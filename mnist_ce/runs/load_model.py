@@ -66,10 +66,8 @@ class TrainedModel:
         """The label in its dataset of each class, such as 3 and 8 with `data.classes = [3, 8]`."""
         every = tuple(range(len(self.class_names)))
         chosen = self.record.flat_config.get("data.classes") if self.record else None
-        if isinstance(self.objective, Binary) or not isinstance(chosen, list):
-            return every
-        fits = len(chosen) == len(every) and all(isinstance(label, int) for label in chosen)
-        return tuple(chosen) if fits else every
+        fits = not isinstance(self.objective, Binary) and len(chosen or ()) == len(every)
+        return tuple(chosen) if chosen and fits else every
 
     @property
     def label(self) -> str:
@@ -98,12 +96,10 @@ def load_model(
         input_std: See `input_mean`.
 
     Raises:
-        CheckpointError: If there is no such checkpoint, it does not hold such a network, or it
-            holds the weights of a module that is not given.
+        CheckpointError: If there is no such checkpoint, or it needs a module that is not given.
         RunError: If the record beside it is damaged.
         TypeError: If an argument is of another type.
-        UsageError: If the input scale is not finite, `input_std` is not above 0, or the module is
-            not such a network.
+        UsageError: If the input scale is wrong, or the module is not such a network.
     """
     check_input_scale(input_mean, input_std)
     if not isinstance(checkpoint, str | Path | None):

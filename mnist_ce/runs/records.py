@@ -118,11 +118,7 @@ class RunRecord(BaseModel, extra="allow", strict=True):
 
     @classmethod
     def parse(cls, content: bytes) -> RunRecord:
-        """Read the JSON of a file that any program may have written: see `_checked`.
-
-        Raises:
-            ValueError: If it is no JSON, nested too deeply, or of another version.
-        """
+        """Read JSON that any program may have written; a ValueError for another version."""
         try:
             record = _checked(json.loads(content))
         except (ValueError, RecursionError) as error:

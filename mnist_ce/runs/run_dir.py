@@ -84,12 +84,9 @@ class RunDir:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[RunDir]:
-        """Lock the run against other processes, and remove what a killed process left.
+        """Lock the run, and remove what a killed process left; a RunError if that is impossible.
 
         The operating system releases the lock when the process ends, however that happens.
-
-        Raises:
-            RunError: If another process has locked the run, or it cannot be written.
         """
         # `is_locked` takes a shared lock for a moment; wait that long for it.
         lock = FileLock(self.lock_path, timeout=1.0)
@@ -146,11 +143,7 @@ class RunDir:
         write_atomically(self.metrics_path, text.getvalue())
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the rows of `metrics.csv`, none without it; None for what was not measured.
-
-        Raises:
-            RunError: If the file is not such a table.
-        """
+        """Return the rows of `metrics.csv`, none without it; None for what was not measured."""
         try:
             content = _read(self.metrics_path) or b""
             if content.count(b"\n") > MAX_EPOCHS:
@@ -213,11 +206,7 @@ class RunDir:
         write_atomically(self.record_path, text + "\n")
 
     def read_record(self) -> RunRecord | None:
-        """Return the content of `run.json`; None where there is no such file.
-
-        Raises:
-            RunError: If the file is not a record of this format.
-        """
+        """Return the content of `run.json`, None without it; a RunError for another format."""
         if (content := _read(self.record_path)) is None:
             return None
         try:
@@ -449,11 +438,7 @@ def find_checkpoint(checkpoint: str | Path | None, output: Path) -> Path:
 
 
 def find_run(name: str, output: Path, criterion: Criterion) -> RunDir:
-    """Return a run by directory, by name, or `latest`: the newest that meets a criterion.
-
-    Raises:
-        RunError: If there is no such run.
-    """
+    """Return a run by directory, by name, or `latest`; a RunError if there is none."""
     if folder := _find_folder(name, output, criterion, "config.toml"):
         return RunDir(folder)
     if name == LATEST:
@@ -468,11 +453,7 @@ def _entries(folder: Path) -> list[str]:
 
 
 def delete_run(run: RunDir) -> None:
-    """Delete the directory of a run.
-
-    Raises:
-        RunError: If another process has locked the run, or it cannot be deleted.
-    """
+    """Delete a run; a RunError if another process has locked it, or it cannot be deleted."""
     with run.lock():
         pass  # Windows renames no directory with an open file
     hidden = run.path.with_name(f".new-{secrets.token_hex(4)}.tmp")

@@ -137,11 +137,7 @@ class Snapshot:
     best: dict[str, Tensor] | None = None
 
     def write(self, run: RunDir) -> None:
-        """Write the files, `resume.pt` last.
-
-        Raises:
-            OSError: If a file cannot be written; each is the old one or the new one, whole.
-        """
+        """Write the files, `resume.pt` last; after an OSError each is the old or the new one."""
         if self.best is not None:
             save_tensors(run.best_path, self.best)
         if self.weights is not None:
@@ -181,11 +177,7 @@ def load_snapshot(
     """Read `resume.pt`: the argument of `Step.load_state`, and the train state.
 
     The saved tensors must have the names and shapes of `weights` and `buffers`, and the definition
-    of the run that saved them the values of `definition`.
-
-    Raises:
-        CheckpointError: If the file is damaged.
-        RunError: If it does not belong to this run.
+    of the run that saved them the values of `definition`: else a RunError.
     """
     content = load_tensors(run.resume_path)
     try:

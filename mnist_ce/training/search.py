@@ -50,9 +50,6 @@ def read_space(file: str | Path) -> dict[str, BaseDistribution]:
     """Read the space of a search: by key a list of choices, or a range with `low` and `high`.
 
     A range may have `log = true` or a `step`. It is one of integers where the key is an integer.
-
-    Raises:
-        UsageError: If the file is not such a space, or a value is not valid for its key.
     """
     if not Path(file).is_file():
         raise UsageError(f"--search {file}: there is no such file")
@@ -92,10 +89,7 @@ def search(plan: Plan, stop: StopFlag | None = None) -> TuneResult:
     The trials are not tested. The setting of the highest validation accuracy is chosen, and its
     runs, one per seed, are trained anew and tested once.
 
-    Raises:
-        RunError: As `tune`, and if the database cannot be opened.
-        TrainingError: If no trial is complete.
-        StoppedError: If `stop` was set; the same call continues.
+    Errors are those of `tune`, and a TrainingError if no trial is complete.
     """
     queue = RunQueue(stop or StopFlag())
     trials = _run_trials(plan, queue)

@@ -95,9 +95,7 @@ def plan_runs(
 ) -> tuple[PlannedRun, ...]:
     """Return a run for each config, point of the grid and seed, named after what it is made from.
 
-    Raises:
-        UsageError: If a config or a value is wrong, if there are too many runs, or if two would
-            have one name.
+    A UsageError if a config or a value is wrong, there are too many runs, or two have one name.
     """
     for key, instead in (("run.name", "--name"), ("train.seed", "--seeds")):
         if key in settings or key in grid:
@@ -137,11 +135,7 @@ def make_plan(
     study: str | None = None,
     storage: str | None = None,
 ) -> Plan:
-    """Return a plan; without a name it is named by a digest of all that defines its runs.
-
-    Raises:
-        UsageError: If the name or the URL is none, or if a search has no validation split.
-    """
+    """Return a plan; without a name it is named by a digest of all that defines its runs."""
     definitions = [definition(run.record) for run in runs]
     if space and not definitions[0]["data.validation_size"]:
         raise UsageError(

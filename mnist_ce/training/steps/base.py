@@ -66,8 +66,7 @@ class Step(ABC):
     def __call__(self, indices: Tensor, learning_rate: float) -> None:
         """Train on the images at these indices, int64 [batch].
 
-        Raises:
-            NonFiniteLossError: If the loss is not finite; the weights are as before the step.
+        A NonFiniteLossError if the loss is not finite; the weights are then as before the step.
         """
 
     @property
