@@ -19,16 +19,9 @@ _EXPECTED = "a plain state_dict is expected: save model.state_dict()"
 def find_linear_layers(content: object, *, is_ordered: bool = True) -> dict[str, Tensor]:
     """Find the one MLP in a checkpoint: a state_dict, or nested dicts with one among them.
 
-    Args:
-        content: What a file holds.
-        is_ordered: The keys are in the order of the layers.
-
-    Returns:
-        Its tensors by key: weight and bias of each layer in turn, from input to output. Nothing is
-        copied, since a tensor may claim any shape, and the dtypes are not checked.
-
-    Raises:
-        ValueError: If there is no such network, or several; the message goes after a file's name.
+    Return its tensors by key: weight and bias of each layer in turn, from input to output. Nothing
+    is copied, since a tensor may claim any shape, and the dtypes are not checked. `is_ordered`: the
+    keys are in the order of the layers. The message of a ValueError goes after a file's name.
     """
     if not isinstance(content, Mapping):
         raise ValueError(f"holds a {type(content).__name__}; {_EXPECTED}")

@@ -264,11 +264,8 @@ def create_run(
     """Create the directory of a new run; it appears with its first files, or not at all.
 
     Without a name it is called `stem`, with a number where that is taken. `write_files` writes the
-    first files of a run of the name that it gets, in a hidden directory that is then renamed.
-
-    Raises:
-        UsageError: If a run of this name exists.
-        RunError: If the directory cannot be created.
+    first files of a run of the name that it gets, in a hidden directory that is then renamed. A
+    UsageError if a run of this name exists.
     """
     numbered = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
     with _output_errors(output):

@@ -217,11 +217,9 @@ class TuneResult:
 def tune(plan: Plan, stop: StopFlag | None = None) -> TuneResult:
     """Train the runs of a plan that are missing, and return when all of them are done.
 
-    Any number of processes can do this with one plan at the same time; each returns the same.
-
-    Raises:
-        RunError: If a run of a planned name has other settings or other data.
-        StoppedError: If `stop` was set; the same call continues.
+    Any number of processes can do this with one plan at the same time; each returns the same. A
+    RunError if a run of a planned name has other settings or other data. After a StoppedError the
+    same call continues.
     """
     records, groups = RunQueue(stop or StopFlag()).train_all(plan.runs, {"study": plan.study})
     return TuneResult(plan.study, list(map(summary, records)), groups)
