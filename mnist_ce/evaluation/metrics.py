@@ -164,27 +164,37 @@ def calibration_interval(
     """Return the 95 % bootstrap interval of the expected calibration error.
 
     Resampling adds noise of its own, so the resamples are biased upward by about as much as the
-    estimate e itself. The lower end corrects that as the basic interval does, 2·e - q(97.5 %), but
-    not below 0; the upper end is the plain quantile q(97.5 %) (Davison and Hinkley 1997,
-    *Bootstrap Methods and their Application*, sections 5.2 and 5.3). On simulated predictions
-    of a good network (n = 10,000) the interval covers the true error in 90 to 98 of 100 cases,
-    and in 82 to 88 where that is 0, which the plain quantiles never reach.
+    estimate e itself. The lower end corrects that as the basic interval does, 2·e - q(97.5 %); the
+    upper end is the plain quantile q(97.5 %) (Davison and Hinkley 1997, *Bootstrap Methods and
+    their Application*, sections 5.2 and 5.3). The lower end is 0 where e is no larger than that of
+    97.5 % of draws in which each prediction is right with its confidence (Bröcker and Smith 2007).
+    Resamples of few errors hardly vary, so the interval reaches at least as far as the gap
+    between mean confidence and the accuracy's Wilson interval. In simulations of 1 to 10,000
+    predictions it covers the true error in 92 to 99 of 100 cases, also where that is 0.
     """
     confidence, correct = _sorted(confidence, correct)
     accuracies = _accuracies(confidence, correct)
     # Else nothing has to be averaged in a resample either, which would take three times as long.
     has_ties = bool((accuracies != correct).any())
-    generator = np.random.default_rng(0)
-    errors, shape = [], (_RESAMPLES_AT_ONCE, correct.size)
+
+    def errors(confidence: Floats, correct: Bools) -> Floats:
+        return _errors((_accuracies(confidence, correct) if has_ties else correct) - confidence)
+
+    generator, draws = np.random.default_rng(0), np.random.default_rng(1)
+    resampled, calibrated, shape = [], [], (_RESAMPLES_AT_ONCE, correct.size)
     num_resamples = min(num_resamples, max(_MAX_DRAWS // correct.size, 200))
     for _ in range(num_resamples // _RESAMPLES_AT_ONCE):
         # Sorted indices into sorted images: the resample is sorted by confidence too.
         chosen = np.sort(generator.integers(correct.size, size=shape, dtype=np.int32), axis=1)
-        its_confidence, its_correct = confidence[0, chosen], correct[0, chosen]
-        its_accuracies = _accuracies(its_confidence, its_correct) if has_ties else its_correct
-        errors.append(_errors(its_accuracies - its_confidence))
-    high = float(np.quantile(np.concatenate(errors), 0.975))
-    return max(0.0, 2 * float(_errors(accuracies - confidence)[0]) - high), high
+        resampled.append(errors(confidence[0, chosen], correct[0, chosen]))
+        its_confidence = np.broadcast_to(confidence, shape)
+        calibrated.append(errors(its_confidence, draws.random(shape) < its_confidence))
+    high, noise = (float(np.quantile(np.concatenate(x), 0.975)) for x in (resampled, calibrated))
+    error, mean = float(_errors(accuracies - confidence)[0]), float(confidence.mean())
+    ends = wilson_interval(int(correct.sum()), correct.size)
+    gaps = [abs(end - mean) for end in ends]
+    low, high = 0.0 if error <= noise else max(0.0, 2 * error - high), max(high, *gaps)
+    return (low if ends[0] <= mean <= ends[1] else min(low, *gaps)), high
 
 
 def reliability_bins(confidence: Floats, correct: Bools) -> list[ReliabilityBin]:

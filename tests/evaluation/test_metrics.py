@@ -123,7 +123,26 @@ def test_the_calibration_error_at_its_limits() -> None:
     for right in (True, False):
         correct = np.full(40, right)
         assert expected_calibration_error(np.ones(40), correct) == (not right)
-        assert calibration_interval(np.ones(40), correct) == (not right, not right)
+        # As far as the accuracy may be from 1: Wilson's interval.
+        accuracy = stats.binomtest(40 * right, 40).proportion_ci(method="wilson")
+        expected = (0, 1 - accuracy.low) if right else (1 - accuracy.high, 1)
+        assert calibration_interval(np.ones(40), correct) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("num_images", [1, 10, 100, 1_000])
+@pytest.mark.parametrize("overconfidence", [1.0, 2.0])
+def test_the_interval_covers_the_true_error(num_images: int, overconfidence: float) -> None:
+    rng = np.random.default_rng(0)
+    log_odds = np.abs(rng.normal(3, 1.5, (60, num_images))) + 0.01
+    accuracy = 1 / (1 + np.exp(-log_odds))
+    confidence = 1 / (1 + np.exp(-log_odds * overconfidence))
+    expected = float(np.abs(confidence - accuracy).mean())
+    intervals = [
+        calibration_interval(*each, num_resamples=100)
+        for each in zip(confidence, rng.random(accuracy.shape) < accuracy, strict=True)
+    ]
+    # The bootstrap alone: 0 to 46 %, but where many are wrong.
+    assert np.mean([low <= expected <= high for low, high in intervals]) >= 0.85
 
 
 def test_the_bins_are_those_of_scikit_learn() -> None:
@@ -150,7 +169,9 @@ def test_the_interval_has_the_ends_of_scipys_bootstrap() -> None:
         for method in ("basic", "percentile")
     )
     found = calibration_interval(confidence, correct, num_resamples=4_000)
-    assert found == pytest.approx((basic.low, percentile.high), abs=0.004)
+    accuracy = stats.binomtest(int(correct.sum()), 400).proportion_ci(method="wilson")
+    lowest = min(basic.low, confidence.mean() - accuracy.high)
+    assert found == pytest.approx((lowest, percentile.high), abs=0.004)
     assert calibration_interval(confidence, correct) == calibration_interval(confidence, correct)
 
 
