@@ -105,7 +105,6 @@ class EvaluationReport:
 
     @cached_property
     def confusion(self) -> list[list[int]]:
-        """See `confusion_matrix`."""
         predictions, labels = self.result.predictions, self.result.labels
         return metrics.confusion_matrix(predictions, labels, len(self.class_names))
 

@@ -71,9 +71,8 @@ def export(
 def onnx_model(trained: TrainedModel) -> onnx.ModelProto:
     """Build the ONNX graph of a network: a few nodes, so it needs no tracing.
 
-    Its input `images` is float32 [batch, 1, 28, 28], pixels scaled as the metadata's
-    `input_scaling` says, ink bright on black; its output `logits` is float32 [batch, outputs]. The
-    batch may have any size.
+    `images`, float32 [batch, 1, 28, 28], scaled as the metadata say → `logits`, float32 [batch,
+    outputs], for any batch.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper

@@ -85,9 +85,8 @@ def report(
     """Redraw the plots of runs and write one self-contained HTML file about them.
 
     Without names it is about the newest finished run in `output`. Without `file` it is
-    `report.html` in the run's directory, or in `output` for several runs. A `RunError` if a run
-    does not exist, has no weights yet, or has a damaged file; a `CheckpointError` if its weights
-    cannot be loaded.
+    `report.html` in the run's directory, or in `output` for several runs. A `RunError` or a
+    `CheckpointError` if a run does not exist, has no weights yet, or has a damaged file.
     """
     output = Path(output)
     runs = [find_run(name, output, FINISHED) for name in names]
