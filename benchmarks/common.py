@@ -134,11 +134,7 @@ def environment() -> dict[str, str]:
 
 
 def print_table(
-    title: str,
-    columns: Mapping[str, Format],
-    rows: Sequence[Sequence[Any]],
-    *,
-    as_json: bool,
+    title: str, columns: Mapping[str, Format], rows: Sequence[Sequence[Any]], *, as_json: bool
 ) -> None:
     """Print a table and its environment.
 

@@ -325,7 +325,6 @@ def resolve_config(
 
 
 def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
-    """Read `section.key=value` texts; a value is read as TOML, else as a string."""
     values: dict[str, Any] = {}
     defaults = Config().flat()
     for text in texts:

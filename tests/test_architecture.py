@@ -36,7 +36,7 @@ CHAINS: dict[str, list[tuple[str, set[str]]]] = {
         ("curves.draw_curves('', '', [])", {"matplotlib.pyplot"}),
     ],
     "predict": [
-        (f"{IMAGE}; {MAIN}(['predict', 'one.png'])", {"torchvision", "matplotlib", "pandas"}),
+        (f"{IMAGE}; {MAIN}(['predict', 'one.png'])", {"torchvision", "matplotlib", "pandas"})
     ],
     "package": [
         ("from mnist_ce import MLP", {"typer"}),

@@ -135,7 +135,6 @@ def _print_report(report: EvaluationReport) -> None:
 
 
 def _accuracy_text(report: EvaluationReport) -> str:
-    """Return the number and fraction of correct predictions, with the interval of the fraction."""
     result, (low, high) = report.result, report.accuracy_interval
     return (
         f"{result.num_correct}/{result.num_examples} ({result.accuracy:.2%}), "

@@ -172,7 +172,6 @@ def predict(
 
 
 def _which_network(trained: TrainedModel, output: str | None) -> str:
-    """Return which network predicts, and the newest run in `output` that could, in a line."""
     if output is None:
         name, path, classes = trained.label, str(trained.path), trained.class_names
         is_part = trained.reads_digits and len(classes) < 10

@@ -57,12 +57,10 @@ class Style:
 
     @property
     def points(self) -> tuple[Point, ...]:
-        """The distinct points of all pieces, in writing order."""
         return tuple(dict.fromkeys(point for piece in self.pieces for point in piece))
 
     @property
     def free_ends(self) -> frozenset[Point]:
-        """The points where a piece begins or ends and no other piece goes on."""
         uses = Counter(point for piece in self.pieces for point in piece)
         ends = {end for piece in self.pieces for end in (piece[0], piece[-1])}
         return frozenset(end for end in ends if uses[end] == 1)

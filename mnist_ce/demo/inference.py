@@ -41,11 +41,9 @@ class InferenceService:
         self.output, self.pool = output, PreprocessPool(num_processes + 2)
 
     def close(self) -> None:
-        """End the processes without waiting for what they do."""
         self.pool.close()
 
     def checkpoints(self) -> dict[str, Path]:
-        """Return the weights at hand by name: the shipped ones, then the runs, newest first."""
         shipped = {name: find_checkpoint(name, self.output) for name in SHIPPED}
         runs = {run.name: run.model_path for run, _ in list_runs(self.output)}
         return shipped | {n: p for n, p in runs.items() if p.is_file() and n not in shipped}

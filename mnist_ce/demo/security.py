@@ -151,7 +151,6 @@ class SecurityMiddleware:
             self.num_active[kind] -= 1
 
     def refusal(self, request: Request) -> tuple[int, str] | None:
-        """Return why a request may not be made, with the HTTP status."""
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
         if not self.is_own_host(host):
             return 421, "the Host header names another host than this server"

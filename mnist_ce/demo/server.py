@@ -90,9 +90,7 @@ def models(request: Request) -> list[dict[str, Any]]:
 
 
 @router.post(
-    "/v1/predict",
-    openapi_extra=IMAGES,
-    responses={422: {"model": Problem | list[dict[str, Any]]}},
+    "/v1/predict", openapi_extra=IMAGES, responses={422: {"model": Problem | list[dict[str, Any]]}}
 )
 async def predict(
     request: Request,

@@ -67,7 +67,6 @@ class Comparison:
 
     @cached_property
     def pairs(self) -> list[Pair]:
-        """All pairs of models, in order; their p-values are adjusted by Holm's method."""
         right = self.predictions == self.labels[:, None]  # [n, models]
         places = list(itertools.combinations(range(len(self.reports)), 2))
         # In binary: 0 for neither, 1 for b only, 2 for a only, 3 for both.

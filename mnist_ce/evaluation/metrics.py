@@ -71,7 +71,6 @@ class ClassReport:
 def class_reports(
     confusion: Sequence[Sequence[int]], class_names: Sequence[str]
 ) -> list[ClassReport]:
-    """Return the metrics of each class, from a confusion matrix."""
     counts = np.array(confusion)
     correct, actual, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
     totals = (predicted, actual, (predicted + actual) / 2)  # of precision, recall, F1

@@ -41,7 +41,6 @@ class ImageExplanation:
         return int(self.loss["rows"][0]["target"])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON: those of `explain_loss` and those of the image."""
         names = self.trained.class_names
         return {
             "path": self.path,
@@ -142,7 +141,6 @@ def _attribution(logits: Tensor, brightness: Tensor, label: int) -> NDArray[np.f
 
 
 def _find_class(target: str, trained: TrainedModel) -> int:
-    """Return the index of a class given by name or number: `7`, `Sneaker`, `yes`."""
     names = trained.class_names
     known = {name.casefold(): label for label, name in enumerate(names)}
     if isinstance(trained.objective, Binary):

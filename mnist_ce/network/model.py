@@ -73,13 +73,11 @@ def check_module(model: object) -> None:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the module itself, whose parameters have their own names."""
     return model.module if isinstance(model, ImageInput) else model
 
 
 @contextlib.contextmanager
 def kept_in_place(module: nn.Module) -> Iterator[None]:
-    """Move a module back to its device on leaving."""
     device = _device(module)
     try:
         yield
@@ -165,7 +163,6 @@ def predict_logits(
 
 
 def _is_plain(model: nn.Module) -> bool:
-    """Return whether a call of the model does what `MLP.forward` does and nothing else."""
     return type(model) is MLP and all(
         type(module) in (MLP, nn.Linear)
         and "forward" not in vars(module)

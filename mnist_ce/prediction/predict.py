@@ -161,7 +161,6 @@ def predict_each(
     options: PredictOptions,
     pool: PreprocessPool | None = None,
 ) -> Iterator[list[Prediction]]:
-    """Yield the records of each image, in bounded memory."""
     predictor = Predictor(trained, options)
     preprocessed = (pool or shared_pool()).preprocess_all(images, predictor.preprocess_options)
     while batch := list(islice(preprocessed, options.batch_size)):

@@ -56,7 +56,6 @@ class DigitCandidate:
 
     @property
     def stroke_score(self) -> float:
-        """The mean stroke score, weighted by size."""
         return self.score / sum(c.relative_size for c in self.components)
 
 

@@ -57,7 +57,6 @@ def bounding_box(mask: Mask) -> Box:
 
 
 def union(boxes: Iterable[Box]) -> Box:
-    """Return the smallest box around boxes."""
     tops, lefts, bottoms, rights = zip(*boxes, strict=True)
     return Box(min(tops), min(lefts), max(bottoms), max(rights))
 

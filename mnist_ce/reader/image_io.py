@@ -245,7 +245,6 @@ def _decode_base64(content: bytes) -> bytes:
 
 
 def _describe(content: bytes) -> str:
-    """Return what a file is that is no image, by its beginning."""
     start = content[:2000].lstrip().lower()
     row = start.partition(b"\n")[0]
     if row.isascii() and max(row.count(separator) for separator in (b",", b";", b"\t")) >= 3:

@@ -64,7 +64,6 @@ class PreprocessedImage:
 def preprocess(
     source: ImageSource, options: PreprocessOptions, path: str | None = None
 ) -> PreprocessedImage:
-    """Read and segment one image; whatever fails is returned as its `error`, not raised."""
     result, name = PreprocessedImage(path), path or "the image"
     try:
         image = open_image(source, name)
@@ -132,8 +131,6 @@ class PreprocessPool:
     def preprocess(
         self, source: ImageSource, options: PreprocessOptions
     ) -> Future[PreprocessedImage]:
-        """Read and segment one image; whatever fails is the result's `error`."""
-
         def preprocessed() -> PreprocessedImage:
             path = str(source) if isinstance(source, (str, Path)) else None
             try:

@@ -75,7 +75,6 @@ class Hypothesis:
 
     @property
     def digits(self) -> list[Digit]:
-        """Each lattice as one digit."""
         return [lattice.whole for line in self.lines for lattice in line]
 
 
@@ -111,7 +110,6 @@ class Segmentation:
         return [c for candidate in self.candidates for c in candidate.components]
 
     def score_fraction(self, candidates: list[DigitCandidate]) -> float:
-        """Return the fraction that candidates have of the score of all components."""
         return sum(c.score for c in candidates) / sum(c.score for c in self.components)
 
     @property
@@ -273,10 +271,7 @@ def read(
 
 
 def read_single(
-    segmentation: Segmentation,
-    all_lines: list[list[Lattice]],
-    stages: Stages | None,
-    work: Work,
+    segmentation: Segmentation, all_lines: list[list[Lattice]], stages: Stages | None, work: Work
 ) -> Hypothesis:
     """Return the hypothesis of the best candidate alone, as one digit, beside all digits."""
     best = segmentation.best

@@ -70,7 +70,6 @@ class ReportedRun:
 
     @property
     def measured(self) -> list[str]:
-        """The columns of `metrics.csv` that have a value."""
         rows = self.metrics.epochs
         return [key for key in rows[0] if any(row.get(key) is not None for row in rows)]
 
@@ -218,7 +217,6 @@ def _group_differences(
 
 
 def _differences(*settings: Mapping[str, Any]) -> list[list[Any]]:
-    """Return keys and values of the settings that are not equal in all."""
     keys = dict.fromkeys(itertools.chain(*settings))
     rows = [[key, *(one.get(key) for one in settings)] for key in keys]
     return [row for row in rows if any(value != row[1] for value in row[2:])]

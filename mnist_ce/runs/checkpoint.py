@@ -115,7 +115,6 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Put the file's name before the reason of an error."""
     try:
         yield
     except FileNotFoundError:

@@ -25,7 +25,6 @@ class RunGroup:
     records: tuple[RunRecord, ...]
 
     def mean(self, key: str) -> float | None:
-        """Return the mean of a number of the records; None where one of them has none."""
         values = [record[key] for record in self.records]
         return None if None in values else statistics.fmean(values)
 
@@ -64,7 +63,6 @@ def definition(record: RunRecord) -> dict[str, Any]:
 
 
 def recipe_settings(record: RunRecord) -> dict[str, Any]:
-    """Return the part of a run's definition that makes its recipe."""
     return {key: value for key, value in definition(record).items() if key not in _OF_A_RUN}
 
 

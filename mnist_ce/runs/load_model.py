@@ -71,7 +71,6 @@ class TrainedModel:
 
     @property
     def label(self) -> str:
-        """The run's name where the checkpoint is a run's, else its path."""
         return (self.record.name if self.record else None) or str(self.path)
 
 

@@ -216,7 +216,6 @@ class RunDir:
 
 
 def _read(path: Path) -> bytes | None:
-    """Return the content of a small file, None without it; a RunError if it cannot be read."""
     try:
         return read_regular(path, MAX_BYTES)
     except FileNotFoundError:
@@ -240,7 +239,6 @@ def _check_numbers(name: str, lowest: float, highest: float) -> None:
 
 
 def check_run_name(name: str) -> None:
-    """Raise a UsageError unless a run can have this name."""
     if Path(name).name != name or name.startswith(".") or "\0" in name:
         raise UsageError(f"run.name = {name!r} is not the name of a folder")
     if name in RESERVED_NAMES:
@@ -314,12 +312,10 @@ def _exists(path: Path) -> UsageError:
 
 
 def list_runs(output: Path) -> list[tuple[RunDir, RunRecord]]:
-    """Return the runs in a directory that have a readable record, newest first."""
     return sorted(_each_run(output), key=_age_key, reverse=True)
 
 
 def _each_run(output: Path) -> Iterator[tuple[RunDir, RunRecord]]:
-    """Yield the runs that have a readable record, the last written first."""
     for path in sorted(output.glob("[!.]*/run.json"), key=_written_at, reverse=True):
         with contextlib.suppress(RunError):
             if (record := RunDir(path.parent).read_record()) is not None:
@@ -346,7 +342,6 @@ def run_state(run: RunDir, record: RunRecord) -> RunState:
 
 
 def shipped_weights(name: str) -> Path:
-    """Return the file of one of the `SHIPPED_WEIGHTS`."""
     return shipped_dir(SHIPPED_WEIGHTS[name]) / "model.pt"
 
 

@@ -58,12 +58,10 @@ class MetricSums:
 
     @property
     def loss(self) -> float:
-        """The mean loss per example."""
         return self.loss_sum / max(self.num_examples, 1)
 
     @property
     def accuracy(self) -> float:
-        """The fraction of examples that were classified correctly."""
         return self.num_correct / max(self.num_examples, 1)
 
     def __add__(self, other: MetricSums) -> MetricSums:
@@ -102,7 +100,6 @@ class TrainState(BaseModel, extra="forbid"):
 
     @property
     def best_row(self) -> EpochMetrics | None:
-        """The metrics of the best epoch so far."""
         return self.rows[self.best_epoch - 1] if self.best_epoch else None
 
     def is_over(self, num_epochs: int, patience: int) -> bool:

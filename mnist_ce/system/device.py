@@ -64,7 +64,6 @@ def reproducible(seed: int, threads: int = 0, *, warn_only: bool = False) -> Ite
 
 @contextlib.contextmanager
 def use_threads(threads: int) -> Iterator[None]:
-    """Set torch's number of threads, unless it is 0, until leaving."""
     before = torch.get_num_threads()
     try:
         if threads:

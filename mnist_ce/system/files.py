@@ -96,7 +96,6 @@ def cache_dir() -> Path:
 
 
 def repository_root() -> Path:
-    """Return the folder above the package: the root, if run from a checkout."""
     return Path(__file__).resolve().parent.parent.parent
 
 

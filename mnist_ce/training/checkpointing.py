@@ -38,7 +38,6 @@ class AsyncCheckpointer:
         self._executor.shutdown()  # finishes a write that has begun
 
     def is_busy(self) -> bool:
-        """Whether the last snapshot is still being written."""
         self._raise_errors(wait=False)
         return self._snapshot is not None and not self._snapshot.done()
 
@@ -50,18 +49,15 @@ class AsyncCheckpointer:
             self._append_rows()
 
     def save(self, snapshot: Snapshot) -> None:
-        """Write a snapshot in the background, after the one before."""
         self.wait()
         self._snapshot = self._submit(snapshot.write, self.run)
 
     def write(self, write: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401
-        """Call a function that writes a file, after all that was to be written before, now."""
         self.wait()
         self._submit(write, *arguments)
         self.wait()
 
     def wait(self) -> None:
-        """Wait until all rows and the last snapshot are written."""
         self._append_rows()
         self._raise_errors(wait=True)
 

@@ -117,7 +117,6 @@ def search(plan: Plan, stop: StopFlag | None = None) -> TuneResult:
 
 
 def _run_trials(plan: Plan, queue: RunQueue) -> list[dict[str, Any]]:
-    """Return the summaries of a plan's trials when all have ended, here or in other processes."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -73,7 +73,6 @@ class Custom:
         return {key: f"{kind.__module__}.{kind.__qualname__}" for key, kind in kinds.items()}
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Raise a UsageError for a setting that a custom part makes useless."""
         useless = {"model": "model.", "optimizer": "optimizer.", "data": "data.dataset"}
         for name in self.names:
             for key in settings:
@@ -96,7 +95,6 @@ class Custom:
 def reopen_run(
     name: str, settings: Mapping[str, Any], custom: Custom
 ) -> Iterator[tuple[RunDir, RunRecord, Config]]:
-    """Lock a run that is to be resumed, and yield it with its record and config."""
     run = find_run(name, Path(settings.get("run.output", Config().run.output)), INTERRUPTED)
     if is_shipped(run):
         raise RunError(f"{name} are shipped weights, which are not continued: see --init")
@@ -212,7 +210,6 @@ class Setup:
         return model
 
     def new_record(self, splits: DataSplits, step: Step, initial: TrainedModel | None) -> RunRecord:
-        """Return the record of a run that begins now."""
         device = step.loader.device
         gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
         record = RunRecord(
@@ -286,7 +283,6 @@ class Setup:
     def _load_snapshot(
         self, run: RunDir, now: RunRecord, step: Step
     ) -> tuple[dict[str, Any], TrainState]:
-        """Read `resume.pt` and check that it fits the config."""
         if not run.resume_path.exists():
             raise RunError(
                 f"run {run.path} cannot be continued: it has no resume.pt; train a new one"
@@ -355,7 +351,6 @@ def as_dry_run(setup: Setup, splits: DataSplits) -> Iterator[tuple[Setup, DataSp
 
 
 def _git_commit() -> str | None:
-    """Return the commit of the git checkout that the program runs from, if it does."""
     root = repository_root()
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         if (root / ".git").exists():

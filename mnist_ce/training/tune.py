@@ -170,7 +170,6 @@ def check_equal(what: str, there: Mapping[str, Any], here: Mapping[str, Any]) ->
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Read seeds such as `0-4` or `0,1,7-9`."""
     seeds: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,18})(?:-(\d{1,18}))?\s*", part)
@@ -206,11 +205,9 @@ class TuneResult:
     chosen: dict[str, Any] | None = None  # a search's chosen trial, settings, validation accuracy
 
     def count(self, state: str) -> int:
-        """Return how many trials are `complete`, `pruned` or `fail`."""
         return sum(trial["state"] == state for trial in self.trials)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values: fractions, not percent."""
         return vars(self) | {"groups": [group.to_dict() for group in self.groups]}
 
 
@@ -226,7 +223,6 @@ def tune(plan: Plan, stop: StopFlag | None = None) -> TuneResult:
 
 
 def summary(record: RunRecord, searched: Collection[str] = ()) -> dict[str, Any]:
-    """Return what a result says of a run that ended."""
     return {
         "run": record.name,
         "host": (record.process or {}).get("host"),
@@ -336,7 +332,6 @@ class RunQueue:
         return self.digests[name]
 
     def wait(self, num_runs: int) -> None:
-        """Wait a moment for other processes; raise a StoppedError when stopped."""
         if num_runs != self.num_awaited:
             logger.info(f"waiting for {num_runs} runs of other processes")
         self.num_awaited = num_runs

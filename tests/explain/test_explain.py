@@ -294,10 +294,7 @@ def test_a_target_is_a_class_name_or_an_unambiguous_index(
 
 
 def test_what_cannot_be_read_or_written(
-    refused: Callable[..., tuple[int, str]],
-    image_path: Path,
-    networks: Networks,
-    tmp_path: Path,
+    refused: Callable[..., tuple[int, str]], image_path: Path, networks: Networks, tmp_path: Path
 ) -> None:
     blank, plot = tmp_path / "blank.png", tmp_path / "none" / "why.png"
     Image.new("L", (100, 100), 255).save(blank)

@@ -221,10 +221,7 @@ STRUCTURES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: {**WEIGHTS, **{f"x{i}": {"w": torch.zeros(1, 1)} for i in range(1500)}},
         CHAIN,
     ),
-    "tuples": (
-        lambda: {**WEIGHTS, "more": tuples(60)},
-        "tuple",
-    ),
+    "tuples": (lambda: {**WEIGHTS, "more": tuples(60)}, "tuple"),
     "escape": (lambda: {"\x1b]0;x\7": {**WEIGHTS}}, ""),
 }
 

@@ -435,10 +435,7 @@ def test_a_stop_names_the_command_that_continues(
 
 
 def test_optuna_is_needed_for_a_search_alone(
-    monkeypatch: pytest.MonkeyPatch,
-    refused: Refused,
-    small_settings: Settings,
-    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, refused: Refused, small_settings: Settings, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.delitem(sys.modules, "mnist_ce.training.search")

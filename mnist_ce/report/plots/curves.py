@@ -176,7 +176,6 @@ def _by_epoch(run: RunMetrics, quantity: str, split: str) -> Points:
 
 
 def _by_step(run: RunMetrics, quantity: str) -> Points:
-    """Return the rows of `steps.csv` by epochs, [n, 2]."""
     num_epochs = run.epochs[-1]["epoch"] if run.epochs else 0
     steps = run.steps if run.steps is not None else np.empty(0, [("step", int), ("epoch", int)])
     num_steps = steps["step"][steps["epoch"] <= num_epochs].max(initial=0)
