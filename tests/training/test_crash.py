@@ -107,7 +107,7 @@ def endless(settings: dict[str, Any]) -> list[str]:
 def command(arguments: list[str], patched: str = "", number: int = 0) -> None:
     """Train; a function that is patched sends this process a signal, if given, and hangs."""
 
-    def hang(*rest: object) -> None:
+    def hang(*_: object, **__: object) -> None:
         if number:
             os.kill(os.getpid(), number)
         while True:
