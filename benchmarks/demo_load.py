@@ -169,7 +169,10 @@ def running_server(folder: str) -> Iterator[tuple[subprocess.Popen[str], Address
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
         assert server.stdout is not None
         port = int(server.stdout.readline().rsplit(":", 1)[1].strip("/\n"))
-        yield server, ("127.0.0.1", port)
+        try:
+            yield server, ("127.0.0.1", port)
+        finally:  # whatever failed: leaving the block waits for the process
+            server.terminate()
 
 
 def measure(address: Address, contents: list[bytes], seconds: float) -> list[float]:

@@ -50,7 +50,8 @@ logger = logging.getLogger(__name__)
 class LimitedProtocol(H11Protocol):
     """HTTP over a connection that ends when its client keeps the server waiting.
 
-    Of more than `MAX_CONNECTIONS` the one ends that has waited for its client the longest.
+    Of more than `MAX_CONNECTIONS` the one ends that has waited for its client the longest, if
+    possible for its first request.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -60,7 +61,8 @@ class LimitedProtocol(H11Protocol):
         if len(self.connections) > MAX_CONNECTIONS:
             limited = (one for one in self.connections if isinstance(one, LimitedProtocol))
             waiting = (one for one in limited if one.is_waiting)
-            oldest = min(waiting, key=lambda one: one.deadline.when())
+            # First one that has never asked anything: a client between two requests is no flood.
+            oldest = min(waiting, key=lambda one: (one.cycle is not None, one.deadline.when()))
             oldest.transport.abort()
             self.connections.discard(oldest)
 
