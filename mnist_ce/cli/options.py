@@ -159,11 +159,11 @@ def _suggestion(word: str, value: str, options: Sequence[str]) -> str:
 
         if word in shipped_configs():
             return f"; did you mean --config {word}?"
-        flags = {config_key: name.replace("_", "-") for name, config_key in CONFIG_KEYS.items()}
+        flags = {key_of: f"--{name.replace('_', '-')}" for name, key_of in CONFIG_KEYS.items()}
         for full in Config().flat():
             if key in (full, full.partition(".")[2]):
                 setting = f"--set {full}={value or 'VALUE'}"
-                option = f"--{flags[full]} {value}".rstrip() if full in flags else setting
-                return f"; did you mean {option}?"
+                option = f"{flags[full]} {value}" if flags.get(full) in options else setting
+                return f"; did you mean {option.rstrip()}?"
     is_option = word.startswith("--") or bool(value)
     return did_you_mean(f"--{key.replace('_', '-')}", options) if is_option else ""

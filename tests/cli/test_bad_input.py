@@ -115,6 +115,7 @@ WRONG_COMMANDS = {
     "train --learning-rate 0.1": "did you mean --lr?",
     "train --weight-decay 0.1": "did you mean --set optimizer.weight_decay=VALUE?",
     "train epochs=1": "did you mean --epochs 1?",
+    "tune --epochs 1": "did you mean --set train.epochs=VALUE?",
     "train fast": "did you mean --config fast?",
     "train -c fsat": "did you mean fast?",
     "train --set epochs=1": "as in train.epochs=1",
