@@ -109,6 +109,17 @@ def train_small(
     return functools.partial(train_small_in, tmp_path)
 
 
+@pytest.fixture(scope="module")
+def two_runs(
+    tmp_path_factory: pytest.TempPathFactory, train_small_in: Callable[..., TrainResult]
+) -> Path:
+    """A folder with the runs `a` and `b`, of one epoch and with a validation split."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name in ("a", "b"):
+        train_small_in(folder, name, train__epochs=1, data__validation_size=100)
+    return folder
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Let torch compute with one thread: two for small matrices mostly wait for each other."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from PIL import Image
 
 from mnist_ce.cli import main
 from mnist_ce.data.synthetic import generate
-from mnist_ce.training.trainer import TrainResult
 
 COMMANDS = [
     "runs",
@@ -43,15 +41,10 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 
 
 @pytest.fixture(scope="module")
-def folder(
-    tmp_path_factory: pytest.TempPathFactory, train_small_in: Callable[..., TrainResult]
-) -> Path:
-    folder = tmp_path_factory.mktemp("records")
-    for name in ("a", "b"):
-        train_small_in(folder, name, train__epochs=1, data__validation_size=100)
-    shutil.copytree(folder / "a", folder / "a.saved")
-    Image.fromarray(255 - generate(1, seed=4).images.numpy()[0]).save(folder / "x.png")
-    return folder
+def folder(two_runs: Path) -> Path:
+    shutil.copytree(two_runs / "a", two_runs / "a.saved")
+    Image.fromarray(255 - generate(1, seed=4).images.numpy()[0]).save(two_runs / "x.png")
+    return two_runs
 
 
 def change(record: dict[str, Any], data: st.DataObject) -> None:

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,20 +19,15 @@ from PIL import Image
 from mnist_ce.cli import app, main
 from mnist_ce.data.synthetic import generate
 from mnist_ce.network.model import MLP
-from mnist_ce.training.trainer import TrainResult
 
 CONTROL = "\x1b[31m\x9b2J\x07\u202eé"  # colour, clear, bell, right to left
 COMMANDS = [str(command.name) for command in app.registered_commands]
 
 
 @pytest.fixture(scope="module")
-def folder(
-    tmp_path_factory: pytest.TempPathFactory, train_small_in: Callable[..., TrainResult]
-) -> Path:
+def folder(two_runs: Path) -> Path:
     """A folder of two runs, one of them with control characters in its record, and an image."""
-    folder = tmp_path_factory.mktemp("runs")
-    for name in ("a", "b"):
-        train_small_in(folder, name, train__epochs=1, data__validation_size=100)
+    folder = two_runs
     path = folder / "b" / "run.json"
     record = json.loads(path.read_text())
     texts = ("name", "recipe", "host", "process", "command", "git_commit")
