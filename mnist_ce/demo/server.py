@@ -324,8 +324,8 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
         WRITING.acquire(timeout=0.5)  # no correction is half written
         os._exit(128 + number)
 
-    # glibc (-3 is M_MMAP_THRESHOLD) then returns the memory of bodies and images at once: after
-    # forms of 8 MB and streams the process kept 190 MB, and keeps 35 MB, most of it loaded images.
+    # glibc (-3 is M_MMAP_THRESHOLD) then returns the memory of bodies and images at once: with the
+    # first snapshot of a run the process grew by 302 MB in place of 390, 163 of them by imports.
     with contextlib.suppress(AttributeError, TypeError):  # another system
         ctypes.CDLL(None).mallopt(-3, 1 << 17)
     for number in (signal.SIGINT, signal.SIGTERM):
