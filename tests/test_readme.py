@@ -6,14 +6,17 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from mnist_ce import train
+from mnist_ce import predict, train
 from mnist_ce.cli import main
 from mnist_ce.system.errors import StoppedError
 from mnist_ce.training import trainer
 from mnist_ce.training.trainer import StopFlag
+from scripts.draw_examples import EXAMPLES
+from scripts.draw_examples import draw as draw_example
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -83,6 +86,20 @@ def test_the_lessons_show_what_their_commands_print(
         assert re.fullmatch(rf"\n*{pattern}\n*", printed, re.DOTALL), command
     assert (tmp_path / "why.png").is_file()
     assert (tmp_path / "lessons.html").is_file()
+
+
+def test_the_shipped_examples_are_read_and_drawn_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # which has no folder `examples`
+    for name, (text, *_) in EXAMPLES.items():
+        records = predict(f"examples/{name}.jpg", multi=True)
+        is_digit = text[0][0].isdigit()
+        read = "".join(str(record.label) for record in records)
+        assert read == "".join(text).replace(" ", "") or not is_digit
+        assert {record.status for record in records} == {"ok" if is_digit else "rejected"}
+    shipped = np.asarray(Image.open(ROOT / "examples" / "seven.jpg"), float)
+    assert np.abs(np.asarray(draw_example("seven"), float) - shipped).mean() < 1
 
 
 @pytest.mark.usefixtures("small_data", "_no_plots")

@@ -35,7 +35,7 @@ from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import ImageError, ImageTooLargeError, MnistCeError
-from mnist_ce.system.files import version
+from mnist_ce.system.files import shipped_dir, version
 from mnist_ce.system.text import one_line, plain_reason, sanitize
 
 logger = logging.getLogger(__name__)
@@ -281,6 +281,7 @@ def make_app(service: InferenceService, host: str, token: str | None, correction
     state.receiving, state.stream_limiter = {}, CapacityLimiter(1)
     app.add_middleware(SecurityMiddleware, host=host, token=token, receiving=state.receiving)
     app.include_router(router)
+    app.mount("/examples", StaticFiles(directory=shipped_dir("examples")))
     for kind in (MnistCeError, RequestValidationError, StarletteHTTPException):
         app.add_exception_handler(kind, error_response)
     app.router.default = StaticFiles(directory=STATIC, html=True)  # for whatever is no route

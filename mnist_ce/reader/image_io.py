@@ -28,6 +28,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from mnist_ce.reader.pixels import MAX_SIDE_PX, has_transparency, is_deep
 from mnist_ce.system.errors import ImageError, ImageTooLargeError, UsageError, require
+from mnist_ce.system.files import find_example
 from mnist_ce.system.text import one_line
 
 ImageSource: TypeAlias = Path | str | bytes | Image.Image | NDArray[np.generic]
@@ -99,8 +100,8 @@ def find_images(patterns: Sequence[str], *, recursive: bool = False) -> Iterator
             continue
         path, files = Path(pattern), list[Path]()
         with contextlib.suppress(OSError, ValueError):  # a name too long, an unreadable folder
-            if path.is_dir():
-                files = _images_below(path, recursive)
+            if (folder := find_example(path)).is_dir():
+                files = [path / p.relative_to(folder) for p in _images_below(folder, recursive)]
             elif glob.has_magic(pattern) and not path.exists():
                 files = [match for match in _glob(path) if not match.is_dir()]
         yield from files or [path]
@@ -198,7 +199,7 @@ def read_file(path: Path) -> bytes:
     try:
         if path.is_dir():
             raise ImageError(f"{path} is a folder that holds no images")
-        with os.fdopen(os.open(path, flags), "rb") as file:
+        with os.fdopen(os.open(find_example(path), flags), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError(f"{path} is not a file")

@@ -100,10 +100,15 @@ def repository_root() -> Path:
 
 
 def shipped_dir(name: str) -> Path:
-    """Return the folder of the shipped `configs`, or of the weights `mnist` or `world`."""
-    installed = repository_root() / "mnist_ce/shipped" / name
-    checkout = repository_root() / (name if name == "configs" else f"checkpoints/{name}")
-    return installed if installed.is_dir() else checkout
+    """Return the folder of the shipped `configs`, `examples`, or weights `mnist` or `world`."""
+    places = (repository_root() / place / name for place in ("mnist_ce/shipped", "", "checkpoints"))
+    return next(place for place in places if place.is_dir())
+
+
+def find_example(path: Path) -> Path:
+    """Return the shipped image or folder for a path in `examples` that does not exist, else it."""
+    is_example = path.parts[:1] == ("examples",) and not path.exists()
+    return shipped_dir("examples").joinpath(*path.parts[1:]) if is_example else path
 
 
 def version() -> str:

@@ -12,10 +12,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from mnist_ce.config import shipped_configs
-from mnist_ce.data.synthetic import generate
 from mnist_ce.runs.run_dir import find_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +50,7 @@ def run(*arguments: str, cwd: Path | None = None, site: Path | None = None) -> s
 def test_the_wheel_holds_recipes_weights_and_type_marker(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}
-    for source in (ROOT / "configs", *WEIGHTS):
+    for source in (ROOT / "configs", ROOT / "examples", *WEIGHTS):
         files = {f"mnist_ce/shipped/{source.name}/{path.name}": path for path in source.iterdir()}
         assert files.keys() == {name for name in contents if f"/shipped/{source.name}/" in name}
         assert all(contents[name] == path.read_bytes() for name, path in files.items())
@@ -83,10 +81,7 @@ def test_help_and_recipes_work_elsewhere(site: Path, tmp_path: Path) -> None:
 
 
 def test_predict_works_elsewhere_with_the_shipped_weights(site: Path, tmp_path: Path) -> None:
-    split = generate(100, seed=3)
-    seven = int((split.labels == 7).nonzero()[0])
-    Image.fromarray(split.images[seven].numpy()).save(tmp_path / "seven.png")
-    arguments = ("-m", "mnist_ce", "predict", "seven.png", "--json")
+    arguments = ("-m", "mnist_ce", "predict", "examples/seven.jpg", "--json")
     (prediction,) = json.loads(run(*arguments, cwd=tmp_path, site=site))
     assert prediction["label"] == 7
     for folder in WEIGHTS:
