@@ -41,8 +41,8 @@ def write(text: list[str], height: int, rng: Rng) -> Float:
     """Return the coverage [h, w] of a pen that writes lines of text with a slight slant."""
     pitch, step, margin = round(1.75 * height), 0.95 * height, 0.9 * height
     width = round(2 * margin + step * (max(map(len, text)) - 1) + 0.7 * height)
-    size = (max(width, round(2.2 * height)), pitch * len(text) + round(0.8 * height))
-    page = Image.new("L", tuple(SUPERSAMPLING * side for side in size))
+    size = max(width, round(2.2 * height)), pitch * len(text) + round(0.8 * height)
+    page = Image.new("L", (SUPERSAMPLING * size[0], SUPERSAMPLING * size[1]))
     canvas, nib = ImageDraw.Draw(page), 0.075 * height * SUPERSAMPLING
     for row, line in enumerate(text):
         for column, character in enumerate(line):

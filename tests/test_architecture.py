@@ -20,6 +20,10 @@ FORMULAS = (
     "f.cross_entropy([[2, 1, .1]], [0]); f.binary_cross_entropy(f.sigmoid([1.2]), [1])"
 )
 IMAGE = "from PIL import Image; Image.new('L', (4, 20), 255).save('one.png')"
+COMPARE = (
+    "from mnist_ce.evaluation.comparison import compare_groups, mcnemar_p_value; import torch; "
+    "mcnemar_p_value(1, 2); compare_groups(torch.eye(2, 4) > 0, torch.eye(3, 4) > 0)"
+)
 PLOTS = "from mnist_ce.report.plots import canvas, curves, evaluation, images"
 
 # Statements for one interpreter each, and what must not have been imported after each of them.
@@ -42,6 +46,7 @@ CHAINS: dict[str, list[tuple[str, set[str]]]] = {
         ("from mnist_ce import MLP", {"typer"}),
         ("import mnist_ce.training.trainer", {"scipy", "sklearn", "mnist_ce.explain"}),
         ("import mnist_ce.evaluation.evaluate, mnist_ce.prediction.predict", {"mnist_ce.explain"}),
+        (COMPARE, {"torchvision", "scipy.stats", "matplotlib"}),
     ],
 }
 
