@@ -19,7 +19,8 @@ from mnist_ce.cli import main
 from mnist_ce.data import dataset as dataset_module
 from mnist_ce.data.splits import Dataset
 from mnist_ce.data.synthetic import FILE_NAME, generate, write_synthetic
-from mnist_ce.training.trainer import TrainResult, train
+from mnist_ce.training.callbacks import TrainResult
+from mnist_ce.training.trainer import train
 
 # Taken out, so that no test depends on it unasked: it goes before what a config says.
 REAL_MNIST = os.environ.pop("MNIST_CE_DATA_DIR", None)

@@ -14,7 +14,7 @@ from mnist_ce import predict, train
 from mnist_ce.cli import main
 from mnist_ce.system.errors import StoppedError
 from mnist_ce.training import trainer
-from mnist_ce.training.trainer import StopFlag
+from mnist_ce.training.callbacks import StopFlag
 from scripts.draw_examples import EXAMPLES
 from scripts.draw_examples import draw as draw_example
 

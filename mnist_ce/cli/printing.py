@@ -16,6 +16,7 @@ import typer
 
 from mnist_ce.system.distributed import is_main
 from mnist_ce.system.files import write_atomically
+from mnist_ce.system.logs import printed_by
 from mnist_ce.system.text import sanitize
 
 
@@ -78,18 +79,14 @@ def printing() -> Iterator[None]:
 
     A character that stdout cannot encode becomes an escape, as on stderr.
     """
-    logger, handler, stdout = logging.getLogger("mnist_ce"), _TerminalHandler(), sys.stdout
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    stdout = sys.stdout
     errors = stdout.errors
     if isinstance(stdout, io.TextIOWrapper):
         stdout.reconfigure(errors="backslashreplace")
     try:
-        yield
+        with printed_by(_TerminalHandler()):
+            yield
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
         if isinstance(stdout, io.TextIOWrapper) and not stdout.closed:
             stdout.reconfigure(errors=errors)
 

@@ -88,20 +88,18 @@ def train(
             return
 
     from mnist_ce.cli import terminal as on_terminal
-    from mnist_ce.training.trainer import Callback
+    from mnist_ce.training.callbacks import Callback, ProgressCallback
     from mnist_ce.training.trainer import train as run_training
 
     if quiet:
         logging.getLogger("mnist_ce").setLevel(logging.WARNING)
-    terminal = on_terminal.TerminalCallback(quiet=quiet, verbose=verbose)
-    callbacks: list[Callback] = [terminal]
+    callbacks: list[Callback] = [ProgressCallback(verbose=verbose)]
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(on_terminal.stop_on_signals())
-        stack.callback(terminal.close)
         if tensorboard:
             from mnist_ce.training.tensorboard import TensorBoardCallback
 
-            callbacks.append(stack.enter_context(TensorBoardCallback()))
+            callbacks.append(TensorBoardCallback())
         if live and is_main():
             from mnist_ce.cli.demo import live_page
 
@@ -116,6 +114,7 @@ def train(
             recipe=recipe,
             callbacks=callbacks,
             stop=stop,
+            progress=False,  # has its callback, and `main` prints the log
         )
     if not is_main():
         return

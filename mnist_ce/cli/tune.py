@@ -16,7 +16,7 @@ from mnist_ce.cli.runs import print_groups
 from mnist_ce.system.errors import MnistCeError, StoppedError, TrainingError, UsageError, require
 
 if TYPE_CHECKING:
-    from mnist_ce.training.trainer import StopFlag
+    from mnist_ce.training.callbacks import StopFlag
     from mnist_ce.training.tune import Plan, TuneResult
 
 

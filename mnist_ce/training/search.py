@@ -34,7 +34,7 @@ from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.errors import MnistCeError, RunError, TrainingError, UsageError
 from mnist_ce.system.text import one_line
 from mnist_ce.training import tune
-from mnist_ce.training.trainer import Callback, RunInfo, StopFlag
+from mnist_ce.training.callbacks import Callback, RunInfo, StopFlag
 from mnist_ce.training.tune import Plan, PlannedRun, RunQueue, TuneResult
 
 HEARTBEAT_SECONDS = 30  # of a database's trials; Optuna counts a process as killed after two

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -12,7 +12,7 @@ from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.distributed import is_main
 from mnist_ce.system.errors import require
-from mnist_ce.training.trainer import Callback, RunInfo, TrainResult
+from mnist_ce.training.callbacks import Callback, RunInfo, TrainResult
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -26,7 +26,7 @@ _SCALARS = {
 
 
 class TensorBoardCallback(Callback):
-    """Writes TensorBoard events into the run's directory; a context manager that closes the file.
+    """Writes TensorBoard events into the run's directory.
 
     A resumed run writes nothing twice. A UsageError if the tensorboard package is missing.
     """
@@ -35,13 +35,6 @@ class TensorBoardCallback(Callback):
         require("tensorboard", extra="tensorboard")
         self.writer: SummaryWriter | None = None
         self.has_trained = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.writer is not None:
-            self.writer.close()
 
     def on_start(self, info: RunInfo) -> None:
         if not is_main():
@@ -82,3 +75,7 @@ class TensorBoardCallback(Callback):
             with Image.open(path) as image:
                 pixels = np.asarray(image.convert("RGB"))  # uint8 [height, width, 3]
             self.writer.add_image("mistakes", pixels, len(result.rows), dataformats="HWC")
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()

@@ -31,7 +31,16 @@ from mnist_ce.runs.train_state import EpochMetrics, MetricSums, Snapshot, TrainS
 from mnist_ce.system.device import reproducible, resolve_device
 from mnist_ce.system.distributed import all_reduce, from_main, is_main, main_first, process_group
 from mnist_ce.system.errors import RunError, StoppedError, TrainingError, UsageError
+from mnist_ce.system.logs import LinePrinter, printed_by
 from mnist_ce.system.text import one_line
+from mnist_ce.training.callbacks import (
+    BatchInfo,
+    Callback,
+    ProgressCallback,
+    RunInfo,
+    StopFlag,
+    TrainResult,
+)
 from mnist_ce.training.checkpointing import AsyncCheckpointer
 from mnist_ce.training.setup import Custom, Setup, as_dry_run, new_run, reopen_run
 from mnist_ce.training.steps import NonFiniteLossError, OptimizerFactory, Step
@@ -51,6 +60,7 @@ def train(
     recipe: str | None = None,
     callbacks: Sequence[Callback] = (),
     stop: StopFlag | None = None,
+    progress: bool = True,
 ) -> TrainResult:
     """Train the network and keep the run on disk.
 
@@ -67,6 +77,8 @@ def train(
         recipe: The config's name in the run's name and record.
         callbacks: Called as training goes on.
         stop: A flag that stops training after the current batch.
+        progress: Print a line per epoch and what else is logged, and show a bar on a terminal or
+            in a notebook.
 
     Raises:
         UsageError, TypeError: If an argument or a setting is wrong.
@@ -81,6 +93,12 @@ def train(
     custom = Custom(copy.deepcopy(model) if dry_run else model, optimizer, data)
     custom.check_settings(settings)
     with process_group(), contextlib.ExitStack() as stack:
+        if progress:
+            if not logger.isEnabledFor(logging.INFO):  # else logging is set up to show it
+                stack.enter_context(printed_by(LinePrinter(), propagate=False))
+            callbacks = [ProgressCallback(), *callbacks]
+        for callback in callbacks:
+            stack.callback(callback.close)
         before: RunRecord | None = None  # of a run that is resumed
         if resume is not None:
             if dry_run:
@@ -148,6 +166,8 @@ def train(
         result = TrainResult(run, record, state.rows, unwrapped(trained.model).cpu())
         for callback in callbacks:
             callback.on_end(result)
+        if progress and not dry_run:
+            logger.info(f"kept in {run.path}")
         return result
 
 
@@ -382,58 +402,3 @@ def learning_rates(
             rates.append(float(optimizer.param_groups[0]["lr"]))
             scheduler.step()
     return rates.__getitem__
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """A run whose first step comes next."""
-
-    run: RunDir
-    config: Config  # resolved
-    record: RunRecord  # the content of `run.json`
-    num_images: int  # for training
-    num_batches: int  # per epoch
-    epoch: int  # to be trained next, from 1; above 1 in a resumed run
-    num_workers: int  # CPU threads that compute a step
-
-
-@dataclass(frozen=True, slots=True)
-class BatchInfo:
-    """A batch that is done."""
-
-    epoch: int  # from 1
-    batch: int  # batches done in this epoch
-    seconds: float  # spent in this epoch
-    metrics: MetricSums  # since the epoch began
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """A finished run."""
-
-    run: RunDir  # removed after a dry run
-    record: RunRecord  # the content of `run.json`
-    rows: list[EpochMetrics]  # of `metrics.csv`
-    model: nn.Module  # the trained network, on the CPU: the module given to `train`, if one was
-
-
-class Callback:
-    """What is called as training goes on; the base class does nothing."""
-
-    def on_start(self, info: RunInfo) -> None: ...
-
-    def on_batch(self, info: BatchInfo) -> None: ...
-
-    def on_epoch(self, metrics: EpochMetrics) -> None:
-        """Called with the epoch's row of `metrics.csv`."""
-
-    def on_end(self, result: TrainResult) -> None:
-        """Called when the plots are drawn, too."""
-
-
-@dataclass
-class StopFlag:
-    """A request to stop training after the current batch, set by a signal handler."""
-
-    signal_number: int | None = None  # of the signal; None: there was none
-    is_checked: bool = False  # whether the training loop is running and will see the request

@@ -36,7 +36,8 @@ from mnist_ce.system.errors import (
     UsageError,
 )
 from mnist_ce.system.text import sanitize
-from mnist_ce.training.trainer import Callback, StopFlag, train
+from mnist_ce.training.callbacks import Callback, StopFlag
+from mnist_ce.training.trainer import train
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -281,12 +282,13 @@ class RunQueue:
         if before is None or before.status not in TRIAL_STATES:
             if run.is_locked():
                 return None
+            common: dict[str, Any] = {"callbacks": callbacks, "stop": self.stop, "progress": False}
             try:
                 if before is None:
                     config = resolve_config(flags=planned.settings, environment={})
-                    train(config, recipe=planned.recipe, callbacks=callbacks, stop=self.stop)
+                    train(config, recipe=planned.recipe, **common)
                 else:
-                    train(resume=str(run.path.absolute()), callbacks=callbacks, stop=self.stop)
+                    train(resume=str(run.path.absolute()), **common)
             except PrunedError:
                 changes = {"status": RunState.PRUNED}
             except (DeviceError, StoppedError):

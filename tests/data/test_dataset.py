@@ -14,7 +14,7 @@ from mnist_ce.data.splits import Dataset, Split, split_validation
 from mnist_ce.evaluation.comparison import compare
 from mnist_ce.evaluation.evaluate import evaluate
 from mnist_ce.system.errors import DataError, UsageError
-from mnist_ce.training.trainer import TrainResult
+from mnist_ce.training.callbacks import TrainResult
 
 
 def numbered(labels: list[int]) -> Split:

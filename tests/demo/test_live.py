@@ -22,7 +22,8 @@ from mnist_ce.demo.live import MAX_POINTS, RunWatcher
 from mnist_ce.evaluation.evaluate import evaluate
 from mnist_ce.evaluation.metrics import most_confident_mistakes
 from mnist_ce.runs.records import RunState
-from mnist_ce.training.trainer import TrainResult, train
+from mnist_ce.training.callbacks import TrainResult
+from mnist_ce.training.trainer import train
 
 HEADER = "step,epoch,loss,accuracy,learning_rate\n"
 

@@ -17,7 +17,8 @@ from mnist_ce.data.splits import Dataset
 from mnist_ce.evaluation.evaluate import evaluate
 from mnist_ce.explain.image import explain_image
 from mnist_ce.network.objective import Binary
-from mnist_ce.training.trainer import TrainResult, train
+from mnist_ce.training.callbacks import TrainResult
+from mnist_ce.training.trainer import train
 
 
 @pytest.mark.parametrize(

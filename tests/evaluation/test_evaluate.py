@@ -12,7 +12,7 @@ from mnist_ce.evaluation.evaluate import evaluate
 from mnist_ce.report.report import report
 from mnist_ce.runs.load_model import load_model
 from mnist_ce.system.errors import CheckpointError
-from mnist_ce.training.trainer import TrainResult
+from mnist_ce.training.callbacks import TrainResult
 
 pytestmark = pytest.mark.usefixtures("small_data")
 

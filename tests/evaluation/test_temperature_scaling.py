@@ -14,7 +14,7 @@ from mnist_ce.report.plots.evaluation import draw_reliability
 from mnist_ce.report.report import report
 from mnist_ce.runs.records import RunRecord, RunState
 from mnist_ce.runs.run_dir import RunDir
-from mnist_ce.training.trainer import TrainResult
+from mnist_ce.training.callbacks import TrainResult
 
 pytestmark = pytest.mark.usefixtures("small_data")
 

@@ -13,7 +13,7 @@ from mnist_ce.evaluation.verification import verify
 from mnist_ce.runs.checkpoint import load_tensors, save_tensors
 from mnist_ce.runs.load_model import load_model
 from mnist_ce.runs.run_dir import RunDir
-from mnist_ce.training.trainer import TrainResult
+from mnist_ce.training.callbacks import TrainResult
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from mnist_ce.report.plots.canvas import Canvas
 from mnist_ce.report.report import report
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import DataError
-from mnist_ce.training.trainer import TrainResult
+from mnist_ce.training.callbacks import TrainResult
 
 OF_TEST_IMAGES = {"confusion_matrix.png", "mistakes.png", "calibration.png"}
 PLOTS = {"curves.png", "weights.png"} | OF_TEST_IMAGES

@@ -28,7 +28,7 @@ from mnist_ce.runs.run_dir import (
     shipped_weights,
 )
 from mnist_ce.system.errors import CheckpointError
-from mnist_ce.training.trainer import TrainResult
+from mnist_ce.training.callbacks import TrainResult
 
 Train = Callable[..., TrainResult]
 

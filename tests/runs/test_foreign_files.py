@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mnist_ce.cli import main
-from mnist_ce.training.trainer import TrainResult
+from mnist_ce.training.callbacks import TrainResult
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from mnist_ce.training.trainer import BatchInfo, Callback, StopFlag
+from mnist_ce.training.callbacks import BatchInfo, Callback, StopFlag
 
 
 def stop_after(num_batches: int, *callbacks: Callback) -> dict[str, Any]:

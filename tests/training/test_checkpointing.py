@@ -18,8 +18,9 @@ from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.runs.train_state import EpochMetrics, Snapshot
 from mnist_ce.system.errors import RunError
 from mnist_ce.training import checkpointing
+from mnist_ce.training.callbacks import Callback
 from mnist_ce.training.checkpointing import AsyncCheckpointer
-from mnist_ce.training.trainer import Callback, train
+from mnist_ce.training.trainer import train
 
 
 class Disk(RunDir):

@@ -138,7 +138,7 @@ def test_stopped_by_a_signal(
 
 
 def test_the_second_signal_stops_at_once(endless: list[str], start: Start, tmp_path: Path) -> None:
-    process = start(command, endless, "mnist_ce.cli.terminal.TerminalCallback.on_epoch")
+    process = start(command, endless, "mnist_ce.training.callbacks.ProgressCallback.on_epoch")
     wait_for(tmp_path / "a" / "model.pt")
     assert process.pid is not None
     os.kill(process.pid, signal.SIGINT)

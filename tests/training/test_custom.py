@@ -26,8 +26,8 @@ from mnist_ce.system.errors import (
     TrainingError,
     UsageError,
 )
+from mnist_ce.training.callbacks import TrainResult
 from mnist_ce.training.steps import OptimizerFactory
-from mnist_ce.training.trainer import TrainResult
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Set = tuple[Tensor, Tensor]

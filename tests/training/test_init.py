@@ -13,7 +13,7 @@ from mnist_ce import train
 from mnist_ce.network.model import MLP
 from mnist_ce.runs.checkpoint import read_weights, weights_sha256
 from mnist_ce.system.errors import CheckpointError, UsageError
-from mnist_ce.training.trainer import Callback, TrainResult
+from mnist_ce.training.callbacks import Callback, TrainResult
 
 
 @pytest.fixture

@@ -67,13 +67,12 @@ def written(run: Path) -> Counter[tuple[str, int]]:
 
 
 def test_a_continued_run_goes_on_in_its_events(small_settings: dict[str, Any]) -> None:
-    with pytest.raises(StoppedError), TensorBoardCallback() as writer:
-        train(None, small_settings, **stop_after(13, writer))  # in the second epoch
+    with pytest.raises(StoppedError):
+        train(None, small_settings, **stop_after(13, TensorBoardCallback()))  # in the second epoch
     output = {"run.output": small_settings["run.output"]}
     (run,) = Path(small_settings["run.output"]).iterdir()
     for name in ("latest", run.name):  # the second time there is nothing left to train
-        with TensorBoardCallback() as writer:
-            result = train(None, output, resume=name, callbacks=[writer])
+        result = train(None, output, resume=name, callbacks=[TensorBoardCallback()])
     assert set(written(run).values()) == {1}
     assert ("_hparams_/session_start_info", 0) in written(run)
     events = read_events(result.run.path).Scalars("loss/train")

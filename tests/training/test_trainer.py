@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import hypothesis
 import hypothesis.strategies as st
@@ -22,7 +23,8 @@ from mnist_ce.runs.checkpoint import weights_sha256
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.errors import RunError, TrainingError
-from mnist_ce.training.trainer import Callback, StopFlag, TrainResult, learning_rates
+from mnist_ce.training.callbacks import Callback, StopFlag, TrainResult
+from mnist_ce.training.trainer import learning_rates
 
 Train = Callable[..., TrainResult]
 HEADER = "step,epoch,loss,accuracy,learning_rate\n"
@@ -48,6 +50,23 @@ def test_a_run_leaves_what_the_readme_says(train_small: Train) -> None:
     again = train(result.run.config_path, {"run.output": str(result.run.path.parent)})
     assert again.run.path != result.run.path
     assert again.record["weights_sha256"] == result.record["weights_sha256"]
+
+
+def test_python_sees_the_progress_of_the_command_line(
+    small_settings: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    closed = Mock()
+    result = train(None, small_settings, callbacks=[Mock(Callback, close=closed)])
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in lines if "images" in line] == ["synthetic"]
+    num_epochs = len(result.rows)
+    assert sum(f"/{num_epochs}  loss" in line for line in lines) == num_epochs
+    assert lines[-1] == f"kept in {result.run.path}"
+    train(None, small_settings, progress=False)
+    assert not capsys.readouterr().err
+    with pytest.raises(RunError):
+        train(resume="none", callbacks=[Mock(Callback, close=closed)])
+    assert closed.call_count == 2
 
 
 def test_equal_seeds_give_equal_bytes_and_leave_global_state_alone(train_small: Train) -> None:

@@ -22,8 +22,8 @@ from mnist_ce.cli import main
 from mnist_ce.runs.records import RunRecord, RunState
 from mnist_ce.system.errors import DataError, RunError, StoppedError
 from mnist_ce.training import search, trainer
+from mnist_ce.training.callbacks import StopFlag, TrainResult
 from mnist_ce.training.search import read_space
-from mnist_ce.training.trainer import StopFlag, TrainResult
 from mnist_ce.training.tune import (
     RunQueue,
     TuneResult,

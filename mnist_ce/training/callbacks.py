@@ -1,0 +1,185 @@
+"""What is called as training goes on, with what it gets; and the one that shows the progress."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from mnist_ce.config import Config
+from mnist_ce.runs.records import RunRecord
+from mnist_ce.runs.run_dir import RunDir
+from mnist_ce.runs.train_state import EpochMetrics, MetricSums
+from mnist_ce.system.distributed import is_main, num_processes
+from mnist_ce.system.logs import is_notebook
+
+if TYPE_CHECKING:
+    from tqdm.auto import tqdm
+
+logger = logging.getLogger(__name__)
+
+WINDOW_BATCHES, WINDOW_SECONDS = 50, 0.5  # over which the speed is measured, at least
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run whose first step comes next."""
+
+    run: RunDir
+    config: Config  # resolved
+    record: RunRecord  # the content of `run.json`
+    num_images: int  # for training
+    num_batches: int  # per epoch
+    epoch: int  # to be trained next, from 1; above 1 in a resumed run
+    num_workers: int  # CPU threads that compute a step
+
+
+@dataclass(frozen=True, slots=True)
+class BatchInfo:
+    """A batch that is done."""
+
+    epoch: int  # from 1
+    batch: int  # batches done in this epoch
+    seconds: float  # spent in this epoch
+    metrics: MetricSums  # since the epoch began
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run."""
+
+    run: RunDir  # removed after a dry run
+    record: RunRecord  # the content of `run.json`
+    rows: list[EpochMetrics]  # of `metrics.csv`
+    model: nn.Module  # the trained network, on the CPU: the module given to `train`, if one was
+
+
+class Callback:
+    """What is called as training goes on; the base class does nothing."""
+
+    def on_start(self, info: RunInfo) -> None: ...
+
+    def on_batch(self, info: BatchInfo) -> None: ...
+
+    def on_epoch(self, metrics: EpochMetrics) -> None:
+        """Called with the epoch's row of `metrics.csv`."""
+
+    def on_end(self, result: TrainResult) -> None:
+        """Called when the plots are drawn, too."""
+
+    def close(self) -> None:
+        """Called last, also after an error."""
+
+
+@dataclass
+class StopFlag:
+    """A request to stop training after the current batch, set by a signal handler."""
+
+    signal_number: int | None = None  # of the signal; None: there was none
+    is_checked: bool = False  # whether the training loop is running and will see the request
+
+
+class ProgressCallback(Callback):
+    """Logs the progress of training, a line per epoch, and shows a bar on a terminal or notebook.
+
+    With `verbose`, a line every `log_interval` batches stands in for the bar. Of several runs,
+    `place` is which one this is, and `num_after` how many come after it.
+    """
+
+    def __init__(
+        self, *, verbose: bool = False, has_bar: bool = True, place: str = "", num_after: float = 0
+    ) -> None:
+        self.verbose, self.place, self.num_after = verbose, place and f"{place}  ", num_after
+        self.has_bar = has_bar and not verbose and is_main()
+        self.bar: tqdm[Any] | None = None
+        self.first_rate: float | None = None  # images per second in the first window
+        self.has_warned = False  # of a lower rate
+
+    def on_start(self, info: RunInfo) -> None:
+        self.info, self.started_at = info, time.monotonic()
+        self.num_epochs = info.config.train.epochs
+        self._begin_window()
+        counts = f", {num_processes()} processes" if num_processes() > 1 else ""
+        if info.record.device == "cpu":
+            counts += f", {info.num_workers} thread{'s' * (info.num_workers > 1)}"
+        what = self.place + info.run.name if self.place else info.record.dataset
+        logger.info(
+            f"{what}: {info.num_images:,} images, batches of "
+            f"{info.config.train.batch_size}, {info.record.step} step on "
+            f"{info.record.device}{counts}"
+        )
+
+    def on_batch(self, info: BatchInfo) -> None:
+        self._check_speed()
+        is_due = info.batch % self.info.config.run.log_interval == 0
+        is_due = is_due or (self.verbose and info.batch == self.info.num_batches)
+        if not (is_due and logger.isEnabledFor(logging.INFO)):
+            return
+        sums = info.metrics
+        epoch, loss = self._epoch(info.epoch), f"loss {sums.loss:.4f}"
+        if self.verbose:
+            rate = f"{sums.num_examples / max(info.seconds, 1e-9):,.0f} images/s"
+            logger.info(f"{epoch} batch {info.batch}/{self.info.num_batches}  {loss}  {rate}")
+        elif self.has_bar:
+            num_steps = (info.epoch - 1) * self.info.num_batches + info.batch
+            # tqdm's own postfix begins with a comma.
+            text = f"{epoch} |{{bar}}| {loss}  accuracy {sums.accuracy:7.2%}  {{remaining}} left"
+            self._draw_bar(num_steps, text)
+
+    def _draw_bar(self, num_steps: int, text: str) -> None:
+        if self.bar is None:  # one of the whole run, for the time left
+            from tqdm.auto import tqdm
+
+            disable = False if is_notebook() else None  # None: unless this is a terminal
+            look: dict[str, Any] = {"leave": False, "disable": disable, "dynamic_ncols": True}
+            total = self.num_epochs * self.info.num_batches
+            self.bar = tqdm(total=total, initial=num_steps, bar_format=text, **look)
+        self.bar.bar_format = text
+        self.bar.update(num_steps - self.bar.n)  # drawn at most every 0.1 s
+
+    def _epoch(self, epoch: int) -> str:
+        return f"{self.place}epoch {epoch:>{len(str(self.num_epochs))}}/{self.num_epochs}"
+
+    def _check_speed(self) -> None:
+        """Warn once when training on a CPU has become less than half as fast as at its start."""
+        self.window_batches += 1
+        seconds = time.monotonic() - self.window_began_at
+        if self.window_batches < WINDOW_BATCHES or seconds < WINDOW_SECONDS:
+            return
+        rate = self.window_batches * self.info.config.train.batch_size / seconds
+        self._begin_window()
+        if self.first_rate is None:
+            self.first_rate = rate
+        if rate < self.first_rate / 2 and self.info.record.device == "cpu" and not self.has_warned:
+            self.has_warned = True
+            self._clear_bar()
+            logger.warning(
+                f"training has slowed down from {self.first_rate:,.0f} to {rate:,.0f} "
+                "images/s: another program is using the CPU"
+            )
+
+    def _begin_window(self) -> None:
+        self.window_batches, self.window_began_at = 0, time.monotonic()
+
+    def on_epoch(self, metrics: EpochMetrics) -> None:
+        self._begin_window()  # the test before is not training
+        self._clear_bar()
+        parts = [self._epoch(metrics["epoch"]), f"loss {metrics['train_loss']:.4f}"]
+        if metrics.get("validation_accuracy") is not None:
+            parts.append(f"validation {metrics['validation_accuracy']:.2%}")
+        if metrics.get("test_accuracy") is not None:
+            loss, accuracy = metrics["test_loss"], metrics["test_accuracy"]
+            parts.append(f"test loss {loss:.4f} accuracy {accuracy:.2%}")
+        logger.info("  ".join([*parts, f"{metrics['seconds']:.1f} s"]))  # fits 80 columns
+
+    def _clear_bar(self) -> None:
+        if self.bar is not None:
+            self.bar.clear()
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
