@@ -7,6 +7,7 @@ flags < `--set section.key=value`. An unknown key, a wrong type or a value out o
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import functools
 import logging
@@ -18,12 +19,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from mnist_ce.network import HIDDEN, INPUT_SIZE
 from mnist_ce.system.errors import UsageError
-from mnist_ce.system.files import read_regular, shipped_dir
+from mnist_ce.system.files import as_path, expand_home, local_path, read_regular, shipped_dir
 from mnist_ce.system.text import (
     CONTROL_CHARACTERS,
     did_you_mean,
@@ -40,7 +49,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
+PathText = Annotated[str, AfterValidator(local_path)]  # or a dataset, such as csv:PATH
 MAX_CONFIG_BYTES = 1 << 20
+UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # with which Windows begins a file
 MAX_SHOWN = 100  # characters of a wrong value
 MAX_HIDDEN = 63  # as many as a checkpoint may have
 MAX_PARAMETERS = 100_000_000  # 400 MB of weights, and as much momentum; MNIST needs a hundredth
@@ -65,20 +76,21 @@ class Section(BaseModel):
     @classmethod
     def _has_no_control_characters(cls, value: object) -> object:
         if isinstance(value, str) and re.search(CONTROL_CHARACTERS, value):
-            raise PydanticCustomError("control", "must have no control characters")
+            reason = "must be UTF-8 without control characters; write a path with / or in '…'"
+            raise PydanticCustomError("control", reason)
         return value
 
 
 class DataConfig(Section):
     """The images that the network is trained and tested on."""
 
-    dataset: str = Field(default="auto", pattern=DATASETS)
+    dataset: PathText = Field(default="auto", pattern=DATASETS)
     """`auto` is MNIST where it is found or can be downloaded, else the synthetic digits; or
     `mnist`, `fashion-mnist`, `kmnist`, `synthetic`, `csv:FILE`, `npz:FILE`, `folder:DIR`, and
     `mnist+folder:DIR` for both. See docs/own-data.md."""
-    dir: str = Field(default="data", min_length=1)
+    dir: PathText = Field(default="data", min_length=1)
     """The folder of the datasets; files are downloaded to it."""
-    mirror: str = ""
+    mirror: Annotated[str, AfterValidator(expand_home)] = ""
     """The only address to download from; empty: torchvision's mirrors."""
     classes: tuple[Count, ...] = Field(default=(), strict=False)
     """The classes to keep, renumbered in this order; empty: all."""
@@ -135,7 +147,7 @@ class TrainConfig(Section):
     """Test after every so many epochs; 0: at the end only; -1: never, as in a search."""
     patience: Count = 0
     """Stop after so many epochs without a better validation result; 0: never."""
-    init: str = ""
+    init: PathText = ""
     """The run, checkpoint or shipped weights to start from; empty: random weights."""
 
     @field_validator("step", mode="before")
@@ -214,7 +226,7 @@ class AugmentConfig(Section):
 class RunConfig(Section):
     """The run's folder and its progress output."""
 
-    output: str = Field(default="checkpoints", min_length=1)
+    output: PathText = Field(default="checkpoints", min_length=1)
     """The folder that holds the runs."""
     name: str = ""
     """The run's name; empty: made from dataset, recipe and time."""
@@ -284,7 +296,9 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def recipe_name(config: str | Path | None) -> str:
-    return Path(config).stem if config is not None else "default"
+    """Return the name of a config in names of runs and in records."""
+    stem = re.sub(r"[^\w.+-]+", "-", "default" if config is None else Path(config).stem)
+    return stem[:40].strip("-.") or "config"
 
 
 def resolve_config(
@@ -366,18 +380,20 @@ def check_value(key: str, value: object, source: str) -> None:
 
 
 def read_settings(config: str | Path) -> tuple[str, dict[str, Any]]:
-    shipped = shipped_configs()
-    path = Path(config) if Path(config).is_file() else shipped.get(str(config))
+    shipped, file, content = shipped_configs(), as_path(config), b""
+    path = file if file.exists() and not file.is_dir() else shipped.get(str(config))
     if path is None:
         near = did_you_mean(str(config), shipped)
         raise UsageError(f"config {config} is neither a file nor one of {', '.join(shipped)}{near}")
     try:
         content = read_regular(path, MAX_CONFIG_BYTES)
-        return str(path), dict(flatten(tomllib.loads(content.decode())))
+        text = content.decode("utf-16" if content.startswith(UTF16_MARKS) else "utf-8-sig")
+        return str(path), dict(flatten(tomllib.loads(text)))
     except OSError as error:
         raise UsageError(f"config {path} cannot be read: {one_line(error)}") from None
     except (ValueError, RecursionError) as error:  # ValueError: numbers of 5000 digits, too
-        raise UsageError(f"config {path} is not valid TOML: {one_line(error)}") from None
+        hint = "; write a text with \\ in '…', or / in its place" if b"\\" in content else ""
+        raise UsageError(f"config {path} is not valid TOML: {one_line(error)}{hint}") from None
 
 
 def flatten(tables: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -50,12 +50,14 @@ def evaluate(
     from mnist_ce.system.device import use_threads
 
     if verify:
-        if name is None or split != "test" or dataset or plot or (input_mean, input_std) != (0, 1):
+        if name is None or split != "test" or plot or (input_mean, input_std) != (0, 1):
             raise typer.BadParameter("--verify needs the name of a run, and no other options")
         from mnist_ce.evaluation.verification import verify as verify_run
 
         with use_threads(threads):
-            run, checks = verify_run(name, output=output, data_dir=data_dir, device=device)
+            run, checks = verify_run(
+                name, output=output, dataset=dataset, data_dir=data_dir, device=device
+            )
         failed = ", ".join(check.name for check in checks if not check.ok)
         if json:
             content = [{"name": c.name, "ok": c.ok, "found": c.detail} for c in checks]

@@ -12,6 +12,7 @@ from typer import Argument, Option
 from typer.core import TyperCommand
 
 from mnist_ce.system.errors import UsageError
+from mnist_ce.system.files import expand_home
 from mnist_ce.system.text import did_you_mean, percent_hint, plain_reason
 
 DATASETS = (
@@ -96,9 +97,13 @@ _HEADINGS = {
 
 
 class Command(TyperCommand):
-    """A command with its options in groups in its help (Typer groups them with Rich only)."""
+    """A command that replaces `~` in every value, as `--output=~/runs` needs, with grouped help."""
 
     # Context and HelpFormatter belong to the click inside Typer, whose place may change.
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401
+        ctx.params = {name: _without_home(value) for name, value in ctx.params.items()}
+        return super().invoke(ctx)
+
     def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
         if ctx.info_name == "train":
             _show_defaults(self.params)
@@ -114,6 +119,12 @@ class Command(TyperCommand):
             if records:
                 with formatter.section(heading):
                     formatter.write_dl(records)
+
+
+def _without_home(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, (list, tuple)):
+        return [*map(_without_home, value)]
+    return expand_home(value) if isinstance(value, str) else value
 
 
 def _show_defaults(parameters: Sequence[Any]) -> None:

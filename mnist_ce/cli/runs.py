@@ -14,7 +14,7 @@ import typer
 from typer import Argument, Option
 
 from mnist_ce.cli import options
-from mnist_ce.cli.printing import echo, note, print_json, print_table
+from mnist_ce.cli.printing import echo, note, print_json, print_table, warn
 from mnist_ce.system.errors import RunError, UsageError
 from mnist_ce.system.text import sanitize, truncate_middle
 
@@ -53,10 +53,14 @@ def runs(
     if delete is not None:
         _delete(delete, Path(output), is_confirmed=yes, json=json)
         return
-    listed = list_runs(Path(output))
+    problems: list[str] = []
+    listed = list_runs(Path(output), problems)
     rows = [_run_row(run, record) for run, record in listed]
     groups = group_runs((run.name, record) for run, record in listed)
     groups = [group for group in groups if len(group.names) > 1]
+    if problems:
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        warn(f"damaged, and not listed: {'; '.join(problems[:3])}{more}")
     if json:
         of_run = {name: group.to_dict() for group in groups for name in group.names}
         print_json([{**run, "group": of_run.get(run["name"])} for run in rows])

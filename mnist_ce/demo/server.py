@@ -84,7 +84,7 @@ def models(request: Request) -> list[dict[str, Any]]:
     listed = []
     for name, path in request.app.state.service.checkpoints().items():
         record = RunDir(path.parent).read_record() or RunRecord()
-        about = {"name": name, "is_shipped": name in SHIPPED, "path": str(path)}
+        about = {"name": name, "is_shipped": name in SHIPPED, "path": sanitize(str(path))}
         listed.append(about | {key: record[key] for key in keys})
     return listed
 

@@ -241,10 +241,14 @@ def load_splits_of(
         used = (*settings.classes, *[config.objective.positive] * is_binary)
         names, num_classes = () if used else trained.class_names, 1 + max(used, default=0)
         given = custom_dataset(data, names, num_classes=num_classes, is_test=True)
-    if (name if given is None else CUSTOM) != trained.dataset:  # nothing is held out of others
+    is_named = (name if given is None else CUSTOM) == trained.dataset
+    if not is_named:  # nothing is held out of others
         others = {"validation_size": 0, "num_synthetic": 0, "mirror": mirror}
         settings = settings.model_copy(update=others)
-    splits = load_splits(settings, config.objective, config.train.seed, given, only_test=only_test)
+    task = (config.objective, config.train.seed, given)
+    splits = load_splits(settings, *task, only_test=only_test)
+    if not is_named and splits.digest == record.dataset_digest:  # its own, which were moved
+        splits = load_splits(config.data, *task, only_test=only_test)
     if len(splits.class_names) != len(trained.class_names):
         raise UsageError(
             f"{trained.path} has {len(trained.class_names)} classes, but {splits.dataset} has "

@@ -20,6 +20,7 @@ from mnist_ce.runs.run_dir import FINISHED, RunDir, find_run
 from mnist_ce.runs.train_state import load_snapshot
 from mnist_ce.system.device import resolve_device
 from mnist_ce.system.errors import MnistCeError, RunError
+from mnist_ce.system.files import as_path
 
 LOSS_TOLERANCE = 1e-5  # relative: the order of summation depends on threads and device
 COUNT_TOLERANCE = 2  # images near a tie, on another kind of device
@@ -42,6 +43,7 @@ def verify(
     name: str,
     *,
     output: str | Path = "checkpoints",
+    dataset: str | None = None,
     data_dir: str | Path | None = None,
     device: str = "auto",
 ) -> tuple[RunDir, list[Check]]:
@@ -51,11 +53,11 @@ def verify(
     compared among the files. For the arguments but `name`, a run, see `evaluate`. A `RunError` if
     there is no such run, or it is not finished.
     """
-    run = find_run(name, Path(output), FINISHED)
+    run = find_run(name, as_path(output), FINISHED)
     record = run.read_record()
     if record is None or not record.is_finished:
         raise RunError(f"run {run.path} is not finished, and has no results to verify")
-    parts = _Parts(run, record, data_dir, resolve_device(device))
+    parts = _Parts(run, record, dataset, data_dir, resolve_device(device))
     checks = [_check(part) for part in (parts.config, parts.weights, parts.metrics, parts.resume)]
     checks.append(data := _check(parts.data))
     if data.ok and record.test_accuracy is not None:
@@ -84,6 +86,7 @@ class _Parts:
 
     run: RunDir
     record: RunRecord
+    dataset: str | None
     data_dir: str | Path | None
     device: torch.device
 
@@ -93,7 +96,7 @@ class _Parts:
 
     @cached_property
     def splits(self) -> DataSplits:
-        return load_splits_of(self.trained, data_dir=self.data_dir)
+        return load_splits_of(self.trained, dataset=self.dataset, data_dir=self.data_dir)
 
     def config(self) -> PartResult:
         in_file = resolve_config(self.run.config_path, environment={}).flat()

@@ -18,6 +18,7 @@ from mnist_ce.prediction.predict import Prediction, predict
 from mnist_ce.reader.image_io import ImageSource
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.system.errors import CheckpointError, ImageError, UsageError
+from mnist_ce.system.text import sanitize
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class ImageExplanation:
         names = self.trained.class_names
         return {
             "path": self.path,
-            "checkpoint": str(self.trained.path),
+            "checkpoint": sanitize(str(self.trained.path)),
             "label": self.trained.labels[self.prediction],
             "class_name": names[self.prediction],
             "probability": self.loss["rows"][0]["probabilities"][self.prediction],

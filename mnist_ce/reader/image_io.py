@@ -8,8 +8,6 @@ import contextlib
 import glob
 import io
 import logging
-import os
-import stat
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +26,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from mnist_ce.reader.pixels import MAX_SIDE_PX, has_transparency, is_deep
 from mnist_ce.system.errors import ImageError, ImageTooLargeError, UsageError, require
-from mnist_ce.system.files import find_example
+from mnist_ce.system.files import as_path, find_example, read_regular
 from mnist_ce.system.text import one_line
 
 ImageSource: TypeAlias = Path | str | bytes | Image.Image | NDArray[np.generic]
@@ -88,10 +86,10 @@ SUFFIXES = {
 }
 
 
-def find_images(patterns: Sequence[str], *, recursive: bool = False) -> Iterator[Path | None]:
+def find_images(patterns: Sequence[str], *, recursive: bool = False) -> Iterator[Path | str | None]:
     """Yield the files that paths, folders (their images, sorted) and glob patterns stand for.
 
-    `-` yields None, for stdin. What does not exist is yielded too, to be reported as an error.
+    `-` yields None, for stdin. What does not exist and addresses are yielded too, to be reported.
     Hidden files in a folder, and those that are no images by name, are skipped and logged.
     """
     for pattern in patterns:
@@ -104,7 +102,7 @@ def find_images(patterns: Sequence[str], *, recursive: bool = False) -> Iterator
                 files = [path / p.relative_to(folder) for p in _images_below(folder, recursive)]
             elif glob.has_magic(pattern) and not path.exists():
                 files = [match for match in _glob(path) if not match.is_dir()]
-        yield from files or [path]
+        yield from files or (pattern if "://" in pattern else path,)
 
 
 def each_image(images: object) -> Iterator[ImageSource]:
@@ -176,7 +174,7 @@ def open_image(source: ImageSource, name: str = "the image") -> Image.Image:
         ImageError: If it is no file, damaged, of an unknown format, or far too large.
     """
     if isinstance(source, (str, Path)):
-        return open_image(read_file(Path(source)), str(source))
+        return open_image(read_file(source), str(source))
     try:
         with warnings.catch_warnings(action="ignore"):  # Pillow's
             if isinstance(source, np.ndarray):
@@ -193,21 +191,15 @@ def open_image(source: ImageSource, name: str = "the image") -> Image.Image:
         raise ImageError(f"{name} is damaged: {one_line(error)}") from None
 
 
-def read_file(path: Path) -> bytes:
-    # O_NONBLOCK: opening a named pipe would block until it has a writer.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+def read_file(path: Path | str) -> bytes:
     try:
-        if path.is_dir():
+        if (file := as_path(path)).is_dir():
             raise ImageError(f"{path} is a folder that holds no images")
-        with os.fdopen(os.open(find_example(path), flags), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ImageError(f"{path} is not a file")
-            if status.st_size > MAX_BYTES:
-                raise ImageError(f"{path} has {status.st_size:,} bytes, more than {MAX_BYTES:,}")
-            return file.read()
+        return read_regular(find_example(file), MAX_BYTES)
     except FileNotFoundError:
         raise ImageError(f"{path} does not exist") from None
+    except UsageError as error:  # an address
+        raise ImageError(str(error)) from None
     except (OSError, ValueError) as error:
         raise ImageError(f"{path} cannot be read: {one_line(error)}") from None
 

@@ -134,7 +134,7 @@ class PreprocessPool:
         def preprocessed() -> PreprocessedImage:
             path = str(source) if isinstance(source, (str, Path)) else None
             try:
-                content = source if path is None else read_file(Path(path))
+                content = source if path is None else read_file(path)
                 if isinstance(content, bytes):
                     return self._call(preprocess, content, options, path)
                 return preprocess(content, options)  # decoded already: to send it takes longer

@@ -16,7 +16,7 @@ from mnist_ce.network.objective import Binary
 from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import CheckpointError, require
-from mnist_ce.system.files import version, write_atomically
+from mnist_ce.system.files import as_path, version, write_atomically
 
 if TYPE_CHECKING:
     import onnx
@@ -59,7 +59,7 @@ def export(
         source = trained.path.resolve()
         is_run = source == RunDir(source.parent).model_path and trained.record
         file = f"{source.parent.name if is_run else source.stem}.onnx"
-    path = Path(file)
+    path = as_path(file)
     content = onnx_model(trained).SerializeToString(deterministic=True)
     test = load_splits_of(trained, dataset=dataset, data_dir=data_dir, only_test=True).test
     images = test.images[:NUM_CHECKED]

@@ -33,7 +33,8 @@ from mnist_ce.runs.load_model import load_model
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import FINISHED, MAX_BYTES, RunDir, find_run, list_runs
 from mnist_ce.system.errors import DataError, RunError, UsageError
-from mnist_ce.system.files import read_regular, write_atomically
+from mnist_ce.system.files import as_path, read_regular, write_atomically
+from mnist_ce.system.text import one_line
 
 PLOTS = ("confusion_matrix", "mistakes", "weights", "calibration")
 
@@ -87,14 +88,14 @@ def report(
     `report.html` in the run's directory, or in `output` for several runs. A `RunError` or a
     `CheckpointError` if a run does not exist, has no weights yet, or has a damaged file.
     """
-    output = Path(output)
+    output = as_path(output)
     runs = [find_run(name, output, FINISHED) for name in names]
     if not names:
         runs = [run for run, record in list_runs(output) if record.is_finished][:1]
     if not runs:
         raise RunError(f"there is no finished run in {output}: train one with 'mnist-ce train'")
     directory = runs[0].path if len(runs) == 1 else output
-    path = directory / "report.html" if file is None else Path(file)
+    path = directory / "report.html" if file is None else as_path(file)
     write_atomically(path, _page([_redraw(run, data_dir) for run in runs]))
     return path
 
@@ -116,17 +117,17 @@ def _redraw(run: RunDir, data_dir: str | Path | None) -> ReportedRun:
         is_right = evaluation.result.predictions == labels
     except (DataError, UsageError) as error:  # a record may ask for data that is not to be had
         logger.warning(f"{run.name}: plots of test images are not redrawn: {error}")
-    metrics = draw_plots(run, record, trained.model if trained else None, evaluation)
+    metrics, drawn = draw_plots(run, record, trained.model if trained else None, evaluation)
     config = read_regular(run.config_path, MAX_BYTES).decode(errors="replace")
     paths = {name: run.path / f"{name}.png" for name in ("curves", *PLOTS)}
-    plots = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
+    plots = {name: path.read_bytes() for name, path in paths.items() if path.is_file()} | drawn
     return ReportedRun(run.path, record, metrics, config, plots, digest, is_right)
 
 
 def draw_plots(
     run: RunDir, record: RunRecord, model: nn.Module | None, evaluation: EvaluationReport | None
-) -> RunMetrics:
-    """Draw the plots of a run into its directory, and return the metrics in its files.
+) -> tuple[RunMetrics, dict[str, bytes]]:
+    """Draw the plots of a run into its directory; return the metrics in its files, and the PNGs.
 
     These are curves, weights and, of an evaluation, confusion matrix, mistakes and calibration.
     """
@@ -147,9 +148,12 @@ def draw_plots(
         plots["confusion_matrix"] = draw_confusion_matrix(evaluation, run.name)
         plots["mistakes"] = draw_mistakes(evaluation, run.name)
         plots["calibration"] = draw_reliability(evaluation, run.name)
-    for name, png in plots.items():
-        write_atomically(run.path / f"{name}.png", png)
-    return metrics
+    try:
+        for name, png in plots.items():
+            write_atomically(run.path / f"{name}.png", png)
+    except OSError as error:  # a run that may only be read can be reported elsewhere
+        logger.warning(f"{run.name}: its plots are not kept there: {one_line(error)}")
+    return metrics, plots
 
 
 def _page(runs: Sequence[ReportedRun]) -> str:

@@ -15,6 +15,7 @@ from mnist_ce.runs.checkpoint import load_tensors, model_from, read_weights, wei
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, find_checkpoint
 from mnist_ce.system.errors import CheckpointError, RunError, UsageError
+from mnist_ce.system.files import as_path
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def load_model(
         check_module(model)
     path, record, conversion = Path(type(model).__name__), None, None
     if model is None or checkpoint is not None:
-        path = find_checkpoint(checkpoint, Path(output))
+        path = find_checkpoint(checkpoint, as_path(output))
         record = _record_beside(path)
     if model is None:
         _check_not_custom(path, record)

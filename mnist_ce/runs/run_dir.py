@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import filecmp
 import io
 import itertools
 import json
 import os
+import re
 import secrets
 import shutil
 import time
@@ -28,13 +30,14 @@ from mnist_ce.system.errors import CheckpointError, RunError, UsageError
 from mnist_ce.system.files import (
     check_writable,
     flush_folder,
+    local_path,
     open_regular,
     read_regular,
     remove_unfinished,
     shipped_dir,
     write_atomically,
 )
-from mnist_ce.system.text import did_you_mean, one_line
+from mnist_ce.system.text import did_you_mean, one_line, sanitize, truncate_middle
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,6 +52,8 @@ LATEST = "latest"
 SHIPPED_WEIGHTS = {"world": "world", "world-mlp": "world", "mnist": "mnist"}
 SHIPPED_WEIGHTS |= {"mnist-mlp": "mnist", "pretrained": "mnist"}
 RESERVED_NAMES = (LATEST, *SHIPPED_WEIGHTS)  # which no run can have
+MAX_NAME_BYTES = 230  # of the 255 that a folder's may have; a search adds to it
+NO_FOLDER_NAME = r'^[. ]|[\\/:*?"<>|]|[. ]$|^(con|prn|aux|nul|(com|lpt)\d)(\.|$)'  # on Windows
 NUM_DIGITS = 10  # a run with fewer classes is never a default
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 MAX_BYTES = 1 << 24  # of a record or table
@@ -72,7 +77,7 @@ class RunDir:
     path: Path
 
     def __post_init__(self) -> None:
-        self.name = self.path.name
+        self.name = sanitize(self.path.name)  # as it is shown, whatever bytes the folder's has
         self.model_path = self.path / "model.pt"  # the final weights
         self.best_path = self.path / "best.pt"  # the weights of the best validation epoch
         self.resume_path = self.path / "resume.pt"  # all that continuing exactly needs
@@ -239,11 +244,19 @@ def _check_numbers(name: str, lowest: float, highest: float) -> None:
 
 
 def check_run_name(name: str) -> None:
-    if Path(name).name != name or name.startswith(".") or "\0" in name:
-        raise UsageError(f"run.name = {name!r} is not the name of a folder")
-    if name in RESERVED_NAMES:
-        meaning = "the newest run" if name == LATEST else "shipped weights"
-        raise UsageError(f"run.name = {name!r} stands for {meaning}; choose another --name")
+    """Raise a UsageError for a name that some command, shell or system could not use."""
+    problems = {
+        "stands for the newest run": name == LATEST,
+        "stands for shipped weights": name in SHIPPED_WEIGHTS,
+        "begins as an option does": name.startswith("-"),
+        "has characters that cannot be printed": not name.isprintable(),  # or are not UTF-8
+        f"has more than {MAX_NAME_BYTES} bytes": len(name.encode(errors="replace"))
+        > MAX_NAME_BYTES,
+        "is not the name of a folder on every system": re.search(NO_FOLDER_NAME, name, re.I),
+    }
+    if problem := next((text for text, is_so in problems.items() if is_so), None):
+        shown = truncate_middle(repr(name), 80)
+        raise UsageError(f"run.name = {shown} {problem}; choose another --name")
 
 
 def check_new_run(output: Path, name: str) -> None:
@@ -311,15 +324,26 @@ def _exists(path: Path) -> UsageError:
     )
 
 
-def list_runs(output: Path) -> list[tuple[RunDir, RunRecord]]:
-    return sorted(_each_run(output), key=_age_key, reverse=True)
+def list_runs(output: Path, problems: list[str] | None = None) -> list[tuple[RunDir, RunRecord]]:
+    """Return the runs in a folder, the newest first; `problems` gets why one is left out."""
+    return sorted(_each_run(output, problems), key=_age_key, reverse=True)
 
 
-def _each_run(output: Path) -> Iterator[tuple[RunDir, RunRecord]]:
-    for path in sorted(output.glob("[!.]*/run.json"), key=_written_at, reverse=True):
-        with contextlib.suppress(RunError):
-            if (record := RunDir(path.parent).read_record()) is not None:
-                yield RunDir(path.parent), record
+def _each_run(
+    output: Path, problems: list[str] | None = None
+) -> Iterator[tuple[RunDir, RunRecord]]:
+    files = (*output.glob("[!.]*/run.json"), *output.glob("[!.]*/config.toml"))
+    runs = {path.parent: RunDir(path.parent) for path in files}
+    for run in sorted(runs.values(), key=lambda run: _written_at(run.record_path), reverse=True):
+        problem = f"{run.record_path} is missing"
+        try:
+            if (record := run.read_record()) is not None:
+                yield run, record
+                continue
+        except RunError as error:
+            problem = str(error)
+        if problems is not None:
+            problems.append(problem)
 
 
 def _written_at(path: Path) -> str:
@@ -347,7 +371,12 @@ def shipped_weights(name: str) -> Path:
 
 def is_shipped(run: RunDir) -> bool:
     """Whether a run holds shipped weights, which lie among the runs in a checkout."""
-    return run.path.resolve() in {shipped_weights(name).parent for name in SHIPPED_WEIGHTS}
+    name = SHIPPED_WEIGHTS.get(run.path.resolve().name)
+    with contextlib.suppress(OSError):
+        return name is not None and filecmp.cmp(
+            run.model_path, shipped_weights(name), shallow=False
+        )
+    return False
 
 
 class Criterion(NamedTuple):
@@ -402,7 +431,7 @@ def _find_folder(name: str, output: Path, criterion: Criterion, file: str) -> Pa
 
 def find_checkpoint(checkpoint: str | Path | None, output: Path) -> Path:
     """Return the file of a checkpoint; for arguments and errors see `load_model`."""
-    name = str(LATEST if checkpoint is None else checkpoint)
+    name = local_path(str(LATEST if checkpoint is None else checkpoint))
     path = Path(name)
     if name not in RESERVED_NAMES and path.exists() and not path.is_dir():
         return path
@@ -431,6 +460,7 @@ def find_checkpoint(checkpoint: str | Path | None, output: Path) -> Path:
 
 def find_run(name: str, output: Path, criterion: Criterion) -> RunDir:
     """Return a run by directory, by name, or `latest`; a RunError if there is none."""
+    name = local_path(name)
     if folder := _find_folder(name, output, criterion, "config.toml"):
         return RunDir(folder)
     if name == LATEST:

@@ -1,11 +1,15 @@
-"""Atomic writes, digests and well-known folders."""
+"""Paths, atomic writes, digests and well-known folders."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
+import io
+import itertools
 import os
+import re
 import secrets
 import stat
 from importlib import metadata
@@ -13,6 +17,42 @@ from pathlib import Path
 from typing import BinaryIO
 
 import platformdirs
+
+from mnist_ce.system.errors import UsageError
+
+# What file systems such as CIFS, vboxsf and FUSE answer where they cannot flush.
+NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM)
+OPEN_PIPE = r"/(dev|proc/self)/fd/\d+|/dev/stdin"  # as the shell passes <(command)
+BLOCK_BYTES = 1 << 16
+
+
+def expand_home(text: str) -> str:
+    """Replace the `~` with which a path begins, alone or in `csv:~/FILE` or `sqlite:///~/FILE`.
+
+    Raises:
+        UsageError: If there is no such user: a folder called `~…` is never what is wanted.
+    """
+    prefix = re.match(r"([\w+]{2,}:(///?)?)?", text)
+    path = text[prefix.end() :] if prefix else text
+    home = os.path.expanduser(path)  # noqa: PTH111 - `Path` raises RuntimeError
+    if path.startswith("~") and home == path and not os.path.lexists(path):
+        raise UsageError(f"{text}: there is no user {path[1:].partition('/')[0]!r}")
+    return text.removesuffix(path) + home
+
+
+def local_path(text: str) -> str:
+    """Return a path in a config, or a dataset such as `csv:PATH`, without `~`.
+
+    Raises:
+        UsageError: If it is an address, which is no path, or its `~` stands for no user.
+    """
+    if address := re.search(r"(?:^|:)(\w{2,}://.*)", text):
+        raise UsageError(f"{address[1]} is an address: download it first")
+    return expand_home(text)
+
+
+def as_path(path: str | Path) -> Path:
+    return Path(local_path(str(path)))
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -32,7 +72,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         with temporary.open("xb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            _flush(file.fileno())
         temporary.replace(target)
         flush_folder(target.parent)
     except BaseException as error:
@@ -43,22 +83,35 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         raise
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading; an OSError for a pipe or device, which may wait or have no end."""
+def open_regular(path: Path, max_bytes: int = 1 << 30) -> BinaryIO:
+    """Open a file for reading; an OSError for a larger one, and for what may wait or have no end.
+
+    Of pipes, only those that the shell gave to this process are read, to their end.
+    """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    file = os.fdopen(os.open(path, flags), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    file: BinaryIO = os.fdopen(os.open(path, flags), "rb")
+    mode, reason, number = os.fstat(file.fileno()).st_mode, "", errno.EINVAL
+    if stat.S_ISFIFO(mode) and re.fullmatch(OPEN_PIPE, str(path)):
+        os.set_blocking(file.fileno(), True)
+        with file:
+            blocks = iter(functools.partial(file.read, BLOCK_BYTES), b"")
+            content = b"".join(itertools.islice(blocks, max_bytes // BLOCK_BYTES + 1))
+        file, reason = io.BytesIO(content), "" if content else "is empty, or was read before"
+    elif not stat.S_ISREG(mode):
+        reason = "is not a regular file"
+    if not reason and file.seek(0, os.SEEK_END) > max_bytes:
+        reason, number = f"has more than {max_bytes:,} bytes", errno.EFBIG
+    if reason:
         file.close()
-        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+        raise OSError(number, reason, str(path))
+    file.seek(0)
     return file
 
 
 def read_regular(path: Path, max_bytes: int) -> bytes:
-    """Return the content of a regular file; an OSError for any other, and for a larger one."""
-    with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size > max_bytes:
-            raise OSError(errno.EFBIG, f"has more than {max_bytes:,} bytes", str(path))
-        return file.read(max_bytes)
+    """Return the content of a file as `open_regular` opens it."""
+    with open_regular(path, max_bytes) as file:
+        return file.read()
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -68,11 +121,20 @@ def remove_unfinished(folder: Path) -> None:
             path.unlink()
 
 
+def _flush(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_FLUSH:
+            raise
+
+
 def flush_folder(folder: Path) -> None:
-    if os.name == "posix":  # Windows cannot
+    """Flush what a folder lists to the disk, where the system and the file system can do it."""
+    with contextlib.suppress(PermissionError):  # to list a folder may be forbidden; Windows
         descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            _flush(descriptor)
         finally:
             os.close(descriptor)
 

@@ -32,6 +32,7 @@ from mnist_ce.runs.records import RunState
 from mnist_ce.runs.run_dir import create_run
 from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.errors import MnistCeError, RunError, TrainingError, UsageError
+from mnist_ce.system.files import as_path
 from mnist_ce.system.text import one_line
 from mnist_ce.training import tune
 from mnist_ce.training.callbacks import Callback, RunInfo, StopFlag
@@ -51,7 +52,7 @@ def read_space(file: str | Path) -> dict[str, BaseDistribution]:
 
     A range may have `log = true` or a `step`. It is one of integers where the key is an integer.
     """
-    if not Path(file).is_file():
+    if not as_path(file).exists():
         raise UsageError(f"--search {file}: there is no such file")
     space: dict[str, BaseDistribution] = {}
     defaults = Config().flat()

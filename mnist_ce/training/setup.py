@@ -32,8 +32,8 @@ from mnist_ce.runs.run_dir import INTERRUPTED, RunDir, create_run, find_run, is_
 from mnist_ce.runs.train_state import Snapshot, TrainState, load_snapshot
 from mnist_ce.system.device import environment
 from mnist_ce.system.distributed import from_main, num_processes
-from mnist_ce.system.errors import CheckpointError, RunError, StoppedError, UsageError
-from mnist_ce.system.files import repository_root
+from mnist_ce.system.errors import CheckpointError, DataError, RunError, StoppedError, UsageError
+from mnist_ce.system.files import as_path, repository_root
 from mnist_ce.system.text import one_line
 from mnist_ce.training.checkpointing import AsyncCheckpointer
 from mnist_ce.training.steps import FastStep, OptimizerFactory, PlainStep, Step
@@ -41,9 +41,9 @@ from mnist_ce.training.steps.fast import has_operators
 
 logger = logging.getLogger(__name__)
 
-# The keys that may differ in a resumed run; messages name the first five.
+# The keys that may differ in a resumed run; messages name the first six.
 RESUMABLE_KEYS = (
-    *("train.epochs", "train.device", "train.threads", "train.step", "data.dir"),
+    *("train.epochs", "train.device", "train.threads", "train.step", "data.dir", "data.dataset"),
     *("data.mirror", "run.output", "run.log_interval", "run.save_every_seconds", "run.plots"),
 )
 
@@ -95,7 +95,7 @@ class Custom:
 def reopen_run(
     name: str, settings: Mapping[str, Any], custom: Custom
 ) -> Iterator[tuple[RunDir, RunRecord, Config]]:
-    run = find_run(name, Path(settings.get("run.output", Config().run.output)), INTERRUPTED)
+    run = find_run(name, as_path(settings.get("run.output", Config().run.output)), INTERRUPTED)
     if is_shipped(run):
         raise RunError(f"{name} are shipped weights, which are not continued: see --init")
     with run.lock():
@@ -111,7 +111,7 @@ def reopen_run(
             if key not in RESUMABLE_KEYS:
                 raise UsageError(
                     f"{key} cannot change when a run is continued; only "
-                    f"{', '.join(RESUMABLE_KEYS[:5])} can; start a new run for another value"
+                    f"{', '.join(RESUMABLE_KEYS[:6])} can; start a new run for another value"
                 )
         epochs = record.epochs or config.train.epochs
         fixed = "schedule.kind" if config.has_fixed_length else "augment.final_epochs"
@@ -157,11 +157,15 @@ class Setup:
                 raise CheckpointError(f"train.init: {error}") from None
         elif self.custom.model is not None:
             initial = load_model(model=self.custom.model)
-        if self.before is not None:
-            data = data.model_copy(update={"dataset": str(self.before.dataset)})
+        if self.before and data.dataset == self.before.flat_config.get("data.dataset"):
+            data = data.model_copy(update={"dataset": str(self.before.dataset)})  # for auto
         dataset = None if self.custom.data is None else custom_dataset(self.custom.data)
         task = (self.config.objective, self.config.train.seed)
-        splits = load_splits(data, *task, dataset, to_train=True)
+        try:
+            splits = load_splits(data, *task, dataset, to_train=True)
+        except DataError as error:
+            moved = "; if it was moved, name it with --dataset" if self.before else ""
+            raise DataError(f"{error}{moved}") from None
         if self.before is not None and self.before.dataset_digest != splits.digest:
             raise RunError(
                 f"run {self.before.name} was trained on other data than this {splits.dataset}"

@@ -145,6 +145,16 @@ WRONG_COMMANDS = {
     f"{TRAIN} --name latest": "'latest' stands for the newest run",
     f"{TRAIN} --name world-mlp": "'world-mlp' stands for shipped weights",
     f"{TRAIN} --set run.name=pretrained": "'pretrained' stands for shipped weights",
+    f"{TRAIN} --name -x": "'-x' begins as an option does",
+    f"{TRAIN} --name caf\udce9": "must be UTF-8 without control characters",
+    f"{TRAIN} --name {'n' * 231}": "has more than 230 bytes",
+    f"{TRAIN} --name com1.txt": "is not the name of a folder on every system",
+    f"{TRAIN} --name a:b": "is not the name of a folder on every system",
+    f"{TRAIN} --name end.": "is not the name of a folder on every system",
+    "train --output ~nobody-of-this-name/runs": "there is no user 'nobody-of-this-name'",
+    "train --output s3://bucket/runs": "s3://bucket/runs is an address: download it first",
+    "train --dataset csv:https://a.org/x.csv": "https://a.org/x.csv is an address: download it",
+    "evaluate https://a.org/x.pt": "https://a.org/x.pt is an address: download it first",
     "evaluate --verify": "needs the name of a run",
     "tune --seeds 4-0": "--seeds 4-0",
     "tune --seeds 0,0": "two of the runs would be called default-seed0",
@@ -178,6 +188,8 @@ WRONG_SPACES: list[tuple[bytes, str]] = [
 WRONG_CONFIGS: list[tuple[bytes, str]] = [
     (b"[train\n", "not valid TOML"),
     (b"\xff\xfe\0", "not valid TOML"),
+    (b'[data]\ndir = "C:\\Users"', "write a text with \\ in '…', or / in its place"),
+    (b'[data]\ndir = "C:\\table"', "write a path with / or in '…'"),
     (b"[tarin]\na = 1", "tarin"),
     (b"[optimizer]\nlearningrate = 1", "did you mean optimizer.learning_rate?"),
     (b'[train]\nepochs = "3"', "train.epochs"),
@@ -231,6 +243,8 @@ WRONG_IMAGES: list[dict[str, bytes]] = [
 ]
 OLD_RUN = {"runs/old/notes": b""}
 EMPTY_CONFIG = {"a/config.toml": b""}
+SPACE = {"s.toml": b"[optimizer]\nmomentum = [0.5, 0.9]", "notes": b"no database" * 99}
+SEARCH = "tune --search {}/s.toml --set data.validation_size=5 --output {}/runs"
 UNFINISHED = {**EMPTY_CONFIG, "a/run.json": b'{"format_version": 1}'}
 
 CASES = [
@@ -243,6 +257,7 @@ CASES = [
         for files in WRONG_IMAGES
     ),
     Case("predict x.png --top-k 0", 2, "top-k"),
+    Case("predict https://a.org/7.png", 1, "https://a.org/7.png is an address: download it first"),
     # The device and the data
     Case(f"{TRAIN} --device cuda:7", 2, "device 'cuda:7' is not there", TINY_MNIST),
     Case(TRAIN, 1, "127.0.0.1:9"),
@@ -279,6 +294,8 @@ CASES = [
     Case("evaluate {} --verify", 1, "there is no run"),
     Case("evaluate {}/a --verify", 1, "is not finished", UNFINISHED),
     Case("tune --storage nosql://x --output {}/runs", 2, "--storage nosql://x: give the URL"),
+    Case(f"{SEARCH} --storage {{}}/notes", 2, "notes: give the URL of a database", SPACE),
+    Case(f"{SEARCH} --storage sqlite:///{{}}/notes", 1, "file is not a database", SPACE),
     # Evaluation
     Case("evaluate {}/x.pt", 1, "neither a file nor a run"),
     Case("evaluate y --output {}", 1, "did you mean y2?", {"y2/notes": b""}),

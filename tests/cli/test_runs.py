@@ -4,12 +4,13 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
 
 from mnist_ce.cli import main
-from mnist_ce.runs.run_dir import RunDir
+from mnist_ce.runs.run_dir import RunDir, shipped_weights
 
 Capsys = pytest.CaptureFixture[str]
 Refused = Callable[..., tuple[int, str]]
@@ -113,6 +114,29 @@ def test_the_table_fits_the_terminal(
     assert max(map(len, text.splitlines())) <= columns
     assert (long in text) == (columns >= 100)
     assert ("accurate " in text) == (columns >= 100)
+
+
+def test_damaged_runs_are_named_in_one_line(tmp_path: Path, capsys: Capsys) -> None:
+    make_run(tmp_path, "good")
+    make_run(tmp_path, "newer", format_version=2)
+    for name in ("a", "b", "c"):
+        make_run(tmp_path, name).record_path.write_text("{")
+    make_run(tmp_path, "lost").record_path.rename(tmp_path / "lost" / "config.toml")
+    assert main(["runs", "--output", str(tmp_path), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert [run["name"] for run in json.loads(out)] == ["good"]
+    assert len(err.splitlines()) == 1
+    assert "damaged, and not listed: " in err
+    assert err.endswith("; and 2 more\n")
+
+
+def test_shipped_weights_are_never_deleted(tmp_path: Path, refused: Refused) -> None:
+    copy = copytree(shipped_weights("mnist").parent, tmp_path / "mnist")  # as another checkout has
+    (copy / "config.toml").touch()
+    for name in ("mnist", "world-mlp", str(shipped_weights("world").parent), str(copy)):
+        code, error = refused("runs", "--output", str(tmp_path), "--delete", name, "--yes")
+        assert (code, "give the name of a run that" in error) == (2, True)
+    assert (copy / "model.pt").is_file()
 
 
 def test_a_run_is_deleted_by_name(

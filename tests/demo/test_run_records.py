@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from running import SEVEN, Demo
 
+from mnist_ce.cli import main
 from mnist_ce.demo.live import RunWatcher
 
 JSON = st.recursive(
@@ -80,3 +83,25 @@ def test_records_that_other_programs_wrote(demo: Demo, tmp_path: Path) -> None:
         check()
     finally:
         shutil.rmtree(odd, ignore_errors=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes exist on Linux only")
+@pytest.mark.parametrize("name", [b"caf\xe9", b"line\nbreak", b"-x", b"latest", b"a b?&#<i>"])
+def test_a_run_may_have_any_name_on_disk(
+    demo: Demo, name: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = demo.folder / "runs"
+    folder = output / os.fsdecode(name)
+    shutil.copytree(output / "small", folder)
+    try:
+        shown = {run["name"] for run in httpx.get(f"{demo.url}/v1/models").json()}
+        (shown,) = shown - {"world", "mnist", "small"}
+        options = httpx.QueryParams({"checkpoint": shown})
+        (inspected,) = demo.post(f"/v1/inspect?{options}", SEVEN).json()
+        assert inspected["checkpoint"] == shown
+        assert "curve" in watched(output, shown)
+        for flags in ([], ["--json"]):
+            assert main(["runs", "--output", str(output), *flags]) == 0
+        assert shown in capsys.readouterr().out
+    finally:
+        shutil.rmtree(folder)

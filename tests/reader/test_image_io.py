@@ -44,7 +44,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "text": (lambda path: path.write_text("hello"), "not an image"),
     "truncated": (truncated, "damaged"),
     "folder": (lambda path: path.mkdir(), "a folder that holds no images"),
-    "pipe": (lambda path: os.mkfifo(path), "not a file"),
+    "pipe": (lambda path: os.mkfifo(path), "not a regular file"),
     "link to itself": (lambda path: path.symlink_to(path), "cannot be read"),
     "header of 60000×60000": (lambda path: path.write_bytes(png(60_000, b"x")), "pixels"),
     "bomb": (lambda path: path.write_bytes(png(12_000, BOMB)), "pixels"),

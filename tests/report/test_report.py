@@ -19,6 +19,7 @@ from mnist_ce.report.plots.canvas import Canvas
 from mnist_ce.report.report import report
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import DataError
+from mnist_ce.system.files import write_atomically
 from mnist_ce.training.callbacks import TrainResult
 
 OF_TEST_IMAGES = {"confusion_matrix.png", "mistakes.png", "calibration.png"}
@@ -104,21 +105,23 @@ def test_a_failure_to_draw_is_a_warning(
 def test_the_report_of_one_run_stands_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], train_small: Train
 ) -> None:
-    result = train_small(NASTY.replace("/", ""), data__validation_size=100)
+    result = train_small("a", data__validation_size=100)
+    run = RunDir(tmp_path / NASTY.replace("/", ""))  # as another program can call it
+    result.run.path.rename(run.path)
     assert main(["report", "--output", str(tmp_path)]) == 0
-    file = result.run.path / "report.html"
+    file = run.path / "report.html"
     assert capsys.readouterr().out == f"{file}\n"
     page = Page(file)
     assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base"}
-    assert plots(result.run.path) == PLOTS
+    assert plots(run.path) == PLOTS
     assert page.addresses() == ["data:image/png;base64,UE5H"] * (CURVES + len(PLOTS) - 1)
     assert "url(" not in file.read_text()
     record = result.record
     numbers = (f"{100 * record['test_accuracy']:.2f} %", f"{record['test_loss']:.4f}")
-    origin = (record["weights_sha256"], record["versions"]["torch"], result.run.name)
+    origin = (record["weights_sha256"], record["versions"]["torch"], run.name)
     settings = ("data.validation_size", "validation accuracy", "hidden = [")
     headline = f"{record['test_correct']:,} of 1,000 test images are classified correctly"
-    repeats = f"mnist-ce train --config '{result.run.path}/config.toml'"
+    repeats = f"mnist-ce train --config '{run.path}/config.toml'"
     for expected in (*numbers, *origin, *settings, headline, repeats):
         assert expected in page.text
 
@@ -281,3 +284,18 @@ def test_the_report_looks_right_in_a_browser(runs: Path) -> None:
         assert seen[width]["columns"] == columns
         assert len(seen[width]["images"]) == CURVES + 2 * (len(PLOTS) - 1)
         assert all(natural >= shown > 340 for natural, shown in seen[width]["images"])
+
+
+def test_a_run_that_may_only_be_read_is_reported_elsewhere(
+    runs: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch, log_warnings: Log, tmp_path: Path
+) -> None:
+    def refuse(path: Path, content: bytes | str) -> None:
+        if runs in path.parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        write_atomically(path, content)
+
+    monkeypatch.setattr("mnist_ce.report.report.write_atomically", refuse)
+    path = report(["quick-0"], output=runs, file=tmp_path / "report.html")
+    assert len(Page(path).addresses()) == CURVES + len(PLOTS) - 1
+    (warning,) = log_warnings()
+    assert "quick-0: its plots are not kept there: Permission denied" in warning

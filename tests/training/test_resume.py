@@ -8,15 +8,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import SMALL_RUN
 from stopping import stop_after
 
+from mnist_ce.cli import main
+from mnist_ce.data.synthetic import generate
 from mnist_ce.runs.checkpoint import load_tensors, read_weights, save_tensors, weights_sha256
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir, shipped_weights
-from mnist_ce.system.errors import CheckpointError, RunError, StoppedError, UsageError
+from mnist_ce.system.errors import CheckpointError, DataError, RunError, StoppedError, UsageError
 from mnist_ce.training.callbacks import Callback, RunInfo, TrainResult
 from mnist_ce.training.trainer import train
 
@@ -325,3 +328,27 @@ def test_a_vanished_folder_is_named(base: dict[str, Any]) -> None:
 
     with pytest.raises(RunError, match=r"run folder .*a has vanished"):
         train(None, base | {"run.name": "a"}, callbacks=[Vanishes()])
+
+
+def test_data_that_was_moved_is_known_by_its_digest(
+    base: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = generate(60, seed=3)
+    for name in ("old", "other"):
+        np.savez(tmp_path / name, x_train=digits.images, y_train=digits.labels)
+        digits = generate(60, seed=4)
+    old, new, other = (f"npz:{tmp_path}/{name}.npz" for name in ("old", "new", "other"))
+    settings = {"data.dataset": old, "data.validation_size": 9}
+    result = train(None, base | settings | {"run.name": "a"})
+    (tmp_path / "old.npz").rename(tmp_path / "new.npz")
+    with pytest.raises(DataError, match="if it was moved, name it with --dataset"):
+        resume(base, train__epochs=4)
+    with pytest.raises(RunError, match="was trained on other data than this"):
+        resume(base, data__dataset=other)
+    command = ["evaluate", str(result.run.path), "--dataset", new]
+    assert main([*command, "--verify"]) == 0
+    assert main([*command, "--split", "validation"]) == 0
+    assert "validation split, 9 images" in capsys.readouterr().out
+    record = resume(base, train__epochs=4, data__dataset=new).record
+    assert (record.dataset, record.epochs_done) == (new, 4)
+    assert resume(base, train__epochs=5).record.dataset == new
