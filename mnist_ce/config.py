@@ -65,6 +65,12 @@ RENAMED_KEYS = {  # the old names stay valid
 }
 
 
+ALIASES = {  # other names of keys
+    "lr": "learning_rate", "epoch": "epochs", "num_epochs": "epochs", "bs": "batch_size",
+    "batch": "batch_size", "layers": "hidden", "hidden_sizes": "hidden", "wd": "weight_decay",
+}  # fmt: skip
+
+
 class Section(BaseModel):
     """A table of the config. Unknown keys and wrong types are errors; values never change."""
 
@@ -344,11 +350,18 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or key.count(".") != 1:
-            near = [full for full in defaults if full.rpartition(".")[2] == key.strip()]
-            example = f"{near[0]}={sanitize(value)}" if near and value else "train.epochs=3"
+            near = find_key(key.strip())
+            example = f"{near}={sanitize(value)}" if near and value else "train.epochs=3"
             raise UsageError(f"--set {sanitize(text)}: write section.key=value, as in {example}")
         values[key.strip()] = _parse_value(value.strip(), defaults.get(key.strip()))
     return values
+
+
+def find_key(name: str) -> str | None:
+    """Return the key that a name means without its section, or with a wrong one."""
+    last = name.rpartition(".")[2]
+    last = ALIASES.get(last, last)
+    return next((key for key in Config().flat() if key.rpartition(".")[2] == last), None)
 
 
 def _parse_value(text: str, default: object) -> Any:  # noqa: ANN401 - whatever TOML can hold
@@ -412,14 +425,19 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
     where = f" (from {source})" if source else ""
     if detail["type"] == "extra_forbidden":
         valid = list(Config.model_fields if len(place) == 1 else Config().flat())
-        return f"unknown key {key}{where}{did_you_mean(key, valid)}"
+        near = did_you_mean(find_key(key) or key, valid)
+        return f"unknown key {key}{where}{near}"
     context, message = detail.get("ctx", {}), plain_reason(detail["msg"])
     if detail["type"] == "value_error":
         return str(context["error"])
     if detail["type"] in ("literal_error", "string_pattern_mismatch"):
         forms = _FORMS.get(key) or str(context["expected"]).replace("'", "")
         message = f"must be {forms}"
-        message += did_you_mean(str(detail["input"]), re.findall(r"[\w-]+", forms))
+        path = Path(str(detail["input"]))
+        kind = "folder" if path.is_dir() else path.suffix[1:]
+        is_path = key == "data.dataset" and f"{kind}:" in forms
+        message += did_you_mean(str(path), re.findall(r"[\w-]+", forms))
+        message += f"; did you mean {kind}:{path}?" if is_path else ""
     if context.keys() & {"le", "lt"} and 1 in context.values():
         message += percent_hint(detail["input"])
     try:

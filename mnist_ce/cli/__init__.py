@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -18,7 +18,7 @@ from mnist_ce.cli import demo, evaluate, explain, predict, runs, train, tune
 from mnist_ce.cli.options import TRACEBACK, ClickError, Command, usage_message
 from mnist_ce.cli.printing import echo, error, note, printing
 from mnist_ce.system.distributed import is_main
-from mnist_ce.system.errors import MnistCeError
+from mnist_ce.system.errors import MnistCeError, StoppedError
 from mnist_ce.system.files import version
 from mnist_ce.system.text import one_line
 
@@ -74,11 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     words = [word for word in arguments if word != TRACEBACK]
 
-    def fail(message: str, exit_code: int) -> int:
+    def fail(message: str, exit_code: int, show: Callable[[str], None] = error) -> int:
         if len(words) < len(arguments):
             note(traceback.format_exc())
         if is_main():  # the other processes of a run have the same error, or follow its end
-            error(message)
+            show(message)
         sys.stdout.flush()
         return exit_code
 
@@ -94,7 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         return fail(usage_message(failure), 2)
     except typer.Abort:
-        return fail("stopped", 1)
+        return fail("stopped", 1, note)
+    except StoppedError as end:  # by the user: no error
+        return fail(str(end), end.exit_code, note)
     except MnistCeError as failure:
         return fail(str(failure), failure.exit_code)
     except OSError as failure:

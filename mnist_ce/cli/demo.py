@@ -16,7 +16,7 @@ from typer import Option
 
 from mnist_ce.cli import options
 from mnist_ce.cli.predict import one_blas_thread
-from mnist_ce.cli.printing import echo, warn
+from mnist_ce.cli.printing import echo, note, warn
 from mnist_ce.system.errors import UsageError, require
 from mnist_ce.system.text import one_line
 
@@ -74,6 +74,7 @@ def demo(
         name = f"[{host}]" if ":" in host else host
         address = f"http://{name}:{listener.getsockname()[1]}/"
         echo(address)
+        note("Ctrl-C ends it")
         if not no_browser:
             import webbrowser
 

@@ -166,15 +166,14 @@ def _suggestion(word: str, value: str, options: Sequence[str]) -> str:
     """Suggest an option for one that does not exist, or for `epochs=1`, `epochs 1` or `fast`."""
     key = word.removeprefix("--").replace("-", "_")
     if "--set" in options:  # all keys of the config can be given
-        from mnist_ce.config import Config, shipped_configs
+        from mnist_ce.config import find_key, shipped_configs
 
         if word in shipped_configs():
             return f"; did you mean --config {word}?"
         flags = {key_of: f"--{name.replace('_', '-')}" for name, key_of in CONFIG_KEYS.items()}
-        for full in Config().flat():
-            if key in (full, full.partition(".")[2]):
-                setting = f"--set {full}={value or 'VALUE'}"
-                option = f"{flags[full]} {value}" if flags.get(full) in options else setting
-                return f"; did you mean {option.rstrip()}?"
+        if full := find_key(key):
+            setting = f"--set {full}={value or 'VALUE'}"
+            option = f"{flags[full]} {value}" if flags.get(full) in options else setting
+            return f"; did you mean {option.rstrip()}?"
     is_option = word.startswith("--") or bool(value)
     return did_you_mean(f"--{key.replace('_', '-')}", options) if is_option else ""

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import tomli_w
 from filelock import FileLock, Timeout
 
-from mnist_ce.config import Config
+from mnist_ce.config import Config, shipped_configs
 from mnist_ce.runs.records import RunRecord, RunState
 from mnist_ce.system.errors import CheckpointError, RunError, UsageError
 from mnist_ce.system.files import (
@@ -454,7 +454,7 @@ def find_checkpoint(checkpoint: str | Path | None, output: Path) -> Path:
             f"{advice if files else ''}"
         )
     beside = [str(path.parent / other) for other in _entries(path.parent)]
-    near = did_you_mean(str(path), [*SHIPPED_WEIGHTS, *_entries(output), *beside])
+    near = _suggestion(str(path), output, [*SHIPPED_WEIGHTS, *_entries(output), *beside])
     raise CheckpointError(f"checkpoint {name} is neither a file nor a run in {output}{near}")
 
 
@@ -465,7 +465,20 @@ def find_run(name: str, output: Path, criterion: Criterion) -> RunDir:
         return RunDir(folder)
     if name == LATEST:
         raise RunError(f"there is no {criterion.description} in {output}")
-    raise RunError(f"there is no run {name} in {output}{did_you_mean(name, _entries(output))}")
+    raise RunError(
+        f"there is no run {name} in {output}{_suggestion(name, output, _entries(output))}"
+    )
+
+
+def _suggestion(name: str, output: Path, names: Sequence[str]) -> str:
+    if name not in shipped_configs():
+        return did_you_mean(name, names)
+    runs = (run.name for run, record in list_runs(output) if record.recipe == name)
+    newest = next(runs, None)
+    advice = (
+        f"its newest run is {newest}" if newest else f"mnist-ce train --config {name} trains it"
+    )
+    return f"; {name} is a recipe: {advice}"
 
 
 def _entries(folder: Path) -> list[str]:

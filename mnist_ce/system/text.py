@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 from typing import Any
 
 CONTROL_CHARACTERS = r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]"  # and what is not UTF-8
@@ -42,9 +42,20 @@ def sanitize(text: str) -> str:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return `; did you mean …?` with the most similar name; empty where none is similar."""
-    near = get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f"; did you mean {sanitize(near[0])}?" if near else ""
+    """Return `; did you mean …?` with the most similar name; empty where none is similar.
+
+    What is the same up to the last `.`, `-` or `/` does not count: `a.lr` is not like `a.name`.
+    """
+
+    def likeness(other: str) -> float:
+        (head, tail), (its_head, its_tail) = (
+            re.split(r"([^./-]*)$", text, maxsplit=1)[:2] for text in (name, other)
+        )
+        pair = (tail, its_tail) if head == its_head else (name, other)
+        return SequenceMatcher(None, *pair).ratio() / (0.7 if len(pair[0]) > 3 else 0.6)
+
+    near = max(names, key=likeness, default="")
+    return f"; did you mean {sanitize(near)}?" if near and likeness(near) >= 1 else ""
 
 
 def plain_reason(message: str) -> str:

@@ -89,7 +89,7 @@ def test_more_processes_than_images_and_a_killed_one(flags: list[str], tmp_path:
     )
     assert process.returncode != 0
     assert (
-        "error: a process of this run has failed or ended" in errors or "error: stopped" in errors
+        "error: a process of this run has failed or ended" in errors or "stopped in epoch" in errors
     )
     assert "--resume" in errors
     resume_for_epochs(tmp_path, 2)
@@ -101,7 +101,7 @@ def test_a_signal_stops_all_processes_after_saving(
 ) -> None:
     """torchrun forwards it to each process once; the run can then be continued."""
     _, errors = interrupt(flags, tmp_path, lambda process: process.send_signal(number))
-    assert errors.count("error: stopped in epoch") == 1
+    assert errors.count("\nstopped in epoch") == 1
     record = RunDir(tmp_path / "a").read_record()
     assert record is not None
     assert record.status == "stopped"
