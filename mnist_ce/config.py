@@ -325,7 +325,7 @@ def resolve_config(
     variable: tuple[str, Mapping[str, Any]] = ("MNIST_CE_DATA_DIR", {"data.dir": data_dir or None})
     merged: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    for source, layer in (base, variable, ("the command line", flags or {})):
+    for source, layer in (base, variable, ("", flags or {})):
         for key, value in layer.items():
             if value is None:
                 continue

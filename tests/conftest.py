@@ -94,7 +94,7 @@ def train_small_in(load_small: Callable[..., Dataset]) -> Callable[..., TrainRes
         place = {"run.output": str(folder), "run.name": name}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(dataset_module, "load_dataset", load_small)
-            return train(None, {**SMALL_RUN, **place, **named})
+            return train(None, {**SMALL_RUN, **place, **named}, progress=False)
 
     return train_run
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import sys
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,6 +21,7 @@ from mnist_ce.training import trainer
 from mnist_ce.training.callbacks import StopFlag
 from scripts.draw_examples import EXAMPLES
 from scripts.draw_examples import draw as draw_example
+from scripts.make_notebook import notebook
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -24,8 +29,8 @@ LESSONS = (ROOT / "docs" / "lessons.md").read_text()
 INSTALLATION = ("pip", "python -m pip", "python -m venv", "python -m pytest")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def commands() -> list[str]:
@@ -73,7 +78,6 @@ def test_the_lessons_show_what_their_commands_print(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    draw(tmp_path / "seven.png", "7")
     blocks = "\n".join(re.findall(r"^```console\n(.*?)^```", LESSONS, re.MULTILINE | re.DOTALL))
     shown = [block.partition("\n") for block in re.split(r"^\$ ", blocks, flags=re.MULTILINE)[1:]]
     inline = re.findall(r"`(mnist-ce train --set [^`]*)`", LESSONS)
@@ -86,6 +90,10 @@ def test_the_lessons_show_what_their_commands_print(
         assert re.fullmatch(rf"\n*{pattern}\n*", printed, re.DOTALL), command
     assert (tmp_path / "why.png").is_file()
     assert (tmp_path / "lessons.html").is_file()
+    lessons = (ROOT / "docs" / "lessons.ipynb").read_text()
+    assert lessons == notebook(LESSONS), "run: python -m scripts.make_notebook"
+    cells = [cell["source"] for cell in json.loads(lessons)["cells"] if cell["cell_type"] == "code"]
+    assert "\n".join(cells).splitlines() == [f"!{command}" for command, *_ in shown]
 
 
 def test_the_shipped_examples_are_read_and_drawn_again(
@@ -108,6 +116,25 @@ def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw(tmp_path / "seven.png", "7")
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), {})
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_data", "_no_plots")
+def test_the_page_for_researchers_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load_small: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mnist_ce.training.tune.load_dataset", load_small)
+    monkeypatch.setitem(sys.modules, "wandb", wandb := Mock())
+    text = (ROOT / "docs" / "researchers.md").read_text()
+    (space,) = blocks("toml", text)
+    Path("space.toml").write_text(space)
+    for line in "".join(blocks("sh", text)).splitlines():
+        assert main(shlex.split(line)[1:]) == 0, line
+    (code,) = blocks("python", text)
+    exec(compile(code, "researchers.md", "exec"), {})
+    run = wandb.init.return_value
+    assert [name for name, *_ in run.method_calls] == ["log", "finish"]
 
 
 def test_files_named_in_the_tree_exist() -> None:

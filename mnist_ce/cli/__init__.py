@@ -9,7 +9,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Option
@@ -47,7 +47,13 @@ for command in (
     # \b keeps click from joining the examples to one paragraph.
     help_text = re.sub(r"\n( *)(Examples|For example):", r"\n\1\b\n\1\2:", command.__doc__ or "")
     short_help = help_text.partition("\n")[0]  # whole in the list of commands, where click cuts
-    app.command(command.__name__, help=help_text, short_help=short_help, cls=Command)(command)
+    # Without options it is no command to train many runs.
+    look: dict[str, Any] = {
+        "help": help_text,
+        "short_help": short_help,
+        "no_args_is_help": command is tune.tune,
+    }
+    app.command(command.__name__, cls=Command, **look)(command)
 
 
 def _print_version(is_given: bool) -> None:

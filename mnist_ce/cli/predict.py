@@ -16,7 +16,7 @@ import typer
 from typer import Argument, Option
 
 from mnist_ce.cli import options
-from mnist_ce.cli.printing import echo, error, json_text, note
+from mnist_ce.cli.printing import echo, error, json_text, note, warn, wrap
 from mnist_ce.system.errors import UsageError
 from mnist_ce.system.text import sanitize
 
@@ -36,8 +36,13 @@ def predict(
         str | None, Option(help=options.CHECKPOINT_HELP, metavar="FILE", show_default="world")
     ] = None,
     multi: Annotated[
-        bool, Option("--multi", help="Read every digit of a row or a sheet, line by line.")
-    ] = False,
+        bool | None,
+        Option(
+            "--multi/--single",
+            help="Read every digit, line by line, or only an image of one.",
+            show_default="every digit, where there are several",
+        ),
+    ] = None,
     recursive: Annotated[bool, Option("--recursive", help="Search subfolders, too.")] = False,
     top_k: Annotated[int, Option(min=1, help="Most probable classes to list.")] = 3,
     min_confidence: Annotated[
@@ -52,6 +57,9 @@ def predict(
     json: Annotated[bool, Option("--json", help="Print one JSON array.")] = False,
     jsonl: Annotated[bool, Option("--jsonl", help="Print a JSON object per line.")] = False,
     as_csv: Annotated[bool, Option("--csv", help="Print CSV with a header.")] = False,
+    text: Annotated[
+        bool, Option("--text", help="Print the reading alone, ? for what cannot be read.")
+    ] = False,
     save_inputs: Annotated[
         Path | None, Option(help="Write the network's inputs as PNGs.", metavar="DIR")
     ] = None,
@@ -71,15 +79,16 @@ def predict(
     """Read the digits in images: scans, photographs, drawings.
 
     An image that shows no single digit is reported as rejected (exit code 0). One
-    that cannot be read is named on stderr (exit code 1).
+    that cannot be read is named on stderr (exit code 1), with --text each digit, too.
 
     Examples:
       mnist-ce predict photo.jpg
+      mnist-ce predict sheet.jpg --text
       mnist-ce predict scans/ --csv > predictions.csv
-      mnist-ce predict sheet.jpg --multi --annotate marked
+      mnist-ce predict sheet.jpg --annotate marked
     """
-    if json + jsonl + as_csv > 1:
-        raise typer.BadParameter("choose one of --json, --jsonl and --csv")
+    if json + jsonl + as_csv + text > 1:
+        raise typer.BadParameter("choose one of --json, --jsonl, --csv and --text")
     with contextlib.ExitStack() as stack:
         stack.enter_context(one_blas_thread())
         from mnist_ce.reader.image_io import SUFFIXES, find_images
@@ -125,19 +134,20 @@ def predict(
         results = predict_each(contents, trained, predict_options, pool)
         bar = {"total": len(sources), "unit": " images", "leave": False, "dynamic_ncols": True}
         progress = tqdm(results, **bar, disable=None if many else True)
-        num_printed = num_errors = 0
+        num_printed, has_failed = 0, False
         try:
             for records in progress:
-                for number, record in enumerate(records):
-                    advice = ": use --multi" if record.has_several else ""
-                    reason = record.reason and f"{record.reason}{advice}"
-                    records[number] = replace(record, path=record.path or "-", reason=reason)
+                records[:] = [replace(record, path=record.path or "-") for record in records]
                 first = records[0]
+                lines = drawing.describe_lines(records)
+                places = [sanitize(str(first.path))]
+                if len(lines) > 1:
+                    places = [f"{places[0]} line {number}" for number in range(1, len(lines) + 1)]
                 # A file name may have 255 bytes. With the number, no name collides.
                 name = os.fsencode(Path(str(first.path)).stem)[:200].decode("utf-8", "ignore")
                 stem = f"{num_printed + 1:05d}-{name}"
                 if first.status == "error":
-                    num_errors += 1
+                    has_failed = True
                     progress.clear()
                     error(sanitize(first.reason or ""))
                 if annotate is not None and first.image is not None:
@@ -156,18 +166,23 @@ def predict(
                     rows = [json_text(record.to_dict()) for record in records]
                     start = "" if jsonl else ",\n" if num_printed else "[\n"
                     echo(start + ("\n" if jsonl else ",\n").join(rows), nl=jsonl)
+                elif text:
+                    echo(records.text)
+                    for record in records:
+                        if record.status == "rejected":
+                            has_failed = True
+                            progress.clear()
+                            digit = f", digit {(record.position or 0) + 1}" * (len(records) > 1)
+                            warn(f"{places[record.line or 0]}{digit}: {record.reason}")
                 else:
-                    lines = drawing.describe_lines(records)
-                    for number, (text, probability, details) in enumerate(lines, 1):
-                        place = sanitize(str(first.path))
-                        place += f" line {number}" if len(lines) > 1 else ""
+                    for place, (reading, probability, details) in zip(places, lines, strict=True):
                         more = f"  ({'; '.join(details)})" if details else ""
-                        echo(f"{text:>8}  {probability:>7}  {place}{more}")
+                        echo(wrap(f"{reading:>8}  {probability:>7}  {place}{more}", hanging=19))
                 num_printed += 1
         finally:  # valid JSON even if an error comes between
             if json and num_printed:
                 echo("\n]")
-    if num_errors:
+    if has_failed:
         raise typer.Exit(1)
 
 

@@ -7,7 +7,9 @@ import io
 import json
 import logging
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,13 @@ def print_table(rows: Sequence[Sequence[str]], align: str) -> None:
     for row in rows:
         cells = zip(row, align, widths, strict=True)
         echo("  ".join(f"{cell:{side}{width}}" for cell, side, width in cells).rstrip())
+
+
+def wrap(line: str, hanging: int) -> str:
+    """Break a line between words where the terminal ends; elsewhere it stays one."""
+    width = shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else len(line) + 1
+    look: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(line, width, subsequent_indent=" " * hanging, **look)
 
 
 def write_plot(path: Path, png: bytes) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
 from mnist_ce.cli import options
-from mnist_ce.cli.printing import echo, note, print_json, printing
+from mnist_ce.cli.printing import echo, note, print_json, print_table, printing
 from mnist_ce.cli.runs import print_groups
 from mnist_ce.system.errors import MnistCeError, StoppedError, TrainingError, UsageError, require
+from mnist_ce.system.text import short
 
 if TYPE_CHECKING:
     from mnist_ce.training.callbacks import StopFlag
@@ -31,13 +34,11 @@ def tune(
         Option(help="Every value of a key; repeat it for more keys.", metavar="KEY=A,B,C"),
     ] = None,
     search: Annotated[
-        str | None, Option(help="A TOML file of ranges and choices to search.", metavar="FILE")
+        str | None, Option(help="A TOML file of ranges and choices: see below.", metavar="FILE")
     ] = None,
     trials: Annotated[int, Option(min=1, help="Trials of the search.", metavar="N")] = 20,
     assignments: options.Assignments = None,
-    dataset: Annotated[
-        str | None, Option(help="auto, mnist, fashion-mnist, kmnist or synthetic.")
-    ] = None,
+    dataset: Annotated[str | None, Option(help=options.DATASETS, metavar="DATASET")] = None,
     data_dir: options.DataDir = None,
     device: Annotated[str | None, Option(help="As for train.", show_default="auto")] = None,
     threads: Annotated[
@@ -62,6 +63,13 @@ def tune(
       mnist-ce tune --config fast,99 --seeds 0-4
       mnist-ce tune -c fast --grid optimizer.learning_rate=0.05,0.1,0.2 --jobs 2
       mnist-ce tune --search space.toml --trials 50 --set data.validation_size=5000
+
+    For example, space.toml:
+      [optimizer]
+      learning_rate = { low = 0.01, high = 0.5, log = true }
+      momentum = [0.5, 0.9, 0.95]
+      [model]
+      hidden = [[128], [256, 128]]
     """
     from mnist_ce.config import parse_assignments
     from mnist_ce.training.tune import make_plan, parse_grid, parse_seeds, plan_runs
@@ -81,14 +89,14 @@ def tune(
         from mnist_ce.training.search import read_space
 
         space = read_space(search)
-    plan = make_plan(runs, space, trials, name, storage)
+    plan = replace(make_plan(runs, space, trials, name, storage), jobs=jobs)
     if grid and not runs[0].settings["data.validation_size"]:
         note("to choose among these, measure on a split: --set data.validation_size=5000")
 
     from mnist_ce.cli.terminal import stop_on_signals
 
     try:
-        with stop_on_signals() as stop, _other_processes(plan, jobs - 1):
+        with stop_on_signals() as stop, _other_processes(plan):
             result = _train(plan, stop)
     except StoppedError as stopped:
         message = "stopped; to continue, repeat this mnist-ce tune command"
@@ -97,6 +105,7 @@ def tune(
         print_json(result.to_dict())
     else:
         if (chosen := result.chosen) is not None:
+            _print_trials(result)
             echo(
                 f"{len(result.trials)} trials: {result.count('complete')} complete, "
                 f"{result.count('pruned')} pruned, {result.count('fail')} failed\n"
@@ -106,8 +115,29 @@ def tune(
             for key, value in chosen["settings"].items():
                 echo(f"  {key} = {value}")
         print_groups(result.groups)
+        place = "" if output == "checkpoints" else f"{output}/"
+        names = [shlex.quote(place + name) for group in result.groups for name in group.names]
+        if names:
+            note(f"next, their curves and errors on one page:\n  mnist-ce report {' '.join(names)}")
     if not search and (num_failed := result.count("fail")):
         raise TrainingError(f"{num_failed} of {len(result.trials)} runs failed; see above")
+
+
+def _print_trials(result: TuneResult) -> None:
+    """Print the trials of a search with their values, best first."""
+
+    def rank(trial: Mapping[str, Any]) -> tuple[bool, float]:
+        return trial["state"] != "complete", -(trial["validation_accuracy"] or 0.0)
+
+    keys = list(result.trials[0]["settings"])
+    rows = [["trial", *(key.rpartition(".")[2] for key in keys), "validation", "state"]]
+    for trial in sorted(result.trials, key=rank):
+        accuracy = trial["validation_accuracy"]
+        values = [short(trial["settings"][key]) for key in keys]
+        shown = "-" if accuracy is None else f"{accuracy:.2%}"
+        rows.append([trial["run"], *values, shown, trial["state"]])
+    print_table(rows, "<" + ">" * len(keys) + "><")
+    echo()
 
 
 def _train(plan: Plan, stop: StopFlag) -> TuneResult:
@@ -121,12 +151,12 @@ def _train(plan: Plan, stop: StopFlag) -> TuneResult:
 
 
 @contextlib.contextmanager
-def _other_processes(plan: Plan, num_processes: int) -> Iterator[None]:
+def _other_processes(plan: Plan) -> Iterator[None]:
     """Train a plan in other processes, too, which save their runs when this one is stopped."""
     import multiprocessing
 
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_train_apart, args=(plan,)) for _ in range(num_processes)]
+    processes = [context.Process(target=_train_apart, args=(plan,)) for _ in range(1, plan.jobs)]
     try:
         # They inherit that Ctrl-C is not for them, which holds from their first moment on.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)

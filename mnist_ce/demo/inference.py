@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from anyio.to_thread import run_sync
 from fastapi import HTTPException
-from numpy.typing import NDArray
-from PIL import Image
 
 from mnist_ce.explain.image import explain_record
-from mnist_ce.prediction.predict import Prediction, PredictOptions, Predictor
-from mnist_ce.reader.mnist_format import scale_image
+from mnist_ce.prediction.predict import Predictions, PredictOptions, Predictor
 from mnist_ce.reader.pool import PreprocessPool
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.run_dir import SHIPPED_WEIGHTS, find_checkpoint, list_runs
 from mnist_ce.system.errors import ImageTooLargeError
+from mnist_ce.system.notebook import png_url
 from mnist_ce.system.text import sanitize
 
 SHIPPED = tuple(dict.fromkeys(SHIPPED_WEIGHTS.values()))  # each once, without other names
-STAGE_SIDE_PX = 140
 
 
 @lru_cache(maxsize=8)
@@ -58,7 +53,7 @@ class InferenceService:
 
     async def predict(
         self, content: bytes, trained: TrainedModel, options: PredictOptions
-    ) -> list[Prediction]:
+    ) -> Predictions:
         """Return the records of an image, as `mnist_ce.predict` does.
 
         Raises:
@@ -70,11 +65,13 @@ class InferenceService:
         if image.is_too_large:
             raise ImageTooLargeError(str(image.error))
         (records,) = await run_sync(predictor.predict_batch, [image])
+        if predictor.must_reread(records):
+            return await self.predict(content, trained, replace(options, multi=True))
         return records
 
 
 def inspect_image(
-    trained: TrainedModel, records: list[Prediction], target: str | None, index: int
+    trained: TrainedModel, records: Predictions, target: str | None, index: int
 ) -> dict[str, Any]:
     """Return the records of an image as plain values, with all that led to one of them.
 
@@ -89,19 +86,8 @@ def inspect_image(
     layers = [] if explained is None else explained.activations
     return {
         "records": [record.to_dict() for record in records],
+        "lines": records.lines,
         "stages": {name: png_url(pixels) for name, pixels in records[0].stages.items()},
         "activations": [layer.astype(float).round(3).tolist() for layer in layers],
         "explanation": None if explained is None else explained.to_dict(),
     }
-
-
-def png_url(pixels: NDArray[np.generic]) -> str:
-    """Return an image [h, w], uint8 or in [0, 1], as a small PNG in a `data:` address."""
-    if pixels.dtype != np.uint8:
-        pixels = (pixels.astype(np.float32) * 255).clip(0, 255).astype(np.uint8)
-    image = Image.fromarray(pixels)
-    if max(image.size) > STAGE_SIDE_PX:
-        image = scale_image(image, STAGE_SIDE_PX / max(image.size))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

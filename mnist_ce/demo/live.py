@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from mnist_ce.data.dataset import DataSplits
-from mnist_ce.demo.inference import png_url
 from mnist_ce.evaluation.evaluate import evaluate_split, load_splits_of
 from mnist_ce.evaluation.metrics import most_confident_mistakes
 from mnist_ce.report.plots.images import strongest_units
@@ -23,6 +22,7 @@ from mnist_ce.runs.load_model import load_model
 from mnist_ce.runs.records import RunRecord, RunState
 from mnist_ce.runs.run_dir import RunDir, list_runs, run_state
 from mnist_ce.system.errors import MnistCeError
+from mnist_ce.system.notebook import png_url
 
 MAX_POINTS = 1000  # of a curve; each is a mean over rows where there are more
 NUM_UNITS, NUM_MISTAKES = 24, 16

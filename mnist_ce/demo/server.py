@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import itertools
 import json
 import logging
 import os
@@ -14,14 +15,14 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import uvicorn
 from anyio import CapacityLimiter
 from anyio.to_thread import current_default_thread_limiter, run_sync
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -30,7 +31,7 @@ from mnist_ce.demo.corrections import WRITING, keep_correction, to_png
 from mnist_ce.demo.inference import SHIPPED, InferenceService, inspect_image
 from mnist_ce.demo.live import RunWatcher
 from mnist_ce.demo.security import COOKIE, LimitedProtocol, SecurityMiddleware, read_body
-from mnist_ce.prediction.predict import DEFAULT_WEIGHTS, Prediction, PredictOptions
+from mnist_ce.prediction.predict import DEFAULT_WEIGHTS, Predictions, PredictOptions
 from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir
@@ -63,7 +64,10 @@ _FORM = {
 _CONTENT = {"image/*": {"schema": _BYTES}, "multipart/form-data": _FORM}
 IMAGES = {"requestBody": {"required": True, "content": _CONTENT}}  # in the words of OpenAPI
 Checkpoint = Annotated[str, Query(description="A name of /v1/models.")]
-Multi = Annotated[bool, Query(description="Read every digit.")]
+Multi = Annotated[
+    bool | None, Query(description="Read every digit; by default, where there are several.")
+]
+Format = Annotated[Literal["json", "text"], Query(description="Records, or the reading alone.")]
 TopK = Annotated[int, Query(ge=1, le=100, description="Most probable classes to list.")]
 Confidence = Annotated[float | None, Query(ge=0, le=1, description="As --min-confidence.")]
 
@@ -90,35 +94,43 @@ def models(request: Request) -> list[dict[str, Any]]:
 
 
 @router.post(
-    "/v1/predict", openapi_extra=IMAGES, responses={422: {"model": Problem | list[dict[str, Any]]}}
+    "/v1/predict",
+    openapi_extra=IMAGES,
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        422: {"model": Problem | list[dict[str, Any]]},
+    },
 )
 async def predict(
     request: Request,
     checkpoint: Checkpoint = DEFAULT_WEIGHTS,
-    multi: Multi = False,
+    multi: Multi = None,
     top_k: TopK = 3,
     min_confidence: Confidence = None,
-) -> JSONResponse:
+    format: Format = "json",
+) -> Response:
     """Read the digits in one or more images.
 
     The body is one image, or a form with files. The answer is that of `mnist-ce predict --json`, a
-    record for each image, or digit with `multi`. Status 422 where no image could be read.
+    record for each digit, or of `--text`. Status 422 where no image could be read.
     """
     service: InferenceService = request.app.state.service
     images = await read_images(request)
     trained = await run_sync(service.trained, checkpoint)
     options = PredictOptions(top_k=top_k, multi=multi, min_confidence=min_confidence)
     results = await classify(service, images, trained, options)
-    records = [record.to_dict() for records in results for record in records]
-    has_failed = all(record["status"] == "error" for record in records)
-    return JSONResponse(records, 422 if has_failed else 200)
+    records = Predictions(itertools.chain.from_iterable(results))
+    status = 422 if all(record.status == "error" for record in records) else 200
+    if format == "text":
+        return PlainTextResponse(f"{records.text}\n", status)
+    return JSONResponse([record.to_dict() for record in records], status)
 
 
 @router.post("/v1/inspect", openapi_extra=IMAGES)
 async def inspect(
     request: Request,
     checkpoint: Annotated[list[str] | None, Query(max_length=2, description="Up to two.")] = None,
-    multi: Multi = False,
+    multi: Multi = None,
     target: Annotated[str | None, Query(description="The right class.")] = None,
     index: Annotated[int, Query(ge=0, description="Which digit to explain.")] = 0,
 ) -> JSONResponse:
@@ -208,11 +220,11 @@ async def classify(
     images: Sequence[tuple[str, bytes]],
     trained: TrainedModel,
     options: PredictOptions,
-) -> list[list[Prediction]]:
+) -> list[Predictions]:
     """Return the records of each image, a name and its bytes; 422 after `MAX_SECONDS`."""
     turns = asyncio.Semaphore(MAX_AT_ONCE)
 
-    async def predict_in_turn(content: bytes) -> list[Prediction]:
+    async def predict_in_turn(content: bytes) -> Predictions:
         async with turns:
             return await service.predict(content, trained, options)
 
@@ -222,7 +234,7 @@ async def classify(
     except TimeoutError:
         raise HTTPException(422, f"the images took more than {MAX_SECONDS:g} s") from None
     return [
-        [replace(record, path=name) for record in records]
+        Predictions(replace(record, path=name) for record in records)
         for (name, _), records in zip(images, results, strict=True)
     ]
 

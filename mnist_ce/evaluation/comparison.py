@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mnist_ce.evaluation.evaluate import EvaluationReport, evaluate
 from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.system.errors import UsageError
+from mnist_ce.system.notebook import MAX_IMAGES, Shown
 
 SIGNIFICANCE_LEVEL = 0.05
 
@@ -51,8 +53,8 @@ class Pair:
         )
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """The results of two or more models on the same images, compared in pairs."""
 
     reports: Sequence[EvaluationReport]
@@ -90,6 +92,22 @@ class Comparison:
         order = torch.argsort(num_wrong, descending=True, stable=True)
         indices: list[int] = order[differs[order]].tolist()
         return indices
+
+    def headline(self) -> str:
+        text = f"{len(self.differing):,} of {len(self.labels):,} images are predicted differently"
+        return f"{text}. {self.pairs[0].verdict}" if len(self.pairs) == 1 else text
+
+    def table(self) -> list[tuple[str, ...]]:
+        rows = enumerate(report.headline() for report in self.reports)
+        return [("", "model"), *((chr(65 + place), text) for place, text in rows)]
+
+    def shown_images(self) -> Iterator[tuple[NDArray[Any], str]]:
+        report = self.reports[0]
+        for index in self.differing[:MAX_IMAGES]:
+            names = [report.class_names[int(place)] for place in self.predictions[index]]
+            read = ", ".join(f"{chr(65 + place)} {name}" for place, name in enumerate(names))
+            true = report.class_names[int(self.labels[index])]
+            yield report.images[index].numpy(), f"#{index}: {true}, predicted {read}"
 
     def to_dict(self) -> dict[str, Any]:
         report, models = self.reports[0], [report.summary() for report in self.reports]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mnist_ce.config import resolve_config
@@ -21,6 +23,7 @@ from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.system.device import resolve_device
 from mnist_ce.system.errors import CheckpointError, UsageError
+from mnist_ce.system.notebook import MAX_IMAGES, Shown
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +85,8 @@ def predict_split(
     return SplitResult(predict_logits(model, images, **scale), labels.cpu(), objective)
 
 
-@dataclass(frozen=True)
-class EvaluationReport:
+@dataclass(frozen=True, repr=False)
+class EvaluationReport(Shown):
     """A network's results on one split of one dataset."""
 
     trained: TrainedModel
@@ -140,6 +143,29 @@ class EvaluationReport:
         if (binary := self.binary) is not None:
             content["binary"] = asdict(binary)
         return content
+
+    def headline(self) -> str:
+        result = self.result
+        return (
+            f"{self.trained.label} on {self.dataset}, {self.split} split: {result.num_correct:,} "
+            f"of {result.num_examples:,} correct ({result.accuracy:.2%}), loss {result.loss:.4f}"
+        )
+
+    def table(self) -> list[tuple[str, ...]]:
+        rows = (
+            (c.class_name, f"{c.precision:.2%}", f"{c.recall:.2%}", f"{c.count:,}")
+            for c in self.per_class
+        )
+        return [("class", "precision", "recall", "images"), *rows]
+
+    def shown_images(self) -> Iterator[tuple[NDArray[Any], str]]:
+        """Yield the most confident mistakes."""
+        labels, predictions = self.result.labels, self.result.predictions
+        scores = self.probabilities.numpy()
+        mistakes = metrics.most_confident_mistakes(labels.numpy(), predictions.numpy(), scores)
+        for index in mistakes[:MAX_IMAGES].tolist():
+            true, predicted = (self.class_names[int(c[index])] for c in (labels, predictions))
+            yield self.images[index].numpy(), f"#{index}: {true}, predicted {predicted}"
 
     def summary(self) -> dict[str, Any]:
         """Return the model, and how many images it gets right, as plain values."""

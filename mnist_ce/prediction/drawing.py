@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mnist_ce.prediction.predict import Prediction, certainty
 from mnist_ce.reader.mnist_format import scale_image
 
-if TYPE_CHECKING:
-    from mnist_ce.prediction.predict import Prediction
-
 TILE_PX, CAPTION_PX, GAP_PX, FONT_PX = 240, 20, 6, 14
+MIN_SHOWN_PROBABILITY = 0.001
 MIN_ANNOTATED_PX = 640  # a smaller image is enlarged, so that the text on it is legible
 LABEL_PX = 52  # above the image, for the labels of digits at its upper edge
 ACCEPTED, REJECTED, PAPER, INK = (0, 110, 40), (190, 60, 0), (255, 255, 255), (20, 20, 20)
@@ -31,15 +29,16 @@ def describe_lines(records: Sequence[Prediction]) -> list[tuple[str, str, list[s
         accepted = [r.probability or 0.0 for r in digits if r.status == "ok"]
         text, details = first.class_name or "", [first.reason or ""]
         if others:
-            text = first.text or ""
+            text = first.reading
             details = [f"{(r.position or 0) + 1}: {r.reason}" for r in digits if r.reason]
         elif first.status == "ok":
-            details = [", ".join(f"{k.class_name} {k.probability:.1%}" for k in first.top_k[1:])]
+            likely = [k for k in first.top_k[1:] if k.probability >= MIN_SHOWN_PROBABILITY]
+            details = [", ".join(f"{k.class_name} {k.probability:.1%}" for k in likely)]
         elif first.status == "error":
             text, details = "error", []
         else:
             text = f"({text}?)" if text and not first.has_several else "-"
-        lowest = f"{min(accepted):.1%}" if accepted else ""
+        lowest = certainty(min(accepted)) if accepted else ""
         descriptions.append((text, lowest, [detail for detail in details if detail]))
     return descriptions
 

@@ -105,20 +105,22 @@ def find_images(patterns: Sequence[str], *, recursive: bool = False) -> Iterator
         yield from files or (pattern if "://" in pattern else path,)
 
 
-def each_image(images: object) -> Iterator[ImageSource]:
-    """Yield one image, or each of an array [n, 28, 28] or [n, …, …, …] or of any iterable.
-
-    Raises:
-        TypeError: If it is none of the types that `predict` names.
-    """
+def holds_images(images: object) -> bool:
+    """Whether this is an array [n, 28, 28] or [n, …, …, …], or another iterable of images."""
     shape = tuple(getattr(images, "shape", ()))  # of an array or tensor
     is_batch = len(shape) == 4 or (len(shape) == 3 and shape[1:] == (28, 28))
     one = (str, bytes, bytearray, memoryview, Mapping, Image.Image)
     is_one = isinstance(images, one) or hasattr(images, "read") or hasattr(images, "shape")
-    if is_batch or (isinstance(images, Iterable) and not is_one):
-        yield from map(_as_source, images)  # type: ignore[call-overload]
-    else:
-        yield _as_source(images)
+    return is_batch or (isinstance(images, Iterable) and not is_one)
+
+
+def each_image(images: Any) -> Iterator[ImageSource]:  # noqa: ANN401
+    """Yield one image, or each of several.
+
+    Raises:
+        TypeError: If it is none of the types that `predict` names.
+    """
+    yield from map(_as_source, images if holds_images(images) else [images])
 
 
 def _as_source(image: Any) -> ImageSource:  # noqa: ANN401

@@ -44,7 +44,7 @@ class PreprocessOptions:
     """How each image is preprocessed; without `crop` the whole image is resized to 28×28."""
 
     crop: bool = True
-    multi: bool = False  # find every digit of a row, from left to right
+    multi: bool | None = False  # find every digit of a row, from left to right
     keep_stages: bool = False
     keep_image: bool = False
 
@@ -59,6 +59,7 @@ class PreprocessedImage:
     is_too_large: bool = False  # which is the error then
     stages: Stages = field(default_factory=dict)  # those common to all hypotheses
     image: Image.Image | None = None  # where it is kept: RGB, with its `full_size`
+    source: ImageSource = b""  # to preprocess it again, where it may show several digits
 
 
 def preprocess(
@@ -71,7 +72,7 @@ def preprocess(
             result.image = to_rgb(image)
         if options.crop:
             stages = result.stages if options.keep_stages else None
-            result.hypotheses = hypotheses(image, multi=options.multi, stages=stages)
+            result.hypotheses = hypotheses(image, multi=bool(options.multi), stages=stages)
         else:
             pixels = resize_to_mnist(image)
             width, height = image.info["full_size"]
@@ -136,10 +137,14 @@ class PreprocessPool:
             try:
                 content = source if path is None else read_file(path)
                 if isinstance(content, bytes):
-                    return self._call(preprocess, content, options, path)
-                return preprocess(content, options)  # decoded already: to send it takes longer
+                    image = self._call(preprocess, content, options, path)
+                else:
+                    image = preprocess(content, options)  # decoded already: to send it takes longer
             except ImageError as error:
                 return PreprocessedImage(path, error=str(error))
+            if any(hypothesis.may_be_several for hypothesis in image.hypotheses):
+                image.source = source
+            return image
 
         return self._threads.submit(preprocessed)
 

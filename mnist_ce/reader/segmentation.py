@@ -74,6 +74,10 @@ class Hypothesis:
     stages: Stages = field(default_factory=dict, repr=False)
 
     @property
+    def may_be_several(self) -> bool:
+        return bool(self.all_lines) or self.lines[0][0].num_pieces > 1
+
+    @property
     def digits(self) -> list[Digit]:
         return [lattice.whole for line in self.lines for lattice in line]
 

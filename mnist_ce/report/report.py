@@ -24,7 +24,6 @@ from mnist_ce.evaluation import comparison
 from mnist_ce.evaluation.evaluate import EvaluationReport, evaluate
 from mnist_ce.evaluation.metrics import wilson_interval
 from mnist_ce.network.model import MLP
-from mnist_ce.report.plots.canvas import percent
 from mnist_ce.report.plots.curves import RunMetrics, draw_curves
 from mnist_ce.report.plots.evaluation import draw_confusion_matrix, draw_reliability
 from mnist_ce.report.plots.images import draw_mistakes, draw_weights
@@ -34,7 +33,7 @@ from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import FINISHED, MAX_BYTES, RunDir, find_run, list_runs
 from mnist_ce.system.errors import DataError, RunError, UsageError
 from mnist_ce.system.files import as_path, read_regular, write_atomically
-from mnist_ce.system.text import one_line
+from mnist_ce.system.text import one_line, percent
 
 PLOTS = ("confusion_matrix", "mistakes", "weights", "calibration")
 

@@ -81,6 +81,18 @@ def percent_hint(value: object) -> str:
     return f"; did you mean {number / 100:g}?" if 1 < number <= 100 else ""
 
 
+def percent(fraction: float, decimals: int = 1, unit: str = " %") -> str:
+    """Return a fraction in percent; one below 1 is never rounded up to 100 %."""
+    if 1 - 0.5 * 10 ** -(decimals + 2) <= fraction < 1:
+        return f"> {100 - 10**-decimals:.{decimals}f}{unit}"
+    return f"{100 * fraction:.{decimals}f}{unit}"
+
+
+def short(value: Any) -> str:  # noqa: ANN401
+    """Return a value as tables show it: a number with four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def truncate_middle(text: str, length: int) -> str:
     """Cut out the middle of a text of more than `length` characters: names differ at the ends."""
     tail = (length - 1) // 2

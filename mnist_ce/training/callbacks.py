@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -15,6 +17,8 @@ from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.runs.train_state import EpochMetrics, MetricSums
 from mnist_ce.system.distributed import is_main, num_processes
 from mnist_ce.system.logs import is_notebook
+from mnist_ce.system.notebook import Shown
+from mnist_ce.system.text import short
 
 if TYPE_CHECKING:
     from tqdm.auto import tqdm
@@ -47,14 +51,30 @@ class BatchInfo:
     metrics: MetricSums  # since the epoch began
 
 
-@dataclass(frozen=True)
-class TrainResult:
+@dataclass(frozen=True, repr=False)
+class TrainResult(Shown):
     """A finished run."""
 
     run: RunDir  # removed after a dry run
     record: RunRecord  # the content of `run.json`
     rows: list[EpochMetrics]  # of `metrics.csv`
     model: nn.Module  # the trained network, on the CPU: the module given to `train`, if one was
+
+    def headline(self) -> str:
+        record, reached = self.record, "not tested"
+        if record.test_accuracy is not None and record.test_total:
+            reached = f"{record.test_accuracy:.2%} of {record.test_total:,} test images correct"
+        return f"{reached} after {len(self.rows)} epochs on {record.dataset}; in {self.run.path}"
+
+    def table(self) -> list[list[str]]:
+        names = [*dict.fromkeys(name for row in self.rows for name in row)]
+        return [names, *([short(row.get(name, "")) for name in names] for row in self.rows)]
+
+    def shown_images(self) -> Iterator[tuple[bytes, str]]:
+        from mnist_ce.report.plots.curves import RunMetrics, draw_curves
+
+        if self.rows:
+            yield draw_curves(self.run.name, "", [(self.run.name, [RunMetrics(self.rows)])]), ""
 
 
 class Callback:
@@ -173,7 +193,13 @@ class ProgressCallback(Callback):
         if metrics.get("test_accuracy") is not None:
             loss, accuracy = metrics["test_loss"], metrics["test_accuracy"]
             parts.append(f"test loss {loss:.4f} accuracy {accuracy:.2%}")
-        logger.info("  ".join([*parts, f"{metrics['seconds']:.1f} s"]))  # fits 80 columns
+        parts.append(f"{metrics['seconds']:.1f} s")
+        if self.place:
+            seconds, num_done = time.monotonic() - self.started_at, metrics["epoch"]
+            num_left = (self.num_after + 1) * self.num_epochs - num_done
+            left = seconds / (num_done + 1 - self.info.epoch) * num_left
+            parts.append(f"{timedelta(seconds=round(left))} left")
+        logger.info("  ".join(parts))  # fits 80 columns
 
     def _clear_bar(self) -> None:
         if self.bar is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
 import math
 import time
 import warnings
@@ -33,10 +34,12 @@ from mnist_ce.runs.run_dir import create_run
 from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.errors import MnistCeError, RunError, TrainingError, UsageError
 from mnist_ce.system.files import as_path
-from mnist_ce.system.text import one_line
+from mnist_ce.system.text import one_line, short
 from mnist_ce.training import tune
 from mnist_ce.training.callbacks import Callback, RunInfo, StopFlag
 from mnist_ce.training.tune import Plan, PlannedRun, RunQueue, TuneResult
+
+logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 30  # of a database's trials; Optuna counts a process as killed after two
 NUMBERS = {int: IntDistribution, float: FloatDistribution}
@@ -51,6 +54,7 @@ def read_space(file: str | Path) -> dict[str, BaseDistribution]:
     """Read the space of a search: by key a list of choices, or a range with `low` and `high`.
 
     A range may have `log = true` or a `step`. It is one of integers where the key is an integer.
+    Two numbers alone could mean either, so they are written as `{ choices = […] }`.
     """
     if not as_path(file).exists():
         raise UsageError(f"--search {file}: there is no such file")
@@ -60,11 +64,17 @@ def read_space(file: str | Path) -> dict[str, BaseDistribution]:
         if not is_of_recipe(key) or key.startswith("data."):
             raise UsageError(f"{file}: {key} belongs to no recipe, so it cannot be searched")
         number = NUMBERS.get(type(defaults.get(key)))
+        is_range = False
         match value:
-            case [*values] if values:
-                pass
+            case [low, high] if number:
+                raise UsageError(
+                    f"{file}: {key} = [{low}, {high}] could be a range or two choices: write "
+                    f"{{ low = {low}, high = {high} }} or {{ choices = [{low}, {high}] }}"
+                )
             case {"low": low, "high": high} if number:
-                values = [low, high]
+                is_range, values = True, [low, high]
+            case {"choices": [*values]} | [*values] if values:
+                pass
             case _:
                 kind = " or a range { low = …, high = … }" if number else ""
                 raise UsageError(f"{file}: {key} must be a list of choices{kind}")
@@ -73,7 +83,7 @@ def read_space(file: str | Path) -> dict[str, BaseDistribution]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")  # a step that does not divide the range
-                if number and isinstance(value, dict):
+                if number and is_range:
                     space[key] = number(**value)
                 else:
                     space[key] = CategoricalDistribution([_encoded(choice) for choice in values])
@@ -92,7 +102,7 @@ def search(plan: Plan, stop: StopFlag | None = None) -> TuneResult:
 
     Errors are those of `tune`, and a TrainingError if no trial is complete.
     """
-    queue = RunQueue(stop or StopFlag())
+    queue = RunQueue(stop or StopFlag(), plan.jobs)
     trials = _run_trials(plan, queue)
     complete = [trial for trial in trials if trial["state"] == "complete"]
     if not complete:
@@ -150,9 +160,12 @@ def _train_trial(plan: Plan, queue: RunQueue, trial: Trial) -> float:
         SUGGEST[type(distribution)](trial, key, **vars(distribution))
     planned = _planned_run(plan, number, trial.params)
     origin = {"study": plan.study, "trial": number}
+    values = ", ".join(f"{key} = {short(value)}" for key, value in trial.params.items())
+    logger.info(f"trial {number + 1} of {plan.num_trials}: {values}")
     try:
         queue.data_digest(planned)  # that the data cannot be loaded is no fault of the trial
-        record = queue.train(planned, origin, plan.num_trials, [_PruningCallback(trial)])
+        pruning = [_PruningCallback(trial)]
+        record = queue.train(planned, origin, plan.num_trials, pruning, kind="trial")
     except MnistCeError:  # it was stopped, for example, and waits with its values
         optuna.storages.RetryHeartbeatStaleTrialCallback()(
             trial.study, trial.study.trials[trial.number]

@@ -36,7 +36,7 @@ from mnist_ce.system.errors import (
     UsageError,
 )
 from mnist_ce.system.text import sanitize
-from mnist_ce.training.callbacks import Callback, StopFlag
+from mnist_ce.training.callbacks import Callback, ProgressCallback, StopFlag
 from mnist_ce.training.trainer import train
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class Plan:
     space: Mapping[str, BaseDistribution]  # of each key that is searched; empty: no search
     num_trials: int  # of the search
     storage: str | None  # the URL of a search's database; None: its trials are the runs on disk
+    jobs: int = 1  # processes on this machine, for the time that is left
 
 
 def plan_runs(
@@ -219,7 +220,8 @@ def tune(plan: Plan, stop: StopFlag | None = None) -> TuneResult:
     RunError if a run of a planned name has other settings or other data. After a StoppedError the
     same call continues.
     """
-    records, groups = RunQueue(stop or StopFlag()).train_all(plan.runs, {"study": plan.study})
+    queue = RunQueue(stop or StopFlag(), plan.jobs)
+    records, groups = queue.train_all(plan.runs, {"study": plan.study})
     return TuneResult(plan.study, list(map(summary, records)), groups)
 
 
@@ -243,6 +245,7 @@ class RunQueue:
     """Runs on disk, trained by any number of processes."""
 
     stop: StopFlag
+    jobs: int = 1
     digests: dict[str, str] = field(default_factory=dict)  # of data, by name
     num_awaited: int = 0  # runs of other processes
 
@@ -267,6 +270,7 @@ class RunQueue:
         origin: Mapping[str, Any],
         num_runs: int,
         callbacks: Sequence[Callback] = (),
+        kind: str = "run",
     ) -> RunRecord | None:
         """Return the record of a run when it has ended; None: another process trains it.
 
@@ -282,7 +286,14 @@ class RunQueue:
         if before is None or before.status not in TRIAL_STATES:
             if run.is_locked():
                 return None
-            common: dict[str, Any] = {"callbacks": callbacks, "stop": self.stop, "progress": False}
+            number = origin["trial"] + 1
+            progress = ProgressCallback(
+                has_bar=self.jobs == 1,
+                place=f"{kind} {number} of {num_runs}",
+                num_after=(num_runs - number) / self.jobs,
+            )
+            common: dict[str, Any] = {"callbacks": [progress, *callbacks], "stop": self.stop}
+            common["progress"] = False  # it is the first callback
             try:
                 if before is None:
                     config = resolve_config(flags=planned.settings, environment={})

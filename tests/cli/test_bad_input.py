@@ -123,7 +123,7 @@ WRONG_COMMANDS = {
     "train --set optimizer.lr=0.1": "did you mean optimizer.learning_rate?",
     "train --set train.lr=0.1": "did you mean optimizer.learning_rate?",
     "train --set optimizer.epoch=1": "did you mean train.epochs?",
-    "train --set optimizer.size=1": "unknown key optimizer.size (from the command line)",
+    "train --set optimizer.size=1": "unknown key optimizer.size",
     "predict x.png --quiet": "no such option: --quiet (see mnist-ce predict --help)",
     "train --set average.decay=99": "must be below 1; did you mean 0.99?",
     "train --set model.hidden=a,b": "must be a list, such as 100,50",
@@ -191,7 +191,12 @@ WRONG_SPACES: list[tuple[bytes, str]] = [
     (b"[optimizer]\nnesterov = true", "optimizer.nesterov must be a list of choices"),
     (b"[train]\nepochs = { low = 1.5, high = 3 }", "train.epochs = 1.5"),
     (b"[train]\nseed = [0, 1]", "cannot be searched"),
-    (b"[optimizer]\nmomentum = [0.5, 0.9]", "data.validation_size=5000"),
+    (
+        b"[optimizer]\nmomentum = [0.5, 0.9]",
+        "{ low = 0.5, high = 0.9 } or { choices = [0.5, 0.9] }",
+    ),
+    (b"[optimizer]\nmomentum = { choices = [] }", "must be a list of choices"),
+    (b"[optimizer]\nmomentum = { choices = [0.5, 0.9] }", "data.validation_size=5000"),
 ]
 WRONG_CONFIGS: list[tuple[bytes, str]] = [
     (b"[train\n", "not valid TOML"),

@@ -21,7 +21,9 @@ from PIL import Image
 from mnist_ce.cli import main
 from mnist_ce.data.synthetic import generate
 from mnist_ce.network.model import MLP
+from mnist_ce.prediction.predict import blanks
 from mnist_ce.reader import pool as pool_module
+from mnist_ce.reader.geometry import Box
 
 Capsys = pytest.CaptureFixture[str]
 MonkeyPatch = pytest.MonkeyPatch
@@ -87,11 +89,11 @@ def test_a_sheet_is_a_line_of_text_per_line_and_can_be_annotated(capsys: Capsys)
     rows = [np.concatenate(digits[start : start + 3], axis=1) for start in (0, 3)]
     sheet = Image.fromarray(np.concatenate(rows)).resize((480, 320), Image.Resampling.BICUBIC)
     sheet.save("sheet.png")
-    assert run("sheet.png", checkpoint="pretrained") == 0
+    assert run("sheet.png", "--single", checkpoint="pretrained") == 0
     rejected = capsys.readouterr().out
-    assert "6 digits in 2 lines: use --multi" in rejected
+    assert "6 digits in 2 lines" in rejected
     assert "%" not in rejected
-    extra = ["--multi", "--annotate", "marked", "--stages", "stages.png"]
+    extra = ["--annotate", "marked", "--stages", "stages.png"]
     assert run("sheet.png", *extra, checkpoint="pretrained") == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first.endswith("sheet.png line 1")
@@ -100,8 +102,12 @@ def test_a_sheet_is_a_line_of_text_per_line_and_can_be_annotated(capsys: Capsys)
         colours = [colour for _, colour in marked.convert("RGB").getcolors(1 << 20) or []]
         assert any(isinstance(c, tuple) and max(c) - min(c) > 80 for c in colours)
         assert stages.width > 500
-    assert run("sheet.png", "--multi", "--jsonl", checkpoint="pretrained") == 0
+    assert run("sheet.png", "--jsonl", checkpoint="pretrained") == 0
     records = json_lines(capsys.readouterr().out)
+    assert run("sheet.png", "--multi", "--jsonl", checkpoint="pretrained") == 0
+    assert json_lines(capsys.readouterr().out) == records
+    assert run("sheet.png", "--text", checkpoint="pretrained") == 0
+    assert capsys.readouterr().out == f"{records[0]['text']}\n{records[3]['text']}\n"
     assert [(r["line"], r["position"]) for r in records] == [(i // 3, i % 3) for i in range(6)]
     for i, record in enumerate(records):
         x, y, width, height = record["box"]
@@ -122,6 +128,21 @@ def test_a_dash_between_digits_is_a_rejected_part(capsys: Capsys) -> None:
     assert (first["status"], dash["status"], last["status"]) == ("ok", "rejected", "ok")
     assert dash["reason"] == "looks like a dash, not a digit"
     assert dash["text"][1] == "?"
+    assert run("dash.png", "zz broken.png", "--text", checkpoint="pretrained") == 1
+    out, err = capsys.readouterr()
+    assert out == f"{dash['text']}\n?\n"
+    assert "dash.png, digit 2: looks like a dash, not a digit" in err
+
+
+@pytest.mark.parametrize("rows", [["123", "4 567"], ["12 3"], ["1111"], ["11 1 111", "11111"]])
+def test_a_wide_gap_is_a_blank(rows: list[str]) -> None:
+    lines = [
+        [Box(0, 9 * n, 10, 9 * n + 5) for n, letter in enumerate(row) if letter != " "]
+        for row in rows
+    ]
+    signs = iter("".join(rows).replace(" ", ""))
+    read = ["".join(blank + next(signs) for blank in line) for line in blanks(lines)]
+    assert read == rows
 
 
 @pytest.mark.parametrize("mode", ["L", "I;16", "RGBA"])
@@ -182,6 +203,7 @@ def test_the_networks_inputs_and_every_stage_are_written() -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
+        ("plain.png --text --csv", 2, "choose one"),
         ("plain.png --json --csv", 2, "choose one"),
         ("plain.png --stages strip.jpg", 2, "--stages strip.jpg: name a folder"),
         ("*o*.png --stages strip.png", 2, "--stages strip.png: name a folder"),

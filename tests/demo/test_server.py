@@ -46,18 +46,24 @@ def test_the_records_are_those_of_predict(demo: Demo, options: dict[str, Any]) -
         numbers = ("path", "probability", "score", "top_k")
         return [{key: record[key] for key in {*record} - {*numbers}} for record in records]
 
-    rows = [record.to_dict() for record in predict([SEVEN, ONE_AND_SEVEN], **options)]
+    records = [predict(image, **options) for image in (SEVEN, ONE_AND_SEVEN)]
+    rows = [record.to_dict() for part in records for record in part]
     expected = json.loads(json.dumps(rows))  # with lists in place of tuples
     query = str(httpx.QueryParams(options))
     images = {"seven.png": SEVEN, "text.png": b"hello", "../two.png": ONE_AND_SEVEN}
     files = [("images", image) for image in images.items()]
-    form = httpx.post(f"{demo.url}/v1/predict?{query}", files=files).json()
+    form = httpx.post(f"{demo.url}/v1/predict?{query}", files=files, timeout=60).json()
     assert [r["path"] for r in form if r["index"] == 0] == [*images]
     assert form.pop(1)["status"] == "error"  # which costs the others nothing
     bodies = [demo.post(f"/v1/predict?{query}", body).json() for body in (SEVEN, ONE_AND_SEVEN)]
-    for records in (form, [record for body in bodies for record in body]):
-        assert comparable(records) == comparable(expected)
-        for record, own in zip(records, expected, strict=True):
+    answer = demo.post(f"/v1/predict?{query}&format=text", ONE_AND_SEVEN)
+    assert answer.text == f"{records[1].text}\n"
+    assert answer.headers["content-type"].startswith("text/plain")
+    (inspected,) = demo.post(f"/v1/inspect?{query}", ONE_AND_SEVEN).json()
+    assert inspected["lines"] == predict(ONE_AND_SEVEN).lines
+    for found in (form, [record for body in bodies for record in body]):
+        assert comparable(found) == comparable(expected)
+        for record, own in zip(found, expected, strict=True):
             assert record["probability"] == pytest.approx(own["probability"], rel=1e-4)
             assert len(record["top_k"]) == options.get("top_k", 3)
 

@@ -135,10 +135,13 @@ def test_several_digits_are_counted_or_classified(trained: TrainedModel, digits:
     tiles = [np.pad(image[:, 3:25], ((4, 4), (0, 8))) for image in digits.images.numpy()[:5]]
     row = Image.fromarray(255 - np.pad(np.concatenate(tiles, axis=1), 8))
     row = row.resize((row.width * 4, row.height * 4), Image.Resampling.BICUBIC)
-    (single,) = predict(row, checkpoint=trained)
+    (single,) = predict(row, checkpoint=trained, multi=False)
     assert (single.status, single.reason) == ("rejected", "5 digits in 1 line")  # names no flag
     assert single.has_several
-    records = predict(row, checkpoint=trained, multi=True, keep_stages=True)
+    records = predict(row, checkpoint=trained, keep_stages=True)
+    assert records == predict(row, checkpoint=trained, multi=True)
+    assert records.lines == [records.text]
+    assert predict([row, row], checkpoint=trained) == [single, single]  # one record each
     assert [(r.index, r.line, r.position) for r in records] == [(i, 0, i) for i in range(5)]
     right = sum(r.label == int(t) for r, t in zip(records, digits.labels[:5], strict=True))
     assert right >= 4

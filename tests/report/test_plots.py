@@ -14,11 +14,12 @@ from torch import nn
 
 from mnist_ce.evaluation.evaluate import EvaluationReport, SplitResult
 from mnist_ce.network.objective import Multiclass
-from mnist_ce.report.plots.canvas import Canvas, percent
+from mnist_ce.report.plots.canvas import Canvas
 from mnist_ce.report.plots.curves import RunMetrics, draw_curves
 from mnist_ce.report.plots.evaluation import draw_confusion_matrix, draw_reliability
 from mnist_ce.report.plots.images import draw_mistakes, draw_weights
 from mnist_ce.runs.load_model import TrainedModel
+from mnist_ce.system.text import percent
 
 Texts = Callable[[bytes], list[str]]
 HEADING = ("a run", "a dataset")

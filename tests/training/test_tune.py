@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -119,10 +120,35 @@ def test_every_config_point_and_seed_is_a_run_and_is_trained_once(
     # Other seeds of the same settings, and a point of a grid
     more = command(small_settings, "--seeds", "1-2", "--grid", "optimizer.learning_rate=0.01,0.05")
     assert main(more) == 0
-    table = capsys.readouterr().out
+    table, progress = capsys.readouterr()
     assert "synthetic default learning_rate=0.01" in table
     assert table.count("±") == 2
     assert len(records(tmp_path)) == 8
+    assert re.search(r"^run 1 of 4  epoch 1/2  loss .* s  0:00:0\d left$", progress, re.MULTILINE)
+    *_, last = progress.splitlines()
+    assert last.startswith("  mnist-ce report ")
+    assert {Path(name).name for name in last.split()[2:]} < {*records(tmp_path)}
+    assert main(["tune"]) == 2  # which would train one run, of nothing that was named
+    assert "space.toml" in capsys.readouterr().err
+
+
+def test_a_search_prints_its_trials_best_first(
+    small_settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {**small_settings, "data.validation_size": 100, "train.epochs": 2}
+    assert main(command(settings, *search_options(settings, 3, "--name", "s"))) == 0
+    table, progress = capsys.readouterr()
+    head, *rows = [line.split() for line in table.partition("\n\n")[0].splitlines()]
+    assert head[:2] == ["trial", "learning_rate"]
+    accuracies = [float(row[-2].rstrip("%")) for row in rows]
+    assert len(rows) == 3
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert f"trial 1 of 3: optimizer.learning_rate = {row_of(rows, 's-0')[1]}, " in progress
+    assert re.search(r"^trial 3 of 3  epoch 2/2  .*validation .* left$", progress, re.MULTILINE)
+
+
+def row_of(rows: list[list[str]], name: str) -> list[str]:
+    return next(row for row in rows if row[0] == name)
 
 
 def test_exactly_what_is_missing_is_trained(small_settings: Settings) -> None:
@@ -198,7 +224,7 @@ def test_a_run_that_cannot_be_trained_fails_alone(
 
 
 def test_a_trial_whose_values_do_not_go_together_fails_alone(small_settings: Settings) -> None:
-    space = SPACE.replace("[optimizer]", "[optimizer]\nmomentum = [0.0, 0.9]")
+    space = SPACE.replace("[optimizer]", "[optimizer]\nmomentum = { choices = [0.0, 0.9] }")
     first = searched(small_settings, 6, space=space)
     assert [trial["state"] == "fail" for trial in first.trials] == [
         trial["settings"]["optimizer.nesterov"] and not trial["settings"]["optimizer.momentum"]
@@ -424,12 +450,12 @@ def test_seeds_and_grids_are_read() -> None:
 
 
 def test_a_stop_names_the_command_that_continues(
-    monkeypatch: pytest.MonkeyPatch, refused: Refused, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     stopped = Mock(side_effect=StoppedError("continue with: mnist-ce train --resume a", 15))
     monkeypatch.setattr("mnist_ce.training.tune.train", stopped)
-    code, error = refused("tune", "--dataset", "synthetic", "--output", str(tmp_path))
-    assert code == 143
+    assert main(["tune", "--dataset", "synthetic", "--output", str(tmp_path)]) == 143
+    error = capsys.readouterr().err
     assert "mnist-ce tune" in error
     assert "--resume" not in error
 

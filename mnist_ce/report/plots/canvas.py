@@ -101,12 +101,5 @@ def drawing(title: str, subtitle: str, width: float, height: float) -> Iterator[
         yield Canvas(title, subtitle, width, height)
 
 
-def percent(fraction: float, decimals: int = 1) -> str:
-    """Return a fraction in percent; one below 1 is never rounded up to 100 %."""
-    if 1 - 0.5 * 10 ** -(decimals + 2) <= fraction < 1:
-        return f"> {100 - 10**-decimals:.{decimals}f} %"
-    return f"{100 * fraction:.{decimals}f} %"
-
-
 def short_names(class_names: Sequence[str]) -> list[str]:
     return [truncate_middle(sanitize(name), 16) for name in class_names]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnist_ce.evaluation.metrics import Bools, Floats, expected_calibration_error, wilson_interval
-from mnist_ce.report.plots.canvas import COLOURS, GREY, drawing, percent, short_names
+from mnist_ce.report.plots.canvas import COLOURS, GREY, drawing, short_names
+from mnist_ce.system.text import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_ce.evaluation.metrics import most_confident_mistakes
-from mnist_ce.report.plots.canvas import COLOURS, DPI, GREY, drawing, percent, short_names
-from mnist_ce.system.text import sanitize, truncate_middle
+from mnist_ce.report.plots.canvas import COLOURS, DPI, GREY, drawing, short_names
+from mnist_ce.system.text import percent, sanitize, truncate_middle
 
 if TYPE_CHECKING:
     from mnist_ce.evaluation.comparison import Comparison
