@@ -34,7 +34,7 @@ def tune(
         Option(help="Every value of a key; repeat it for more keys.", metavar="KEY=A,B,C"),
     ] = None,
     search: Annotated[
-        str | None, Option(help="A TOML file of ranges and choices: see below.", metavar="FILE")
+        str | None, Option(help="A TOML file of ranges and choices, as above.", metavar="FILE")
     ] = None,
     trials: Annotated[int, Option(min=1, help="Trials of the search.", metavar="N")] = 20,
     assignments: options.Assignments = None,
@@ -64,7 +64,8 @@ def tune(
       mnist-ce tune -c fast --grid optimizer.learning_rate=0.05,0.1,0.2 --jobs 2
       mnist-ce tune --search space.toml --trials 50 --set data.validation_size=5000
 
-    For example, space.toml:
+    For example:
+      # space.toml, a file for --search
       [optimizer]
       learning_rate = { low = 0.01, high = 0.5, log = true }
       momentum = [0.5, 0.9, 0.95]
@@ -110,7 +111,7 @@ def tune(
                 f"{len(result.trials)} trials: {result.count('complete')} complete, "
                 f"{result.count('pruned')} pruned, {result.count('fail')} failed\n"
                 f"chosen on the validation split ({chosen['validation_accuracy']:.2%}): "
-                f"trial {chosen['chosen_trial']}"
+                f"{result.study}-{chosen['chosen_trial']}"
             )
             for key, value in chosen["settings"].items():
                 echo(f"  {key} = {value}")

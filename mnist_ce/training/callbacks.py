@@ -64,17 +64,20 @@ class TrainResult(Shown):
         record, reached = self.record, "not tested"
         if record.test_accuracy is not None and record.test_total:
             reached = f"{record.test_accuracy:.2%} of {record.test_total:,} test images correct"
-        return f"{reached} after {len(self.rows)} epochs on {record.dataset}; in {self.run.path}"
+        epochs = f"{len(self.rows)} epoch{'s' * (len(self.rows) != 1)}"
+        return f"{reached} after {epochs} on {record.dataset}; in {self.run.path}"
 
     def table(self) -> list[list[str]]:
-        names = [*dict.fromkeys(name for row in self.rows for name in row)]
+        ends = ("epoch", "loss", "accuracy", "seconds")
+        names = [*dict.fromkeys(n for row in self.rows for n in row if n.endswith(ends))]
         return [names, *([short(row.get(name, "")) for name in names] for row in self.rows)]
 
     def shown_images(self) -> Iterator[tuple[bytes, str]]:
         from mnist_ce.report.plots.curves import RunMetrics, draw_curves
 
         if self.rows:
-            yield draw_curves(self.run.name, "", [(self.run.name, [RunMetrics(self.rows)])]), ""
+            metrics = RunMetrics(self.rows, self.run.read_steps())
+            yield draw_curves(self.run.name, "", [(self.run.name, [metrics])]), ""
 
 
 class Callback:
@@ -122,12 +125,14 @@ class ProgressCallback(Callback):
         self.info, self.started_at = info, time.monotonic()
         self.num_epochs = info.config.train.epochs
         self._begin_window()
+        if self.place:
+            logger.info(f"{self.place}{info.run.name}: {info.num_images:,} images")
+            return
         counts = f", {num_processes()} processes" if num_processes() > 1 else ""
         if info.record.device == "cpu":
             counts += f", {info.num_workers} thread{'s' * (info.num_workers > 1)}"
-        what = self.place + info.run.name if self.place else info.record.dataset
         logger.info(
-            f"{what}: {info.num_images:,} images, batches of "
+            f"{info.record.dataset}: {info.num_images:,} images, batches of "
             f"{info.config.train.batch_size}, {info.record.step} step on "
             f"{info.record.device}{counts}"
         )
@@ -192,7 +197,8 @@ class ProgressCallback(Callback):
             parts.append(f"validation {metrics['validation_accuracy']:.2%}")
         if metrics.get("test_accuracy") is not None:
             loss, accuracy = metrics["test_loss"], metrics["test_accuracy"]
-            parts.append(f"test loss {loss:.4f} accuracy {accuracy:.2%}")
+            what = "test" if self.place else f"test loss {loss:.4f} accuracy"
+            parts.append(f"{what} {accuracy:.2%}")
         parts.append(f"{metrics['seconds']:.1f} s")
         if self.place:
             seconds, num_done = time.monotonic() - self.started_at, metrics["epoch"]
