@@ -1,12 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import multiprocessing
 import os
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -183,24 +181,14 @@ def demo(
 ) -> Iterator[Any]:
     """A server in this process, with one run beside the shipped weights (tests/demo/running.py)."""
     pytest.importorskip("fastapi")
-    from running import Demo
+    from running import Demo, serving
 
     from mnist_ce.demo.inference import InferenceService
-    from mnist_ce.demo.server import make_app, make_server
+    from mnist_ce.demo.server import make_app
 
     folder = tmp_path_factory.mktemp("demo")
     train_small_in(folder / "runs", "small")
     service = InferenceService(folder / "runs", 1)
     app = make_app(service, "127.0.0.1", None, folder / "corrections")
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = make_server(app)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        yield Demo(f"http://127.0.0.1:{listener.getsockname()[1]}", folder, service, server)
-    finally:
-        server.should_exit = True
-        thread.join()
-        service.close()
+    with contextlib.closing(service), serving(app) as url:
+        yield Demo(url, folder, service, app.state.server)

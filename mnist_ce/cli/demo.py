@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import sys
@@ -32,6 +33,14 @@ def demo(
         Path | None,
         Option(help=f"File with what requests must present (or {TOKEN_VARIABLE}).", metavar="FILE"),
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        Option(help="Name that a proxy with TLS has for this server.", metavar="NAME"),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        Option(help="Other page that may ask (CORS): http://localhost:3000.", metavar="URL"),
+    ] = None,
     no_browser: Annotated[bool, Option("--no-browser", help="Do not open the browser.")] = False,
     corrections: Annotated[
         Path, Option(help="Folder for the images labelled on the page.", metavar="DIR")
@@ -58,6 +67,15 @@ def demo(
         if token is None:
             raise UsageError(f"--host {host}: others can reach the server: it needs --token-file")
         warn(f"others can reach this server on {host}; requests and token are not encrypted")
+    hosts = [name.lower() for name in allow_host or ()]
+    origins = [url.rstrip("/").lower() for url in allow_origin or ()]
+    for value in (*(f"https://{name}" for name in hosts), *origins):
+        if not re.fullmatch(r"https?://[a-z0-9._:\[\]-]+", value):
+            raise UsageError(
+                f"{value}: --allow-host takes a name, --allow-origin https:// and a name"
+            )
+    if hosts and token is None:
+        warn("whoever reaches the proxy can use this server, unless it has a --token-file")
     if until_stdin_ends:
         threading.Thread(target=_stop_after_stdin, daemon=True).start()
     with one_blas_thread(), contextlib.ExitStack() as stack:
@@ -80,7 +98,7 @@ def demo(
 
             # Without the token, which would stand in the list of processes.
             threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
-        serve(make_app(service, host, token, corrections), listener)
+        serve(make_app(service, host, token, corrections, hosts, origins), listener)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -140,7 +140,7 @@ def predict(
                 records[:] = [replace(record, path=record.path or "-") for record in records]
                 first = records[0]
                 lines = drawing.describe_lines(records)
-                places = [sanitize(str(first.path))]
+                places = [sanitize(str(first.path)) + (f" page {first.page}" if first.page else "")]
                 if len(lines) > 1:
                     places = [f"{places[0]} line {number}" for number in range(1, len(lines) + 1)]
                 # A file name may have 255 bytes. With the number, no name collides.
@@ -224,9 +224,10 @@ def _print_csv(records: list[Prediction], *, has_header: bool) -> None:
     buffer = io.StringIO()
     table = csv.writer(buffer, lineterminator="\n")
     if has_header:
-        table.writerow(records[0].to_dict())
+        table.writerow(records[0].to_dict() | {"page": None})
     for record in records:
         top_k = " ".join(f"{k.label}:{k.probability:.6f}" for k in record.top_k)
         box = " ".join(map(str, record.box or ()))
-        table.writerow((record.to_dict() | {"top_k": top_k, "box": box}).values())  # None: empty
+        row = record.to_dict() | {"top_k": top_k, "box": box, "page": record.page}
+        table.writerow(row.values())  # None: empty
     echo(buffer.getvalue(), nl=False)

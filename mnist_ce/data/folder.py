@@ -49,10 +49,12 @@ def read_folder(folder: Path) -> tuple[Split, Split | None, tuple[str, ...]]:
     images: dict[str, dict[bytes, tuple[NDArray[np.uint8], int]]] = {"train": {}, "test": {}}
     problems: list[str] = []
     results = shared_pool().preprocess_all(paths, options)
-    for path, result in zip(paths, results, strict=True):
+    for result in results:  # several of a file with pages
+        path = Path(str(result.path))
         name, pixels = labels[path], _only_digit(result)
         if name is None or isinstance(pixels, str):
-            reason = "no label" if name is None else pixels
+            reason = "no label" if name is None else str(pixels)
+            reason = f"page {result.page}: {reason}" if result.page else reason
             problems.append(sanitize(f"{path.relative_to(folder)} ({reason})"))
             continue
         label = class_names.index(name)

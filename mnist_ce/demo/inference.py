@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -61,13 +62,13 @@ class InferenceService:
         """
         predictor = Predictor(trained, options)
         preprocessing = self.pool.preprocess(content, predictor.preprocess_options)
-        image = await asyncio.wrap_future(preprocessing)
-        if image.is_too_large:
-            raise ImageTooLargeError(str(image.error))
-        (records,) = await run_sync(predictor.predict_batch, [image])
-        if predictor.must_reread(records):
+        pages = await asyncio.wrap_future(preprocessing)
+        if pages[0].is_too_large:
+            raise ImageTooLargeError(str(pages[0].error))
+        results = await run_sync(predictor.predict_batch, pages)
+        if any(map(predictor.must_reread, results)):
             return await self.predict(content, trained, replace(options, multi=True))
-        return records
+        return Predictions(itertools.chain.from_iterable(results))
 
 
 def inspect_image(

@@ -10,6 +10,8 @@ import re
 import secrets
 import socket
 from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field
 
 from fastapi import HTTPException, Request
 from starlette.datastructures import MutableHeaders
@@ -89,19 +91,23 @@ class LimitedProtocol(H11Protocol):
         self.deadline = self.loop.call_later(MAX_WAIT_SECONDS, self.end_if_waiting)
 
 
+@dataclass(eq=False)
 class SecurityMiddleware:
     """Refuses requests to other hosts, from other pages, without the token, or too many at once.
 
-    `host` is the address that the server listens on. The token, if there is one, is needed for
-    every path under /v1/, as `Authorization: Bearer …` or as a cookie. Among too many requests the
+    `host` is the address that the server listens on, `hosts` the names that a proxy has for it, and
+    `origins` those of other pages that may ask. The token, if there is one, is needed for every
+    path under /v1/, as `Authorization: Bearer …` or as a cookie. Among too many requests the
     oldest of `receiving`, whose bodies have yet to come, makes room.
     """
 
-    def __init__(
-        self, app: ASGIApp, host: str, token: str | None, receiving: dict[asyncio.Timeout, None]
-    ) -> None:
-        self.app, self.host, self.token, self.receiving = app, host, token, receiving
-        self.num_active: Counter[str] = Counter()
+    app: ASGIApp
+    host: str
+    token: str | None
+    receiving: dict[asyncio.Timeout, None]
+    hosts: Collection[str] = ()
+    origins: Collection[str] = ()
+    num_active: Counter[str] = field(default_factory=Counter)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -143,7 +149,9 @@ class SecurityMiddleware:
             oldest.reschedule(0)
         self.num_active[kind] += 1  # nothing was awaited since it was compared
         try:
-            await self.app(scope, receive, send_with_headers)
+            is_head = request.method == "HEAD" and kind != "streams"  # uvicorn leaves out the body
+            asked = {**scope, "method": "GET"} if is_head else scope
+            await self.app(asked, receive, send_with_headers)
         except Exception as error:
             reason = f"{type(error).__name__}: {one_line(error)}"
             logger.error(f"{request.method} {request.url.path} failed: {reason}")
@@ -155,12 +163,15 @@ class SecurityMiddleware:
     def refusal(self, request: Request) -> tuple[int, str] | None:
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
         if not self.is_own_host(host):
-            return 421, "the Host header names another host than this server"
-        if origin not in (None, f"http://{host}", f"https://{host}"):
-            return 403, "requests from pages of another origin are refused"
+            return 421, "the Host header names another host than this server: see --allow-host"
+        is_own = origin in (None, f"http://{host}", f"https://{host}")
+        # A proxy may put its own name for this server, and another port, in the place of the host.
+        is_own |= _host_name((origin or "").partition("://")[2]) in self.hosts
+        if not is_own and origin not in self.origins:
+            return 403, "requests from pages of another origin are refused: see --allow-origin"
         if not request.url.path.startswith("/v1/"):
             return None
-        if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        if is_own and request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             return 403, "requests from pages of another site are refused"
         if self.token is not None and not self.has_token(request):
             return 401, "the token is missing or wrong: send it as Authorization: Bearer TOKEN"
@@ -168,9 +179,8 @@ class SecurityMiddleware:
 
     def is_own_host(self, header: str) -> bool:
         """Whether a Host header names this server; no name that only DNS could have led here."""
-        match = re.fullmatch(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]*)?", header.lower())
-        host = "" if match is None else match[1] or match[2]
-        if host in LOOPBACK or host == self.host:
+        host = _host_name(header)
+        if host in (*LOOPBACK, self.host, *self.hosts):
             return bool(host)
         if self.host in LOOPBACK:
             return False
@@ -184,6 +194,12 @@ class SecurityMiddleware:
             token = request.cookies.get(COOKIE, "")
         # In constant time.
         return secrets.compare_digest(token.encode(), (self.token or "").encode())
+
+
+def _host_name(header: str) -> str:
+    """Return the name or address in `name:port`; nothing where it is none."""
+    match = re.fullmatch(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]*)?", header.lower())
+    return "" if match is None else match[1] or match[2]
 
 
 async def read_body(request: Request) -> bytes:

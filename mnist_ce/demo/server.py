@@ -20,8 +20,9 @@ from typing import Annotated, Any, Literal
 import uvicorn
 from anyio import CapacityLimiter
 from anyio.to_thread import current_default_thread_limiter, run_sync
-from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
@@ -37,7 +38,7 @@ from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import ImageError, ImageTooLargeError, MnistCeError
 from mnist_ce.system.files import shipped_dir, version
-from mnist_ce.system.text import one_line, plain_reason, sanitize
+from mnist_ce.system.text import did_you_mean, one_line, plain_reason, sanitize
 
 logger = logging.getLogger(__name__)
 
@@ -55,14 +56,8 @@ class Problem(BaseModel):
     error: str
 
 
-_BYTES = {"type": "string", "format": "binary"}
-_FILES = {"type": "array", "items": _BYTES, "minItems": 1, "maxItems": MAX_FILES}
-_FORM = {
-    "schema": {"type": "object", "properties": {"images": _FILES}, "required": ["images"]},
-    "encoding": {"images": {"contentType": "image/*"}},
-}
-_CONTENT = {"image/*": {"schema": _BYTES}, "multipart/form-data": _FORM}
-IMAGES = {"requestBody": {"required": True, "content": _CONTENT}}  # in the words of OpenAPI
+ANSWER = json.loads((STATIC / "docs/answer.json").read_text("utf-8"))  # an example
+IMAGES = {"requestBody": json.loads((STATIC / "docs/images.json").read_text("utf-8"))}
 Checkpoint = Annotated[str, Query(description="A name of /v1/models.")]
 Multi = Annotated[
     bool | None, Query(description="Read every digit; by default, where there are several.")
@@ -72,7 +67,18 @@ TopK = Annotated[int, Query(ge=1, le=100, description="Most probable classes to 
 Confidence = Annotated[float | None, Query(ge=0, le=1, description="As --min-confidence.")]
 
 
-router = APIRouter(responses={"default": {"model": Problem, "description": "A refusal."}})
+def only_known_options(request: Request) -> None:
+    """Refuse an option of the address that the path does not have, which would do nothing."""
+    known = [option.alias for option in request.scope["route"].dependant.query_params]
+    if unknown := sorted({*request.query_params} - {*known}):
+        near = did_you_mean(unknown[0], known)
+        raise HTTPException(422, f"there is no option {sanitize(unknown[0])}{near}")
+
+
+router = APIRouter(
+    dependencies=[Depends(only_known_options)],
+    responses={"default": {"model": Problem, "description": "A refusal."}},
+)
 
 
 @router.get("/healthz")
@@ -148,6 +154,7 @@ async def inspect(
         top_k = len(trained.class_names)
         options = PredictOptions(top_k=top_k, multi=multi, keep_stages=True)
         (records,) = await classify(service, images[:1], trained, options)
+        records = Predictions(record for record in records if record.page in (None, 1))
         if records[0].status == "error":
             raise ImageError(str(records[0].reason))
         # The second network may have other classes.
@@ -241,10 +248,18 @@ async def classify(
 
 async def read_images(request: Request) -> list[tuple[str, bytes]]:
     """Return the images of a request with their names, `-` for a body without names."""
-    body = await read_body(request)
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        return [("-", body)]
-    return await run_sync(form_files, request.headers["content-type"], body)
+    body, kind = await read_body(request), request.headers.get("content-type", "")
+    readers = {"multipart/form-data": form_files, "application/json": json_image}
+    reader = readers.get(kind.partition(";")[0].strip().lower())
+    return [("-", body)] if reader is None else await run_sync(reader, kind, body)
+
+
+def json_image(_: str, body: bytes) -> list[tuple[str, bytes]]:
+    try:
+        return [("-", json.loads(body)["image"].encode(errors="replace"))]
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        advice = """send {"image": "…"}, with its base64 or a data URL"""
+        raise HTTPException(422, f"the JSON has no image: {advice}") from None
 
 
 def form_files(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
@@ -280,8 +295,15 @@ async def _few_threads(_: FastAPI) -> AsyncIterator[None]:
     yield
 
 
-def make_app(service: InferenceService, host: str, token: str | None, corrections: Path) -> FastAPI:
-    """Return the application; for `host` and `token` see `SecurityMiddleware`.
+def make_app(
+    service: InferenceService,
+    host: str,
+    token: str | None,
+    corrections: Path,
+    hosts: Sequence[str] = (),
+    origins: Sequence[str] = (),
+) -> FastAPI:
+    """Return the application; for hosts, origins and token see `SecurityMiddleware`.
 
     `corrections` is the folder for images with a label that the user gives.
     """
@@ -291,11 +313,19 @@ def make_app(service: InferenceService, host: str, token: str | None, correction
     state = app.state
     state.service, state.token, state.corrections = service, token, corrections
     state.receiving, state.stream_limiter = {}, CapacityLimiter(1)
-    app.add_middleware(SecurityMiddleware, host=host, token=token, receiving=state.receiving)
+    limits: dict[str, Any] = {"host": host, "token": token, "hosts": hosts, "origins": origins}
+    app.add_middleware(SecurityMiddleware, receiving=state.receiving, **limits)
+    if origins:  # it answers the preflight requests of browsers, which have no token
+        headers = ("Authorization", "Content-Type")
+        options: dict[str, Any] = {"allow_methods": ("GET", "POST"), "allow_headers": headers}
+        app.add_middleware(CORSMiddleware, allow_origins=origins, **options)
     app.include_router(router)
     app.mount("/examples", StaticFiles(directory=shipped_dir("examples")))
     for kind in (MnistCeError, RequestValidationError, StarletteHTTPException):
         app.add_exception_handler(kind, error_response)
+    # Here, since FastAPI would leave out what is null.
+    answers = app.openapi()["paths"]["/v1/predict"]["post"]["responses"]
+    answers["200"]["content"]["application/json"] = {"example": ANSWER}
     app.router.default = StaticFiles(directory=STATIC, html=True)  # for whatever is no route
     return app
 

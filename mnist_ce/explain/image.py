@@ -93,6 +93,7 @@ def explain_record(
         raise ImageError(f"{record.path or 'the image'} cannot be explained: {record.reason}")
     pixels = record.pixels
     notes = [] if record.reason is None else [f"predict rejects this image: {record.reason}."]
+    notes += [f"This is page {record.page} of the image."] if record.page else []
     brightness = torch.tensor(pixels / np.float32(255)).requires_grad_()  # [28, 28]
     inputs = (brightness - trained.input_mean) / trained.input_std
     network, batch = trained.model, inputs[None]  # [1, 28, 28]

@@ -89,6 +89,7 @@ class Prediction(Shown):
     line: int | None = None  # the text line, from the top, counted from 0
     position: int | None = None  # the place in the line, from the left, counted from 0
     text: str | None = None  # the whole line; ? for what was not read
+    page: int | None = None  # from 1; None, and not in JSON, where the image has one alone
     # Not in JSON:
     has_several: bool = field(default=False, repr=False)  # digits, of which one was wanted
     reading: str = field(default="?", repr=False)  # the text, with wide gaps as blanks
@@ -99,7 +100,10 @@ class Prediction(Shown):
 
     def to_dict(self) -> dict[str, Any]:
         row = {f.name: getattr(self, f.name) for f in fields(self) if f.repr}
-        return row | {"top_k": [asdict(item) for item in self.top_k]}
+        row["top_k"] = [asdict(item) for item in self.top_k]
+        if self.page is None:
+            del row["page"]
+        return row
 
     def headline(self) -> str:
         read = f"{self.status}, {self.reason}"
@@ -156,7 +160,7 @@ def predict(
     batch_size: int = 256,
     keep_stages: bool = False,
 ) -> Predictions:
-    """Return a record for each image, in order, or for each of its digits: see `multi`.
+    """Return a record for each page of each image, in order, or for each digit: see `multi`.
 
     Args:
         images: An image or an iterable of images: a path, the bytes of a file, a binary file
@@ -220,8 +224,12 @@ def predict_each(
         results = list(zip(batch, predictor.predict_batch(batch), strict=True))
         sources = [image.source for image, records in results if predictor.must_reread(records)]
         reread = predict_each(sources, trained, replace(options, multi=True), pool)
-        for _, records in results:
-            yield next(reread) if predictor.must_reread(records) else records
+        for image, records in results:
+            if predictor.must_reread(records):
+                place: dict[str, Any] = {"path": image.path, "page": image.page}
+                yield Predictions(replace(record, **place) for record in next(reread))
+            else:
+                yield records
 
 
 @dataclass(frozen=True)
@@ -319,9 +327,9 @@ class Predictor:
         self, image: PreprocessedImage, scores: Mapping[Digit, ScoredDigit]
     ) -> Predictions:
         """Return the records of an image: of the digits of its most plausible hypothesis."""
+        common: dict[str, Any] = {"path": image.path, "page": image.page, "image": image.image}
         if image.error is not None:
-            return Predictions([Prediction(path=image.path, status="error", reason=image.error)])
-        common: dict[str, Any] = {"path": image.path, "image": image.image}
+            return Predictions([Prediction(**common, status="error", reason=image.error)])
         if not image.hypotheses:
             common |= {"stages": image.stages, "reason": NO_INK}
             return Predictions([Prediction(**common, status="rejected")])

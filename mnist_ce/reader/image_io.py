@@ -6,10 +6,15 @@ import base64
 import binascii
 import contextlib
 import glob
+import hashlib
 import io
+import itertools
 import logging
+import math
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,7 +34,16 @@ from mnist_ce.system.errors import ImageError, ImageTooLargeError, UsageError, r
 from mnist_ce.system.files import as_path, find_example, read_regular
 from mnist_ce.system.text import one_line
 
-ImageSource: TypeAlias = Path | str | bytes | Image.Image | NDArray[np.generic]
+
+@dataclass(frozen=True)
+class Page:
+    """One page of a file with several."""
+
+    source: ImageSource
+    number: int  # from 1
+
+
+ImageSource: TypeAlias = Path | str | bytes | Page | Image.Image | NDArray[np.generic]
 
 # Of the image as decoded: 480 MB in RGB, as Pillow keeps it. The libraries of WebP and HEIC keep
 # two or three copies more: a phone's 48 megapixels are their limit.
@@ -38,6 +52,7 @@ MAX_PIXELS, MAX_COPIED_PIXELS = 120_000_000, 50_000_000
 # 2022 on the market, gives 16,320×12,240. A progressive one keeps all coefficients in memory.
 MAX_JPEG_PIXELS = 250_000_000
 MAX_BYTES = 300_000_000
+MAX_PAGES = 200
 MAX_ASPECT = 50  # at MAX_SIDE_PX the shorter side still has 20 pixels
 
 TURNS = {  # by EXIF's orientation
@@ -60,6 +75,7 @@ READERS: dict[tuple[bytes, ...], Callable[[io.BytesIO], Image.Image]] = {
     (b"RIFF",): WebPImageFile,
     tuple(TIFF_PREFIXES): TiffImageFile,
 }
+NEW_SUBFILE_TYPE, THUMBNAIL_OR_MASK = 254, 1 | 4  # a tag of TIFF, and two of its bits
 NOT_AN_IMAGE = "is not an image that can be read: PNG, JPEG, WebP, GIF, BMP, TIFF or HEIC"
 IN_PYTHON = "pass its images to mnist_ce.predict as arrays [28, 28]"
 # What other files begin with, what they are, and what to do.
@@ -166,7 +182,7 @@ def _glob(pattern: Path) -> list[Path]:
 
 
 def open_image(source: ImageSource, name: str = "the image") -> Image.Image:
-    """Decode an image and turn it upright by its EXIF data.
+    """Decode an image, of several pages the first, and turn it upright by its EXIF data.
 
     The source is a path, the bytes of a file, a Pillow image, or pixels [height, width] or
     [height, width, 1, 3 or 4]: 0 to 255, or bool or floats in [0, 1]. Larger images than
@@ -175,14 +191,80 @@ def open_image(source: ImageSource, name: str = "the image") -> Image.Image:
     Raises:
         ImageError: If it is no file, damaged, of an unknown format, or far too large.
     """
+    _, page = next(open_pages(source, name))
+    if isinstance(page, ImageError):
+        raise page
+    return page
+
+
+def open_pages(
+    source: ImageSource, name: str = "the image", max_seconds: float = math.inf
+) -> Iterator[tuple[int, Image.Image | ImageError]]:
+    """Yield the number of each page, from 1, and the page as `open_image` decodes it, or its error.
+
+    A frame that repeats an earlier one is left out, and so are thumbnails and masks. Pages that
+    this process would not end within `max_seconds` of CPU time, with those before, are refused.
+    """
+    if isinstance(source, Page):
+        pages = open_pages(source.source, name, max_seconds)
+        yield from (page for page in pages if page[0] == source.number)
+        return
     if isinstance(source, (str, Path)):
-        return open_image(read_file(source), str(source))
+        name, source = str(source), read_file(source)
+    name = "the array" if isinstance(source, np.ndarray) else name
+    started_at, frames = time.process_time(), set[bytes]()
+    with _image_errors(name):
+        image = _from_array(source) if isinstance(source, np.ndarray) else source
+        image = _open_file(image, name) if isinstance(image, bytes) else image
+        first_size, is_tiff = image.size, image.format == "TIFF"
+        is_animation = getattr(image, "is_animated", False) and not is_tiff
+    for number in itertools.count(1):
+        place = name if number == 1 else f"{name}, page {number}"
+        has_page, page = number == 1, None
+        try:
+            with _image_errors(place):
+                if number > 1 and image is not source and (has_page := _seek(image, number)):
+                    expected_seconds = (time.process_time() - started_at) * number / (number - 1)
+                    if number > MAX_PAGES or expected_seconds > max_seconds:
+                        has_page = False
+                        rest = "and those after it are too many to read at once: split the file"
+                        raise ImageError(f"{place} {rest}")
+                if has_page and (number == 1 or _is_page(image, first_size)):
+                    page = _decode(image, place, can_draft=image is not source)
+        except ImageError as error:
+            yield number, error
+        if page is not None and is_animation:
+            frame = hashlib.sha256(page.convert("RGBA").tobytes()).digest()
+            page = None if frame in frames else page
+            frames.add(frame)
+        if page is not None:
+            yield number, page
+        if not has_page:
+            return
+
+
+def _seek(image: Image.Image, number: int) -> bool:
+    """Go to a page, if there is one; of a HEIC only the first is the photograph."""
+    # What a camera appends to a JPEG is lost where a service copied the photograph alone.
+    lost = (EOFError, ValueError, SyntaxError) if image.format == "MPO" else (EOFError,)
+    with contextlib.suppress(*lost):
+        image.seek(number - 1)
+        return image.format != "HEIF"
+    return False
+
+
+def _is_page(image: Image.Image, first_size: tuple[int, int]) -> bool:
+    """Whether it is no thumbnail or mask of a TIFF, and no gain map beside a camera's JPEG."""
+    if isinstance(image, TiffImageFile):
+        return not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & THUMBNAIL_OR_MASK
+    return image.size == first_size
+
+
+@contextlib.contextmanager
+def _image_errors(name: str) -> Iterator[None]:
     try:
         with warnings.catch_warnings(action="ignore"):  # Pillow's
-            if isinstance(source, np.ndarray):
-                return _decode(_from_array(source), "the array")
-            image = source if isinstance(source, Image.Image) else _open_file(source, name)
-            return _decode(image, name, can_draft=image is not source)
+            yield
     except ImageError:
         raise
     except Image.DecompressionBombError:

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from mnist_ce.reader.geometry import Box
-from mnist_ce.reader.image_io import ImageSource, open_image, read_file
+from mnist_ce.reader.image_io import ImageSource, Page, open_pages, read_file
 from mnist_ce.reader.pixels import resize_to_mnist, to_rgb
 from mnist_ce.reader.segmentation import Hypothesis, Stages, hypotheses
 from mnist_ce.reader.text_lines import Digit, Lattice
@@ -51,7 +51,7 @@ class PreprocessOptions:
 
 @dataclass
 class PreprocessedImage:
-    """What an image may show; without hypotheses it has no foreground, or could not be read."""
+    """What a page may show; without hypotheses it has no foreground, or could not be read."""
 
     path: str | None
     hypotheses: list[Hypothesis] = field(default_factory=list)
@@ -60,26 +60,43 @@ class PreprocessedImage:
     stages: Stages = field(default_factory=dict)  # those common to all hypotheses
     image: Image.Image | None = None  # where it is kept: RGB, with its `full_size`
     source: ImageSource = b""  # to preprocess it again, where it may show several digits
+    page: int | None = None  # from 1; None where the image has one alone
 
 
 def preprocess(
     source: ImageSource, options: PreprocessOptions, path: str | None = None
-) -> PreprocessedImage:
-    result, name = PreprocessedImage(path), path or "the image"
+) -> list[PreprocessedImage]:
+    """Preprocess the pages of an image, all of them within `MAX_SECONDS`."""
+    results, name = list[PreprocessedImage](), path or "the image"
     try:
-        image = open_image(source, name)
+        for number, page in open_pages(source, name, MAX_SECONDS):
+            results.append(PreprocessedImage(path, page=number))
+            _preprocess_page(page, options, results[-1], name)
+    except ImageError as error:  # it cannot be opened
+        results.append(PreprocessedImage(path, error=str(error)))
+    if len(results) == 1 and not isinstance(source, Page):
+        results[0].page = None
+    return results or [PreprocessedImage(path, error=f"{name} was changed, or {TOO_MUCH}")]
+
+
+def _preprocess_page(
+    page: Image.Image | ImageError, options: PreprocessOptions, result: PreprocessedImage, name: str
+) -> None:
+    try:
+        if isinstance(page, ImageError):
+            raise page
         if options.keep_image:
-            result.image = to_rgb(image)
+            result.image = to_rgb(page)
         if options.crop:
             stages = result.stages if options.keep_stages else None
-            result.hypotheses = hypotheses(image, multi=bool(options.multi), stages=stages)
+            result.hypotheses = hypotheses(page, multi=bool(options.multi), stages=stages)
         else:
-            pixels = resize_to_mnist(image)
-            width, height = image.info["full_size"]
+            pixels = resize_to_mnist(page)
+            width, height = page.info["full_size"]
             digit = Digit(pixels, Box(0, 0, height, width))
             result.hypotheses = [Hypothesis([[Lattice.of(digit)]])]
             if options.keep_stages:
-                gray = np.asarray(image.convert("L"))
+                gray = np.asarray(page.convert("L"))
                 result.hypotheses[0].stages = {"image": gray, "what the network reads": pixels}
     except ImageError as error:
         result.error, result.is_too_large = str(error), isinstance(error, ImageTooLargeError)
@@ -88,7 +105,6 @@ def preprocess(
     except Exception as error:  # a bug, which must not cost the predictions for other images
         reason = f"{type(error).__name__}: {one_line(error)}"
         result.error = f"internal error while preprocessing {name}; please report: {reason}"
-    return result
 
 
 class PreprocessPool:
@@ -116,35 +132,40 @@ class PreprocessPool:
     def preprocess_all(
         self, sources: Iterable[ImageSource], options: PreprocessOptions
     ) -> Iterator[PreprocessedImage]:
-        """Yield the result for each source, in order, reading only a little ahead."""
-        pending: deque[Future[PreprocessedImage]] = deque()
+        """Yield the result for each page of each source, in order, reading only a little ahead."""
+        pending: deque[Future[list[PreprocessedImage]]] = deque()
         try:
             for source in sources:
                 pending.append(self.preprocess(source, options))
                 if len(pending) >= NUM_AHEAD * self._num_processes:
-                    yield pending.popleft().result()
+                    yield from pending.popleft().result()
             while pending:
-                yield pending.popleft().result()
+                yield from pending.popleft().result()
         except KeyboardInterrupt:
             self.close()  # so that the end of the program waits for no image
             raise
 
     def preprocess(
         self, source: ImageSource, options: PreprocessOptions
-    ) -> Future[PreprocessedImage]:
-        def preprocessed() -> PreprocessedImage:
-            path = str(source) if isinstance(source, (str, Path)) else None
+    ) -> Future[list[PreprocessedImage]]:
+        def preprocessed() -> list[PreprocessedImage]:
+            content: ImageSource = source.source if isinstance(source, Page) else source
+            path = str(content) if isinstance(content, (str, Path)) else None
             try:
-                content = source if path is None else read_file(path)
-                if isinstance(content, bytes):
-                    image = self._call(preprocess, content, options, path)
+                content = read_file(content) if isinstance(content, (str, Path)) else content
+                if isinstance(source, Page) and isinstance(content, bytes):
+                    content = Page(content, source.number)
+                if isinstance(content, (bytes, Page)):
+                    images = self._call(preprocess, content, options, path)
                 else:
-                    image = preprocess(content, options)  # decoded already: to send it takes longer
+                    images = preprocess(content, options)  # decoded already: to send takes longer
             except ImageError as error:
-                return PreprocessedImage(path, error=str(error))
-            if any(hypothesis.may_be_several for hypothesis in image.hypotheses):
-                image.source = source
-            return image
+                return [PreprocessedImage(path, error=str(error))]
+            again = source if path is None or Path(path).is_file() else content  # of a pipe
+            for image in images:
+                if any(hypothesis.may_be_several for hypothesis in image.hypotheses):
+                    image.source = again if image.page is None else Page(again, image.page)
+            return images
 
         return self._threads.submit(preprocessed)
 

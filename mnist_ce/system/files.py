@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import hashlib
 import io
-import itertools
 import os
 import re
 import secrets
@@ -20,10 +18,7 @@ import platformdirs
 
 from mnist_ce.system.errors import UsageError
 
-# What file systems such as CIFS, vboxsf and FUSE answer where they cannot flush.
-NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM)
 OPEN_PIPE = r"/(dev|proc/self)/fd/\d+|/dev/stdin"  # as the shell passes <(command)
-BLOCK_BYTES = 1 << 16
 
 
 def expand_home(text: str) -> str:
@@ -72,7 +67,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         with temporary.open("xb") as file:
             file.write(content)
             file.flush()
-            _flush(file.fileno())
+            os.fsync(file.fileno())
         temporary.replace(target)
         flush_folder(target.parent)
     except BaseException as error:
@@ -90,20 +85,18 @@ def open_regular(path: Path, max_bytes: int = 1 << 30) -> BinaryIO:
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     file: BinaryIO = os.fdopen(os.open(path, flags), "rb")
-    mode, reason, number = os.fstat(file.fileno()).st_mode, "", errno.EINVAL
+    mode = os.fstat(file.fileno()).st_mode
+    problem = "" if stat.S_ISREG(mode) else "is not a regular file"
     if stat.S_ISFIFO(mode) and re.fullmatch(OPEN_PIPE, str(path)):
         os.set_blocking(file.fileno(), True)
         with file:
-            blocks = iter(functools.partial(file.read, BLOCK_BYTES), b"")
-            content = b"".join(itertools.islice(blocks, max_bytes // BLOCK_BYTES + 1))
-        file, reason = io.BytesIO(content), "" if content else "is empty, or was read before"
-    elif not stat.S_ISREG(mode):
-        reason = "is not a regular file"
-    if not reason and file.seek(0, os.SEEK_END) > max_bytes:
-        reason, number = f"has more than {max_bytes:,} bytes", errno.EFBIG
-    if reason:
+            content = file.read(max_bytes + 1)
+        file, problem = io.BytesIO(content), "" if content else "is empty, or was read before"
+    if not problem and file.seek(0, os.SEEK_END) > max_bytes:
+        problem = f"has more than {max_bytes:,} bytes"
+    if problem:
         file.close()
-        raise OSError(number, reason, str(path))
+        raise OSError(errno.EINVAL, problem, str(path))
     file.seek(0)
     return file
 
@@ -121,20 +114,12 @@ def remove_unfinished(folder: Path) -> None:
             path.unlink()
 
 
-def _flush(descriptor: int) -> None:
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in NO_FLUSH:
-            raise
-
-
 def flush_folder(folder: Path) -> None:
-    """Flush what a folder lists to the disk, where the system and the file system can do it."""
-    with contextlib.suppress(PermissionError):  # to list a folder may be forbidden; Windows
+    """Flush what a folder lists to the disk; Windows, CIFS and FUSE cannot, and need not."""
+    with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
-            _flush(descriptor)
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)
 

@@ -76,7 +76,7 @@ def test_json_jsonl_and_csv_hold_the_same(capsys: Capsys) -> None:
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert list(rows[0]) == [
         "path", "index", "label", "class_name", "probability", "top_k", "status", "reason",
-        "score", "threshold", "box", "line", "position", "text",
+        "score", "threshold", "box", "line", "position", "text", "page",
     ]  # fmt: skip
     for row, record in zip(rows, records, strict=True):
         for name in ("path", "label", "probability"):
@@ -249,3 +249,20 @@ def test_many_images_go_through_several_processes_in_order(capfd: Capsys) -> Non
     out, err = capfd.readouterr()
     assert [record["path"] for record in json_lines(out)] == names
     assert "Traceback" not in err
+
+
+def test_each_page_has_its_records(capsys: Capsys) -> None:
+    first, second = (Image.open(name) for name in NAMES[:2])
+    first.save("scan.tif", save_all=True, append_images=[second])
+    assert run("plain.png", "scan.tif", "--jsonl", "--annotate", "marked") == 0
+    alone, *pages = json_lines(capsys.readouterr().out)
+    assert ([page.pop("page") for page in pages], "page" in alone) == ([1, 2], False)
+    assert {**pages[0], "path": "plain.png"} == alone
+    assert pages[1]["top_k"] != alone["top_k"]
+    names = ["00001-plain.png", "00002-scan.png", "00003-scan.png"]
+    assert sorted(path.name for path in Path("marked").iterdir()) == names
+    assert run("plain.png", "scan.tif", "--csv") == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["page"] for row in rows] == ["", "1", "2"]
+    assert run("scan.tif") == 0
+    assert "  scan.tif page 2" in capsys.readouterr().out

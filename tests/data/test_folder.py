@@ -181,3 +181,15 @@ def test_the_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for command in commands:
         fast = ["--set", "run.plots=false"] if command[0] == "train" else []
         assert main([*command, *fast, "--threads", "1"]) == 0, command
+
+
+def test_each_page_is_an_image(tmp_path: Path, log_warnings: Callable[[], list[str]]) -> None:
+    digits = [Image.fromarray(image) for image in generate(3, seed=1).images.numpy()]
+    blank = Image.new("L", (28, 28))
+    for label, pages in enumerate([[digits[0], digits[1]], [digits[2], blank]]):
+        (tmp_path / str(label)).mkdir()
+        pages[0].save(tmp_path / f"{label}/x.tif", save_all=True, append_images=pages[1:])
+    train, *_ = read_folder(tmp_path)
+    assert sorted(train.labels.tolist()) == [0, 0, 1]
+    (warning,) = log_warnings()
+    assert "1/x.tif (page 2: no ink found)" in warning

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import socket
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +17,10 @@ from PIL import Image, ImageDraw
 
 pytest.importorskip("fastapi")
 import uvicorn
+from fastapi import FastAPI
 
 from mnist_ce.demo.inference import InferenceService
+from mnist_ce.demo.server import make_server
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,22 @@ class Demo:
 
     def post(self, path: str, content: bytes, **headers: str) -> httpx.Response:
         return httpx.post(f"{self.url}{path}", content=content, headers=headers, timeout=30)
+
+
+@contextlib.contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """Serve an application in a thread; yield its address."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = make_server(app)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def png(image: Image.Image) -> bytes:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import signal
@@ -59,7 +60,7 @@ def test_the_records_are_those_of_predict(demo: Demo, options: dict[str, Any]) -
     answer = demo.post(f"/v1/predict?{query}&format=text", ONE_AND_SEVEN)
     assert answer.text == f"{records[1].text}\n"
     assert answer.headers["content-type"].startswith("text/plain")
-    (inspected,) = demo.post(f"/v1/inspect?{query}", ONE_AND_SEVEN).json()
+    (inspected,) = demo.post("/v1/inspect", ONE_AND_SEVEN).json()
     assert inspected["lines"] == predict(ONE_AND_SEVEN).lines
     for found in (form, [record for body in bodies for record in body]):
         assert comparable(found) == comparable(expected)
@@ -78,6 +79,17 @@ def test_a_hostile_image_gets_its_reason(demo: Demo, case: str) -> None:
         assert "\\n" not in answer.text
     assert list(demo.folder.rglob("*")) == before
     assert demo.post("/v1/predict", SEVEN).status_code == 200
+
+
+def test_each_page_has_its_records(demo: Demo) -> None:
+    buffer, page = io.BytesIO(), Image.open(io.BytesIO(SEVEN))
+    page.save(buffer, "TIFF", save_all=True, append_images=[Image.open(io.BytesIO(ONE_AND_SEVEN))])
+    records = demo.post("/v1/predict?multi=true", buffer.getvalue()).json()
+    found = [(record["page"], record["index"], record["class_name"]) for record in records]
+    assert found == [(1, 0, "7"), (2, 0, "1"), (2, 1, "7")]
+    (inspected,) = demo.post("/v1/inspect?multi=true", buffer.getvalue()).json()
+    assert [record["page"] for record in inspected["records"]] == [1]
+    assert "This is page 1 of the image." in inspected["explanation"]["notes"]
 
 
 def test_a_network_that_loads_slowly_keeps_nobody_waiting(

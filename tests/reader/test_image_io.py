@@ -10,14 +10,18 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
-from mnist_ce.reader.image_io import each_image, find_images, open_image
+from mnist_ce.reader import image_io
+from mnist_ce.reader import pool as pool_module
+from mnist_ce.reader.image_io import Page, each_image, find_images, open_image
 from mnist_ce.reader.pixels import to_float_image
 from mnist_ce.reader.pool import PreprocessOptions, preprocess
 from mnist_ce.system.errors import ImageError, ImageTooLargeError
@@ -85,9 +89,9 @@ def test_a_bad_file_is_an_error_in_one_line(case: str, tmp_path: Path) -> None:
     ids=["bomb", "many pixels", "damaged data", "damaged header"],
 )
 def test_base64_text_has_the_errors_of_its_bytes(content: bytes, prefix: bytes) -> None:
-    error = preprocess(content, PreprocessOptions()).error
+    error = preprocess(content, PreprocessOptions())[0].error
     text = prefix + base64.b64encode(content)
-    assert preprocess(text, PreprocessOptions()).error == error
+    assert preprocess(text, PreprocessOptions())[0].error == error
     assert error is not None
     assert "internal error" not in error
 
@@ -224,12 +228,73 @@ def test_another_type_is_named(images: object) -> None:
     ],
 )
 def test_an_array_that_is_no_image_is_named(array: NDArray[np.generic], reason: str) -> None:
-    assert reason in str(preprocess(array, PreprocessOptions()).error)
+    assert reason in str(preprocess(array, PreprocessOptions())[0].error)
 
 
 def test_a_bug_costs_the_prediction_for_one_image_only(monkeypatch: pytest.MonkeyPatch) -> None:
     fail = Mock(side_effect=IndexError("out of bounds"))
     monkeypatch.setattr("mnist_ce.reader.pool.hypotheses", fail)
     reason = "internal error while preprocessing the image; please report: "
-    result = preprocess(np.zeros((9, 9), np.uint8), PreprocessOptions())
+    (result,) = preprocess(np.zeros((9, 9), np.uint8), PreprocessOptions())
     assert result.error == f"{reason}IndexError: out of bounds"
+
+
+def pages(form: str, *levels: int, sizes: dict[int, int] | None = None, **options: Any) -> bytes:
+    """Return a file of pages of these levels of gray, each with a black square."""
+    made = []
+    for level in levels:
+        side = (sizes or {}).get(level, 60)
+        made.append(Image.new("L", (side, side), level))
+        made[-1].paste(0, (20, 20, 40, 40))
+    buffer = io.BytesIO()
+    kind = "RGB" if form in ("WEBP", "MPO") else "L"
+    first, *others = [page.convert(kind) for page in made]
+    first.save(buffer, form, save_all=True, append_images=others, **options)
+    return buffer.getvalue()
+
+
+TWO = pages("MPO", 250, 200)
+LOSSLESS: dict[str, dict[str, Any]] = {"WEBP": {"lossless": True}, "PNG": {"default_image": False}}
+PAGES: dict[str, tuple[bytes, list[int | None], list[int]]] = {
+    **{
+        form: (pages(form, 250, 200, 250, **LOSSLESS.get(form, {})), [1, 2], [250, 200])
+        for form in ("GIF", "WEBP", "PNG", "MPO")
+    },
+    "every page of a TIFF": (pages("TIFF", 250, 250, 200), [1, 2, 3], [250, 250, 200]),
+    "one page": (pages("TIFF", 250), [None], [250]),
+    "one frame": (pages("GIF", 250), [None], [250]),
+    "frames that are equal": (pages("GIF", 250, 250), [None], [250]),
+    "a thumbnail": (pages("TIFF", 250, 200, tiffinfo={254: 1}), [None], [250]),
+    "a mask": (pages("TIFF", 250, 200, tiffinfo={254: 4}), [None], [250]),
+    "a gain map": (pages("MPO", 250, 200, sizes={200: 50}), [None], [250]),
+    "a gain map that is lost": (TWO[: TWO.rindex(b"\xff\xd8\xff")], [None], [250]),
+}
+
+
+@pytest.mark.parametrize("case", PAGES)
+def test_each_page_and_each_frame_that_differs_is_read(case: str) -> None:
+    content, numbers, levels = PAGES[case]
+    options = PreprocessOptions(crop=False, keep_image=True)
+    results = preprocess(content, options)
+    assert [result.page for result in results] == numbers
+    found = [int(np.asarray(result.image)[5, 5, 0]) for result in results]
+    assert found == pytest.approx(levels, abs=2)
+    if len(results) > 1:  # one page alone can be read again
+        (again,) = preprocess(Page(content, 2), options)
+        assert (again.page, int(np.asarray(again.image)[5, 5, 0])) == (2, found[1])
+
+
+def test_what_a_damaged_page_or_too_many_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = pages("TIFF", 250, 200, 150, compression="tiff_adobe_deflate")
+    with TiffImageFile(io.BytesIO(content)) as image:
+        image.seek(1)
+        (start,) = image.tag_v2[273]  # where the pixels are
+    damaged = content[:start] + bytes(4) + content[start + 4 :]
+    first, other, last = preprocess(damaged, PreprocessOptions())
+    assert (first.error, last.error) == (None, None)
+    assert "the image, page 2 is damaged" in str(other.error)
+    monkeypatch.setattr(image_io, "MAX_PAGES", 2)
+    *_, last = preprocess(content, PreprocessOptions())
+    assert (last.page, "page 3 and those after it are too many" in str(last.error)) == (3, True)
+    monkeypatch.setattr(pool_module, "MAX_SECONDS", 0.0)
+    assert [r.page for r in preprocess(content, PreprocessOptions())] == [1, 2]

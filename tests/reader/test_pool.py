@@ -58,7 +58,7 @@ def test_an_error_is_that_of_the_call(pool: PreprocessPool) -> None:
         pool.submit(math.sqrt, -1.0).result(timeout=60)
     with pytest.raises(Exception, match="pickle"):
         pool.submit(lambda: None).result(timeout=60)
-    result = pool.preprocess(b"text", PreprocessOptions()).result(timeout=60)
+    (result,) = pool.preprocess(b"text", PreprocessOptions()).result(timeout=60)
     assert "not an image" in str(result.error)
 
 
@@ -117,7 +117,7 @@ def test_results_come_in_order_whatever_ends_a_process(num_processes: int) -> No
     assert isinstance(broken.exception(timeout=60), ImageError)
     assert [result.error is not None for result in results] == [i == 7 for i in range(12)]
     for page, result in zip(pages, results, strict=True):
-        alone = preprocess(page, PreprocessOptions())
+        (alone,) = preprocess(page, PreprocessOptions())
         if result.error is None:
             boxes, expected = ([h.digits[0].box for h in r.hypotheses] for r in (result, alone))
             assert boxes == expected

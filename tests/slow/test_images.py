@@ -77,7 +77,7 @@ def read(pool: PreprocessPool, content: bytes, *, multi: bool) -> PreprocessedIm
         return pool.submit(os.getpid).result(), seconds, usage.ru_maxrss
 
     before = measured()
-    result = pool.preprocess(content, PreprocessOptions(multi=multi)).result()
+    (result,) = pool.preprocess(content, PreprocessOptions(multi=multi)).result()
     after = measured()
     if before[0] == after[0]:  # else the process has ended at its limit
         assert after[1] - before[1] < 10
