@@ -346,7 +346,7 @@ class RunQueue:
 
     def wait(self, num_runs: int) -> None:
         if num_runs != self.num_awaited:
-            logger.info(f"waiting for {num_runs} runs of other processes")
+            logger.info(f"waiting for {num_runs} run{'s' * (num_runs != 1)} of other processes")
         self.num_awaited = num_runs
         self.stop.is_checked = True
         time.sleep(POLL_SECONDS)

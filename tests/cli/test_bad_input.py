@@ -256,7 +256,7 @@ WRONG_IMAGES: list[dict[str, bytes]] = [
 ]
 OLD_RUN = {"runs/old/notes": b""}
 EMPTY_CONFIG = {"a/config.toml": b""}
-SPACE = {"s.toml": b"[optimizer]\nmomentum = [0.5, 0.9]", "notes": b"no database" * 99}
+SPACE = {"s.toml": b"[optimizer]\nmomentum = [0.5, 0.7, 0.9]", "notes": b"no database" * 99}
 SEARCH = "tune --search {}/s.toml --set data.validation_size=5 --output {}/runs"
 UNFINISHED = {**EMPTY_CONFIG, "a/run.json": b'{"format_version": 1}'}
 
