@@ -7,11 +7,10 @@ import os
 import re
 import signal
 import socket
-import sys
 import threading
-from collections.abc import Iterator
+import webbrowser
 from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated
 
 from typer import Option
 
@@ -94,8 +93,6 @@ def demo(
         echo(address)
         note("Ctrl-C ends it")
         if not no_browser:
-            import webbrowser
-
             # Without the token, which would stand in the list of processes.
             threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
         serve(make_app(service, host, token, corrections, hosts, origins), listener)
@@ -118,33 +115,3 @@ def _listen(host: str, port: int) -> socket.socket:
 def _stop_after_stdin() -> None:
     os.read(0, 1)  # sys.stdin would be locked at the end of the interpreter
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-@contextlib.contextmanager
-def live_page(output: str | Path) -> Iterator[None]:
-    """Serve the page for a folder of runs, from a process of low priority, until the block ends."""
-    import subprocess
-
-    require(*PACKAGES, extra="demo")
-    command = [sys.executable, "-m", "mnist_ce", "demo", "--no-browser", "--port", "0"]
-    command += ["--threads", "1", "--output", str(output), "--until-stdin-ends"]
-    # In a session of its own, since Ctrl-C is for the training, which then ends this process. If
-    # the training is killed, the pipe ends.
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True) as process:
-        printer = threading.Thread(target=_print_address, args=[process.stdout], daemon=True)
-        printer.start()
-        try:
-            if hasattr(os, "setpriority"):
-                os.setpriority(os.PRIO_PROCESS, process.pid, 10)
-            yield
-        finally:
-            process.terminate()
-            printer.join()
-
-
-def _print_address(stdout: IO[bytes]) -> None:
-    from tqdm import tqdm
-
-    if address := stdout.readline().decode():
-        tqdm.write(f"live page: {address}", file=sys.stderr, end="")  # above a bar

@@ -92,7 +92,7 @@ TRACEBACK = "--traceback"  # for every command: `main` takes it out
 _HEADINGS = {
     "Recipe": ("config", "epochs", "batch_size", "lr", "momentum", "init", "seed", "assignments"),
     "Data and device": ("dataset", "data_dir", "mirror", "device", "threads", "step"),
-    "Run": ("output", "name", "resume", "dry_run", "tensorboard", "live"),
+    "Run": ("output", "name", "resume", "dry_run", "tensorboard", "live", "no_browser"),
 }
 
 

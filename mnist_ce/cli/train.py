@@ -7,7 +7,6 @@ import itertools
 import logging
 import textwrap
 import tomllib
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -53,8 +52,9 @@ def train(
         bool, Option("--tensorboard", help="Write TensorBoard events into the run's folder.")
     ] = False,
     live: Annotated[
-        bool, Option("--live", help="Serve a page that shows the run as it goes on (see demo).")
+        bool, Option("--live", help="Open a page that shows the run as it goes on (see demo).")
     ] = False,
+    no_browser: Annotated[bool, Option("--no-browser", help="--live: print the address.")] = False,
     show_config: Annotated[
         bool, Option("--show-config", help="Print recipes and all settings, explained, as TOML.")
     ] = False,
@@ -101,11 +101,11 @@ def train(
 
             callbacks.append(TensorBoardCallback())
         if live and is_main():
-            from mnist_ce.cli.demo import live_page
+            from mnist_ce.cli.live import LivePage
 
-            folder = Path(resume).parent if resume and Path(resume).is_dir() else None
-            runs = resolved.run.output if resolved else folder or output or "checkpoints"
-            stack.enter_context(live_page(runs))
+            page = LivePage(opens_browser=not no_browser)
+            stack.callback(page.close)
+            callbacks.append(page)
         result = run_training(
             resolved,
             None if resume is None else settings,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from anyio.to_thread import run_sync
 from fastapi import HTTPException
 
@@ -72,18 +75,39 @@ class InferenceService:
 
 
 def inspect_image(
-    trained: TrainedModel, records: Predictions, target: str | None, index: int
+    trained: TrainedModel,
+    records: Predictions,
+    target: str | None,
+    index: int,
+    steps: int,
+    learning_rate: float,
 ) -> dict[str, Any]:
     """Return the records of an image as plain values, with all that led to one of them.
 
     `explanation` is None where there is no digit to explain; its loss is that of the class named
-    `target`, None for the predicted one. `index` is the digit's place among the records.
+    `target`, None for the predicted one. `index` is the digit's place among the records. The
+    explanation is that of a copy of the network after SGD steps on this digit alone;
+    `step_losses` are the losses before each.
 
     Raises:
+        CheckpointError: If the steps lead to logits that are not finite.
         UsageError: If the target is not one of the network's classes.
     """
     record = records[min(index, len(records) - 1)]
     explained = None if record.pixels is None else explain_record(trained, record, target)
+    losses = list[float]()
+    if explained is not None and steps:
+        model, label = copy.deepcopy(trained.model), torch.tensor([explained.target])
+        optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
+        brightness = torch.tensor(explained.pixels / np.float32(255))[None]  # [1, 28, 28]
+        for _ in range(steps):
+            logits = model((brightness - trained.input_mean) / trained.input_std)
+            loss = trained.objective.example_losses(logits, label).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        explained = explain_record(replace(trained, model=model), record, target)
     layers = [] if explained is None else explained.activations
     return {
         "records": [record.to_dict() for record in records],
@@ -91,4 +115,5 @@ def inspect_image(
         "stages": {name: png_url(pixels) for name, pixels in records[0].stages.items()},
         "activations": [layer.astype(float).round(3).tolist() for layer in layers],
         "explanation": None if explained is None else explained.to_dict(),
+        "step_losses": losses,
     }

@@ -23,10 +23,16 @@ from mnist_ce.runs.records import RunRecord, RunState
 from mnist_ce.runs.run_dir import RunDir, list_runs, run_state
 from mnist_ce.system.errors import MnistCeError
 from mnist_ce.system.notebook import png_url
+from mnist_ce.system.text import one_line
 
 MAX_POINTS = 1000  # of a curve; each is a mean over rows where there are more
 NUM_UNITS, NUM_MISTAKES = 24, 16
-KEYS = ("dataset", "recipe", "epochs", "created", "test_accuracy")  # of a record, for the list
+# Of a record, for the list.
+KEYS = ("dataset", "recipe", "epochs", "created", "class_names", "test_accuracy")
+EPOCH_KEYS = (
+    *("epoch", "train_loss", "validation_accuracy", "test_accuracy"),
+    *("validation_loss", "test_loss", "train_accuracy", "seconds"),
+)
 NUM_TESTED = 1000  # images: all would take time from the training
 
 
@@ -62,9 +68,9 @@ class RunWatcher:
                 yield "curve", {"name": name, **curve(run, record)}
         for name in self.names[:1]:
             run, _ = runs[name]
-            if self._has_changed("snapshot", (name, _modified_ns(run.model_path))):
-                with contextlib.suppress(MnistCeError, OSError):
-                    yield "snapshot", {"name": name, **snapshot(run)}
+            modified_ns = _modified_ns(run.model_path)  # 0 before the first epoch is done
+            if self._has_changed("snapshot", (name, modified_ns)) and modified_ns:
+                yield "snapshot", {"name": name, **snapshot(run)}
 
     def _has_changed(self, key: str, value: object) -> bool:
         last, self._last[key] = self._last.get(key), value
@@ -78,7 +84,7 @@ def _modified_ns(path: Path) -> int:
 def curve(run: RunDir, record: RunRecord) -> dict[str, Any]:
     """Return `steps` [step, loss, accuracy, learning rate] and `epochs`, by step too.
 
-    A row of `epochs` is [step, epoch, training loss, validation accuracy, test accuracy].
+    A row of `epochs` is [step, epoch, …] with what `EPOCH_KEYS` names.
     """
     last_step, epochs = dict[int, int](), list[list[float | None]]()
     table = np.empty((0, 4))
@@ -93,8 +99,7 @@ def curve(run: RunDir, record: RunRecord) -> dict[str, Any]:
             # Runs of an earlier version have no steps.csv.
             num_images = (row.get("images_per_second") or 0) * (row.get("seconds") or 0)
             step = row["epoch"] * math.ceil(round(num_images) / batch_size)
-            keys = ("epoch", "train_loss", "validation_accuracy", "test_accuracy")
-            epochs.append([last_step.get(row["epoch"], step), *map(row.get, keys)])
+            epochs.append([last_step.get(row["epoch"], step), *map(row.get, EPOCH_KEYS)])
     parts = np.array_split(table, min(len(table), MAX_POINTS)) if len(table) else []
     return {"steps": [part.mean(axis=0).round(6).tolist() for part in parts], "epochs": epochs}
 
@@ -115,32 +120,30 @@ def snapshot(run: RunDir) -> dict[str, Any]:
     """Return the first-layer weights and the mistakes of a run's weights on disk.
 
     `weights` are int8 [units, 784] in base64, those of the largest norm, in fractions of `scale`.
-
-    Raises:
-        MnistCeError: If there are no weights yet, or they are damaged.
+    Whatever fails, `reason` says why there are no mistakes: the stream of curves goes on.
     """
-    trained = load_model(run.model_path)
-    weight = trained.mlp.layers[0].weight.detach().numpy()  # [units, 784]
-    units, scale = strongest_units(weight, NUM_UNITS)
-    whole = (units / scale * 127).clip(-127, 127).astype(np.int8)
-    content = {"weights": base64.b64encode(whole.tobytes()).decode(), "scale": scale}
+    content: dict[str, Any] = {"mistakes": []}
     try:
+        trained = load_model(run.model_path)
+        weight = trained.mlp.layers[0].weight.detach().numpy()  # [units, 784]
+        units, scale = strongest_units(weight, NUM_UNITS)
+        whole = (units / scale * 127).clip(-127, 127).astype(np.int8)
+        content |= {"weights": base64.b64encode(whole.tobytes()).decode(), "scale": scale}
         name, splits = _few_images(run.model_path)
         report = evaluate_split(trained, splits, name, torch.device("cpu"))
-    except MnistCeError:
-        reason = f"The mistakes are not shown: {trained.dataset} is not in the run's data folder."
-        return content | {"mistakes": [], "reason": reason}
+    except Exception as error:
+        return content | {"reason": one_line(error)}
     labels, predictions = report.result.labels.numpy(), report.result.predictions.numpy()
     probabilities, names = report.probabilities.numpy(), report.class_names
     wrong = most_confident_mistakes(labels, predictions, probabilities)
-    mistakes = [
+    content["mistakes"] = [
         {
             "image": png_url(report.images[index].numpy()),
+            "index": int(index),
             "label": names[labels[index]],
             "prediction": names[predictions[index]],
             "probability": float(probabilities[index, predictions[index]]),
         }
         for index in wrong[:NUM_MISTAKES]
     ]
-    tested = {"num_wrong": len(wrong), "num_tested": len(labels), "split": name}
-    return content | {"mistakes": mistakes, **tested}
+    return content | {"num_wrong": len(wrong), "num_tested": len(labels), "split": name}

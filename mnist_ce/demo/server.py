@@ -139,11 +139,15 @@ async def inspect(
     multi: Multi = None,
     target: Annotated[str | None, Query(description="The right class.")] = None,
     index: Annotated[int, Query(ge=0, description="Which digit to explain.")] = 0,
+    steps: Annotated[int, Query(ge=0, le=100, description="Training steps on it, before.")] = 0,
+    learning_rate: Annotated[float, Query(ge=1e-6, le=1, description="Of these.")] = 0.01,
 ) -> JSONResponse:
-    """Show what one or two networks make of an image.
+    """Show what one or two networks make of an image, as they are or after training steps on it.
 
     Records, stages, activations of each layer, gradient × input, and the loss for `target` as in
-    `mnist-ce explain --json`.
+    `mnist-ce explain --json`. With `steps`, all but the records is that of a copy of the network
+    after as many SGD steps on this digit alone, which no other request sees; `step_losses` has the
+    loss before each.
     """
     service: InferenceService = request.app.state.service
     names = checkpoint or [DEFAULT_WEIGHTS]
@@ -159,7 +163,9 @@ async def inspect(
             raise ImageError(str(records[0].reason))
         # The second network may have other classes.
         known = None if inspected and target not in trained.class_names else target
-        content = await run_sync(inspect_image, trained, records, known, index)
+        content = await run_sync(
+            inspect_image, trained, records, known, index, steps, learning_rate
+        )
         inspected.append({"checkpoint": name, **content})
     return JSONResponse(inspected)
 

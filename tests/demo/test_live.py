@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -15,9 +16,10 @@ pytest.importorskip("fastapi")
 from conftest import SMALL_RUN
 from PIL import Image
 
-from mnist_ce.cli.demo import live_page
+from mnist_ce.cli.live import LivePage
 from mnist_ce.data import dataset as dataset_module
 from mnist_ce.data.splits import Dataset
+from mnist_ce.demo import live
 from mnist_ce.demo.live import MAX_POINTS, RunWatcher
 from mnist_ce.evaluation.evaluate import evaluate
 from mnist_ce.evaluation.metrics import most_confident_mistakes
@@ -106,18 +108,48 @@ def test_mistakes_have_the_probabilities_of_predict(
     assert mistakes[0]["label"] == str(labels[order[0]])
 
 
+def test_whatever_fails_is_the_reason_why_there_are_no_mistakes(
+    train_small: Callable[..., TrainResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train_small("a").run
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("first line\nsecond line")
+
+    monkeypatch.setattr(live, "evaluate_split", fail)
+    snapshot = dict(RunWatcher(tmp_path, ()).changes())["snapshot"]
+    assert (snapshot["mistakes"], snapshot["reason"]) == ([], "first line")
+    assert snapshot["weights"]
+    run.model_path.write_bytes(b"damaged")
+    events = dict(RunWatcher(tmp_path, ()).changes())
+    assert "weights" not in events["snapshot"]
+    assert "model.pt" in events["snapshot"]["reason"]
+    run.model_path.unlink()  # as before the end of the first epoch
+    assert set(dict(RunWatcher(tmp_path, ()).changes())) == {"runs", "curve"}
+
+
 @pytest.mark.slow
 def test_training_has_a_page_until_it_ends(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    small_data: None,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
-    address = ""
-    with live_page(tmp_path):
-        while not address.endswith("/\n"):
-            address += capfd.readouterr().err
+    (tmp_path / "random.py").write_text("raise SystemExit('the file of a student')")
+    monkeypatch.chdir(tmp_path)
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    page, lines = LivePage(opens_browser=True), ""
+    with contextlib.closing(page):
+        settings = SMALL_RUN | {"run.output": str(tmp_path), "run.name": "its own"}
+        train(None, settings, callbacks=[page])
+        while not opened:
+            lines += capfd.readouterr().err
             time.sleep(0.05)
-        url = address.split("live page: ")[1].strip()
-        assert httpx.get(f"{url}v1/models", timeout=30).status_code == 200
+        url = opened[0].removesuffix("#runs=its%20own")
+        assert url.endswith("/")
+        assert httpx.get(f"{url}v1/models", timeout=30).json()[-1]["name"] == "its own"
+    assert f"live page: {opened[0]}" in lines + capfd.readouterr().err
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}healthz")
 
@@ -126,8 +158,11 @@ def test_training_has_a_page_until_it_ends(
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_the_page_ends_with_a_killed_training(tmp_path: Path) -> None:
     code = (
-        "import os, time; from mnist_ce.cli.demo import live_page\n"
-        "with live_page('.'): time.sleep(3); os.kill(os.getpid(), 9)"
+        "import os, time; from types import SimpleNamespace; from pathlib import Path\n"
+        "from mnist_ce.cli.live import LivePage\n"
+        "run = SimpleNamespace(path=Path('a').absolute(), name='a')\n"
+        "LivePage(opens_browser=False).on_start(SimpleNamespace(run=run))\n"
+        "time.sleep(3); os.kill(os.getpid(), 9)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     # The server has the pipe of stderr too, so that this returns when both have ended.

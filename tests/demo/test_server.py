@@ -19,6 +19,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from PIL import Image
 from running import ONE_AND_SEVEN, SEVEN, Demo, png
 
@@ -126,9 +128,32 @@ def test_inspect_shows_the_loss_of_explain(demo: Demo) -> None:
     assert all(url.startswith("data:image/png;base64,") for url in first["stages"].values())
 
 
+def test_steps_on_one_image_are_those_of_sgd_and_change_no_network(demo: Demo) -> None:
+    path = "/v1/inspect?checkpoint=small&target=3&learning_rate=0.05"
+    (before,) = demo.post(path, SEVEN).json()
+    (after,) = demo.post(f"{path}&steps=3", SEVEN).json()
+    trained = load_model(demo.folder / "runs" / "small")
+    pixels = torch.tensor(before["explanation"]["pixels"])[None] / 255
+    optimizer, losses = torch.optim.SGD(trained.model.parameters(), lr=0.05), []
+    for _ in range(4):
+        loss = F.cross_entropy(trained.model(pixels), torch.tensor([3]))
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert before["explanation"]["loss"] == pytest.approx(losses[0], rel=1e-5)
+    assert after["step_losses"] == pytest.approx(losses[:3], rel=1e-5)
+    assert after["explanation"]["loss"] == pytest.approx(losses[3], rel=1e-5)
+    assert after["records"] == before["records"]
+    (again,) = demo.post(path, SEVEN).json()
+    assert again == before | {"records": again["records"]}
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [
+        ("/v1/inspect?steps=101", 422),
+        ("/v1/inspect?steps=1&learning_rate=inf", 422),
         ("/v1/predict?checkpoint=../small", 404),
         ("/v1/predict?checkpoint=/etc/passwd", 404),
         ("/v1/predict?top_k=0", 422),
