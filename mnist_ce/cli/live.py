@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from mnist_ce.cli.demo import PACKAGES
 from mnist_ce.system.errors import require
-from mnist_ce.training.trainer import Callback, RunInfo
+from mnist_ce.training.callbacks import Callback, RunInfo
 
 
 class LivePage(Callback):
-    """Serves the page of the run that starts, at low priority, until `close`."""
+    """Serves the page of the run that starts, at low priority, until it ends."""
 
     def __init__(self, *, opens_browser: bool) -> None:
         require(*PACKAGES, extra="demo")

@@ -103,9 +103,7 @@ def train(
         if live and is_main():
             from mnist_ce.cli.live import LivePage
 
-            page = LivePage(opens_browser=not no_browser)
-            stack.callback(page.close)
-            callbacks.append(page)
+            callbacks.append(LivePage(opens_browser=not no_browser))
         result = run_training(
             resolved,
             None if resume is None else settings,

@@ -104,7 +104,7 @@ def inspect_image(
             logits = model((brightness - trained.input_mean) / trained.input_std)
             loss = trained.objective.example_losses(logits, label).mean()
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             losses.append(loss.item())
         explained = explain_record(replace(trained, model=model), record, target)

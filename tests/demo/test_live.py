@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from mnist_ce.demo.live import MAX_POINTS, RunWatcher
 from mnist_ce.evaluation.evaluate import evaluate
 from mnist_ce.evaluation.metrics import most_confident_mistakes
 from mnist_ce.runs.records import RunState
-from mnist_ce.training.callbacks import TrainResult
+from mnist_ce.training.callbacks import Callback, TrainResult
 from mnist_ce.training.trainer import train
 
 HEADER = "step,epoch,loss,accuracy,learning_rate\n"
@@ -139,17 +138,20 @@ def test_training_has_a_page_until_it_ends(
     monkeypatch.chdir(tmp_path)
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", opened.append)
-    page, lines = LivePage(opens_browser=True), ""
-    with contextlib.closing(page):
-        settings = SMALL_RUN | {"run.output": str(tmp_path), "run.name": "its own"}
-        train(None, settings, callbacks=[page])
-        while not opened:
-            lines += capfd.readouterr().err
-            time.sleep(0.05)
-        url = opened[0].removesuffix("#runs=its%20own")
-        assert url.endswith("/")
-        assert httpx.get(f"{url}v1/models", timeout=30).json()[-1]["name"] == "its own"
-    assert f"live page: {opened[0]}" in lines + capfd.readouterr().err
+
+    class AskForRuns(Callback):
+        def on_end(self, result: TrainResult) -> None:
+            deadline = time.monotonic() + 60
+            while not opened and time.monotonic() < deadline:
+                time.sleep(0.05)
+            models = httpx.get(f"{opened[0].partition('#')[0]}v1/models", timeout=30).json()
+            assert models[-1]["name"] == "its own"
+
+    settings = SMALL_RUN | {"run.output": str(tmp_path), "run.name": "its own"}
+    train(None, settings, callbacks=[AskForRuns(), LivePage(opens_browser=True)])
+    url, fragment = opened[0].split("#")
+    assert fragment == "runs=its%20own"
+    assert f"live page: {opened[0]}" in capfd.readouterr().err
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}healthz")
 

@@ -139,7 +139,7 @@ def test_steps_on_one_image_are_those_of_sgd_and_change_no_network(demo: Demo) -
         loss = F.cross_entropy(trained.model(pixels), torch.tensor([3]))
         losses.append(loss.item())
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
     assert before["explanation"]["loss"] == pytest.approx(losses[0], rel=1e-5)
     assert after["step_losses"] == pytest.approx(losses[:3], rel=1e-5)
