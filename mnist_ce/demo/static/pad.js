@@ -4,8 +4,10 @@ const SIZE = 560; // pixels of the canvas
 const SENT = 280; // pixels of the side of what is sent
 
 export class Pad {
-  constructor(canvas, overlay, onChange) {
-    Object.assign(this, { canvas, overlay, onChange, strokes: [], file: null, width: 24 });
+  // `onNew` is called when another image begins: with whether it continues the one before, and its
+  // truth, if that is known; `onChange` with whether a stroke, or the image, is complete.
+  constructor(canvas, overlay, { onNew, onChange }) {
+    Object.assign(this, { canvas, overlay, onNew, onChange, strokes: [], file: null, width: 24 });
     this.context = canvas.getContext("2d", { willReadFrequently: true });
     this.pen = { x: SIZE / 2, y: SIZE / 2, isDown: false, isShown: false };
     this.boxes = [];
@@ -26,10 +28,10 @@ export class Pad {
   }
 
   start(point) {
-    if (this.file) this.clear();
-    this.boxes = [];
+    this.file = null;
     this.strokes.push({ width: this.width, points: [point] });
     this.redraw();
+    this.onNew(this.strokes.length > 1);
   }
 
   begin(event) {
@@ -64,7 +66,7 @@ export class Pad {
       if (pen.isDown) {
         this.strokes.at(-1).points.push([pen.x, pen.y]);
         this.redraw();
-        this.onChange(true);
+        this.onChange(false);
       }
     } else if (event.key === " ") {
       pen.isDown = !pen.isDown;
@@ -85,10 +87,11 @@ export class Pad {
 
   undo() {
     this.strokes.pop();
+    this.pointer = null;
     this.pen.isDown = false;
     this.file = null;
-    this.boxes = [];
     this.redraw();
+    this.onNew(true);
     this.onChange(true);
   }
 
@@ -98,19 +101,24 @@ export class Pad {
   }
 
   // Shows an image from a file, which is sent as it is.
-  async open(file) {
+  async open(file, truth = null) {
     this.strokes = [];
-    this.boxes = [];
+    this.image = null;
     this.file = file;
-    this.image = await createImageBitmap(file).catch(() => null);
     this.redraw();
+    this.onNew(false, truth);
     this.onChange(true);
+    const image = await createImageBitmap(file).catch(() => null);
+    if (file !== this.file) return; // another was opened meanwhile
+    this.image = image;
+    this.redraw();
   }
 
   redraw() {
     const { context } = this;
     context.fillStyle = "#fff";
     context.fillRect(0, 0, SIZE, SIZE);
+    context.imageSmoothingEnabled = !(this.image?.width <= 64); // pixels of small images stay squares
     if (this.file && this.image) context.drawImage(this.image, ...this.place());
     Object.assign(context, { lineCap: "round", lineJoin: "round", strokeStyle: "#111" });
     for (const { width, points } of this.strokes) {
@@ -142,7 +150,9 @@ export class Pad {
       const [x, y, w, h] = box.map((value) => value * scale);
       Object.assign(context, { lineWidth: 4, strokeStyle: "#b84a00", fillStyle: "#b84a00" });
       context.strokeRect(left + x, top + y, w, h);
-      context.fillText(text, left + x + 2, Math.max(24, top + y - 6));
+      // Beside the box where there is no room above it.
+      if (top + y > 30) context.fillText(text, left + x + 2, top + y - 6);
+      else context.fillText(text, left + x + w + 6, top + y + 22);
     }
     const { x, y, isDown, isShown } = this.pen;
     if (!isShown) return;

@@ -1,66 +1,89 @@
-// What a network makes of an image: prediction, input, stages, activations, loss.
+// What a network makes of an image: prediction, loss, input, stages, activations.
 
 import { drawGray, drawValues, element } from "./draw.js";
+import { LossCard } from "./loss.js";
+import { percent } from "./numbers.js";
 
-const percent = (value) => `${(100 * value).toFixed(value > 0.9995 && value < 1 ? 2 : 1)} %`;
-const number = (value, digits = 4) => (Number.isFinite(+value) ? (+value).toFixed(digits) : String(value));
-const small = (value) => (value !== 0 && Math.abs(value) < 5e-5 ? (+value).toExponential(1) : number(value));
 const text = (place, content) => Object.assign(place, { textContent: content });
 
 export class View {
-  constructor(onIndex) {
+  constructor(onIndex, onSteps) {
     this.article = document.querySelector("#answer").content.cloneNode(true).firstElementChild;
     this.onIndex = onIndex;
+    this.loss = new LossCard(this.find(".loss"), (probabilities) => this.showBars(probabilities), onSteps);
+    this.find(".copy").addEventListener("click", async () => {
+      await navigator.clipboard.writeText(this.find(".lines").textContent);
+      text(this.find(".copy"), "Copied");
+    });
   }
 
   find(selector) { return this.article.querySelector(selector); }
 
-  // `inspected` is one entry of what /v1/inspect returns.
-  show(inspected, index, isOneOfTwo) {
-    const chosen = inspected.records[Math.min(index, inspected.records.length - 1)];
-    this.showPrediction(inspected, chosen);
-    this.find(".stages").replaceChildren(...Object.entries(inspected.stages).map(([name, url]) =>
-      element("figure", {}, element("img", { src: url, alt: "" }),
-        element("figcaption", {}, name))));
-    for (const place of this.article.querySelectorAll(".which")) text(place, isOneOfTwo ? ` (${inspected.checkpoint})` : "");
-    const hasDigit = inspected.explanation !== null;
-    for (const card of this.article.querySelectorAll(".card:not(.verdict)")) card.hidden = !hasDigit;
-    if (!hasDigit) return;
-    this.showInput(inspected.explanation);
-    this.showLayers(inspected);
-    this.showLoss(inspected.explanation);
+  // The answer of the image before, until that of the new one comes.
+  setReading() {
+    text(this.find(".label"), "…");
+    text(this.find(".reason"), "reading…");
   }
 
-  showPrediction(inspected, chosen) {
-    const card = this.find(".verdict"), label = this.find(".label");
-    card.classList.toggle("rejected", chosen.status !== "ok");
-    text(card.querySelector("h2"), `Prediction (${inspected.checkpoint})`);
-    const name = chosen.class_name ?? "–";
-    text(label, chosen.status === "ok" || chosen.label === null ? name : `${name}?`);
-    label.classList.toggle("word", name.length > 2);
-    const certain = chosen.probability === null ? "" : `${percent(chosen.probability)} probable`;
-    text(this.find(".reason"), chosen.reason ? `Rejected: ${chosen.reason}.` : certain);
-    const several = inspected.records.length > 1 ? inspected.records : [];
-    this.find(".digits").replaceChildren(...several.map((record, place) => {
+  // `inspected` is one entry of what /v1/inspect returns, `before` the one without training steps.
+  show(inspected, before, image, isOneOfTwo) {
+    const { records, explanation } = inspected;
+    const chosen = records[Math.min(image.index, records.length - 1)];
+    this.isRejected = chosen.status !== "ok";
+    this.before = before.explanation;
+    this.explanation = explanation;
+    this.showPrediction(inspected, chosen);
+    this.find(".stages").replaceChildren(...Object.entries(inspected.stages).map(([name, url]) =>
+      element("figure", {}, element("img", { src: url, alt: "" }), element("figcaption", {}, name))));
+    for (const place of this.article.querySelectorAll(".which")) text(place, isOneOfTwo ? ` (${inspected.checkpoint})` : "");
+    for (const card of this.article.querySelectorAll(".card:not(.verdict)")) card.hidden = explanation === null;
+    if (explanation === null) { this.find(".bars").replaceChildren(); return; }
+    this.showInput(explanation);
+    this.showLayers(inspected);
+    this.loss.show(explanation, before.explanation, { numSteps: image.numSteps, hasTruth: image.truth !== null });
+  }
+
+  showPrediction({ records, explanation, checkpoint, lines }, chosen) {
+    const card = this.find(".verdict"), label = this.find(".label"), isSeveral = records.length > 1;
+    card.classList.toggle("rejected", this.isRejected);
+    text(card.querySelector("h2"), `Prediction (${checkpoint})`);
+    const rows = lines ?? [...new Map(records.map(({ line, text: read }) => [line, read])).values()];
+    this.find(".reading").hidden = !isSeveral;
+    text(this.find(".copy"), "Copy");
+    text(this.find(".lines"), isSeveral ? rows.join("\n") : "");
+    const name = explanation ? explanation.class_name : chosen.class_name ?? "–";
+    text(label, this.isRejected && explanation ? `${name}?` : name);
+    label.classList.toggle("word", name.length > 2 || isSeveral);
+    this.summary = isSeveral ? `Digit ${chosen.index + 1} of ${records.length}: ` : "";
+    text(this.find(".reason"), chosen.reason ? `${this.summary}rejected: ${chosen.reason}.` : this.summary);
+    this.find(".digits").replaceChildren(...(isSeveral ? records : []).flatMap((record, place) => {
       const button = element("button", { type: "button" }, record.class_name ?? "?");
       button.setAttribute("aria-pressed", record === chosen);
+      button.classList.toggle("unread", record.status !== "ok");
       button.addEventListener("click", () => this.onIndex(place));
-      return button;
+      const isNewLine = place > 0 && record.line !== records[place - 1].line;
+      return isNewLine ? [element("span", { className: "break" }), button] : [button];
     }));
-    const classes = [...chosen.top_k].sort((a, b) => a.label - b.label);
-    this.find(".bars").replaceChildren(...classes.map((one) => {
-      const bar = element("i");
-      bar.style.width = `${100 * one.probability}%`;
-      return element("li", { className: one.label === chosen.label ? "best" : "" },
-        one.class_name, element("span", {}, bar), element("em", {}, percent(one.probability)));
+  }
+
+  showBars(probabilities) {
+    const names = this.explanation.class_names, best = probabilities.indexOf(Math.max(...probabilities));
+    const past = this.before.rows[0].probabilities;
+    if (!this.isRejected) text(this.find(".reason"), `${this.summary}${names[best]} is ${percent(probabilities[best])} probable`);
+    this.find(".bars").replaceChildren(...names.flatMap((name, label) => {
+      const bar = element("i"), mark = element("s");
+      bar.style.width = `${100 * probabilities[label]}%`;
+      mark.style.insetInlineStart = `${100 * past[label]}%`;
+      mark.hidden = Math.abs(past[label] - probabilities[label]) < 0.001;
+      return element("li", { className: label === best ? "best" : "" },
+        element("b", {}, name), element("span", {}, bar, mark), element("em", {}, percent(probabilities[label])));
     }));
   }
 
   showInput(explanation) {
     drawGray(this.find(".input"), explanation.pixels);
-    const maps = explanation.gradient_times_input;
     const name = explanation.class_names[explanation.rows[0].target];
-    const values = maps[name].flat();
+    const values = explanation.gradient_times_input[name].flat();
     drawValues(this.find(".attribution"), values, Math.max(...values.map(Math.abs)), { columns: 28 });
     text(this.find(".attribution + figcaption"), `gradient × input for ${name}`);
   }
@@ -75,7 +98,8 @@ export class View {
       const active = values.filter((value) => value > 0).length / values.length;
       const caption = isLast ? `largest ${Math.max(...values).toFixed(1)}`
         : `${Math.round(100 * active)} % active, largest ${largest.toFixed(1)}`;
-      const title = `l${place + 1}: ${values.length} ${isLast ? "logits" : "units"}`;
+      const what = `${isLast ? "logit" : "unit"}${values.length > 1 ? "s" : ""}`;
+      const title = `Layer ${place + 1}: ${values.length} ${what}`;
       canvas.setAttribute("aria-label", `${title}, ${caption}`);
       drawValues(canvas, values, largest, { columns: Math.min(values.length, isLast ? 10 : 65) });
       canvas.style.height = isLast ? "24px" : `${8 * canvas.height}px`;
@@ -85,39 +109,5 @@ export class View {
         figure.append(element("div", { className: "note names" }, ...names.map((one) => element("span", {}, one))));
       return figure;
     }));
-  }
-
-  showLoss(explanation) {
-    const [row] = explanation.rows, names = explanation.class_names;
-    const isBinary = explanation.kind === "binary", guess = Math.log(names.length);
-    const truth = names[row.target], p = row.probabilities[row.target];
-    this.find(".figures").replaceChildren(element("b", { className: "value" }, small(row.loss)),
-      element("span", {}, `= −ln ${small(p)}, if the truth is ${truth}`));
-    this.find("tbody").replaceChildren(...names.map((name, label) => {
-      const logit = isBinary ? [0, ...row.logits][label] : row.logits[label];
-      const cells = [number(logit, 2), small(row.probabilities[label]),
-        number(row.negative_log_probabilities[label], 2),
-        small(row.probabilities[label] - (label === row.target))];
-      return element("tr", { className: label === row.target ? "target" : "" },
-        element("th", { scope: "row" }, name), ...cells.map((cell) => element("td", {}, cell)));
-    }));
-    const pairs = (entries) => entries.flatMap(([term, meaning]) =>
-      [element("dt", {}, term), element("dd", {}, meaning)]);
-    this.find(".meaning").replaceChildren(...pairs([
-      ["logits z", "What the last layer gives: any numbers, of which only the differences count."],
-      [isBinary ? "sigmoid p" : "softmax p", `Makes them probabilities: ${isBinary
-        ? "1 / (1 + exp(−z)) for yes." : "exp z, divided by the sum of exp z over the classes."}`],
-      ["loss", `−ln of the probability of the truth: 0 where it is certain, ln ${names.length} = ${
-        guess.toFixed(2)} for guessing; here ${number(row.loss, 2)}.`],
-      ["p − y", "The gradient of the loss in each logit (y is 1 for the truth, else 0): a training "
-        + "step raises the logit where it is negative."],
-    ]));
-    text(this.find(".agree"), explanation.agree ? ", which agree" : ", which differ: see the note");
-    this.find(".methods").replaceChildren(...pairs(Object.entries(explanation.losses).map(
-      ([method, loss]) => {
-        const [, formula, meaning] = explanation.methods[method];
-        return [number(loss, 6), `${formula}: ${meaning}.`];
-      })));
-    text(this.find(".notes"), explanation.notes.filter((note) => !note.includes("--target")).join(" "));
   }
 }
