@@ -9,9 +9,10 @@ from shutil import which
 from typing import Any
 
 import pytest
-from running import SEVEN, Demo
+from PIL import Image
+from running import ONE_AND_SEVEN, SEVEN, Demo
 
-from mnist_ce import load_model
+from mnist_ce import load_model, predict
 from mnist_ce.demo import server
 from mnist_ce.explain.image import explain_image
 
@@ -51,6 +52,19 @@ class Page:
 
     def press(self, keys: str) -> None:
         webdriver.ActionChains(self.browser).send_keys(keys).perform()
+
+    def choose_truth(self, name: str) -> None:
+        self.run(f"document.querySelector('#truths input[value=\"{name}\"]').click()")
+
+    def drop(self, content: bytes) -> None:
+        script = """
+            const bytes = Uint8Array.from(atob(arguments[0]), (letter) => letter.charCodeAt(0));
+            const data = new DataTransfer();
+            data.items.add(new File([bytes], "image.png", { type: "image/png" }));
+            document.querySelector("#pad").dispatchEvent(
+                new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+        """
+        self.run(script, base64.b64encode(content).decode())
 
     def draw(self) -> None:
         canvas = self.find("#pad")
@@ -106,40 +120,97 @@ def test_a_drawn_seven_is_read_and_its_loss_is_that_of_explain(page: Page) -> No
     needed, given = page.run(sizes)
     assert needed <= given
 
-    choose = "document.querySelector('#truths input[value=\"1\"]').click()"
-    page.answered_after(lambda: page.run(choose))
-    url = page.run("return document.querySelector('#pad').toDataURL()")
-    assert len(base64.b64decode(url.split(",")[1])) > 500
-    shown = float(page.find(".loss .value").text)
-    rows = page.run(
-        "return [...document.querySelectorAll('.loss tbody tr.target td')]"
-        ".map(cell => Number(cell.textContent))"
+    page.answered_after(lambda: page.choose_truth("1"))
+    values = "return [...document.querySelectorAll(arguments[0])].map((one) => Number(one.value))"
+    (shown,) = page.run(values, ".loss .value")
+    _, _, p, loss, gradient = page.run(values, ".loss tr.target data")
+    assert loss == pytest.approx(shown)
+    assert gradient == pytest.approx(p - 1)
+    assert page.run(values, ".methods data") == pytest.approx([shown] * 4, abs=1e-4)
+    assert page.run(values, ".loss tfoot data")[1:] == pytest.approx([1, 0], abs=1e-6)
+    assert "100.00" not in page.find("#answers").text
+
+    move = (
+        "const input = document.querySelectorAll('.loss input')[1]; input.value = input.max;"
+        "input.dispatchEvent(new Event('input'))"
     )
-    assert rows[2] == pytest.approx(shown, abs=0.006)
-    assert rows[3] == pytest.approx(rows[1] - 1, abs=1e-4)
-    methods = page.run(
-        "return [...document.querySelectorAll('.methods dt')].map(term => Number(term.textContent))"
-    )
-    assert methods == pytest.approx([shown] * 4, abs=1e-4)
+    page.run(move)
+    assert page.run(values, ".loss .value")[0] < shown
+    page.find(".loss .reset").click()
+    assert page.run(values, ".loss .value") == [shown]
 
     page.answered_after(lambda: page.find("#undo").click())
     assert not page.find("#answers").is_displayed()
 
 
+def test_training_steps_on_a_drawing_lower_its_loss_until_they_are_undone(page: Page) -> None:
+    def step(number: int) -> list[float]:
+        button = f"document.querySelector('[data-steps=\"{number}\"]').click()"
+        page.answered_after(lambda: page.run(button))
+        return page.run(
+            "return [...document.querySelectorAll('.stepped data')].map((one) => Number(one.value))"
+        )
+
+    page.answered_after(page.draw)
+    page.answered_after(lambda: page.choose_truth("1"))
+    first, after_one = step(1)
+    same, after_eleven = step(10)
+    assert first == same > after_one > after_eleven
+    assert step(-1) == [first, after_one]
+    assert step(-1) == []
+
+
+def test_nothing_of_an_earlier_image_stands_beside_a_new_one(page: Page) -> None:
+    checked = "return document.querySelectorAll('#truths :checked').length"
+    top = "return document.querySelector('#pad').getBoundingClientRect().top"
+    page.answered_after(page.draw)
+    page.answered_after(lambda: page.choose_truth("5"))
+    before = page.run(top)
+    page.run(
+        "window.answer = fetch; window.fetch = () => new Promise((done) => { window.late = done; })"
+    )
+    page.find("#clear").click()
+    page.draw()  # of which no answer comes yet
+    assert page.run(checked) == 0
+    assert not page.find("#keep").is_enabled()
+    assert not page.find("#answers").is_displayed()
+    assert page.find("#reading").is_displayed()
+    page.run("window.first = window.late; window.fetch = window.answer")
+    page.answered_after(lambda: page.find("#clear").click())
+    page.run("window.first(new Response('[]'))")  # late, and of an image that is no more
+    assert page.find("#empty").is_displayed()
+
+    page.run("window.fetch = () => Promise.reject(new TypeError())")
+    page.answered_after(page.draw)
+    assert "does not answer" in page.find("#error").text
+    assert page.run(top) == before  # so that a stroke stays whole
+    page.run("window.fetch = window.answer")
+    page.answered_after(lambda: page.find("#clear").click())
+    assert not page.find("#error").is_displayed()
+
+
+def test_a_digit_of_several_is_saved_alone(page: Page, demo: Demo) -> None:
+    page.answered_after(lambda: page.drop(ONE_AND_SEVEN))
+    assert page.find(".lines").text == "17"
+    page.answered_after(lambda: page.run("document.querySelectorAll('.digits button')[1].click()"))
+    page.answered_after(lambda: page.choose_truth("7"))
+    before = set(demo.folder.glob("corrections/*"))
+    page.run("document.querySelector('#keep').click()")
+    WebDriverWait(page.browser, 20).until(lambda _: page.find("#keep").text == "Saved as 7")
+    (saved,) = set(demo.folder.glob("corrections/7_*")) - before
+    (record,) = predict(saved)
+    assert (record.label, record.status) == (7, "ok")
+    assert Image.open(saved).size == (28, 28)
+    command = page.find("#kept code").text
+    assert command.startswith("mnist-ce train --config adapt --init world --dataset mnist+folder:")
+
+
 def test_a_dropped_image_is_read_as_by_explain(page: Page) -> None:
-    drop = """
-        const bytes = Uint8Array.from(atob(arguments[0]), (letter) => letter.charCodeAt(0));
-        const data = new DataTransfer();
-        data.items.add(new File([bytes], "seven.png", { type: "image/png" }));
-        document.querySelector("#pad").dispatchEvent(
-            new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
-    """
-    content = base64.b64encode(SEVEN).decode()
-    assert page.answered_after(lambda: page.run(drop, content)) == "7"
-    choose = "document.querySelector('#truths input[value=\"3\"]').click()"
-    page.answered_after(lambda: page.run(choose))
+    assert page.answered_after(lambda: page.drop(SEVEN)) == "7"
+    page.answered_after(lambda: page.choose_truth("3"))
     expected = explain_image(SEVEN, "3", checkpoint=load_model("world"))
-    assert float(page.find(".loss .value").text) == pytest.approx(expected.training_loss, abs=1e-3)
+    shown = float(page.run("return document.querySelector('.loss .value').value"))
+    assert shown == pytest.approx(expected.training_loss, abs=1e-3)
     page.answered_after(
         lambda: page.run(
             "const beside = document.querySelector('#beside'); beside.value = 'small';"
@@ -165,8 +236,7 @@ def test_a_digit_is_drawn_by_keyboard_alone(page: Page, demo: Demo) -> None:
     page.answered_after(lambda: page.press(Keys.ARROW_RIGHT))
     tab_to("keep")
     page.press(Keys.ENTER)
-    kept = page.find("#kept")
-    WebDriverWait(page.browser, 20).until(lambda _: "Kept as 1_" in kept.text)
+    WebDriverWait(page.browser, 20).until(lambda _: page.find("#keep").text == "Saved as 1")
     assert list(demo.folder.glob("corrections/1_*.png"))
 
 
@@ -176,10 +246,23 @@ def test_runs_are_drawn(page: Page, demo: Demo) -> None:
     steps.write_text("step,epoch,loss,accuracy,learning_rate\n" + rows)
     page.find("nav a[href='#runs']").click()
     paths = "return document.querySelectorAll('.chart path').length"
-    WebDriverWait(page.browser, 20).until(lambda _: page.run(paths) == 3)
+    WebDriverWait(page.browser, 20).until(lambda _: page.run(paths) == 5)  # training and test
     assert "small" in page.find("#run-list").text
+    assert "guessing: ln 10 = 2.303" in page.find("#loss-chart").text
     needed, given = page.run("return [document.documentElement.scrollWidth, innerWidth]")
     assert needed <= given
+
+
+def test_a_mistake_opens_with_its_truth_in_the_network_that_made_it(page: Page) -> None:
+    page.find("nav a[href='#runs']").click()
+    first = "return document.querySelector('#mistakes button')?.textContent"
+    WebDriverWait(page.browser, 20).until(lambda _: page.run(first))
+    caption = page.run(first)
+    open_it = "document.querySelector('#mistakes button').click()"
+    prediction = page.answered_after(lambda: page.run(open_it)).rstrip("?")
+    truth = page.run("return document.querySelector('#truths :checked').value")
+    assert caption.startswith(f"true {truth}, predicted {prediction} (")
+    assert page.run("return document.querySelector('#network').value") == "small"
 
 
 def test_a_damaged_token_in_the_address_leaves_the_page_working(page: Page, demo: Demo) -> None:

@@ -30,7 +30,7 @@ export class LossCard {
     const [row] = explanation.rows, names = explanation.class_names;
     this.isBinary = explanation.kind === "binary";
     this.target = row.target;
-    this.find(".truth").textContent = hasTruth ? "" : ": the prediction, until you choose the truth below the drawing";
+    this.find(".truth").textContent = hasTruth ? "" : "The loss for the prediction, until you choose the truth below the drawing. ";
     this.sliders = names.map((name, label) => this.slider(name, label, row));
     this.find("tbody").replaceChildren(...names.map((name, label) => element("tr",
       { className: label === row.target ? "target" : "" }, element("th", { scope: "row" }, name),

@@ -13,7 +13,7 @@ export const nats = (value) => {
 
 export const signed = (value) => (Math.abs(value) < 0.0005 ? "0.000" : value.toFixed(3));
 
-export const large = (value) => (value !== 0 && (value >= 1e5 || value < 1e-3) ? value.toExponential(2) : value.toPrecision(5));
+export const large = (value) => (value !== 0 && (value >= 1e5 || value < 1e-3) ? value.toExponential(1) : value.toPrecision(4));
 
 // What the losses of a network follow from: its logits, one per class (0 and z for yes or no).
 export function lossOf(logits, target) {

@@ -68,6 +68,7 @@ export class View {
 
   showBars(probabilities) {
     const names = this.explanation.class_names, best = probabilities.indexOf(Math.max(...probabilities));
+    text(this.find(".label"), this.isRejected ? `${names[best]}?` : names[best]);
     const past = this.before.rows[0].probabilities;
     if (!this.isRejected) text(this.find(".reason"), `${this.summary}${names[best]} is ${percent(probabilities[best])} probable`);
     this.find(".bars").replaceChildren(...names.flatMap((name, label) => {
