@@ -253,7 +253,9 @@ def test_runs_are_drawn(page: Page, demo: Demo) -> None:
     assert needed <= given
 
 
-def test_a_mistake_opens_with_its_truth_in_the_network_that_made_it(page: Page) -> None:
+def test_a_mistake_opens_with_its_truth_in_the_network_that_made_it(
+    page: Page, small_data: None
+) -> None:
     page.find("nav a[href='#runs']").click()
     first = "return document.querySelector('#mistakes button')?.textContent"
     WebDriverWait(page.browser, 20).until(lambda _: page.run(first))
