@@ -144,7 +144,7 @@ def test_a_drawn_seven_is_read_and_its_loss_is_that_of_explain(page: Page) -> No
 
 
 def test_training_steps_on_a_drawing_lower_its_loss_until_they_are_undone(page: Page) -> None:
-    def step(number: int) -> list[float]:
+    def step(number: int) -> Any:
         button = f"document.querySelector('[data-steps=\"{number}\"]').click()"
         page.answered_after(lambda: page.run(button))
         return page.run(
