@@ -22,11 +22,7 @@ OPEN_PIPE = r"/(dev|proc/self)/fd/\d+|/dev/stdin"  # as the shell passes <(comma
 
 
 def expand_home(text: str) -> str:
-    """Replace the `~` with which a path begins, alone or in `csv:~/FILE` or `sqlite:///~/FILE`.
-
-    Raises:
-        UsageError: If there is no such user: a folder called `~…` is never what is wanted.
-    """
+    """Replace the `~` of a path, also in `csv:~/FILE`; a UsageError if there is no such user."""
     prefix = re.match(r"([\w+]{2,}:(///?)?)?", text)
     path = text[prefix.end() :] if prefix else text
     home = os.path.expanduser(path)  # noqa: PTH111 - `Path` raises RuntimeError
@@ -36,11 +32,7 @@ def expand_home(text: str) -> str:
 
 
 def local_path(text: str) -> str:
-    """Return a path in a config, or a dataset such as `csv:PATH`, without `~`.
-
-    Raises:
-        UsageError: If it is an address, which is no path, or its `~` stands for no user.
-    """
+    """Return a path, or a dataset such as `csv:PATH`, without `~`; a UsageError for an address."""
     if address := re.search(r"(?:^|:)(\w{2,}://.*)", text):
         raise UsageError(f"{address[1]} is an address: download it first")
     return expand_home(text)
@@ -79,10 +71,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def open_regular(path: Path, max_bytes: int = 1 << 30) -> BinaryIO:
-    """Open a file for reading; an OSError for a larger one, and for what may wait or have no end.
-
-    Of pipes, only those that the shell gave to this process are read, to their end.
-    """
+    """Open a file, or a pipe that the shell gave to this process; an OSError for any other kind."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     file: BinaryIO = os.fdopen(os.open(path, flags), "rb")
     mode = os.fstat(file.fileno()).st_mode
@@ -102,7 +91,6 @@ def open_regular(path: Path, max_bytes: int = 1 << 30) -> BinaryIO:
 
 
 def read_regular(path: Path, max_bytes: int) -> bytes:
-    """Return the content of a file as `open_regular` opens it."""
     with open_regular(path, max_bytes) as file:
         return file.read()
 
