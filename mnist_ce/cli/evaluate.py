@@ -10,7 +10,7 @@ from typer import Argument, Option
 from mnist_ce.cli import options
 from mnist_ce.cli.printing import echo, note, print_json, print_table, write_plot
 from mnist_ce.system.errors import RunError
-from mnist_ce.system.text import truncate_middle
+from mnist_ce.system.text import percent, truncate_middle
 
 if TYPE_CHECKING:
     from mnist_ce.evaluation.comparison import Comparison
@@ -104,7 +104,8 @@ def _print_report(report: EvaluationReport) -> None:
     for temperature, calibration in report.calibrations.items():
         name = "calibration" if temperature == report.trained.temperature else "uncalibrated"
         low, high = calibration.ece_interval
-        text = f"{name:<14}error {calibration.ece:.2%}, 95 % interval {low:.2%} to {high:.2%}"
+        text = f"{name:<14}error {percent(calibration.ece, 2)}, "
+        text += f"95 % interval {percent(low, 2)} to {percent(high, 2)}"
         if len(report.calibrations) > 1:  # else the NLL is the loss
             text += f", NLL {calibration.nll:.4f}, T = {temperature:.4g}"
         echo(text)
@@ -139,8 +140,8 @@ def _print_report(report: EvaluationReport) -> None:
 def _accuracy_text(report: EvaluationReport) -> str:
     result, (low, high) = report.result, report.accuracy_interval
     return (
-        f"{result.num_correct}/{result.num_examples} ({result.accuracy:.2%}), "
-        f"95 % interval {low:.2%} to {high:.2%}"
+        f"{percent(result.accuracy, 2)}, {result.num_correct:,} of {result.num_examples:,}, "
+        f"95 % interval {percent(low, 2)} to {percent(high, 2)}"
     )
 
 

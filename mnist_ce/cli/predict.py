@@ -18,7 +18,7 @@ from typer import Argument, Option
 from mnist_ce.cli import options
 from mnist_ce.cli.printing import echo, error, json_text, note, warn, wrap
 from mnist_ce.system.errors import UsageError
-from mnist_ce.system.text import sanitize
+from mnist_ce.system.text import percent, sanitize
 
 if TYPE_CHECKING:
     from mnist_ce.prediction.predict import Prediction
@@ -200,7 +200,7 @@ def _which_network(trained: TrainedModel, output: str | None) -> str:
         return line
     run, record = newest
     accuracy = record.test_accuracy
-    result = "" if accuracy is None else f", {accuracy:.2%} on its test set"
+    result = "" if accuracy is None else f", {percent(accuracy, 2)} on its test set"
     return f"{line}; the newest run is {run.name}{result}: --checkpoint latest uses it"
 
 

@@ -16,7 +16,7 @@ from typer import Argument, Option
 from mnist_ce.cli import options
 from mnist_ce.cli.printing import echo, note, print_json, print_table, warn
 from mnist_ce.system.errors import RunError, UsageError
-from mnist_ce.system.text import sanitize, truncate_middle
+from mnist_ce.system.text import percent, sanitize, truncate_middle
 
 if TYPE_CHECKING:
     from mnist_ce.runs.groups import RunGroup
@@ -124,7 +124,7 @@ def _cells(summary: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         *(summary[key] or "-" for key in HEAD[:3]),
         f"{summary['epochs_done']}/{'-' if epochs is None else epochs}",
-        "-" if accuracy is None else f"{accuracy:.2%}",
+        "-" if accuracy is None else percent(accuracy, 2),
         "-" if seconds is None else f"{seconds:.1f} s",
         summary["state"],
     )

@@ -11,10 +11,16 @@ from pathlib import Path
 from types import FrameType
 
 from mnist_ce.cli.printing import echo, note, warn
+from mnist_ce.config import Config, RunConfig
 from mnist_ce.evaluation.metrics import wilson_interval
 from mnist_ce.system.distributed import is_main
+from mnist_ce.system.text import percent
 from mnist_ce.training.callbacks import StopFlag, TrainResult
 
+# Keys whose values change nothing of what the default recipe is said to reach.
+OF_ANY_RUN = {f"run.{key}" for key in RunConfig.model_fields}
+OF_ANY_RUN |= {"data.dataset", "data.dir", "data.mirror"}
+OF_ANY_RUN |= {f"train.{key}" for key in ("epochs", "seed", "device", "threads", "shares", "step")}
 ABOUT_DEFAULT = (
     "The default recipe is that of the lessons: 57 % after its first epoch. In the\n"
     "time of its nine epochs, mnist-ce train --config fast reaches 98.9 %."
@@ -57,12 +63,12 @@ def print_training_result(result: TrainResult) -> None:
     if correct is not None and total and correct <= total:
         low, high = wilson_interval(correct, total)
         reached = (
-            f"{correct / total:.2%} of {total:,} test images correct "
-            f"(95 % interval {low:.2%} to {high:.2%})"
+            f"{percent(correct / total, 2)} of {total:,} test images correct "
+            f"(95 % interval {percent(low, 2)} to {percent(high, 2)})"
         )
     echo(reached)
     if record.best_epoch is not None and record.best_validation_accuracy is not None:
-        best = f"{record.best_validation_accuracy:.2%} of the validation split"
+        best = f"{percent(record.best_validation_accuracy, 2)} of the validation split"
         echo(f"best epoch {record.best_epoch}: {best} ({result.run.best_path.name})")
     echo(
         f"{record.dataset}, recipe {record.recipe}, {record.epochs_done} "
@@ -74,12 +80,15 @@ def print_next_steps(result: TrainResult) -> None:
     run, images = result.run, ", ".join(sorted(path.name for path in result.run.path.glob("*.png")))
     if images:
         note(textwrap.fill(f"images in {run.path}: {images}", 79, break_on_hyphens=False))
-    if result.record.recipe == "default" and result.record.dataset == "mnist":
+    record = result.record
+    settings = record.flat_config
+    changed = {key for key, value in Config().flat().items() if settings[key] != value}
+    if record.dataset == "mnist" and changed <= OF_ANY_RUN and not record.custom:
         note(ABOUT_DEFAULT)
     name = shlex.quote(run.name if run.path.parent == Path("checkpoints") else str(run.path))
     note(
-        "next, for curves and mistakes on one page, errors by class, and your own image:\n"
+        "next, for curves and mistakes on one page, errors by class, and an image:\n"
         f"  mnist-ce report {name}\n"
         f"  mnist-ce evaluate {name}\n"
-        f"  mnist-ce predict photo.jpg --checkpoint {name}"
+        f"  mnist-ce predict examples/seven.jpg --checkpoint {name}"
     )

@@ -16,7 +16,7 @@ from mnist_ce.cli import options
 from mnist_ce.cli.printing import echo, note, print_json, print_table, printing
 from mnist_ce.cli.runs import print_groups
 from mnist_ce.system.errors import MnistCeError, StoppedError, TrainingError, UsageError, require
-from mnist_ce.system.text import short
+from mnist_ce.system.text import percent, short
 
 if TYPE_CHECKING:
     from mnist_ce.training.callbacks import StopFlag
@@ -110,7 +110,7 @@ def tune(
             echo(
                 f"{len(result.trials)} trials: {result.count('complete')} complete, "
                 f"{result.count('pruned')} pruned, {result.count('fail')} failed\n"
-                f"chosen on the validation split ({chosen['validation_accuracy']:.2%}): "
+                f"chosen on the validation split ({percent(chosen['validation_accuracy'], 2)}): "
                 f"{result.study}-{chosen['chosen_trial']}"
             )
             for key, value in chosen["settings"].items():

@@ -121,7 +121,7 @@ class Prediction(Shown):
 
 def certainty(probability: float) -> str:
     """Return a probability as people read it: no network is as sure as its floats may be."""
-    return percent(min(probability, 1 - 1e-9), unit="%")
+    return percent(min(probability, 1 - 1e-9))
 
 
 class Predictions(list[Prediction], Shown):

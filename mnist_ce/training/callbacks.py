@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from mnist_ce.config import Config
+from mnist_ce.network import INPUT_SIZE
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.runs.train_state import EpochMetrics, MetricSums
 from mnist_ce.system.distributed import is_main, num_processes
 from mnist_ce.system.logs import is_notebook
 from mnist_ce.system.notebook import Shown
-from mnist_ce.system.text import short
+from mnist_ce.system.text import percent, short
 
 if TYPE_CHECKING:
     from tqdm.auto import tqdm
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WINDOW_BATCHES, WINDOW_SECONDS = 50, 0.5  # over which the speed is measured, at least
+GUESSING = 0.97  # of the loss of guessing: a network above it has learned nothing yet
+ENOUGH_STEPS = 2_000  # of the default recipe, which is at 0.8 of that loss after half of them
 
 
 @dataclass(frozen=True)
@@ -119,10 +123,12 @@ class ProgressCallback(Callback):
         self.has_bar = has_bar and not verbose and is_main()
         self.bar: tqdm[Any] | None = None
         self.first_rate: float | None = None  # images per second in the first window
+        self.num_batches = 0  # of an epoch; 0: nothing was trained
         self.has_warned = False  # of a lower rate
+        self.has_explained = False  # how the test loss can be the lower one
 
     def on_start(self, info: RunInfo) -> None:
-        self.info, self.started_at = info, time.monotonic()
+        self.info, self.num_batches, self.started_at = info, info.num_batches, time.monotonic()
         self.num_epochs = info.config.train.epochs
         self._begin_window()
         if self.place:
@@ -136,6 +142,8 @@ class ProgressCallback(Callback):
             f"{info.config.train.batch_size}, {info.record.step} step on "
             f"{info.record.device}{counts}"
         )
+        if not self.place:
+            logger.info(f"network {_network_text(info.record)}")
 
     def on_batch(self, info: BatchInfo) -> None:
         self._check_speed()
@@ -151,7 +159,8 @@ class ProgressCallback(Callback):
         elif self.has_bar:
             num_steps = (info.epoch - 1) * self.info.num_batches + info.batch
             # tqdm's own postfix begins with a comma.
-            text = f"{epoch} |{{bar}}| {loss}  accuracy {sums.accuracy:7.2%}  {{remaining}} left"
+            accuracy = f"accuracy {percent(sums.accuracy, 2):>8}"
+            text = f"{epoch} |{{bar}}| {loss}  {accuracy}  {{remaining}} left"
             self._draw_bar(num_steps, text)
 
     def _draw_bar(self, num_steps: int, text: str) -> None:
@@ -194,18 +203,44 @@ class ProgressCallback(Callback):
         self._clear_bar()
         parts = [self._epoch(metrics["epoch"]), f"loss {metrics['train_loss']:.4f}"]
         if metrics.get("validation_accuracy") is not None:
-            parts.append(f"validation {metrics['validation_accuracy']:.2%}")
+            parts.append(f"validation {percent(metrics['validation_accuracy'], 2)}")
         if metrics.get("test_accuracy") is not None:
             loss, accuracy = metrics["test_loss"], metrics["test_accuracy"]
-            what = "test" if self.place else f"test loss {loss:.4f} accuracy"
-            parts.append(f"{what} {accuracy:.2%}")
+            if self.place or len(parts) > 2:  # within 80 columns
+                parts.append(f"test {percent(accuracy, 2)}")
+            else:
+                parts.append(f"test loss {loss:.4f}  test accuracy {percent(accuracy, 2)}")
         parts.append(f"{metrics['seconds']:.1f} s")
         if self.place:
             seconds, num_done = time.monotonic() - self.started_at, metrics["epoch"]
             num_left = (self.num_after + 1) * self.num_epochs - num_done
             left = seconds / (num_done + 1 - self.info.epoch) * num_left
             parts.append(f"{timedelta(seconds=round(left))} left")
-        logger.info("  ".join(parts))  # fits 80 columns
+        logger.info("  ".join(parts))
+        if not (self.has_explained or self.place) and (
+            metrics.get("test_loss", math.inf) < metrics["train_loss"]
+        ):
+            self.has_explained = True
+            what = "of distorted images" if self.info.config.augment.distorts else "the mean"
+            logger.info(
+                f"  (loss is {what} over the epoch, test loss that of the weights at its end)"
+            )
+
+    def on_end(self, result: TrainResult) -> None:
+        """Say what a run that has learned nothing needs."""
+        record, num_batches = result.record, self.num_batches
+        num_classes = max(len(record.class_names or ()), 2)
+        loss = record.train_loss if record.test_loss is None else record.test_loss
+        num_steps = (record.epochs_done or 0) * num_batches
+        if self.place or not num_batches or (loss or 0) < GUESSING * math.log(num_classes):
+            return
+        advice = f", or {math.ceil(ENOUGH_STEPS / num_batches):,} epochs"
+        is_short = num_steps < ENOUGH_STEPS
+        logger.info(
+            f"the loss is still that of guessing (ln {num_classes} = {math.log(num_classes):.3f})"
+            f"{f': {num_steps:,} steps are too few' if is_short else ''}; try the recipe fast "
+            f"(--config fast){advice if is_short else ', or a higher learning rate (--lr)'}"
+        )
 
     def _clear_bar(self) -> None:
         if self.bar is not None:
@@ -215,3 +250,10 @@ class ProgressCallback(Callback):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+def _network_text(record: RunRecord) -> str:
+    name = (record.custom or {}).get("model")
+    num_outputs = 1 if record.objective == "binary" else len(record.class_names or ())
+    sizes = [INPUT_SIZE, *record.flat_config["model.hidden"], num_outputs]
+    return f"{name or '→'.join(map(str, sizes))}, {record.num_parameters or 0:,} parameters"

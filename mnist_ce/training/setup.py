@@ -34,7 +34,7 @@ from mnist_ce.system.device import environment
 from mnist_ce.system.distributed import from_main, num_processes
 from mnist_ce.system.errors import CheckpointError, DataError, RunError, StoppedError, UsageError
 from mnist_ce.system.files import as_path, repository_root
-from mnist_ce.system.text import one_line
+from mnist_ce.system.text import one_line, percent
 from mnist_ce.training.checkpointing import AsyncCheckpointer
 from mnist_ce.training.steps import FastStep, OptimizerFactory, PlainStep, Step
 from mnist_ce.training.steps.fast import has_operators
@@ -155,6 +155,9 @@ class Setup:
                 initial = load_model(init, self.config.run.output, model=self.custom.model)
             except CheckpointError as error:
                 raise CheckpointError(f"train.init: {error}") from None
+            accuracy = initial.record.test_accuracy if initial.record else None
+            tested = "" if accuracy is None else f", {percent(accuracy, 2)} on its test set"
+            logger.info(f"starting from {initial.label}{tested}")
         elif self.custom.model is not None:
             initial = load_model(model=self.custom.model)
         if self.before and data.dataset == self.before.flat_config.get("data.dataset"):

@@ -35,7 +35,7 @@ from mnist_ce.system.errors import (
     TrainingError,
     UsageError,
 )
-from mnist_ce.system.text import sanitize
+from mnist_ce.system.text import percent, sanitize
 from mnist_ce.training.callbacks import Callback, ProgressCallback, StopFlag
 from mnist_ce.training.trainer import train
 
@@ -363,4 +363,6 @@ def _log(record: RunRecord, place: str) -> None:
     else:
         splits = ("test", "validation", "train")
         split = next(name for name in splits if record[f"{name}_accuracy"] is not None)
-        logger.info(f"{record.name}: {split} accuracy {record[f'{split}_accuracy']:.2%} {place}")
+        logger.info(
+            f"{record.name}: {split} accuracy {percent(record[f'{split}_accuracy'], 2)} {place}"
+        )

@@ -43,7 +43,17 @@ def test_runs_are_listed_newest_first(tmp_path: Path, capsys: Capsys) -> None:
     head, *lines = listed(tmp_path, capsys).splitlines()
     assert head.split() == ["name", "dataset", "recipe", "epochs", "test", "time", "state"]
     assert [line.split()[0] for line in lines] == ["new", "old"]
-    assert lines[0].split() == ["new", "mnist", "default", "2/2", "98.76%", "12.3", "s", "finished"]
+    assert lines[0].split() == [
+        "new",
+        "mnist",
+        "default",
+        "2/2",
+        "98.76",
+        "%",
+        "12.3",
+        "s",
+        "finished",
+    ]
     expected: dict[str, Any] = {"name": "old", "path": str(tmp_path / "old"), "dataset": "mnist"}
     expected |= {"recipe": "default", "objective": None, "created": "2025-05-05T00:00:00+00:00"}
     numbers: dict[str, Any] = {

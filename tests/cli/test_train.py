@@ -105,18 +105,20 @@ def test_train_ends_with_what_was_reached_and_what_comes_next(
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
     assert len(lines) == 2
-    assert re.fullmatch(r"\d\d\.\d\d% of 1,000 test images correct \(95 % interval .*\)", lines[0])
+    assert re.fullmatch(r"\d\d\.\d\d % of 1,000 test images correct \(95 % interval .*\)", lines[0])
     assert lines[1].startswith("mnist, recipe default, 2 epochs in ")
-    assert "57 % after its first epoch" in printed.err
+    assert "network 784→40→10, 31,810 parameters" in printed.err
+    assert printed.err.count("test loss that of the weights at its end)") <= 1
+    assert "57 % after its first epoch" not in printed.err  # as it is no longer that recipe
     assert "curves.png" in printed.err
     run = f"'{tmp_path / 'a b'}'"
-    commands = ("report", "evaluate", "predict photo.jpg --checkpoint")
+    commands = ("report", "evaluate", "predict examples/seven.jpg --checkpoint")
     expected = [f"  mnist-ce {command} {run}" for command in commands]
     assert printed.err.splitlines()[-3:] == expected
     flags = ["-q", "--set", "data.validation_size=50", "--set", "run.plots=false"]
     assert main(["train", *SMALL, "quiet", *output, *flags]) == 0
     printed = capsys.readouterr()
-    assert re.search(r"^best epoch \d: \d\d\.\d\d% of the validation split", printed.out, re.M)
+    assert re.search(r"^best epoch \d: \d\d\.\d\d % of the validation split", printed.out, re.M)
     assert printed.err == f"kept in {tmp_path / 'quiet'}\n"
 
 
@@ -127,7 +129,7 @@ def test_the_bar_is_of_the_whole_run(
     flags = ["--set", "run.log_interval=1", "--set", "run.plots=false", "--output", str(tmp_path)]
     assert main(["train", *SMALL, "a", *flags]) == 0
     bars = [text for text in re.split(r"[\r\n]", capsys.readouterr().err) if "left" in text]
-    form = r"epoch \d/2 \|.{10}\| loss \d\.\d{4}  accuracy [ \d]{2}\d\.\d\d%  [\d:?]+ left"
+    form = r"epoch \d/2 \|.{8,10}\| loss \d\.\d{4}  accuracy [ \d]{0,2}\d\.\d\d %  [\d:?]+ left"
     shown = [text for text in bars if not text.startswith(" ") and "|" in text]
     assert shown
     assert all(re.fullmatch(form, text.rstrip()) for text in shown)
