@@ -177,7 +177,7 @@ def predict(
                 else:
                     for place, (reading, probability, details) in zip(places, lines, strict=True):
                         more = f"  ({'; '.join(details)})" if details else ""
-                        echo(wrap(f"{reading:>8}  {probability:>7}  {place}{more}", hanging=19))
+                        echo(wrap(f"{reading:>8}  {probability:>8}  {place}{more}", hanging=20))
                 num_printed += 1
         finally:  # valid JSON even if an error comes between
             if json and num_printed:

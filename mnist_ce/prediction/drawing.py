@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mnist_ce.prediction.predict import Prediction, certainty
 from mnist_ce.reader.mnist_format import scale_image
+from mnist_ce.system.text import percent
 
 TILE_PX, CAPTION_PX, GAP_PX, FONT_PX = 240, 20, 6, 14
 MIN_SHOWN_PROBABILITY = 0.001
@@ -33,7 +34,7 @@ def describe_lines(records: Sequence[Prediction]) -> list[tuple[str, str, list[s
             details = [f"{(r.position or 0) + 1}: {r.reason}" for r in digits if r.reason]
         elif first.status == "ok":
             likely = [k for k in first.top_k[1:] if k.probability >= MIN_SHOWN_PROBABILITY]
-            details = [", ".join(f"{k.class_name} {k.probability:.1%}" for k in likely)]
+            details = [", ".join(f"{k.class_name} {percent(k.probability)}" for k in likely)]
         elif first.status == "error":
             text, details = "error", []
         else:

@@ -81,11 +81,11 @@ def percent_hint(value: object) -> str:
     return f"; did you mean {number / 100:g}?" if 1 < number <= 100 else ""
 
 
-def percent(fraction: float, decimals: int = 1, unit: str = " %") -> str:
+def percent(fraction: float, decimals: int = 1) -> str:
     """Return a fraction in percent; one below 1 is never rounded up to 100 %."""
     if 1 - 0.5 * 10 ** -(decimals + 2) <= fraction < 1:
-        return f"> {100 - 10**-decimals:.{decimals}f}{unit}"
-    return f"{100 * fraction:.{decimals}f}{unit}"
+        return f"> {100 - 10**-decimals:.{decimals}f} %"
+    return f"{100 * fraction:.{decimals}f} %"
 
 
 def short(value: Any) -> str:  # noqa: ANN401

@@ -145,7 +145,7 @@ def test_predict_uses_world_and_names_the_newest_run(
     accuracy = train_small("mine").record["test_accuracy"]
     named = line("--output", ".")
     assert named.startswith("predicting with the shipped weights world; the newest run is mine")
-    assert f"{accuracy:.2%}" in named
+    assert f"{100 * accuracy:.2f} %" in named
     assert "--checkpoint latest" in named
     assert "mine" in line("--output", ".", "--checkpoint", "latest")
     record = RunDir(Path("mine")).read_record()
