@@ -91,7 +91,8 @@ def demo(
         name = f"[{host}]" if ":" in host else host
         address = f"http://{name}:{listener.getsockname()[1]}/"
         echo(address)
-        note("Ctrl-C ends it")
+        if not until_stdin_ends:
+            note("Ctrl-C ends it")
         if not no_browser:
             # Without the token, which would stand in the list of processes.
             threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()

@@ -85,12 +85,11 @@ def inspect_image(
     """Return the records of an image as plain values, with all that led to one of them.
 
     `explanation` is None where there is no digit to explain; its loss is that of the class named
-    `target`, None for the predicted one. `index` is the digit's place among the records. The
-    explanation is that of a copy of the network after SGD steps on this digit alone;
-    `step_losses` are the losses before each.
+    `target`, None for the predicted one. `index` is the digit's place among the records. With
+    `steps` it is that of a copy of the network after SGD on this digit; `step_losses` were before.
 
     Raises:
-        CheckpointError: If the steps lead to logits that are not finite.
+        CheckpointError: If logits are not finite.
         UsageError: If the target is not one of the network's classes.
     """
     record = records[min(index, len(records) - 1)]

@@ -29,10 +29,8 @@ MAX_POINTS = 1000  # of a curve; each is a mean over rows where there are more
 NUM_UNITS, NUM_MISTAKES = 24, 16
 # Of a record, for the list.
 KEYS = ("dataset", "recipe", "epochs", "created", "class_names", "test_accuracy")
-EPOCH_KEYS = (
-    *("epoch", "train_loss", "validation_accuracy", "test_accuracy"),
-    *("validation_loss", "test_loss", "train_accuracy", "seconds"),
-)
+_MEASURES = "train_loss validation_accuracy test_accuracy validation_loss test_loss train_accuracy"
+EPOCH_KEYS = ("epoch", *_MEASURES.split(), "seconds")
 NUM_TESTED = 1000  # images: all would take time from the training
 
 
