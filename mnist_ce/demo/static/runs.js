@@ -48,8 +48,19 @@ const minutes = (seconds) => (seconds < 90 ? `${Math.ceil(seconds)} s` : `${Math
 function show() {
   $("#no-runs").hidden = runs.length > 0;
   for (const card of document.querySelectorAll(".followed")) card.hidden = !runs.length;
+  if ($("#runs").dataset.focus !== (shown[0] ?? "")) clearSnapshot();
   listRuns();
   drawCharts();
+}
+
+// Weights and mistakes of the run before are not those of this one.
+function clearSnapshot() {
+  $("#runs").dataset.focus = shown[0] ?? "";
+  $("#has-weights").hidden = true;
+  $("#no-weights").hidden = false;
+  $("#no-weights").textContent = $("#mistakes-note").textContent = shown.length
+    ? "They appear after the first epoch." : "Choose a run above.";
+  $("#mistakes").replaceChildren();
 }
 
 // What a run has reached: where it is, and how long it will take, or its result.
@@ -129,7 +140,7 @@ function showSnapshot(snapshot) {
     const button = element("button", { type: "button" },
       element("img", { src: one.image, alt: "" }),
       element("p", {}, `true ${one.label}, predicted ${one.prediction} (${percent(one.probability)})`));
-    if (one.address) button.title = one.address;
+    button.title = `${split} image ${one.index}, counted from 0`;
     button.addEventListener("click", () => openMistake(one, snapshot.name).catch((error) => showError(error.message)));
     return element("li", {}, button);
   }));
