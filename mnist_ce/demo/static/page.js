@@ -169,7 +169,7 @@ async function keep(event) {
     if (image !== state.image) return;
     $("#keep").textContent = `Saved as ${image.truth}`;
     const command = `mnist-ce train --config adapt --init world --dataset mnist+folder:${kept.folder}`;
-    $("#kept").replaceChildren(`${kept.file} in ${kept.folder}, which holds ${kept.number}. From three images of one `
+    $("#kept").replaceChildren(`${kept.file} in ${kept.folder}, which holds ${kept.number}. From three different images of one `
       + "digit on the network can be adapted to them: ",
       element("code", {}, command));
   } catch (error) {
