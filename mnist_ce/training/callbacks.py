@@ -222,9 +222,7 @@ class ProgressCallback(Callback):
         ):
             self.has_explained = True
             what = "of distorted images" if self.info.config.augment.distorts else "the mean"
-            logger.info(
-                f"  (loss is {what} over the epoch, test loss that of the weights at its end)"
-            )
+            logger.info(f"  (loss is {what} over the epoch, test loss of its end)")
 
     def on_end(self, result: TrainResult) -> None:
         """Say what a run that has learned nothing needs."""
@@ -232,7 +230,7 @@ class ProgressCallback(Callback):
         num_classes = max(len(record.class_names or ()), 2)
         loss = record.train_loss if record.test_loss is None else record.test_loss
         num_steps = (record.epochs_done or 0) * num_batches
-        if self.place or not num_batches or (loss or 0) < GUESSING * math.log(num_classes):
+        if self.place or num_steps < 2 or (loss or 0) < GUESSING * math.log(num_classes):
             return
         advice = f", or {math.ceil(ENOUGH_STEPS / num_batches):,} epochs"
         is_short = num_steps < ENOUGH_STEPS

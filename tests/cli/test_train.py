@@ -108,7 +108,7 @@ def test_train_ends_with_what_was_reached_and_what_comes_next(
     assert re.fullmatch(r"\d\d\.\d\d % of 1,000 test images correct \(95 % interval .*\)", lines[0])
     assert lines[1].startswith("mnist, recipe default, 2 epochs in ")
     assert "network 784→40→10, 31,810 parameters" in printed.err
-    assert printed.err.count("test loss that of the weights at its end)") <= 1
+    assert printed.err.count("test loss of its end)") <= 1
     assert "57 % after its first epoch" not in printed.err  # as it is no longer that recipe
     assert "curves.png" in printed.err
     run = f"'{tmp_path / 'a b'}'"
