@@ -44,6 +44,7 @@ def demo(
     corrections: Annotated[
         Path, Option(help="Folder for the images labelled on the page.", metavar="DIR")
     ] = Path("corrections"),
+    model: options.Model = None,
     output: options.Output = "checkpoints",
     threads: options.Threads = 0,
     until_stdin_ends: Annotated[bool, Option("--until-stdin-ends", hidden=True)] = False,
@@ -85,7 +86,7 @@ def demo(
         from mnist_ce.system.device import use_threads
 
         stack.enter_context(use_threads(1))
-        service = InferenceService(Path(output), threads or os.cpu_count() or 1)
+        service = InferenceService(Path(output), threads or os.cpu_count() or 1, model)
         stack.callback(service.close)
         service.trained(DEFAULT_WEIGHTS)
         name = f"[{host}]" if ":" in host else host

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -10,6 +13,7 @@ from typer import Argument, Option
 from mnist_ce.cli import options
 from mnist_ce.cli.printing import echo, note, print_json, print_table, write_plot
 from mnist_ce.system.errors import RunError
+from mnist_ce.system.files import write_atomically
 from mnist_ce.system.text import percent, truncate_middle
 
 if TYPE_CHECKING:
@@ -17,7 +21,9 @@ if TYPE_CHECKING:
     from mnist_ce.evaluation.evaluate import EvaluationReport
 
 
+@options.with_network
 def evaluate(
+    network: dict[str, Any],
     checkpoint: options.CheckpointArgument = None,
     checkpoint_option: Annotated[
         str | None, Option("--checkpoint", help="The same, as an option.", metavar="FILE")
@@ -25,6 +31,9 @@ def evaluate(
     split: options.Split = "test",
     dataset: options.OtherDataset = None,
     plot: options.Plot = None,
+    predictions: Annotated[
+        Path | None, Option(help="Write each image's probabilities.", metavar="FILE.csv")
+    ] = None,
     verify: Annotated[
         bool, Option("--verify", help="Verify the record and files of a finished run.")
     ] = False,
@@ -32,8 +41,6 @@ def evaluate(
     output: options.Output = "checkpoints",
     device: options.Device = "auto",
     threads: options.Threads = 0,
-    input_mean: options.InputMean = 0.0,
-    input_std: options.InputStd = 1.0,
     json: options.Json = False,
 ) -> None:
     """Measure a network on the images it was not trained on.
@@ -50,7 +57,7 @@ def evaluate(
     from mnist_ce.system.device import use_threads
 
     if verify:
-        if name is None or split != "test" or plot or (input_mean, input_std) != (0, 1):
+        if name is None or split != "test" or plot or (network["model"] or network["activation"]):
             raise typer.BadParameter("--verify needs the name of a run, and no other options")
         from mnist_ce.evaluation.verification import verify as verify_run
 
@@ -74,7 +81,7 @@ def evaluate(
     from mnist_ce.runs.load_model import load_model
 
     with use_threads(threads):
-        trained = load_model(name, output, input_mean=input_mean, input_std=input_std)
+        trained = load_model(name, output, **network)
         report = run_evaluation(
             trained, split=split, dataset=dataset, data_dir=data_dir, device=device
         )
@@ -83,15 +90,25 @@ def evaluate(
         from mnist_ce.report.plots.evaluation import draw_reliability
 
         write_plot(plot, draw_reliability(report))
+    if predictions is not None:
+        write_atomically(predictions, _predictions_csv(report))
+        note(f"predictions in {predictions}")
     if json:
         print_json(report.to_dict())
     else:
         _print_report(report)
-    if report.result.accuracy < 0.5 and input_mean == 0.0 and input_std == 1.0:
-        note(
-            "hint: under 50 % right. A network trained on normalised pixels needs "
-            "--input-mean and --input-std (often 0.1307 and 0.3081)"
-        )
+
+
+def _predictions_csv(report: EvaluationReport) -> str:
+    buffer, names, result = io.StringIO(), report.class_names, report.result
+    table = csv.writer(buffer, lineterminator="\n")
+    table.writerow(["index", "label", "prediction", *names])
+    rows = zip(result.labels.tolist(), result.predictions.tolist(), strict=True)
+    for index, ((label, prediction), p) in enumerate(
+        zip(rows, report.probabilities.tolist(), strict=True)
+    ):
+        table.writerow([index, names[label], names[prediction], *(f"{x:.6g}" for x in p)])
+    return buffer.getvalue()
 
 
 def _print_report(report: EvaluationReport) -> None:
@@ -145,7 +162,9 @@ def _accuracy_text(report: EvaluationReport) -> str:
     )
 
 
+@options.with_network
 def compare(
+    network: dict[str, Any],
     checkpoints: Annotated[
         list[str], Argument(metavar="A B...", help=options.CHECKPOINT_HELP, show_default=False)
     ],
@@ -180,6 +199,7 @@ def compare(
             data_dir=data_dir,
             output=output,
             device=device,
+            **network,
         )
     if plot is not None:
         from mnist_ce.report.plots.images import draw_differences

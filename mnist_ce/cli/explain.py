@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 COUNTS = {3: "three", 4: "four"}
 WIDTH = 78
 EXP_LIMIT = 700.0  # exp of more than 709.78 is infinite in float64, of less than -745.1 zero
+IMAGE_HELP = "An image of a digit, or mnist:test[0]."
 WHY = "why: the loss is -ln p of the right class, however the other classes share the rest."
 WHY_GRADIENT = (
     " Its gradient by the logits is p - y. Gradient descent subtracts that, times the learning "
@@ -29,9 +30,11 @@ WHY_GRADIENT = (
 SHADES = " .:-=+*#%@"  # from black to white
 
 
+@options.with_network
 def explain(
+    network: dict[str, Any],
     image: Annotated[
-        str | None, Argument(metavar="IMAGE", help="An image of a digit.", show_default=False)
+        str | None, Argument(metavar="IMAGE", help=IMAGE_HELP, show_default=False)
     ] = None,
     logits: Annotated[
         str | None, Option(help="Rows of logits: 2.0,1.0,0.1; 0.5,2,0.3", metavar="NUMBERS")
@@ -54,8 +57,7 @@ def explain(
     about_logits: Annotated[
         bool, Option("--why-raw-logits", help="Why the network ends without a softmax.")
     ] = False,
-    input_mean: options.InputMean = 0.0,
-    input_std: options.InputStd = 1.0,
+    data_dir: options.DataDir = None,
     output: options.Output = "checkpoints",
     json: options.Json = False,
 ) -> None:
@@ -105,9 +107,9 @@ def explain(
         return
     from mnist_ce.explain.image import explain_image
 
-    network: dict[str, Any] = {"checkpoint": checkpoint, "output": output}
-    network |= {"input_mean": input_mean, "input_std": input_std}
-    explanation = explain_image(image, target, **network)
+    explanation = explain_image(
+        image, target, checkpoint=checkpoint, output=output, data_dir=data_dir, **network
+    )
     note(f"checkpoint {explanation.trained.path}")
     if plot is not None:
         _plot_image(explanation, plot)

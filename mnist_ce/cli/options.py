@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,10 +52,6 @@ OtherDataset = Annotated[
     str | None, Option("--dataset", help="Another, as in train.", show_default="the run's own")
 ]
 Split = Annotated[str, Option(help="train, validation or test.")]
-InputMean = Annotated[
-    float, Option(help="For foreign networks: input is (pixel/255 - mean) / std.")
-]
-InputStd = Annotated[float, Option(help="See --input-mean.")]
 Json = Annotated[bool, Option("--json", help="Print one JSON document.")]
 
 
@@ -61,6 +59,40 @@ def _check_plot(path: Path | None) -> Path | None:
     if path is not None and path.suffix.lower() != ".png":
         raise UsageError(f"--plot {path}: the plot is a PNG; end its name in .png")
     return path
+
+
+Model = Annotated[
+    str | None,
+    Option(help="A module of your own: a class in a file, which is run.", metavar="FILE.py:NAME"),
+]
+
+
+def _network(
+    model: Model = None,
+    activation: Annotated[
+        str | None,
+        Option(
+            help="Between the layers: relu, tanh, sigmoid, none, leaky, gelu, elu.",
+            show_default="relu",
+            metavar="NAME",
+        ),
+    ] = None,
+    input_mean: Annotated[float, Option(help="Input is (pixel/255 - mean) / std.")] = 0.0,
+    input_std: Annotated[float, Option(help="See --input-mean.")] = 1.0,
+) -> None: ...
+
+
+def with_network(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command, as its parameter `network`, a dict of the options of `NetworkOptions`."""
+    own, shared = (inspect.signature(one, eval_str=True).parameters for one in (command, _network))
+
+    @functools.wraps(command)
+    def run(**arguments: Any) -> None:  # noqa: ANN401
+        command(network={name: arguments.pop(name) for name in shared}, **arguments)
+
+    parameters = [value for name, value in (own | shared).items() if name != "network"]
+    vars(run)["__signature__"] = inspect.Signature(parameters)
+    return run
 
 
 Plot = Annotated[
@@ -93,6 +125,7 @@ _HEADINGS = {
     "Recipe": ("config", "epochs", "batch_size", "lr", "momentum", "init", "seed", "assignments"),
     "Data and device": ("dataset", "data_dir", "mirror", "device", "threads", "step"),
     "Run": ("output", "name", "resume", "dry_run", "tensorboard", "live", "no_browser"),
+    "Weights of other programs": ("model", "activation", "input_mean", "input_std"),
 }
 
 

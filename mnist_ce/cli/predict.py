@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -24,13 +24,19 @@ if TYPE_CHECKING:
     from mnist_ce.prediction.predict import Prediction
     from mnist_ce.runs.load_model import TrainedModel
 
+IMAGES_HELP = (
+    "Files, folders, patterns, - for stdin, data URLs; of datasets mnist:test, mnist:test[0], "
+    "csv:FILE, npz:FILE, idx:DIR."
+)
 MANY = 200  # images from which processes and a progress bar are worth their start
 
 
+@options.with_network
 def predict(
+    network: dict[str, Any],
     images: Annotated[
         list[str],
-        Argument(metavar="IMAGE...", help="Files, folders, patterns, - for stdin, data URLs."),
+        Argument(metavar="IMAGE...", help=IMAGES_HELP),
     ],
     checkpoint: Annotated[
         str | None, Option(help=options.CHECKPOINT_HELP, metavar="FILE", show_default="world")
@@ -60,6 +66,7 @@ def predict(
     text: Annotated[
         bool, Option("--text", help="Print the reading alone, ? for what cannot be read.")
     ] = False,
+    kaggle: Annotated[bool, Option("--kaggle", help="Print ImageId,Label from 1 on.")] = False,
     save_inputs: Annotated[
         Path | None, Option(help="Write the network's inputs as PNGs.", metavar="DIR")
     ] = None,
@@ -70,8 +77,7 @@ def predict(
         Path | None,
         Option(help="Write each image with boxes, digits and probabilities.", metavar="DIR"),
     ] = None,
-    input_mean: options.InputMean = 0.0,
-    input_std: options.InputStd = 1.0,
+    data_dir: options.DataDir = None,
     output: options.Output = "checkpoints",
     device: options.Device = "cpu",
     threads: options.Threads = 0,
@@ -87,14 +93,22 @@ def predict(
       mnist-ce predict scans/ --csv > predictions.csv
       mnist-ce predict sheet.jpg --annotate marked
     """
-    if json + jsonl + as_csv + text > 1:
-        raise typer.BadParameter("choose one of --json, --jsonl, --csv and --text")
+    if json + jsonl + as_csv + text + kaggle > 1:
+        raise typer.BadParameter("choose one of --json, --jsonl, --csv, --text and --kaggle")
     with contextlib.ExitStack() as stack:
         stack.enter_context(one_blas_thread())
+        from mnist_ce.data.address import images_at, parse_address
         from mnist_ce.reader.image_io import SUFFIXES, find_images
         from mnist_ce.reader.pool import PreprocessPool
 
-        sources = list(find_images(images, recursive=recursive))
+        sources: list[Any] = []
+        for pattern in images:
+            address = parse_address(pattern)
+            sources += (
+                find_images([pattern], recursive=recursive)
+                if address is None
+                else images_at(address, data_dir)
+            )
         is_file = len(sources) == 1 and str(stages).lower().endswith(".png")
         if stages is not None and stages.suffix.lower() in SUFFIXES and not is_file:
             advice = "name a folder, or for one image a file that is a .png"
@@ -102,7 +116,7 @@ def predict(
         for folder in (save_inputs, annotate, None if is_file else stages):
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
-        many = len(sources) >= MANY
+        many = len(sources) >= MANY and address is None
         pool = PreprocessPool((threads or os.cpu_count() or 1) if many else 1)
         stack.callback(pool.close)
         pool.submit(int)  # starts a process, whose imports run beside torch's
@@ -116,9 +130,9 @@ def predict(
         from mnist_ce.runs.run_dir import shipped_weights
         from mnist_ce.system.device import use_threads
 
-        chosen = checkpoint or shipped_weights(DEFAULT_WEIGHTS)
-        trained = load_model(chosen, output, input_mean=input_mean, input_std=input_std)
-        note(_which_network(trained, output if checkpoint is None else None))
+        default = None if network["model"] else shipped_weights(DEFAULT_WEIGHTS)
+        trained = load_model(checkpoint or default, output, **network)
+        note(_which_network(trained, output if default == trained.path else None))
         predict_options = PredictOptions(
             top_k=top_k,
             multi=multi,
@@ -160,7 +174,10 @@ def predict(
                     if save_inputs is not None and record.pixels is not None:
                         path = save_inputs / f"{stem}-{record.index}.png"
                         Image.fromarray(record.pixels).save(path)
-                if as_csv:
+                if kaggle:
+                    head = "" if num_printed else "ImageId,Label\n"
+                    echo(f"{head}{num_printed + 1},{first.label}")
+                elif as_csv:
                     _print_csv(records, has_header=not num_printed)
                 elif json or jsonl:
                     rows = [json_text(record.to_dict()) for record in records]

@@ -147,6 +147,7 @@ def calibrate(
         list[str] | None,
         Option("--with", help="Fit on this run's images; may be repeated.", metavar="RUN"),
     ] = None,
+    model: options.Model = None,
     data_dir: options.DataDir = None,
     output: options.Output = "checkpoints",
     threads: options.Threads = 0,
@@ -169,7 +170,7 @@ def calibrate(
 
     with use_threads(threads):
         run_dir, calibration = run_calibration(
-            run, held_out or (), data_dir=data_dir, output=output
+            run, held_out or (), data_dir=data_dir, output=output, model=model
         )
     if json:
         print_json(calibration.model_dump(exclude_unset=True))
@@ -184,7 +185,9 @@ def calibrate(
     note(f"written to {run_dir.record_path}")
 
 
+@options.with_network
 def export(
+    network: dict[str, Any],
     checkpoint: options.CheckpointArgument = None,
     file: Annotated[
         str | None,
@@ -193,8 +196,6 @@ def export(
     dataset: options.OtherDataset = None,
     data_dir: options.DataDir = None,
     output: options.Output = "checkpoints",
-    input_mean: options.InputMean = 0.0,
-    input_std: options.InputStd = 1.0,
     json: options.Json = False,
 ) -> None:
     """Write a network as an ONNX file, checked against torch.
@@ -209,7 +210,7 @@ def export(
     from mnist_ce.report.onnx import export as run_export
     from mnist_ce.runs.load_model import load_model
 
-    trained = load_model(checkpoint, output, input_mean=input_mean, input_std=input_std)
+    trained = load_model(checkpoint, output, **network)
     result = run_export(trained, file=file, dataset=dataset, data_dir=data_dir)
     note(f"checkpoint {result.checkpoint}")
     if json:
@@ -233,6 +234,7 @@ def report(
         str | None,
         Option(help="File to write.", metavar="FILE", show_default="report.html beside the runs"),
     ] = None,
+    model: options.Model = None,
     data_dir: options.DataDir = None,
     output: options.Output = "checkpoints",
 ) -> None:
@@ -244,4 +246,5 @@ def report(
     """
     from mnist_ce.report.report import report as run_report
 
-    echo(str(run_report(runs or (), output=output, data_dir=data_dir, file=file)))
+    path = run_report(runs or (), output=output, data_dir=data_dir, file=file, model=model)
+    echo(str(path))

@@ -32,6 +32,7 @@ def train(
     init: Annotated[
         str | None, Option(help="Initial weights, as in evaluate.", metavar="CHECKPOINT")
     ] = None,
+    model: options.Model = None,
     seed: Annotated[int | None, Option(help="Fixes everything random.")] = None,
     assignments: options.Assignments = None,
     dataset: Annotated[str | None, Option(help=options.DATASETS, metavar="DATASET")] = None,
@@ -107,6 +108,7 @@ def train(
         result = run_training(
             resolved,
             None if resume is None else settings,
+            model=model,
             resume=resume,
             dry_run=dry_run,
             recipe=recipe,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from mnist_ce.config import OWN_DATASET, DataConfig, ObjectiveConfig
@@ -22,12 +24,15 @@ from mnist_ce.data.synthetic import generate, load_synthetic
 from mnist_ce.data.tables import read_csv, read_npz
 from mnist_ce.network.objective import Binary, Multiclass, Objective
 from mnist_ce.system.errors import DataError, UsageError
-from mnist_ce.system.text import did_you_mean, sanitize
+from mnist_ce.system.text import did_you_mean, one_line, sanitize
 
 logger = logging.getLogger(__name__)
 
 CUSTOM = "custom"
 """The name of a dataset that was given from Python."""
+SETS = (TorchDataset, DataLoader)
+TORCHVISION_METHOD = "torchvision.datasets.mnist.MNIST.__getitem__"
+ITEM_KEYS = (("image", "img", "pixel_values", "x"), ("label", "labels", "target", "y"))  # of a dict
 _SYNTHETIC_SEED = 3  # another than those of the synthetic dataset
 
 
@@ -215,16 +220,17 @@ def custom_dataset(
     """Return a dataset made from `(images, labels)`, a torch dataset, or a pair (training, test).
 
     Images and labels are those of `Split.from_arrays`. Of one set alone, a fifth becomes the test
-    split (see `split_test`), or with `is_test` all of it. A torch dataset yields (image, label);
-    its transform is applied once. `class_names` say what each label means; without them these are
-    the `classes` of a torchvision dataset, or else numbers, at least `num_classes`.
+    split (see `split_test`), or with `is_test` all of it. The items of a torch dataset, or of a
+    loader's, are (image, label) or dicts of both; a transform is applied once. `class_names` say
+    what each label means; without them these are the `classes` of a torchvision dataset, or else
+    numbers, at least `num_classes`.
 
     Raises:
         TypeError: If `data` is neither of these.
         DataError: If shapes or values are wrong.
     """
     is_pair = isinstance(data, (tuple, list)) and all(
-        isinstance(part, (tuple, TorchDataset)) for part in data
+        isinstance(part, (tuple, *SETS)) for part in data
     )
     sets = list(data) if is_pair else [data]  # type: ignore[call-overload]
     if not 1 <= len(sets) <= 2:
@@ -239,19 +245,41 @@ def custom_dataset(
 
 
 def _custom_split(data: object) -> Split:
-    if isinstance(data, TorchDataset):
-        is_raw = getattr(data, "transform", None) is getattr(data, "target_transform", None) is None
-        if is_raw and hasattr(data, "data") and hasattr(data, "targets"):
-            return Split.from_arrays(data.data, data.targets, "data")
-        items = [data[index] for index in range(len(data))]  # type: ignore[arg-type]
-        images = np.stack([np.asarray(image) for image, _ in items])
-        return Split.from_arrays(images, [int(label) for _, label in items], "data")
-    if not isinstance(data, (tuple, list)) or len(data) != 2:
+    return Split.from_arrays(*_arrays_of(data), "data")
+
+
+def _arrays_of(data: object) -> tuple[object, object]:
+    """Return images and labels of a pair of them, or of a dataset.
+
+    What a dataset's items are only its `__getitem__` says. So they are asked for, one by one, but
+    for torchvision's own class without transforms.
+    """
+    if isinstance(data, DataLoader):
+        data = data.dataset
+    if isinstance(data, (tuple, list)) and len(data) == 2:
+        return data[0], data[1]
+    if not isinstance(data, SETS):
         raise TypeError(
             "data must be (images, labels), a torch dataset, or a pair of these for training and "
             f"testing, not {type(data).__name__}"
         )
-    return Split.from_arrays(data[0], data[1], "data")
+    method: Any = getattr(type(data), "__getitem__", None)
+    is_raw = getattr(data, "transform", None) is getattr(data, "target_transform", None) is None
+    if is_raw and f"{method.__module__}.{method.__qualname__}" == TORCHVISION_METHOD:
+        return getattr(data, "data", None), getattr(data, "targets", None)
+    source: Any = data
+    items = [source[i] for i in range(len(source))] if hasattr(data, "__len__") else [*source]
+    try:
+        pairs = [
+            [item[next(filter(item.__contains__, keys))] for keys in ITEM_KEYS]
+            if isinstance(item, Mapping)
+            else [*item]
+            for item in items
+        ]
+        return np.stack([np.asarray(image) for image, _ in pairs]), [label for _, label in pairs]
+    except (ValueError, TypeError, StopIteration) as error:
+        wanted = "an image, all of one size, and its label: (image, label) or a dict of both"
+        raise DataError(f"data: an item must be {wanted} ({one_line(error)})") from None
 
 
 def _own_dataset(
@@ -270,3 +298,10 @@ def _own_dataset(
         classes = f"its classes are 0 to {len(class_names) - 1}"
         raise DataError(f"{name} has the label {highest}, but {classes}")
     return Dataset(name, train, test, class_names, split_note=split_note)
+
+
+def load_images(
+    name: str, data_dir: Path, *, mirror: str = ""
+) -> tuple[Tensor, Tensor | None, tuple[str, ...]]:
+    dataset = load_dataset(name, data_dir, mirror=mirror)
+    return dataset.test.images, dataset.test.labels, dataset.class_names

@@ -18,7 +18,8 @@ class DeviceLoader:
 
     The images, uint8 [n, 28, 28] (47 MB for MNIST), and labels, int64 [n], stay on the device; a
     batch is gathered by index and scaled, so that no image passes through Python by itself. The
-    last batch of an epoch holds the rest. Epochs after `last_augmented_epoch` have no distortion.
+    last batch of an epoch holds the rest; a rest of one image, too few for a BatchNorm, joins the
+    batch before it. Epochs after `last_augmented_epoch` have no distortion.
     """
 
     def __init__(
@@ -33,14 +34,16 @@ class DeviceLoader:
     ) -> None:
         self.images = images.flatten(start_dim=1)  # [n, 784]
         self.labels = labels
-        self.batch_size = batch_size
+        num_full, rest = divmod(len(labels), batch_size)
+        joins = rest == 1 and num_full > 0
+        self.sizes = [batch_size] * (num_full - joins) + [batch_size * joins + rest] * (rest > 0)
         self.seed = seed
         self.augment = augment if augment is not None and augment.distorts else None
         self.last_augmented_epoch = last_augmented_epoch
         self.device = images.device
 
     def __len__(self) -> int:
-        return -(-len(self.labels) // self.batch_size)
+        return len(self.sizes)
 
     def permutation(self, epoch: int) -> Tensor:
         """Return the order of the images in an epoch (counted from 1), int64 [n]."""
@@ -49,7 +52,7 @@ class DeviceLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
         """Yield the indices of each batch of an epoch, int64 [batch], from batch `start` on."""
-        yield from torch.split(self.permutation(epoch), self.batch_size)[start:]
+        yield from torch.split(self.permutation(epoch), self.sizes)[start:]
 
     def draw_distortion(self, num_images: int, step: int) -> Tensor | None:
         """Draw the distortions of the batch of a step, counted from 0 since the run began."""

@@ -18,7 +18,7 @@ from fastapi import HTTPException
 from mnist_ce.explain.image import explain_record
 from mnist_ce.prediction.predict import Predictions, PredictOptions, Predictor
 from mnist_ce.reader.pool import PreprocessPool
-from mnist_ce.runs.load_model import TrainedModel, load_model
+from mnist_ce.runs.load_model import TrainedModel, load_model, needs_options
 from mnist_ce.runs.run_dir import SHIPPED_WEIGHTS, find_checkpoint, list_runs
 from mnist_ce.system.errors import ImageTooLargeError
 from mnist_ce.system.notebook import png_url
@@ -28,16 +28,17 @@ SHIPPED = tuple(dict.fromkeys(SHIPPED_WEIGHTS.values()))  # each once, without o
 
 
 @lru_cache(maxsize=8)
-def _load(path: Path, modified_ns: int) -> TrainedModel:
-    return load_model(path)
+def _load(path: Path, modified_ns: int, model: str | None) -> TrainedModel:
+    return load_model(path, model=model if needs_options(path) else None)
 
 
 class InferenceService:
     """The checkpoints at hand, and processes that preprocess images."""
 
-    def __init__(self, output: Path, num_processes: int) -> None:
+    def __init__(self, output: Path, num_processes: int, model: str | None = None) -> None:
         # Two more than wanted: while two images take long, the others share the cores with them.
         self.output, self.pool = output, PreprocessPool(num_processes + 2)
+        self.model = model  # of runs of a module: see `load_model`
 
     def close(self) -> None:
         self.pool.close()
@@ -53,7 +54,7 @@ class InferenceService:
         path = find_checkpoint(name, self.output) if is_shipped else self.checkpoints().get(name)
         if path is None:
             raise HTTPException(404, f"there is no checkpoint {sanitize(name)!r}")
-        return _load(path, path.stat().st_mtime_ns)
+        return _load(path, path.stat().st_mtime_ns, self.model)
 
     async def predict(
         self, content: bytes, trained: TrainedModel, options: PredictOptions

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mnist_ce.evaluation.evaluate import EvaluationReport, evaluate
-from mnist_ce.runs.load_model import TrainedModel
+from mnist_ce.runs.load_model import NetworkOptions, TrainedModel, needs_options
 from mnist_ce.system.errors import UsageError
 from mnist_ce.system.notebook import MAX_IMAGES, Shown
 
@@ -136,13 +136,19 @@ class Comparison(Shown):
 
 def compare(
     *checkpoints: str | Path | TrainedModel,
+    output: str | Path = "checkpoints",
     **options: Any,  # noqa: ANN401 - those of `evaluate`
 ) -> Comparison:
     """Compare two or more models on the same images; for the options and errors see `evaluate`.
 
-    If they do not have the same images and classes, it raises a UsageError.
+    `NetworkOptions` are for weights of other programs alone. If they do not have the same images
+    and classes, it raises a UsageError.
     """
-    reports = [evaluate(checkpoint, **options) for checkpoint in checkpoints]
+    for_runs = {k: v for k, v in options.items() if k not in NetworkOptions.__annotations__}
+    reports = [
+        evaluate(one, output=output, **(options if needs_options(one, output) else for_runs))
+        for one in checkpoints
+    ]
     for report in reports[1:]:
         _check_comparable(reports[0], report)
     return Comparison(reports)

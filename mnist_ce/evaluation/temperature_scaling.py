@@ -29,6 +29,7 @@ def calibrate(
     *,
     data_dir: str | Path | None = None,
     output: str | Path = "checkpoints",
+    model: str | None = None,
 ) -> tuple[RunDir, Calibration]:
     """Fit a temperature to predictions on held-out images, and write it into the run's record.
 
@@ -40,7 +41,7 @@ def calibrate(
     A `RunError` if a run is not finished; a `UsageError` if it has no validation split or another
     task, or is named twice, or if no temperature fits.
     """
-    target, *sources = (_load_finished(one, output) for one in (name, *held_out))
+    target, *sources = (_load_finished(one, output, model) for one in (name, *held_out))
     sources = sources or [target]
     if len({source.weights_sha256 for source in sources}) < len(sources):
         raise UsageError("a run is named twice with --with")
@@ -104,8 +105,8 @@ def fit_temperature(result: SplitResult) -> float:
     return math.exp(minimum.x)
 
 
-def _load_finished(name: str | Path, output: str | Path) -> TrainedModel:
-    trained = load_model(name, output)
+def _load_finished(name: str | Path, output: str | Path, model: str | None) -> TrainedModel:
+    trained = load_model(name, output, model=model)
     if trained.record is None:
         raise UsageError(f"{trained.path} is not a run: there is no run.json beside it")
     if not trained.record.is_finished:

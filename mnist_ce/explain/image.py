@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from mnist_ce.network.model import MLP
 from mnist_ce.network.objective import Binary
 from mnist_ce.prediction.predict import Prediction, predict
 from mnist_ce.reader.image_io import ImageSource
-from mnist_ce.runs.load_model import TrainedModel, load_model
+from mnist_ce.runs.load_model import NetworkOptions, TrainedModel, load_model
 from mnist_ce.system.errors import CheckpointError, ImageError, UsageError
 from mnist_ce.system.text import sanitize
 
@@ -62,30 +62,31 @@ def explain_image(
     *,
     checkpoint: str | Path | TrainedModel | None = None,
     output: str | Path = "checkpoints",
-    input_mean: float = 0.0,
-    input_std: float = 1.0,
+    data_dir: str | Path | None = None,
+    **network: Unpack[NetworkOptions],
 ) -> ImageExplanation:
     """Compute the loss of a network's output for an image, which is read as by `predict`.
 
     The target is the name of the right class, or `yes` or `no`; None: the predicted class. For the
-    network see `load_model`; a `TrainedModel` has its own input scale.
+    network see `load_model`.
 
     Raises:
         CheckpointError: If the network cannot be loaded or its logits are not finite.
         ImageError: If the image cannot be read or is empty.
         UsageError: If the target is not one of the network's classes.
     """
-    trained = checkpoint
-    if not isinstance(trained, TrainedModel):
-        trained = load_model(trained, output, input_mean=input_mean, input_std=input_std)
+    trained = load_model(checkpoint, output, **network)
     if target is not None:  # a wrong one is reported before the image is read
         _find_class(str(target), trained)
-    return explain_record(trained, predict([image], checkpoint=trained)[0], target)
+    records = predict([image], checkpoint=trained, data_dir=data_dir)
+    return explain_record(trained, records[0], target)
 
 
 def explain_record(
     trained: TrainedModel, record: Prediction, target: str | int | None = None
 ) -> ImageExplanation:
+    if target is None and record.truth in trained.class_names:
+        target = record.truth
     label = None if target is None else _find_class(str(target), trained)
     if record.status == "error":
         raise ImageError(str(record.reason))

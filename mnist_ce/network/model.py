@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import logging
+import runpy
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mnist_ce.network import HIDDEN, INPUT_SIZE
 from mnist_ce.system.errors import UsageError
-from mnist_ce.system.text import one_line
+from mnist_ce.system.files import as_path
+from mnist_ce.system.text import did_you_mean, one_line
 from mnist_ce.system.workers import shared_workers
+
+logger = logging.getLogger(__name__)
 
 # What a module may take, the usual form first.
 _INPUT_SHAPES = ((1, 28, 28), (INPUT_SIZE,), (28, 28))
+# Between the layers of an MLP; another than ReLU only where another program trained it.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "none": torch.positive,
+    "leaky": functional.leaky_relu,
+    "gelu": functional.gelu,
+    "elu": functional.elu,
+}
 
 
 class MLP(nn.Module):
-    """Linear layers `l1`, `l2`, …, with a ReLU between them and none at the end.
+    """Linear layers `l1`, `l2`, …, with a ReLU between them (see `ACTIVATIONS`), none at the end.
 
     There is no softmax: the cross-entropy takes raw logits and applies log-softmax itself, in a
     form that cannot overflow. A second softmax would flatten the gradients.
@@ -27,8 +45,11 @@ class MLP(nn.Module):
     `hidden` are the widths of the hidden layers; `num_outputs` is 1 for a yes/no network.
     """
 
-    def __init__(self, hidden: Sequence[int] = HIDDEN, num_outputs: int = 10) -> None:
+    def __init__(
+        self, hidden: Sequence[int] = HIDDEN, num_outputs: int = 10, activation: str = "relu"
+    ) -> None:
         super().__init__()
+        self.activation = activation
         self.sizes = (INPUT_SIZE, *hidden, num_outputs)
         for number, (inputs, outputs) in enumerate(pairwise(self.sizes), start=1):
             self.add_module(f"l{number}", nn.Linear(inputs, outputs))
@@ -45,11 +66,12 @@ class MLP(nn.Module):
         return self.activations(images)[-1]
 
     def activations(self, images: Tensor) -> list[Tensor]:
-        """Return the output of each layer, [batch, width]: after the ReLU, the last one raw."""
+        """Return the output of each layer, [batch, width]: activated, the last one raw."""
         *hidden, last = self.layers
+        activate = ACTIVATIONS[self.activation]
         outputs = [images.flatten(start_dim=1)]  # → [batch, 784]
         for layer in hidden:
-            outputs.append(torch.relu(layer(outputs[-1])))  # → [batch, width of the layer]
+            outputs.append(activate(layer(outputs[-1])))  # → [batch, width of the layer]
         outputs.append(last(outputs[-1]))  # → [batch, num_outputs]
         return outputs[1:]
 
@@ -66,10 +88,28 @@ class ImageInput(nn.Module):
         return logits
 
 
-def check_module(model: object) -> None:
-    if not isinstance(model, nn.Module):
+def as_module(model: object) -> nn.Module:
+    """Return a module, also of `FILE.py:NAME`, which runs the file: see `load_model`."""
+    if isinstance(model, nn.Module):
+        return model
+    if not isinstance(model, str):
         kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise TypeError(f"model must be a torch.nn.Module, not {kind}")
+    file, _, name = model.rpartition(":")
+    path, content = as_path(file), dict[str, Any]()
+    if path.suffix != ".py":
+        raise UsageError(f"--model {model}: name a file and a class in it, as in net.py:CNN")
+    sys.path.insert(0, str(path.parent.resolve()))  # for what the file imports from beside it
+    try:
+        content = runpy.run_path(str(path), run_name=path.stem)
+        found = content[name]
+        return as_module(found if isinstance(found, nn.Module) else found())
+    except (Exception, SystemExit) as error:  # whatever the file does
+        near = did_you_mean(name, content) if content and name not in content else ""
+        reason = f"{type(error).__name__}: {one_line(error)}{near}"
+        raise UsageError(f"--model {model}: {reason}") from error
+    finally:
+        sys.path.pop(0)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -119,7 +159,13 @@ def as_network(module: nn.Module) -> tuple[nn.Module, int]:
                 reasons.append(one_line(error))
                 continue
             if isinstance(logits, Tensor) and logits.dim() == 2 and len(logits) == 2:
-                return network, logits.shape[1]
+                num_outputs, sums = logits.shape[1], logits.sum(dim=1)
+                if num_outputs > 1 and logits.min() >= 0 and (sums - 1).abs().max() < 1e-4:
+                    logger.warning(
+                        f"the outputs of {type(module).__name__} are probabilities: leave its "
+                        "softmax out, since the loss takes raw logits and applies softmax itself"
+                    )
+                return network, num_outputs
             kind = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             reasons.append(f"it returns {kind}")
     raise UsageError(

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from itertools import chain, islice, pairwise
+from itertools import chain, groupby, islice, pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import nn
 
+from mnist_ce.data.address import images_at, parse_address
 from mnist_ce.network.model import kept_in_place, predict_logits
 from mnist_ce.reader.detector import adjusted_threshold, load_detector
 from mnist_ce.reader.geometry import Box
@@ -22,7 +22,7 @@ from mnist_ce.reader.image_io import ImageSource, each_image, holds_images
 from mnist_ce.reader.pool import PreprocessedImage, PreprocessOptions, PreprocessPool, shared_pool
 from mnist_ce.reader.segmentation import CROWDED, Hypothesis, Stages
 from mnist_ce.reader.text_lines import Digit, Lattice
-from mnist_ce.runs.load_model import TrainedModel, check_input_scale, load_model
+from mnist_ce.runs.load_model import NetworkOptions, TrainedModel, load_model
 from mnist_ce.runs.run_dir import shipped_weights
 from mnist_ce.system.device import resolve_device
 from mnist_ce.system.errors import UsageError
@@ -93,6 +93,7 @@ class Prediction(Shown):
     # Not in JSON:
     has_several: bool = field(default=False, repr=False)  # digits, of which one was wanted
     reading: str = field(default="?", repr=False)  # the text, with wide gaps as blanks
+    truth: str | None = field(default=None, repr=False)  # its class, where it is of a dataset
     # The network's input, [28, 28]; its whole image after each stage; and decoded, RGB.
     pixels: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
     stages: Stages = field(default_factory=dict, repr=False, compare=False)
@@ -149,30 +150,27 @@ def predict(
     images: ImageLike | Iterable[ImageLike],
     *,
     checkpoint: str | Path | TrainedModel | None = None,
-    model: nn.Module | None = None,
     output: str | Path = "checkpoints",
-    input_mean: float = 0.0,
-    input_std: float = 1.0,
+    data_dir: str | Path | None = None,
     top_k: int = 3,
     multi: bool | None = None,
     min_confidence: float | None = None,
     device: str = "cpu",
     batch_size: int = 256,
     keep_stages: bool = False,
+    **network: Unpack[NetworkOptions],
 ) -> Predictions:
     """Return a record for each page of each image, in order, or for each digit: see `multi`.
 
     Args:
-        images: An image or an iterable of images: a path, the bytes of a file, a binary file
-            object, a Pillow image, or an array or tensor [height, width] or [height, width, 1, 3
-            or 4] of pixels 0 to 255, or of bool or floats in [0, 1]. An array [n, 28, 28] is n
+        images: An image or an iterable of images: a path, the address of images of a dataset
+            (`mnist:test[9729]`, `csv:test.csv`), the bytes of a file, a binary file object, a
+            Pillow image, or an array or tensor [height, width] or [height, width, 1, 3 or 4] of
+            pixels 0 to 255, or of bool or floats in [0, 1]. An array [n, 28, 28] or [n, 784] is n
             images.
-        checkpoint: See `load_model`, but None is the shipped `world`; a `TrainedModel` keeps its
-            own input scale unless another is given.
-        model: A module of your own, with the weights of `checkpoint` or its own: see `load_model`.
+        checkpoint: See `load_model`, but None without a `model` is the shipped `world`.
         output: The folder of the runs.
-        input_mean: See `load_model`.
-        input_std: See `load_model`.
+        data_dir: The folder of the datasets; None: `MNIST_CE_DATA_DIR`, or `data`.
         top_k: How many of the most probable classes each record lists.
         multi: Read every digit, line by line, from left to right. False: several are a reason to
             reject the image, which has one record. None: as True for a single image that has
@@ -181,6 +179,7 @@ def predict(
         device: See `resolve_device`.
         batch_size: How many images are classified at a time.
         keep_stages: Keep the image after each stage of preprocessing in the records.
+        network: See `load_model`.
 
     Raises:
         CheckpointError: If the network cannot be loaded.
@@ -195,31 +194,33 @@ def predict(
     if multi is None and holds_images(images):
         multi = False
     options = PredictOptions(multi=multi, device=device, keep_stages=keep_stages, **limits)
-    if not isinstance(checkpoint, TrainedModel):
-        if checkpoint is None and model is None:
-            checkpoint = shipped_weights(DEFAULT_WEIGHTS)
-        scale = {"input_mean": input_mean, "input_std": input_std}
-        trained = load_model(checkpoint, output, model=model, **scale)
-    elif model is not None:
-        raise UsageError("a TrainedModel has its network; leave model out")
-    elif (input_mean, input_std) == (0.0, 1.0):
-        trained = checkpoint
-    else:
-        check_input_scale(input_mean, input_std)
-        trained = replace(checkpoint, input_mean=input_mean, input_std=input_std)
+    if checkpoint is None and network.get("model") is None:
+        checkpoint = shipped_weights(DEFAULT_WEIGHTS)
+    trained = load_model(checkpoint, output, **network)
     with kept_in_place(trained.model):
-        results = predict_each(each_image(images), trained, options)
-        return Predictions(chain.from_iterable(results))
+        found = chain.from_iterable(_at_address(one, data_dir) for one in each_image(images))
+        return Predictions(chain.from_iterable(predict_each(found, trained, options)))
+
+
+def _at_address(
+    image: ImageSource, data_dir: str | Path | None
+) -> Iterable[ImageSource | PreprocessedImage]:
+    address = parse_address(image)
+    return [image] if address is None else images_at(address, data_dir)
 
 
 def predict_each(
-    images: Iterable[ImageSource],
+    images: Iterable[ImageSource | PreprocessedImage],
     trained: TrainedModel,
     options: PredictOptions,
     pool: PreprocessPool | None = None,
 ) -> Iterator[Predictions]:
     predictor, pool = Predictor(trained, options), pool or shared_pool()
-    preprocessed = pool.preprocess_all(images, predictor.preprocess_options)
+    limits = predictor.preprocess_options
+    preprocessed: Iterator[PreprocessedImage] = chain.from_iterable(
+        group if is_ready else pool.preprocess_all(group, limits)  # type: ignore
+        for is_ready, group in groupby(images, lambda one: isinstance(one, PreprocessedImage))
+    )
     while batch := list(islice(preprocessed, options.batch_size)):
         results = list(zip(batch, predictor.predict_batch(batch), strict=True))
         sources = [image.source for image, records in results if predictor.must_reread(records)]
@@ -328,6 +329,7 @@ class Predictor:
     ) -> Predictions:
         """Return the records of an image: of the digits of its most plausible hypothesis."""
         common: dict[str, Any] = {"path": image.path, "page": image.page, "image": image.image}
+        common["truth"] = image.truth
         if image.error is not None:
             return Predictions([Prediction(**common, status="error", reason=image.error)])
         if not image.hypotheses:

@@ -122,9 +122,9 @@ def find_images(patterns: Sequence[str], *, recursive: bool = False) -> Iterator
 
 
 def holds_images(images: object) -> bool:
-    """Whether this is an array [n, 28, 28] or [n, …, …, …], or another iterable of images."""
+    """Whether this is an array [n, 28, 28], [n, 784] or [n, …, …, …], or another iterable."""
     shape = tuple(getattr(images, "shape", ()))  # of an array or tensor
-    is_batch = len(shape) == 4 or (len(shape) == 3 and shape[1:] == (28, 28))
+    is_batch = len(shape) == 4 or shape[1:] in ((28, 28), (784,))
     one = (str, bytes, bytearray, memoryview, Mapping, Image.Image)
     is_one = isinstance(images, one) or hasattr(images, "read") or hasattr(images, "shape")
     return is_batch or (isinstance(images, Iterable) and not is_one)
@@ -136,6 +136,10 @@ def each_image(images: Any) -> Iterator[ImageSource]:  # noqa: ANN401
     Raises:
         TypeError: If it is none of the types that `predict` names.
     """
+    if hasattr(images, "to_numpy"):  # a table of pandas
+        images = images.to_numpy()
+    if getattr(images, "shape", ())[1:] == (784,):
+        images = images.reshape(-1, 28, 28)
     yield from map(_as_source, images if holds_images(images) else [images])
 
 

@@ -61,6 +61,7 @@ class PreprocessedImage:
     image: Image.Image | None = None  # where it is kept: RGB, with its `full_size`
     source: ImageSource = b""  # to preprocess it again, where it may show several digits
     page: int | None = None  # from 1; None where the image has one alone
+    truth: str | None = None  # its class in a dataset
 
 
 def preprocess(

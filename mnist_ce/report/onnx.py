@@ -15,7 +15,7 @@ from mnist_ce.network.model import predict_logits, scale_pixels
 from mnist_ce.network.objective import Binary
 from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.runs.run_dir import RunDir
-from mnist_ce.system.errors import CheckpointError, require
+from mnist_ce.system.errors import CheckpointError, UsageError, require
 from mnist_ce.system.files import as_path, version, write_atomically
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 OPSET, IR_VERSION = 17, 8  # which every runtime of the last years supports
 NUM_CHECKED = 1_000
+# Of ONNX for an activation, where its name is not the same; they have torch's defaults.
+OPERATORS = {"none": "Identity", "leaky": "LeakyRelu"}
 # Two float32 implementations add up to 784 products in different orders: a relative error of some
 # 1e-6 after five layers. A wrong graph is off by far more than this.
 MAX_RELATIVE_DIFFERENCE = 1e-4
@@ -77,6 +79,9 @@ def onnx_model(trained: TrainedModel) -> onnx.ModelProto:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
+    activation = trained.mlp.activation
+    if activation == "gelu":
+        raise UsageError(f"ONNX {OPSET} has no operator for {activation}")
     state = trained.mlp.state_dict()  # `l1.weight`, `l1.bias`, …
     initializers = [numpy_helper.from_array(x.cpu().numpy(), name) for name, x in state.items()]
     nodes = [helper.make_node("Flatten", ["images"], ["a0"], axis=1)]  # → [batch, 784]
@@ -84,8 +89,9 @@ def onnx_model(trained: TrainedModel) -> onnx.ModelProto:
         inputs, result = [f"a{number - 1}", f"l{number}.weight", f"l{number}.bias"], f"h{number}"
         # a · weightᵀ + bias → [batch, width of the layer]
         nodes.append(helper.make_node("Gemm", inputs, [result], transB=1))
-        nodes.append(helper.make_node("Relu", [result], [f"a{number}"]))
-    del nodes[-1]  # there is no ReLU after the last layer
+        operator = OPERATORS.get(activation, activation.capitalize())
+        nodes.append(helper.make_node(operator, [result], [f"a{number}"]))
+    del nodes[-1]  # the last layer's outputs are the logits
     nodes[-1].output[:] = ["logits"]
     images, logits = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])

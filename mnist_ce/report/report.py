@@ -80,11 +80,13 @@ def report(
     output: str | Path = "checkpoints",
     data_dir: str | Path | None = None,
     file: str | Path | None = None,
+    model: nn.Module | str | None = None,
 ) -> Path:
     """Redraw the plots of runs and write one self-contained HTML file about them.
 
     Without names it is about the newest finished run in `output`. Without `file` it is
-    `report.html` in the run's directory, or in `output` for several runs. A `RunError` or a
+    `report.html` in the run's directory, or in `output` for several runs. `model` is that of the
+    runs of a module: see `load_model`. A `RunError` or a
     `CheckpointError` if a run does not exist, has no weights yet, or has a damaged file.
     """
     output = as_path(output)
@@ -95,20 +97,21 @@ def report(
         raise RunError(f"there is no finished run in {output}: train one with 'mnist-ce train'")
     directory = runs[0].path if len(runs) == 1 else output
     path = directory / "report.html" if file is None else as_path(file)
-    write_atomically(path, _page([_redraw(run, data_dir) for run in runs]))
+    write_atomically(path, _page([_redraw(run, data_dir, model) for run in runs]))
     return path
 
 
-def _redraw(run: RunDir, data_dir: str | Path | None) -> ReportedRun:
+def _redraw(run: RunDir, data_dir: str | Path | None, model: nn.Module | str | None) -> ReportedRun:
     logger.info(f"drawing {run.name}")
     if not run.model_path.is_file():
         raise RunError(f"run {run.path} has no model.pt yet: let it finish an epoch first")
     record, trained, evaluation = run.read_record() or RunRecord(), None, None
     digest, is_right = "", torch.empty(0, dtype=torch.bool)
     try:
-        if name := (record.custom or {}).get("model"):
-            raise UsageError(f"the network is {name}, a module of your own")
-        trained = load_model(run.model_path)
+        name = (record.custom or {}).get("model")
+        if name and model is None:
+            raise UsageError(f"the network is {name}, a module of your own: see --model")
+        trained = load_model(run.model_path, model=model if name else None)
         evaluation = evaluate(trained, data_dir=data_dir, device="cpu")
         images, labels = evaluation.images, evaluation.result.labels
         content = images.numpy().tobytes() + labels.numpy().tobytes()

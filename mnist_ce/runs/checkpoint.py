@@ -260,10 +260,10 @@ def _to_float32(key: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def model_from(state: dict[str, Tensor]) -> MLP:
+def model_from(state: dict[str, Tensor], activation: str = "relu") -> MLP:
     """Build the network of a `state_dict` that `read_weights` returned, in evaluation mode."""
     widths = [len(tensor) for name, tensor in state.items() if name.endswith(".bias")]
-    model = MLP(hidden=widths[:-1], num_outputs=widths[-1])
+    model = MLP(hidden=widths[:-1], num_outputs=widths[-1], activation=activation)
     model.load_state_dict(state)
     return model.eval()
 

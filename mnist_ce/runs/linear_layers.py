@@ -14,6 +14,19 @@ from mnist_ce.system.text import sanitize
 
 MAX_DICTS, MAX_KEY_LENGTH = 1000, 1000
 _EXPECTED = "a plain state_dict is expected: save model.state_dict()"
+_GIVE_MODULE = (
+    "give its module, --model FILE.py:CLASS or load_model(path, model=…); see docs/own-network.md"
+)
+# What a line "key [shape]" says of a network that is no chain of Linear layers, and what to do.
+OTHER_NETWORKS = (
+    (r"_packed_params|zero_point", "is quantized", "save the network as it was before"),
+    (r"weight_mask", "is pruned", "call torch.nn.utils.prune.remove on each layer, then save it"),
+    (r"weight_[gu] |parametrizations", "has weight or spectral norm", "remove it, then save"),
+    (r"in_proj_weight|\battn|cls_token", "is a transformer", _GIVE_MODULE),
+    (r"weight_ih_l\d", "is a recurrent network", _GIVE_MODULE),
+    (r" \[\d+(, \d+){2,}\]$", "is a CNN, with convolutions", _GIVE_MODULE),
+    (r"running_mean", "has BatchNorm", _GIVE_MODULE),
+)
 
 
 def find_linear_layers(content: object, *, is_ordered: bool = True) -> dict[str, Tensor]:
@@ -24,7 +37,8 @@ def find_linear_layers(content: object, *, is_ordered: bool = True) -> dict[str,
     keys are in the order of the layers. The message of a ValueError goes after a file's name.
     """
     if not isinstance(content, Mapping):
-        raise ValueError(f"holds a {type(content).__name__}; {_EXPECTED}")
+        advice = ", or of a list a dict {'0': weight, '1': bias, '2': weight, …}"
+        raise ValueError(f"holds a {type(content).__name__}; {_EXPECTED}{advice}")
     tables: list[dict[str, Tensor]] = []
     _collect(content, "", set(), tables)
     networks: list[dict[str, Tensor]] = []
@@ -45,8 +59,19 @@ def find_linear_layers(content: object, *, is_ordered: bool = True) -> dict[str,
     if failures and not networks:
         raise ValueError(min(failures)[2])  # that of the innermost dict with all the matrices
     if not networks:
-        raise ValueError(f"holds no weights (keys: {_shorten([*content]) or 'none'}); {_EXPECTED}")
+        keys = _shorten([*content]) or "none"
+        raise ValueError(
+            _other_network([*map(str, content)]) or f"holds no weights (keys: {keys}); {_EXPECTED}"
+        )
     return networks[0]
+
+
+def _other_network(lines: Sequence[str]) -> str:
+    """Return what a network is by its keys and shapes, and what to do; empty where unknown."""
+    for pattern, what, advice in OTHER_NETWORKS:
+        if found := [line for line in lines if re.search(pattern, line)]:
+            return f"{what} ({_shorten(found[:1])}): {advice}"
+    return ""
 
 
 def _collect(
@@ -79,6 +104,8 @@ def _chain(tensors: Mapping[str, Tensor], *, is_ordered: bool) -> dict[str, Tens
         for key, tensor in tensors.items()
         if tensor.dim() or tensor.is_floating_point()  # no counter, such as `n_averaged`
     }
+    if what := _other_network([f"{key} {list(shape)}" for key, shape in shapes.items()]):
+        raise ValueError(what)
     weights, biases = ([key for key in shapes if len(shapes[key]) == dim] for dim in (2, 1))
     patterns = [{re.sub(r"\d+", "#", key) for key in keys} for keys in (weights, biases)]
     is_numbered = all(len(names) == 1 for names in patterns)  # `l1.weight`, `l2.weight`, …

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypedDict
 
 from torch import nn
 
-from mnist_ce.network.model import MLP, as_network, check_module, unwrapped
+from mnist_ce.network.model import ACTIVATIONS, MLP, as_module, as_network, unwrapped
 from mnist_ce.network.objective import Binary, Multiclass, Objective
 from mnist_ce.runs.checkpoint import load_tensors, model_from, read_weights, weights_sha256
 from mnist_ce.runs.records import RunRecord
@@ -46,7 +47,7 @@ class TrainedModel:
     def mlp(self) -> MLP:
         """The network, where it must be an MLP; a UsageError if it is not."""
         if not isinstance(self.model, MLP):
-            raise UsageError(f"{self.path} is not of Linear layers with a ReLU between them")
+            raise UsageError(f"{self.path} is not an MLP")
         return self.model
 
     @property
@@ -75,11 +76,21 @@ class TrainedModel:
         return (self.record.name if self.record else None) or str(self.path)
 
 
+class NetworkOptions(TypedDict, total=False):
+    """How the weights of another program become a network: see `load_model`."""
+
+    model: nn.Module | str | None
+    activation: str | None
+    input_mean: float
+    input_std: float
+
+
 def load_model(
-    checkpoint: str | Path | None = None,
+    checkpoint: str | Path | nn.Module | TrainedModel | None = None,
     output: str | Path = "checkpoints",
     *,
-    model: nn.Module | None = None,
+    model: nn.Module | str | None = None,
+    activation: str | None = None,
     input_mean: float = 0.0,
     input_std: float = 1.0,
 ) -> TrainedModel:
@@ -88,10 +99,15 @@ def load_model(
     Args:
         checkpoint: A file, a run's directory or name, shipped weights (`world`, or `mnist` alias
             `pretrained`), or `latest`: the newest finished multi-class run of at least ten classes
-            in `output`; None: that run, or else `mnist`.
+            in `output`; None: that run, or else `mnist`. A `TrainedModel` stays as it is, but for
+            another input scale; a module is as `model`.
         output: The directory of the runs.
         model: A module of your own, which gets the weights of `checkpoint`; without one it keeps
             its own. It maps float32 [batch, 1, 28, 28] or [batch, 784] to [batch, outputs].
+            `FILE.py:NAME` is an instance in a file, which is run, or what the class or function of
+            that name returns without arguments.
+        activation: A name in `ACTIVATIONS`: what is between the layers of weights that another
+            program trained, ReLU by default.
         input_mean: For a network trained on normalised pixels: (pixel/255 - mean) / std.
         input_std: See `input_mean`.
 
@@ -99,26 +115,41 @@ def load_model(
         CheckpointError: If there is no such checkpoint, or it needs a module that is not given.
         RunError: If the record beside it is damaged.
         TypeError: If an argument is of another type.
-        UsageError: If the input scale is wrong, or the module is not such a network.
+        UsageError: If an option is wrong, or the module is not such a network.
     """
-    check_input_scale(input_mean, input_std)
+    _check_options(activation, input_mean, input_std)
+    if isinstance(checkpoint, nn.Module):
+        checkpoint, model = None, checkpoint
+    if (model is not None or isinstance(checkpoint, TrainedModel)) and activation is not None:
+        raise UsageError(f"activation = {activation!r}: a module has its own; leave it out")
+    if isinstance(checkpoint, TrainedModel):
+        if model is not None:
+            raise UsageError("a TrainedModel has its network; leave model out")
+        if (input_mean, input_std) == (0.0, 1.0):
+            return checkpoint
+        return replace(checkpoint, input_mean=input_mean, input_std=input_std)
     if not isinstance(checkpoint, str | Path | None):
         raise TypeError(f"checkpoint must be a path or a name, not {checkpoint!r:.60}")
-    if model is not None:
-        check_module(model)
-    path, record, conversion = Path(type(model).__name__), None, None
-    if model is None or checkpoint is not None:
+    module = None if model is None else as_module(model)
+    path = Path(model if isinstance(model, str) else type(module).__name__)
+    record, conversion = None, None
+    if module is None or checkpoint is not None:
         path = find_checkpoint(checkpoint, as_path(output))
         record = _record_beside(path)
-    if model is None:
+    if module is None:
         _check_not_custom(path, record)
-        weights, conversion = read_weights(path)
-        if conversion is not None:
+        if record is not None and activation not in (None, "relu"):
+            raise UsageError(f"--activation {activation}: {path} is of a run, which has ReLU")
+        weights, *taken = read_weights(path)
+        module = model_from(weights, activation or "relu")
+        if record is None and len(module.layers) > 1:
+            name = {"relu": "ReLU", "none": "nothing"}.get(module.activation, module.activation)
+            taken.append(f"read with {name} between the layers")
+        if conversion := "; ".join(filter(None, taken)) or None:
             logger.info(f"checkpoint {path}: {conversion}")
-        model = model_from(weights)
     elif checkpoint is not None:
-        _load_into(model, path)
-    network, num_outputs = as_network(model)
+        _load_into(module, path)
+    network, num_outputs = as_network(module)
     try:
         class_names = (record or RunRecord()).classes(num_outputs)
         calibration = (record or RunRecord()).calibration
@@ -139,11 +170,20 @@ def load_model(
     )
 
 
+def needs_options(checkpoint: object, output: str | Path = "checkpoints") -> bool:
+    """Whether a checkpoint is no run, or a run of a module, so that `NetworkOptions` are for it."""
+    if not isinstance(checkpoint, str | Path):
+        return False
+    record = _record_beside(find_checkpoint(checkpoint, as_path(output)))
+    return record is None or bool((record.custom or {}).get("model"))
+
+
 def _check_not_custom(path: Path, record: RunRecord | None) -> None:
     if record is not None and record.custom and (name := record.custom.get("model")):
+        kind = name.rpartition(".")[2]
         raise CheckpointError(
-            f"{path} has the weights of {name}, a module of your own; give it again, in Python: "
-            f"load_model({str(path)!r}, model={name.rpartition('.')[2]}())"
+            f"{path} has the weights of {name}, a module of your own; give it again: --model "
+            f"FILE.py:{kind}, or in Python load_model({str(path)!r}, model={kind}())"
         )
 
 
@@ -156,12 +196,13 @@ def _load_into(module: nn.Module, path: Path) -> None:
         raise CheckpointError(f"{path} does not fit {type(module).__name__}: {reason}") from None
 
 
-def check_input_scale(mean: float, std: float) -> None:
-    """Raise a UsageError unless both are finite and `std` is above 0."""
+def _check_options(activation: str | None, mean: float, std: float) -> None:
+    if activation not in (None, *ACTIVATIONS):
+        raise UsageError(f"--activation {activation}: must be one of {', '.join(ACTIVATIONS)}")
     if not math.isfinite(mean):
         raise UsageError(f"--input-mean = {mean}: must be a finite number")
-    if not (math.isfinite(std) and std > 0):
-        raise UsageError(f"--input-std = {std}: must be a finite number above 0")
+    if not (math.isfinite(std) and std):  # below 0: dark ink on white
+        raise UsageError(f"--input-std = {std}: must be a finite number other than 0")
 
 
 def _record_beside(path: Path) -> RunRecord | None:

@@ -24,7 +24,7 @@ from torch import nn
 from mnist_ce.config import Config, resolve_config
 from mnist_ce.data.dataset import DataSplits, custom_dataset, load_splits, short_name
 from mnist_ce.data.loader import DeviceLoader
-from mnist_ce.network.model import MLP, check_module
+from mnist_ce.network.model import MLP
 from mnist_ce.runs.groups import definition
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import FORMAT_VERSION, RESULTS, RunRecord, RunState
@@ -57,10 +57,8 @@ class Custom:
     data: object = None
 
     def __post_init__(self) -> None:
-        if self.model is not None:
-            check_module(self.model)
-            if num_processes() > 1:
-                raise UsageError("a module of your own is trained without torchrun, by one process")
+        if self.model is not None and num_processes() > 1:
+            raise UsageError("a module of your own is trained without torchrun, by one process")
         if self.optimizer is not None and not callable(self.optimizer):
             raise TypeError("optimizer must be a function of the parameters, such as a class")
 
@@ -217,11 +215,13 @@ class Setup:
         return model
 
     def new_record(self, splits: DataSplits, step: Step, initial: TrainedModel | None) -> RunRecord:
+        kind = "" if self.custom.model is None else type(self.custom.model).__name__
+        named = "" if kind and self.recipe in ("default", "custom") else self.recipe
         device = step.loader.device
         gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
         record = RunRecord(
             format_version=FORMAT_VERSION,
-            recipe=self.recipe,
+            recipe="-".join(filter(None, (named, kind))),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             status=RunState.RUNNING,
             dataset=splits.dataset,

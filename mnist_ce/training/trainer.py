@@ -20,7 +20,7 @@ from torch.optim import lr_scheduler
 from mnist_ce.config import Config, ScheduleConfig, recipe_name, resolve_config
 from mnist_ce.data.dataset import DataSplits
 from mnist_ce.evaluation.evaluate import EvaluationReport, SplitResult, predict_split
-from mnist_ce.network.model import unwrapped
+from mnist_ce.network.model import as_module, unwrapped
 from mnist_ce.report.report import draw_plots
 from mnist_ce.runs.checkpoint import weights_sha256
 from mnist_ce.runs.groups import definition
@@ -52,7 +52,7 @@ def train(
     config: Config | str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     *,
-    model: nn.Module | None = None,
+    model: nn.Module | str | None = None,
     optimizer: OptimizerFactory | None = None,
     data: object = None,
     resume: str | None = None,
@@ -67,8 +67,7 @@ def train(
     Args:
         config: A config, a TOML file, or the name of a shipped recipe; None: the defaults.
         settings: Values by dotted key, such as `{"train.epochs": 1}`, laid over a file or recipe.
-        model: A module of your own in place of the MLP, trained in place. It maps pixel/255,
-            float32 [batch, 1, 28, 28] or [batch, 784], to logits [batch, classes].
+        model: A module of your own in place of the MLP, trained in place: see `load_model`.
         optimizer: A function of the parameters that returns a `torch.optim.Optimizer`, in place of
             the config's section. The schedule begins from the optimizer's own learning rate.
         data: Images and labels in place of the config's dataset: see `custom_dataset`.
@@ -90,7 +89,8 @@ def train(
     started_at = time.perf_counter()
     stop = stop or StopFlag()
     settings = {key: value for key, value in (settings or {}).items() if value is not None}
-    custom = Custom(copy.deepcopy(model) if dry_run else model, optimizer, data)
+    module = None if model is None else as_module(model)
+    custom = Custom(copy.deepcopy(module) if dry_run else module, optimizer, data)
     custom.check_settings(settings)
     with process_group(), contextlib.ExitStack() as stack:
         if progress:

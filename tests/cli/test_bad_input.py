@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import pickle
+import re
 import zipfile
 from argparse import Namespace
 from dataclasses import dataclass, field
@@ -349,3 +350,36 @@ def test_wrong_input_gets_one_clear_line(
     # Nothing is lost, and no run is left half made.
     assert {name: (tmp_path / name).read_bytes() for name in case.files} == case.files
     assert not [p for p in tmp_path.rglob("*") if p.name in {"model.pt", "harm-done"}]
+
+
+ADVICE = {  # a wrong command, and the words of it that the advice replaces
+    "trian --help": "trian",
+    "train fast --show-config": "fast",
+    "train epochs=1 --show-config": "epochs=1",
+    "train --learning-rate 0.1 --show-config": "--learning-rate",
+    "train --weight-decay 0.1 --show-config": "--weight-decay 0.1",
+    "train -c fsat --show-config": "fsat",
+    "train --dataset minst --show-config": "minst",
+    "train --set average.decay=99 --show-config": "99",
+    "train --set train.epoch=3 --show-config": "train.epoch",
+    "explain --logits 1,2 --taget 0": "--taget",
+    "explain --logits 1,2 --target 0 --activation relu --input-men 0": "--input-men",
+    "runs --delte x --output {}": "--delte",
+    "evaluate {}/yy.pt --dataset synthetic --data-dir {}": "{}/yy.pt",
+}
+
+
+@pytest.mark.parametrize("command", ADVICE)
+def test_advice_can_be_followed(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "synthetic" / FILE_NAME
+    write_synthetic(path, generate(20, seed=1), generate(10, seed=2))
+    (tmp_path / "xy.pt").write_bytes(GOOD)
+    wrong, words = (text.replace("{}", str(tmp_path)) for text in (command, ADVICE[command]))
+    assert main(wrong.split()) in (1, 2)
+    advice = re.search(r"did you mean (.+?)\?", capsys.readouterr().err)
+    assert advice is not None
+    right = wrong.replace(words, advice[1].replace("VALUE", words.rpartition(" ")[2]), 1)
+    followed = main(right.split())
+    assert followed == 0 or "there is no run x" in capsys.readouterr().err

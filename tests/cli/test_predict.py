@@ -7,7 +7,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ import pytest
 import torch
 from PIL import Image
 
+from mnist_ce import evaluate, predict
 from mnist_ce.cli import main
+from mnist_ce.data.address import parse_address
 from mnist_ce.data.synthetic import generate
 from mnist_ce.network.model import MLP
 from mnist_ce.prediction.predict import blanks
@@ -266,3 +268,55 @@ def test_each_page_has_its_records(capsys: Capsys) -> None:
     assert [row["page"] for row in rows] == ["", "1", "2"]
     assert run("scan.tif") == 0
     assert "  scan.tif page 2" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("small_data", "one_thread")
+def test_images_of_a_dataset_have_addresses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Callable[..., tuple[int, str]]
+) -> None:
+    result = evaluate("mnist").result
+    expected, labels = result.predictions.tolist(), result.labels.tolist()
+    capsys.readouterr()
+    network = ["--checkpoint", "mnist"]
+    assert main(["predict", "mnist:test[3]", *network, "--json"]) == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    assert (record["path"], record["label"]) == ("mnist:test[3]", expected[3])
+    assert main(["predict", "mnist:test", *network, "--kaggle"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head == "ImageId,Label"
+    assert lines == [f"{number},{label}" for number, label in enumerate(expected, 1)]
+    assert [one.label for one in predict("mnist:train[3]", checkpoint="mnist")]
+    assert main(["explain", "mnist:test[3]", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["target"] == labels[3]
+    table = tmp_path / "p.csv"
+    assert main(["evaluate", "mnist", "--predictions", str(table)]) == 0
+    rows = [line.split(",") for line in table.read_text().splitlines()]
+    assert rows[0] == ["index", "label", "prediction", *"0123456789"]
+    assert [row[:3] for row in rows[1:]] == [
+        [str(index), str(label), str(prediction)]
+        for index, (label, prediction) in enumerate(zip(labels, expected, strict=True))
+    ]
+    assert all(abs(sum(map(float, row[3:])) - 1) < 1e-4 for row in rows[1:])
+    code, error = refused("predict", "mnist:test[1000]")
+    assert (code, "there are 1,000 images, counted from 0" in error) == (2, True)
+    code, error = refused("predict", "mnist:validation[0]")
+    assert (code, "mnist has no validation images" in error) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("mnist:test[9729]", ("mnist", "test", 9729)),
+        ("mnist[5]", ("mnist", "test", 5)),
+        ("kmnist:train", ("kmnist", "train", None)),
+        ("csv:a.csv", ("csv:a.csv", None, None)),
+        ("csv:C:\\a[1].csv:test[0]", ("csv:C:\\a[1].csv", "test", 0)),
+        ("mnist", None),
+        ("scans[3].png", None),
+        ("data:image/png;base64,AAAA", None),
+    ],
+)
+def test_an_address_is_read(text: str, address: object) -> None:
+    assert parse_address(text) == address
+    if address is not None and text != "mnist[5]":
+        assert str(parse_address(text)) == text

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import re
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +15,18 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
 from mnist_ce import MLP, evaluate, load_model
+from mnist_ce.cli import main
+from mnist_ce.data import dataset
+from mnist_ce.evaluation.comparison import compare
 from mnist_ce.runs.checkpoint import read_weights
 from mnist_ce.runs.linear_layers import find_linear_layers
-from mnist_ce.system.errors import CheckpointError, RunError
+from mnist_ce.system.errors import CheckpointError, RunError, UsageError
+from mnist_ce.training.callbacks import TrainResult
 
 pytestmark = pytest.mark.usefixtures("small_data")
 
@@ -258,3 +265,183 @@ def test_a_strangers_record_beside_a_bare_network_is_left_alone(tmp_path: Path) 
     assert load_model(tmp_path / "weights.pt").record is None
     with pytest.raises(RunError, match="format_version"):
         load_model(tmp_path / "model.pt")
+
+
+def digits() -> tuple[torch.Tensor, torch.Tensor]:
+    split = dataset.load_dataset("mnist", Path()).train
+    return split.images, split.labels
+
+
+FOREIGN: dict[str, tuple[nn.Module, float, float, str]] = {
+    "relu": (nn.ReLU(), 0, 1, ""),
+    "gelu": (nn.GELU(), 0, 1, ""),  # hardly differs
+    "sigmoid": (nn.Sigmoid(), 0, 1, "--activation sigmoid"),
+    "tanh": (nn.Tanh(), 0.1307, 0.3081, "--activation tanh --input-mean 0.1307 --input-std 0.3081"),
+    "linear": (nn.Identity(), 0, 1, "--activation none"),
+    "bytes": (nn.ReLU(), 0, 1 / 255, "--input-mean 0 --input-std 0.00392157"),
+    "dark on white": (nn.ReLU(), 1, -1, "--input-mean 1 --input-std -1"),
+}
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_a_state_dict_does_not_say_is_said_and_found_out(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    activation, mean, std, options = FOREIGN[name]
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(784, 64), activation, nn.Linear(64, 32), activation)
+    net.append(nn.Linear(32, 10))
+    images, labels = digits()
+    inputs = (images.flatten(1) / 255 - mean) / std
+    adam = torch.optim.Adam(net.parameters(), lr=0.005)
+    for _ in range(250):
+        adam.zero_grad()
+        nn.functional.cross_entropy(net(inputs), labels).backward()  # type: ignore[no-untyped-call]
+        adam.step()
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    test = dataset.load_dataset("mnist", Path()).test
+    with torch.no_grad():
+        logits = net((test.images.flatten(1) / 255 - mean) / std)
+    expected = int((logits.argmax(1) == test.labels).sum())
+    command = ["evaluate", str(tmp_path / "w.pt"), "--json"]
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    assert "read with ReLU between the layers" in json.loads(out)["conversion"]
+    named = re.search(r"correctly, but \d+ with (.*): evaluate it so", err)
+    assert (named[1] if named else "") == options
+    assert main([*command, *options.split()]) == 0  # the advice, followed
+    out, err = capsys.readouterr()
+    assert "warning" not in err
+    if options:
+        assert json.loads(out)["correct"] == pytest.approx(expected, abs=1)
+
+
+def test_a_run_needs_no_advice_and_takes_no_activation(
+    tmp_path: Path, train_small: Callable[..., TrainResult], log_warnings: Callable[[], list[str]]
+) -> None:
+    train_small("a", train__epochs=1, optimizer__learning_rate=1e-4)
+    assert evaluate("a", output=tmp_path).result.accuracy < 0.5
+    assert not log_warnings()
+    with pytest.raises(UsageError, match="is of a run, which has ReLU"):
+        load_model("a", tmp_path, activation="tanh")
+    shutil.copy(tmp_path / "a" / "model.pt", tmp_path / "foreign.pt")
+    trained = load_model(tmp_path / "foreign.pt", activation="tanh")
+    report = compare("a", tmp_path / "foreign.pt", output=tmp_path, activation="tanh")
+    assert [r.trained.mlp.activation for r in report.reports] == ["relu", "tanh"]
+    for more in ({"activation": "relu"}, {"model": MLP([8])}):
+        with pytest.raises(UsageError, match="leave"):
+            load_model(trained, **more)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"conv1.weight": (2, 1, 3, 3)},
+            r"a CNN, .*conv1.weight \[2, 1, 3, 3\].* --model FILE.py:",
+        ),
+        ({"l1.weight_orig": (8, 784), "l1.weight_mask": (8, 784)}, "pruned .*prune.remove"),
+        ({"l1.weight_orig": (8, 784), "l1.weight_u": (8,)}, "weight or spectral norm"),
+        ({"l1.parametrizations.weight.original0": (8, 1)}, "weight or spectral norm"),
+        ({"1.running_mean": (8,), **dict.fromkeys("ab", (8, 784))}, "has BatchNorm"),
+        ({"self_attn.in_proj_weight": (84, 28)}, "is a transformer"),
+        ({"lstm.weight_ih_l0": (8, 28)}, "is a recurrent network"),
+        ({"0.scale": (), "0.zero_point": ()}, "is quantized"),
+    ],
+)
+def test_other_networks_are_named(
+    tmp_path: Path, keys: dict[str, tuple[int, ...]], message: str
+) -> None:
+    torch.save({key: torch.zeros(shape) for key, shape in keys.items()}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=message):
+        load_model(tmp_path / "w.pt")
+
+
+FILE = """
+from __future__ import annotations
+from dataclasses import dataclass
+from beside import WIDTH
+from torch import nn
+
+@dataclass
+class Config:
+    width: int = WIDTH
+
+class CNN(nn.Sequential):
+    def __init__(self, *more):
+        layers = nn.Conv2d(1, Config().width, 5, stride=4), nn.ReLU(), nn.Flatten()
+        super().__init__(*layers, nn.Linear(36 * Config().width, 10), *more)
+
+def make():
+    return CNN()
+
+instance, number = CNN(), 3
+soft = CNN(nn.Softmax(dim=1))
+"""
+
+
+@pytest.fixture
+def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.delitem(sys.modules, "beside", raising=False)
+    (tmp_path / "beside.py").write_text("WIDTH = 2")
+    (tmp_path / "net.py").write_text(FILE)
+    return str(tmp_path / "net.py")
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_module_in_a_file_has_the_whole_program(
+    tmp_path: Path, net: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = ["--output", str(tmp_path)]
+    given = ["--model", f"{net}:CNN"]
+    small = ["--epochs", "1", "--set", "data.validation_size=200", "--set", "run.plots=false"]
+    assert main(["train", *runs, "--name", "own", *given, *small, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["recipe"], record["custom"]) == ("CNN", {"model": "net.CNN"})
+    shutil.copy(tmp_path / "own" / "model.pt", tmp_path / "w.pth")
+    save_image = Image.fromarray(digits()[0][0].numpy())
+    save_image.resize((280, 280)).save(tmp_path / "x.png")
+    for command in (
+        ["evaluate", "own"],
+        ["evaluate", str(tmp_path / "w.pth")],
+        ["compare", "mnist", "own", str(tmp_path / "w.pth")],
+        ["predict", str(tmp_path / "x.png"), "--checkpoint", "own"],
+        ["explain", str(tmp_path / "x.png"), "--checkpoint", "own"],
+        ["calibrate", "own"],
+        ["report", "own"],
+    ):
+        for name in ("CNN", "make", "instance"):
+            assert main([*command, *runs, "--model", f"{net}:{name}"]) == 0, command
+    capsys.readouterr()
+    assert main(["evaluate", "own", *runs]) == 1
+    advice = re.search(r"--model FILE.py:\w+", capsys.readouterr().err)
+    assert advice is not None
+    assert main(["evaluate", "own", *runs, *advice[0].replace("FILE.py", net).split()]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (":CNM", "KeyError: 'CNM'; did you mean CNN?"),
+        (":number", "'int' object is not callable"),
+        (":Config", "must be a torch.nn.Module, not Config"),
+        ("", "name a file and a class in it, as in net.py:CNN"),
+        ("x:CNN", "name a file and a class in it, as in net.py:CNN"),
+    ],
+)
+def test_a_file_without_such_a_module(
+    net: str, name: str, message: str, refused: Callable[..., tuple[int, str]]
+) -> None:
+    code, error = refused("evaluate", "mnist", "--model", net + name)
+    assert code == 2
+    assert message in error
+
+
+def test_probabilities_in_place_of_logits_are_named(
+    net: str, log_warnings: Callable[[], list[str]]
+) -> None:
+    load_model(model=f"{net}:soft")
+    assert ["are probabilities" in line for line in log_warnings()] == [True]
+    load_model(model=f"{net}:CNN")
+    assert len(log_warnings()) == 1

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from stopping import stop_after
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import Dataset as TorchDataset
 
 from mnist_ce import evaluate, load_model, predict, train
 from mnist_ce.data.dataset import custom_dataset
+from mnist_ce.data.loader import DeviceLoader
 from mnist_ce.data.synthetic import generate
 from mnist_ce.runs.checkpoint import load_tensors, save_tensors, weights_sha256
 from mnist_ce.runs.groups import group_runs
@@ -263,3 +266,89 @@ def test_images_of_every_usual_type_make_the_same_dataset(data: tuple[Set, Set])
 def test_other_images_and_labels_are_refused(images: object, labels: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
         custom_dataset((images, labels))
+
+
+class Upright(TorchDataset[object]):
+    """Keeps its images transposed, and turns them in `__getitem__`."""
+
+    def __init__(self, images: Tensor, labels: Tensor, form: str = "pair") -> None:
+        self.data, self.targets, self.form = images.transpose(1, 2), labels, form
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> object:
+        image, label = self.data[index].T, self.targets[index]
+        if self.form == "pair":
+            return image, label
+        if self.form == "dict":
+            return {"image": Image.fromarray(image.numpy()), "label": int(label)}
+        return image if self.form == "image" else {"picture": image, "label": label}
+
+
+@pytest.mark.parametrize("form", ["pair", "dict"])
+def test_a_dataset_is_asked_for_its_items(form: str, data: tuple[Set, Set]) -> None:
+    expected = custom_dataset(data)
+    given = tuple(Upright(*one, form=form) for one in data)
+    assert custom_dataset(given).digest == expected.digest
+    loaders = tuple(DataLoader(one, batch_size=7) for one in given)
+    assert custom_dataset(loaders).digest == expected.digest
+
+
+@pytest.mark.parametrize("form", ["image", "other dict"])
+def test_other_items_are_named(form: str, data: tuple[Set, Set]) -> None:
+    with pytest.raises(DataError, match="an item must be an image, all of one size, and its"):
+        custom_dataset(Upright(*data[0], form=form))
+
+
+class Table(nn.Sequential):
+    def __init__(self) -> None:
+        layers = (nn.Flatten(), nn.Linear(784, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 10))
+        super().__init__(*layers)
+
+
+class Sharp(torch.optim.SGD):
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        assert closure is not None, "this optimizer requires a closure"
+
+
+def test_a_rest_of_one_image_joins_the_batch_before(
+    settings: dict[str, Any], data: tuple[Set, Set]
+) -> None:
+    images, labels = data[0]
+    for model in (Table(), None):
+        short = (images[:61], labels[:61]), data[1]
+        result = train(None, settings | {"train.epochs": 1}, data=short, model=model)
+        assert result.record.epochs_done == 1
+    sizes = {n: DeviceLoader(images[:n], labels[:n], batch_size=30, seed=0).sizes for n in (1, 61)}
+    assert sizes == {1: [1], 61: [30, 31]}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: {"optimizer": torch.optim.LBFGS}, "LBFGS needs a closure"),
+        (lambda: {"optimizer": lambda weights: Sharp(weights, lr=0.1)}, "Sharp needs a closure"),
+        (lambda: {"model": CNN().requires_grad_(False)}, "CNN has no weights to train"),
+        (lambda: {"model": nn.Flatten()}, "Flatten has logits for 784 classes|no weights"),
+        (
+            lambda: {"model": Table(), "settings": {"train.batch_size": 1}},
+            "Table has BatchNorm1d, which needs two images: set --batch-size 2",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_there_is_a_run(
+    settings: dict[str, Any], data: object, make: Callable[[], dict[str, Any]], message: str
+) -> None:
+    given = make()
+    settings |= given.pop("settings", {})
+    with pytest.raises(UsageError, match=message):
+        train(None, settings, data=data, **given)
+    assert not list(Path(settings["run.output"]).iterdir())
+
+
+def test_rows_of_pixels_are_images() -> None:
+    images = generate(3, seed=1).images
+    expected = [one.label for one in predict(images)]
+    for given in (images.flatten(1), images.flatten(1).numpy() / 255):
+        assert [one.label for one in predict(given)] == expected

@@ -45,12 +45,23 @@ class PlainStep(Step):
         self.relative_rates = [rate / rates[0] for rate in rates]
 
     def _new_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        config = self.config.optimizer
+        config, name = self.config.optimizer, type(unwrapped(self.model)).__name__
+        if not any(parameter.requires_grad for parameter in parameters):
+            raise UsageError(f"{name} has no weights to train: requires_grad is False for each")
+        norms = [m for m in self.model.modules() if isinstance(m, nn.BatchNorm1d)]
+        if norms and 1 in self.loader.sizes:
+            raise UsageError(f"{name} has BatchNorm1d, which needs two images: set --batch-size 2")
         if self.make_optimizer is not None:
             optimizer = self.make_optimizer(parameters)
             if not isinstance(optimizer, torch.optim.Optimizer):
                 wrong = type(optimizer).__name__
                 raise TypeError(f"optimizer must return a torch.optim.Optimizer, not a {wrong}")
+            try:
+                copy.deepcopy(optimizer).step()  # without gradients it changes nothing
+            except Exception as error:
+                if "closure" in str(error):
+                    wrong = type(optimizer).__name__
+                    raise UsageError(f"{wrong} needs a closure, which no step gives it") from None
             return optimizer
         options: dict[str, Any] = {"lr": 1.0, "weight_decay": config.weight_decay}  # lr: per step
         if config.name != "sgd":
