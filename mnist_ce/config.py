@@ -55,7 +55,10 @@ UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # with which Windows b
 MAX_SHOWN = 100  # characters of a wrong value
 MAX_HIDDEN = 63  # as many as a checkpoint may have
 MAX_PARAMETERS = 100_000_000  # 400 MB of weights, and as much momentum; MNIST needs a hundredth
-OWN_DATASET = r"(mnist\+)?(csv|npz|folder):(.+)"
+OWN_DATASET = (
+    r"(?P<mnist>mnist\+)?(?P<conversions>((inverted|transposed|mirrored|flipped)\+)*)"
+    r"(?P<kind>csv|npz|idx|folder):(?P<path>.+)"
+)
 DATASETS = rf"^(auto|mnist|fashion-mnist|kmnist|synthetic|{OWN_DATASET})$"
 RENAMED_KEYS = {  # the old names stay valid
     "data.drawn": "data.num_synthetic",
@@ -92,8 +95,8 @@ class DataConfig(Section):
 
     dataset: PathText = Field(default="auto", pattern=DATASETS)
     """`auto` is MNIST where it is found or can be downloaded, else the synthetic digits; or
-    `mnist`, `fashion-mnist`, `kmnist`, `synthetic`, `csv:FILE`, `npz:FILE`, `folder:DIR`, and
-    `mnist+folder:DIR` for both. See docs/own-data.md."""
+    `mnist`, `fashion-mnist`, `kmnist`, `synthetic`, `csv:FILE`, `npz:FILE`, `idx:DIR`,
+    `folder:DIR`, `mnist+folder:DIR` for both, `transposed+csv:FILE`. See docs/own-data.md."""
     dir: PathText = Field(default="data", min_length=1)
     """The folder of the datasets; files are downloaded to it."""
     mirror: Annotated[str, AfterValidator(expand_home)] = ""
@@ -450,7 +453,7 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
 _FORMS = {  # of values that a pattern describes
     "train.device": "auto, cpu, mps, cuda or cuda:N",
     "data.dataset": (
-        "auto, mnist, fashion-mnist, kmnist, synthetic, csv:FILE, npz:FILE, folder:DIR or "
-        "mnist+folder:DIR"
+        "auto, mnist, fashion-mnist, kmnist, synthetic, csv:FILE, npz:FILE, idx:DIR, folder:DIR "
+        "or mnist+folder:DIR"
     ),
 }

@@ -18,7 +18,7 @@ from mnist_ce.system.files import expand_home
 from mnist_ce.system.text import did_you_mean, percent_hint, plain_reason
 
 DATASETS = (
-    "auto, mnist, fashion-mnist, kmnist, synthetic, csv:FILE, npz:FILE, folder:DIR or "
+    "auto, mnist, fashion-mnist, kmnist, synthetic, csv:FILE, npz:FILE, idx:DIR, folder:DIR or "
     "mnist+folder:DIR."
 )
 CHECKPOINT_HELP = "A run's name or folder, latest, a state_dict file, or weights: world, mnist."

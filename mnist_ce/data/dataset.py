@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,23 @@ from torch.utils.data import Dataset as TorchDataset
 from mnist_ce.config import OWN_DATASET, DataConfig, ObjectiveConfig
 from mnist_ce.data.extra import add_extras
 from mnist_ce.data.files import TORCHVISION_CLASSES, DatasetFiles, DownloadError
-from mnist_ce.data.splits import DIGITS, Dataset, Split, split_test, split_validation
+from mnist_ce.data.splits import (
+    DIGITS,
+    Arrays,
+    Dataset,
+    Split,
+    convert,
+    split_test,
+    split_validation,
+    to_pixels,
+    to_splits,
+)
 from mnist_ce.data.synthetic import generate, load_synthetic
-from mnist_ce.data.tables import read_csv, read_npz
+from mnist_ce.data.tables import READERS, read_arrays
 from mnist_ce.network.objective import Binary, Multiclass, Objective
 from mnist_ce.system.errors import DataError, UsageError
-from mnist_ce.system.text import did_you_mean, one_line, sanitize
+from mnist_ce.system.files import as_path
+from mnist_ce.system.text import did_you_mean, one_line, sanitize, truncate_middle
 
 logger = logging.getLogger(__name__)
 
@@ -85,9 +97,13 @@ def load_splits(
     """
     dataset = dataset or load_dataset(data.dataset, Path(data.dir), mirror=data.mirror)
     class_names, new_labels, loss = _classes(dataset, data.classes, objective)
+    chosen = data.classes or range(len(dataset.class_names))
+    _look_at(dataset, chosen, to_train=to_train)
+    if not len(dataset.train) or not len(dataset.test):
+        raise DataError(f"{dataset.name} has too few images: give at least three of a class")
     train, test = dataset.train, dataset.test.relabel(new_labels)
     _check_not_empty(test, "test", dataset, data.classes)
-    validation = None
+    validation = dataset.validation and dataset.validation.relabel(new_labels)
     if not only_test:
         if data.num_synthetic:
             if dataset.class_names != DIGITS:
@@ -98,7 +114,8 @@ def load_splits(
             train = Split.concatenate(train, synthetic)
         train = train.relabel(new_labels)
         _check_not_empty(train, "training", dataset, data.classes)
-        train, validation = split_validation(train, data.validation_size, seed)
+        if validation is None:
+            train, validation = split_validation(train, data.validation_size, seed)
         mnist = dataset.mnist and dataset.mnist.relabel(new_labels)
         if to_train:
             train = add_extras(train, data, mnist, class_names, seed)
@@ -153,22 +170,33 @@ def short_name(dataset: str) -> str:
     return plus + (stem or "own")
 
 
-def load_dataset(name: str, data_dir: Path, *, mirror: str = "") -> Dataset:
+def load_dataset(
+    name: str, data_dir: Path, *, mirror: str = "", class_names: Sequence[str] = ()
+) -> Dataset:
     """Load a dataset, downloading or drawing it first where necessary.
 
     The name `auto` is MNIST where it is found or can be downloaded, else, with a warning, the
     synthetic digits; any other name never becomes another dataset. Files are kept in `data_dir` or,
     where it cannot be written, in the user's cache. `mirror` replaces the dataset's own addresses.
 
-    One's own images are `csv:FILE` (see `read_csv`), `npz:FILE` (`read_npz`) or `folder:DIR`
-    (`read_folder`); with `mnist+` before it, MNIST's training images join the training images.
+    One's own images are `csv:FILE`, `npz:FILE`, `idx:DIR` (see `read_arrays`) or `folder:DIR`
+    (`read_folder`); before it may stand how they differ from MNIST's (`CONVERSIONS`), and `mnist+`,
+    with which MNIST's training images join the training images. `class_names` are the classes that
+    one's own labels name or number, where that is known.
     """
     if own := re.fullmatch(OWN_DATASET, name):
-        mnist = load_dataset("mnist", data_dir, mirror=mirror).train if own[1] else None
-        return _load_own(own, mnist)
+        mnist = load_dataset("mnist", data_dir, mirror=mirror).train if own["mnist"] else None
+        place, parts = _read(own)
+        dataset = _from_source(place, parts, class_names, own["conversions"].split("+")[:-1])
+        if mnist is not None and dataset.class_names != DIGITS:
+            raise UsageError(
+                f"mnist+ goes with digits, but {place} has {', '.join(dataset.class_names)}"
+            )
+        held_out = (dataset.test, dataset.validation)
+        return replace(dataset, mnist=mnist and _without(mnist, held_out, "MNIST's"))
     names = [*TORCHVISION_CLASSES, "synthetic", "auto"]
     if name not in names:
-        choices = [*names, "csv:FILE", "npz:FILE", "folder:DIR"]
+        choices = [*names, *(f"{kind}:FILE" for kind in READERS), "folder:DIR"]
         near = did_you_mean(name, choices)
         raise UsageError(f"there is no dataset {name!r}; choose from {', '.join(choices)}{near}")
     if name != "synthetic":
@@ -185,28 +213,40 @@ def load_dataset(name: str, data_dir: Path, *, mirror: str = "") -> Dataset:
     return Dataset("synthetic", *load_synthetic(data_dir), DIGITS)
 
 
-def _load_own(name: re.Match[str], mnist: Split | None) -> Dataset:
-    kind = name[2]
-    path = Path(os.path.abspath(os.path.expanduser(name[3])))  # noqa: PTH100, PTH111 - never fails
-    class_names = DIGITS
+def load_images(
+    name: str, data_dir: Path, *, mirror: str = ""
+) -> tuple[Tensor, Tensor | None, tuple[str, ...]]:
+    """Return the images to predict of a dataset, in their order, with labels where it has some.
+
+    These are its test images, or all of a source without test images; of a CSV file its own, not
+    those of the files beside it. Images are uint8 [n, 28, 28], labels int64 [n].
+    """
+    if own := re.fullmatch(OWN_DATASET, name):
+        place, parts = _read(own, alone=True)
+        conversions = own["conversions"].split("+")[:-1]
+        part = "test" if "test" in parts else next(iter(parts))
+        if (arrays := parts[part]).labels is None:
+            return convert(to_pixels(arrays.images, place), conversions), None, DIGITS
+        splits, class_names = to_splits({part: arrays}, place)
+        return convert(splits[part].images, conversions), splits[part].labels, class_names
+    dataset = load_dataset(name, data_dir, mirror=mirror)
+    return dataset.test.images, dataset.test.labels, dataset.class_names
+
+
+def _read(name: re.Match[str], *, alone: bool = False) -> tuple[str, dict[str, Arrays]]:
+    """Return the name of one's own images with an absolute path, and what is there."""
+    kind, path = name["kind"], Path(os.path.abspath(as_path(name["path"])))  # noqa: PTH100 - never fails
+    place = f"{name['mnist'] or ''}{name['conversions']}{kind}:{path}"
     if kind == "folder":
         from mnist_ce.data.folder import read_folder  # imports SciPy, which few runs need
 
-        train, test, class_names = read_folder(path)
-    else:
-        train, test = (read_csv if kind == "csv" else read_npz)(path)
-    if mnist is not None and class_names != DIGITS:
-        raise UsageError(f"mnist+ goes with digits, but {path} has {', '.join(class_names)}")
-    if test is not None:
-        train = _without_test_images(train, test, f"{path}'s")
-    dataset = _own_dataset(f"{name[1] or ''}{kind}:{path}", train, test, class_names)
-    mnist = mnist and _without_test_images(mnist, dataset.test, "MNIST's")
-    return replace(dataset, mnist=mnist)
+        return place, read_folder(path)
+    return place, read_arrays(kind, path, alone=alone)
 
 
-def _without_test_images(train: Split, test: Split, whose: str) -> Split:
-    """Leave out training images that are test images too, whatever their labels."""
-    known = {*test.keys()}
+def _without(train: Split, held_out: Iterable[Split | None], whose: str) -> Split:
+    """Leave out images that are also held out, whatever their labels."""
+    known = {key for split in held_out if split is not None for key in split.keys()}  # noqa: SIM118
     is_new = torch.tensor([key not in known for key in train.keys()])  # noqa: SIM118
     if num_known := len(train) - int(is_new.sum()):
         numbers = f"{num_known:,} of {whose} {len(train):,} training images"
@@ -219,11 +259,11 @@ def custom_dataset(
 ) -> Dataset:
     """Return a dataset made from `(images, labels)`, a torch dataset, or a pair (training, test).
 
-    Images and labels are those of `Split.from_arrays`. Of one set alone, a fifth becomes the test
-    split (see `split_test`), or with `is_test` all of it. The items of a torch dataset, or of a
-    loader's, are (image, label) or dicts of both; a transform is applied once. `class_names` say
-    what each label means; without them these are the `classes` of a torchvision dataset, or else
-    numbers, at least `num_classes`.
+    Images and labels are those of `to_splits`. Of one set alone, a fifth becomes the test split
+    (see `split_test`), or with `is_test` all of it. The items of a torch dataset, or of a loader's,
+    are (image, label) or dicts of both; a transform is applied once. `class_names` say what each
+    label means; without them these are the `classes` of a torchvision dataset, or else numbers, at
+    least `num_classes`.
 
     Raises:
         TypeError: If `data` is neither of these.
@@ -235,20 +275,14 @@ def custom_dataset(
     sets = list(data) if is_pair else [data]  # type: ignore[call-overload]
     if not 1 <= len(sets) <= 2:
         raise TypeError("data must be one set, or a training and a test set")
-    splits = [_custom_split(part) for part in sets]
-    test = splits[-1] if is_pair or is_test else None
-    highest = max(int(split.labels.max()) for split in splits)
-    numbers = range(max(highest + 1, num_classes))
-    classes = getattr(sets[0], "classes", None) or map(str, numbers)
-    names = tuple(class_names or (sanitize(str(name)).partition(" - ")[0] for name in classes))
-    return _own_dataset(CUSTOM, splits[0], test, names)
+    parts = dict(zip(("train", "test"), map(_arrays_of, sets), strict=False))
+    classes = class_names or getattr(sets[0], "classes", None) or ()
+    names = tuple(sanitize(str(name)).partition(" - ")[0] for name in classes)
+    dataset = _from_source(CUSTOM, parts, names, num_classes=num_classes)
+    return dataset.as_test() if is_test else dataset
 
 
-def _custom_split(data: object) -> Split:
-    return Split.from_arrays(*_arrays_of(data), "data")
-
-
-def _arrays_of(data: object) -> tuple[object, object]:
+def _arrays_of(data: object) -> Arrays:
     """Return images and labels of a pair of them, or of a dataset.
 
     What a dataset's items are only its `__getitem__` says. So they are asked for, one by one, but
@@ -257,7 +291,7 @@ def _arrays_of(data: object) -> tuple[object, object]:
     if isinstance(data, DataLoader):
         data = data.dataset
     if isinstance(data, (tuple, list)) and len(data) == 2:
-        return data[0], data[1]
+        return Arrays(data[0], data[1])
     if not isinstance(data, SETS):
         raise TypeError(
             "data must be (images, labels), a torch dataset, or a pair of these for training and "
@@ -266,7 +300,7 @@ def _arrays_of(data: object) -> tuple[object, object]:
     method: Any = getattr(type(data), "__getitem__", None)
     is_raw = getattr(data, "transform", None) is getattr(data, "target_transform", None) is None
     if is_raw and f"{method.__module__}.{method.__qualname__}" == TORCHVISION_METHOD:
-        return getattr(data, "data", None), getattr(data, "targets", None)
+        return Arrays(getattr(data, "data", None), getattr(data, "targets", None))
     source: Any = data
     items = [source[i] for i in range(len(source))] if hasattr(data, "__len__") else [*source]
     try:
@@ -276,32 +310,84 @@ def _arrays_of(data: object) -> tuple[object, object]:
             else [*item]
             for item in items
         ]
-        return np.stack([np.asarray(image) for image, _ in pairs]), [label for _, label in pairs]
+        images = np.stack([np.asarray(image) for image, _ in pairs])
+        return Arrays(images, [label for _, label in pairs])
     except (ValueError, TypeError, StopIteration) as error:
         wanted = "an image, all of one size, and its label: (image, label) or a dict of both"
         raise DataError(f"data: an item must be {wanted} ({one_line(error)})") from None
 
 
-def _own_dataset(
-    name: str, train: Split, test: Split | None, class_names: tuple[str, ...]
+def _from_source(
+    name: str,
+    parts: Mapping[str, Arrays],
+    class_names: Sequence[str] = (),
+    conversions: Sequence[str] = (),
+    num_classes: int | None = None,
 ) -> Dataset:
-    split_note = None
+    """Return what a source has as a dataset: for the classes see `to_splits`."""
+    labelled = {part: arrays for part, arrays in parts.items() if arrays.labels is not None}
+    if not labelled or ("train" in parts and "train" not in labelled):
+        raise DataError(f"{name} has images without labels; mnist-ce predict needs none")
+    for part in parts.keys() - labelled.keys():
+        logger.info(f"{name}: the {part} images have no labels, and are left aside")
+    source = name if num_classes is None else "data"
+    splits, names = to_splits(labelled, source, class_names, num_classes)
+    splits = {p: Split(convert(s.images, conversions), s.labels) for p, s in splits.items()}
+    train = splits.pop("train", None) or splits.pop(next(iter(splits)))
+    test, validation = splits.get("test"), splits.get("validation")
     if test is None:
-        num_images, (train, test) = len(train), split_test(train)
-        shares = f"{len(test):,} of {num_images:,} images"
-        split_note = f"{shares}, a fifth of each class, are for testing"
-        logger.info(f"{name}: {split_note}")
-    if not len(train) or not len(test):
-        raise DataError(f"{name} has too few images: give at least three of a class")
-    highest = max(int(split.labels.max()) for split in (train, test))
-    if highest >= len(class_names):
-        classes = f"its classes are 0 to {len(class_names) - 1}"
-        raise DataError(f"{name} has the label {highest}, but {classes}")
-    return Dataset(name, train, test, class_names, split_note=split_note)
+        test, validation = validation, None
+    if test is None:
+        whole, (train, test) = train, split_test(train)
+        note = f"{len(test):,} of {len(whole):,} images, a fifth of each class, are for testing"
+        return Dataset(name, train, test, names, split_note=note, whole=whole)
+    if num_classes is None:
+        validation = validation and _without(validation, [test], f"{name}'s")
+        train = _without(train, [test, validation], f"{name}'s")
+    return Dataset(name, train, test, names, validation=validation or None)
 
 
-def load_images(
-    name: str, data_dir: Path, *, mirror: str = ""
-) -> tuple[Tensor, Tensor | None, tuple[str, ...]]:
-    dataset = load_dataset(name, data_dir, mirror=mirror)
-    return dataset.test.images, dataset.test.labels, dataset.class_names
+@functools.cache  # compared networks read the same data
+def _log_once(level: int, text: str) -> None:
+    logger.log(level, text)
+
+
+def _look_at(dataset: Dataset, classes: Sequence[int], *, to_train: bool) -> None:
+    """Log what a dataset holds of some classes, and warn of what cannot be right.
+
+    A DataError where a network that is trained on it would learn nothing.
+    """
+    names = [dataset.class_names[label] for label in classes]
+    parts = {"training": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    if dataset.train is dataset.test:
+        del parts["training"]
+    counts = {
+        part: split.labels.bincount(minlength=len(dataset.class_names))[[*classes]]
+        for part, split in parts.items()
+        if split is not None
+    }
+    total = torch.stack([*counts.values()]).sum(dim=0)  # of each class
+    num_images, present = int(total.sum()), total[total > 0].tolist() or [0]
+    each = " to ".join(f"{number:,}" for number in sorted({min(present), max(present)}))
+    sizes = ", ".join(f"{int(count.sum()):,} {part}" for part, count in counts.items())
+    number = f"{len(present)} class{'es' * (len(present) > 1)}"
+    made = f"{number}, {each} images each; {dataset.split_note or sizes}"
+    _log_once(logging.INFO, f"{dataset.name}: {made}")
+    problems = []
+    if len(present) == 1:
+        problems.append(f"all {num_images:,} images are of one class, {names[int(total.argmax())]}")
+    elif len(present) > max(10, num_images / 2):
+        problems.append(f"{num_images:,} images have {len(present):,} labels, as if numbered")
+    if problems and to_train:
+        raise DataError(f"{dataset.name}: {problems[0]}: from such labels nothing can be learned")
+    others = [name for name in names if not name.isdecimal()]
+    if others and {*names} & {*DIGITS}:
+        shown = truncate_middle(", ".join(others), 60)
+        problems.append(f"some classes are digits, and some not: {shown}")
+    for part, count in counts.items():
+        if missing := [
+            name for name, here, n in zip(names, count, total, strict=True) if n > here == 0
+        ]:
+            problems.append(f"no {part} image is of {truncate_middle(', '.join(missing), 60)}")
+    for problem in problems:
+        _log_once(logging.WARNING, f"{dataset.name}: {problem}")

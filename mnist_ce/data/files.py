@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from mnist_ce.data.splits import DIGITS, Dataset, Split, idx_header
+from mnist_ce.data.splits import DIGITS, Arrays, Dataset, idx_header, to_splits
 from mnist_ce.system.device import environment
 from mnist_ce.system.errors import DataError, UsageError
 from mnist_ce.system.files import (
@@ -183,10 +183,10 @@ class DatasetFiles:
                 return None
             values = np.frombuffer(content, np.uint8, offset=len(header))
             arrays.append(values.reshape(shape).copy())  # torch wants memory that can be written
-        pairs = zip(arrays[::2], arrays[1::2], strict=True)
-        train, test = (Split.from_arrays(images, labels, self.name) for images, labels in pairs)
         classes = DIGITS if self.name in DIGESTS else self.torchvision_class.classes
-        dataset = Dataset(self.name, train, test, tuple(n.partition(" - ")[0] for n in classes))
+        parts = {"train": Arrays(*arrays[:2]), "test": Arrays(*arrays[2:])}
+        splits, class_names = to_splits(parts, self.name, [n.partition(" - ")[0] for n in classes])
+        dataset = Dataset(self.name, splits["train"], splits["test"], class_names)
         return dataset if dataset.digest == digest else None
 
     def _search(self) -> None:

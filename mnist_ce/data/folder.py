@@ -7,12 +7,15 @@ import logging
 import math
 import os
 import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_ce.data.splits import DIGITS, Split
+from mnist_ce.data.splits import DIGITS, Arrays
+from mnist_ce.data.tables import sort_name
 from mnist_ce.reader.detector import load_detector
 from mnist_ce.reader.image_io import SUFFIXES
 from mnist_ce.reader.pool import PreprocessedImage, PreprocessOptions, shared_pool
@@ -23,70 +26,90 @@ from mnist_ce.system.text import CONTROL_CHARACTERS, sanitize
 logger = logging.getLogger(__name__)
 
 MAX_NAMED = 3  # images that were left out, in the warning
-TRAIN_NAMES, TEST_NAMES = {"train", "training", "trainingset"}, {"test", "testing", "testset"}
 
 
-def read_folder(folder: Path) -> tuple[Split, Split | None, tuple[str, ...]]:
-    """Read labelled images as `predict` reads them, and return them with the class names.
+def read_folder(folder: Path) -> dict[str, Arrays]:
+    """Read labelled images as `predict` reads them, by part; their labels are names of classes.
 
-    An image's label is the name of the folder it lies in or, where that is `folder` itself, the
-    digit that its name begins with (`7_1.png`). Folders called 0 to 9 give all ten classes;
-    otherwise each name is a class, and whole images are resized as they are for other things than
-    digits. Where a folder `train` and a folder `test` hold such folders, that is the split; else
-    the second part is None. Equal images count once; hidden files are skipped. Images without a
-    label or one clear digit and those that cannot be read are left out, with a warning.
+    An image's label is the name of the folder it lies in or, where that is no class, the digit that
+    its own name begins with (`7_1.png`). Where the names are digits, they are cut out as digits;
+    otherwise whole images are resized as they are. Folders `train`, `valid` and `test` are parts,
+    wherever they are. Equal images count once; hidden files are skipped. Images without a label or
+    one clear digit and those that cannot be read are left out, with a warning.
     """
     paths = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        found = (Path(parent, name) for name in files if not name.startswith("."))
-        paths += [path for path in found if path.suffix.lower() in SUFFIXES and path.is_file()]
-    paths.sort()
-    labels = {path: _class_name(path.relative_to(folder)) for path in paths}
-    names = {name for name in labels.values() if name is not None}
-    class_names = DIGITS if names <= set(DIGITS) else tuple(sorted(names))
-    options = PreprocessOptions(crop=class_names == DIGITS)
-    images: dict[str, dict[bytes, tuple[NDArray[np.uint8], int]]] = {"train": {}, "test": {}}
+        visible = (Path(parent, name) for name in files if not name.startswith("."))
+        paths += [path for path in visible if path.suffix.lower() in SUFFIXES and path.is_file()]
+    images = _sorted(sorted(paths), folder)
+    options = PreprocessOptions(crop={label for label, _ in images.values()} <= {*DIGITS, None})
+    found: dict[str, dict[bytes, tuple[NDArray[np.uint8], str]]] = {}
     problems: list[str] = []
-    results = shared_pool().preprocess_all(paths, options)
+    results = shared_pool().preprocess_all([*images], options)
     for result in results:  # several of a file with pages
-        path = Path(str(result.path))
-        name, pixels = labels[path], _only_digit(result)
-        if name is None or isinstance(pixels, str):
-            reason = "no label" if name is None else str(pixels)
+        path, pixels = Path(str(result.path)), _only_digit(result)
+        label, part = images[path]
+        if label is None or isinstance(pixels, str):
+            reason = "no label" if label is None else str(pixels)
             reason = f"page {result.page}: {reason}" if result.page else reason
             problems.append(sanitize(f"{path.relative_to(folder)} ({reason})"))
             continue
-        label = class_names.index(name)
-        key = hashlib.sha256(name.encode() + pixels.tobytes()).digest()
-        images[_part(path.relative_to(folder)) or "train"][key] = pixels, label
+        key = hashlib.sha256(label.encode() + pixels.tobytes()).digest()
+        found.setdefault(part, {})[key] = pixels, label
     if problems:
         shown = "; ".join(problems[:MAX_NAMED])
         more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
         logger.warning(
-            f"{folder}: {len(problems)} of {len(paths)} images are left out: {shown}{more}"
+            f"{folder}: {len(problems)} of {len(images)} images are left out: {shown}{more}"
         )
-    if not images["train"]:
+    if not found:
         problem = "has no labelled image" if folder.is_dir() else "is not a folder"
         raise DataError(
             f"{folder} {problem}: put images into folders named by class, 0 to 9, or begin their "
             "names with the digit, as in 7_1.png"
         )
-    test = _split(images["test"]) if images["test"] else None
-    return _split(images["train"]), test, class_names
+    parts = {}
+    for part, pairs in found.items():
+        # In the order of their keys, which no file system decides.
+        pixels_of, labels = zip(*(pairs[key] for key in sorted(pairs)), strict=True)
+        parts[part] = Arrays(np.stack(pixels_of), np.array(labels))
+    return parts
 
 
-def _part(path: Path) -> str | None:
-    names = {name.lower() for name in path.parts[:-1]}
-    return "train" if names & TRAIN_NAMES else "test" if names & TEST_NAMES else None
+def _sorted(paths: Sequence[Path], folder: Path) -> dict[Path, tuple[str | None, str]]:
+    """Return the label, if there is one, and the part of each image."""
+    folders = {path: path.relative_to(folder).parts[:-1] for path in paths}
+    kinds = {name: sort_name(name)[:2] for names in folders.values() for name in names}
+    stems = Counter(stem for stem, part in kinds.values() if part)
+    # `train`, or `my_train` beside `my_test`; not `test tube`.
+    parts = {name: p for name, (stem, p) in kinds.items() if p and (not stem or stems[stem] > 1)}
+    labels: dict[Path, str | None] = {}
+    for path, names in folders.items():
+        name = next((name for name in reversed(names) if name not in parts), "")
+        labels[path] = name if name and not re.search(CONTROL_CHARACTERS, name) else None
+    classes = {*labels.values()} - {None}
+    digits, others = classes & {*DIGITS}, classes - {*DIGITS}
+    # One folder that is no digit, beside some that are or alone, is no class: names go before it.
+    is_stray = len(others) == 1 and len(digits) != 1
+    strays = others if is_stray else set()
+    unknown = [path for path, label in labels.items() if label is None or label in strays]
+    by_name = _digits_first(unknown, r"\d(?=[^\d.])" if digits else r"\d(?!\d)")
+    if by_name or digits or not is_stray:
+        labels.update({path: by_name.get(path) for path in unknown})
+    part_of = {p: [parts[n] for n in names if n in parts] for p, names in folders.items()}
+    return {path: (label, (*part_of[path], "train")[0]) for path, label in labels.items()}
 
 
-def _class_name(path: Path) -> str | None:
-    folder = path.parent
-    if folder.name and not _part(Path(folder.name, "image")):
-        return None if re.search(CONTROL_CHARACTERS, folder.name) else folder.name
-    digit = re.match(r"\d(?!\d)", path.name)
-    return digit[0] if digit else None
+def _digits_first(paths: Sequence[Path], form: str) -> dict[Path, str]:
+    """Return the digit that each name begins with, but of no folder whose names are numbered."""
+    labels = {}
+    for folder in {path.parent for path in paths}:
+        numbers = {p: n[0] for p in paths if p.parent == folder and (n := re.match(r"\d+", p.name))}
+        digits = {path: found[0] for path in numbers if (found := re.match(form, path.name))}
+        is_numbered = len({*digits.values()}) == len(digits) < len(numbers)  # 0, 1, …, 9, 10, …
+        labels.update({} if is_numbered else digits)
+    return labels
 
 
 def _only_digit(image: PreprocessedImage) -> NDArray[np.uint8] | str:
@@ -116,9 +139,3 @@ def _only_digit(image: PreprocessedImage) -> NDArray[np.uint8] | str:
         if (num_found := int((log_odds >= detector.threshold).sum())) > 1:
             return f"{num_found} digits found"
     return best.digits[0].pixels
-
-
-def _split(images: dict[bytes, tuple[NDArray[np.uint8], int]]) -> Split:
-    # In the order of their keys, which no file system decides.
-    pixels, labels = zip(*(images[key] for key in sorted(images)), strict=True)
-    return Split.from_arrays(np.stack(pixels), labels, "the folder")

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnist_ce.data.splits import Split
-from mnist_ce.data.tables import read_npz
+from mnist_ce.data.splits import Split, to_splits
+from mnist_ce.data.tables import read_arrays
 from mnist_ce.reader.mnist_format import BOX_SIZE, FIELD_SIZE
 from mnist_ce.system.device import use_threads
 from mnist_ce.system.errors import DataError
@@ -241,10 +241,9 @@ def load_synthetic(data_dir: Path) -> tuple[Split, Split]:
     """
     paths = [folder / "synthetic" / FILE_NAME for folder in (data_dir, cache_dir())]
     for path in paths:
-        with contextlib.suppress(DataError):  # missing or damaged
-            train, test = read_npz(path)
-            if test is not None:
-                return train, test
+        with contextlib.suppress(DataError, KeyError):  # missing or damaged
+            splits, _ = to_splits(read_arrays("npz", path), str(path))
+            return splits["train"], splits["test"]
     logger.info("drawing 60,000 + 10,000 synthetic digits")
     train, test = (generate(num_images, seed) for num_images, seed in SPLITS.values())
     for path in paths:

@@ -149,6 +149,8 @@ def compare(
         evaluate(one, output=output, **(options if needs_options(one, output) else for_runs))
         for one in checkpoints
     ]
+    if len({len(report.images) for report in reports}) > 1:  # one was trained on the dataset
+        reports = [evaluate(report.trained, **for_runs, held_out=True) for report in reports]
     for report in reports[1:]:
         _check_comparable(reports[0], report)
     return Comparison(reports)

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mnist_ce.config import resolve_config
+from mnist_ce.data import dataset as datasets
 from mnist_ce.data.dataset import CUSTOM, DataSplits, custom_dataset, load_splits
 from mnist_ce.evaluation import metrics
+from mnist_ce.evaluation.conventions import warn_of_convention
 from mnist_ce.network.model import ACTIVATIONS, MLP, kept_in_place, predict_logits
 from mnist_ce.network.objective import Binary, Objective
 from mnist_ce.runs.load_model import NetworkOptions, TrainedModel, load_model
@@ -195,6 +197,7 @@ def evaluate(
     data_dir: str | Path | None = None,
     output: str | Path = "checkpoints",
     device: str = "auto",
+    held_out: bool | None = None,
     **network: Unpack[NetworkOptions],
 ) -> EvaluationReport:
     """Evaluate a network on the dataset it was trained on.
@@ -208,6 +211,8 @@ def evaluate(
         data_dir: The folder of the datasets; None: `MNIST_CE_DATA_DIR`, or the run's own.
         output: The folder of the runs.
         device: See `resolve_device`.
+        held_out: Whether the test split is a fifth of a dataset that has no test images, or all of
+            it. None: a fifth where the network was trained on the rest.
         network: How the weights of another program become a network. Where they do poorly without
             a run's record, others are tried, and a warning names those that do far better.
 
@@ -217,8 +222,14 @@ def evaluate(
     trained = load_model(checkpoint, output, **network)
     torch_device = resolve_device(device)
     splits = load_splits_of(
-        trained, dataset=dataset, data=data, data_dir=data_dir, only_test=split == "test"
+        trained,
+        dataset=dataset,
+        data=data,
+        data_dir=data_dir,
+        only_test=split == "test",
+        held_out=held_out,
     )
+    warn_of_convention(splits)
     with kept_in_place(trained.model):
         report = evaluate_split(trained, splits, split, torch_device)
         if trained.record is None and report.result.accuracy < POOR_ACCURACY:
@@ -273,12 +284,13 @@ def load_splits_of(
     data_dir: str | Path | None = None,
     only_test: bool = False,
     offline: bool = False,
+    held_out: bool | None = None,
 ) -> DataSplits:
     """Load the data that a network was trained on, split as in training.
 
     With `only_test` nothing is done for the other splits, which may take a while. With `offline`
-    nothing is downloaded. A `DataError` if the data is missing or damaged; a `UsageError` if its
-    classes are not the network's.
+    nothing is downloaded. For `held_out` see `evaluate`. A `DataError` if the data is missing or
+    damaged; a `UsageError` if its classes are not the network's.
     """
     record = trained.record or RunRecord()
     is_binary = isinstance(trained.objective, Binary)
@@ -293,26 +305,32 @@ def load_splits_of(
         "objective.kind": "binary" if is_binary else "multiclass",
     }
     config = resolve_config(record.flat_config, flags=flags)
-    settings, given = config.data, None
-    if data is not None:  # which may lack a class
-        used = (*settings.classes, *[config.objective.positive] * is_binary)
-        names, num_classes = () if used else trained.class_names, 1 + max(used, default=0)
+    settings = config.data
+    # It may lack a class.
+    used = (*settings.classes, *[config.objective.positive] * is_binary)
+    names, num_classes = () if used else trained.class_names, 1 + max(used, default=0)
+    if data is not None:
         given = custom_dataset(data, names, num_classes=num_classes, is_test=True)
-    is_named = (name if given is None else CUSTOM) == trained.dataset
-    if not is_named:  # nothing is held out of others
+    else:
+        place = Path(settings.dir)
+        given = datasets.load_dataset(name, place, mirror=settings.mirror, class_names=names)
+    # Its own data may have been moved.
+    is_own = given.name == trained.dataset or given.digest == record.dataset_digest
+    is_known = is_own or given.name == (trained.dataset or "").removeprefix("mnist+")
+    if only_test and not (is_known if held_out is None else held_out):
+        given = given.as_test()
+    if not is_own:  # nothing is held out of others
         others = {"validation_size": 0, "num_synthetic": 0, "mirror": mirror}
         settings = settings.model_copy(update=others)
     task = (config.objective, config.train.seed, given)
     splits = load_splits(settings, *task, only_test=only_test)
-    if not is_named and splits.digest == record.dataset_digest:  # its own, which were moved
-        splits = load_splits(config.data, *task, only_test=only_test)
     if len(splits.class_names) != len(trained.class_names):
         raise UsageError(
             f"{trained.path} has {len(trained.class_names)} classes, but {splits.dataset} has "
             f"{len(splits.class_names)}"
         )
-    is_own = given is None and splits.dataset == trained.dataset
-    if is_own and record.dataset_digest not in (None, splits.digest):
+    is_named = data is None and splits.dataset == trained.dataset
+    if is_named and record.dataset_digest not in (None, splits.digest):
         logger.warning(
             f"{splits.dataset} is not what {trained.path} was trained on (another digest): its "
             "test images may be among those that the network was trained on"

@@ -85,7 +85,7 @@ SIGNATURES: dict[tuple[bytes, ...], str] = {
     (b"<",): "an SVG drawing or another text: export it as PNG",
     (b"version https://git-lfs",): "a Git LFS pointer: git lfs pull fetches the image",
     tuple(bytes((0, 0, kind)) for kind in range(8, 15)): (
-        f"an IDX file: {IN_PYTHON}, or evaluate --data-dir its folder"
+        f"an IDX file: {IN_PYTHON}, or see evaluate --dataset idx:DIR"
     ),
     (b"\x93numpy",): f"a NumPy array: {IN_PYTHON}",
     (b"pk\3\4",): f"an archive (ZIP, NPZ): unpack it, or {IN_PYTHON}",

@@ -24,6 +24,7 @@ from torch import nn
 from mnist_ce.config import Config, resolve_config
 from mnist_ce.data.dataset import DataSplits, custom_dataset, load_splits, short_name
 from mnist_ce.data.loader import DeviceLoader
+from mnist_ce.evaluation.conventions import warn_of_convention
 from mnist_ce.network.model import MLP
 from mnist_ce.runs.groups import definition
 from mnist_ce.runs.load_model import TrainedModel, load_model
@@ -167,6 +168,7 @@ class Setup:
         except DataError as error:
             moved = "; if it was moved, name it with --dataset" if self.before else ""
             raise DataError(f"{error}{moved}") from None
+        warn_of_convention(splits)
         if self.before is not None and self.before.dataset_digest != splits.digest:
             raise RunError(
                 f"run {self.before.name} was trained on other data than this {splits.dataset}"

@@ -20,7 +20,7 @@ from mnist_ce.cli import main
 from mnist_ce.data import dataset as dataset_module
 from mnist_ce.data.dataset import load_dataset
 from mnist_ce.data.folder import read_folder
-from mnist_ce.data.splits import DIGITS, Dataset, Split
+from mnist_ce.data.splits import DIGITS, Dataset, Split, to_splits
 from mnist_ce.data.synthetic import Style, draw, generate
 from mnist_ce.system.errors import DataError
 
@@ -46,6 +46,11 @@ def write(folder: Path, num_each: int, name: str = "{label}/{index}.png") -> Non
             page.save(path)
 
 
+def read(folder: Path) -> tuple[Split, Split | None, tuple[str, ...]]:
+    splits, class_names = to_splits(read_folder(folder), "")
+    return splits["train"], splits.get("test"), class_names
+
+
 def same(a: Split, b: Split) -> bool:
     return torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
 
@@ -54,15 +59,15 @@ def test_labels_from_folders_or_names_in_any_order(tmp_path: Path) -> None:
     write(tmp_path / "a", 6)
     write(tmp_path / "b", 6, "{label}_{index}.PNG")
     write(tmp_path / "c", 6, "scans/{label}/9{index}.png")
-    first, test, class_names = read_folder(tmp_path / "a")
+    first, test, class_names = read(tmp_path / "a")
     assert (test, class_names) == (None, DIGITS)  # ten outputs, as the digits' networks
     assert first.labels.bincount().tolist() == [6, 6]
     assert first.images.shape == (12, 28, 28)
     assert int(first.images.max()) > 200  # bright on black, as MNIST
     for other in ("b", "c"):
-        assert same(read_folder(tmp_path / other)[0], first)
+        assert same(read(tmp_path / other)[0], first)
     shutil.copy(tmp_path / "a/0/1.png", tmp_path / "a/0/copy.png")
-    assert same(read_folder(tmp_path / "a")[0], first)
+    assert same(read(tmp_path / "a")[0], first)
 
 
 def test_what_is_left_out_is_named(tmp_path: Path, log_warnings: Callable[[], list[str]]) -> None:
@@ -73,7 +78,7 @@ def test_what_is_left_out_is_named(tmp_path: Path, log_warnings: Callable[[], li
     for hidden in ("1/._1.png", ".git/1/x.png", "__MACOSX/1/x.png", "1/notes.txt"):
         (tmp_path / hidden).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / hidden).write_bytes(b"x")
-    assert len(read_folder(tmp_path)[0]) == 6
+    assert len(read(tmp_path)[0]) == 6
     (warning,) = log_warnings()
     assert warning.startswith(f"{tmp_path}: 3 of 9 images are left out: 1/broken.png (is not an ")
     assert warning.endswith("1/white.png (no ink found); photo.png (no label)")
@@ -88,7 +93,7 @@ def test_names_that_cannot_be_printed_and_pipes_are_left_out(
         (tmp_path / name).mkdir()
         shutil.copy(tmp_path / "1/1.png", tmp_path / name / f"{name}.png")
         shutil.copy(tmp_path / "1/1.png", tmp_path / "1" / f"{name}.png")
-    train, _, class_names = read_folder(tmp_path)
+    train, _, class_names = read(tmp_path)
     assert (len(train), class_names) == (6, DIGITS)
     (warning,) = log_warnings()
     assert ": 2 of 10 images are left out: ?[2J/?[2J.png (no label); no UTF-8 ?/no" in warning
@@ -97,7 +102,7 @@ def test_names_that_cannot_be_printed_and_pipes_are_left_out(
 def test_other_classes_and_a_split_of_their_own(tmp_path: Path) -> None:
     write(tmp_path, 4, "Training/class {label}/{index}.png")
     write(tmp_path, 2, "testing/class {label}/{index}.png")
-    train_split, test, class_names = read_folder(tmp_path)
+    train_split, test, class_names = read(tmp_path)
     assert class_names == ("class 0", "class 1")
     assert test is not None
     assert (len(train_split), len(test)) == (8, 4)
@@ -117,7 +122,9 @@ def test_an_image_in_both_folders_is_a_test_image(
     dataset = load_dataset(f"folder:{tmp_path}", tmp_path)
     assert (len(dataset.train), len(dataset.test)) == (4, 4)
     (warning,) = log_warnings()
-    assert warning.startswith(f"4 of {tmp_path}'s 8 training images are among the test images")
+    assert warning.startswith(
+        f"4 of folder:{tmp_path}'s 8 training images are among the test images"
+    )
 
 
 def test_a_folder_without_labelled_images(tmp_path: Path) -> None:
@@ -189,7 +196,7 @@ def test_each_page_is_an_image(tmp_path: Path, log_warnings: Callable[[], list[s
     for label, pages in enumerate([[digits[0], digits[1]], [digits[2], blank]]):
         (tmp_path / str(label)).mkdir()
         pages[0].save(tmp_path / f"{label}/x.tif", save_all=True, append_images=pages[1:])
-    train, *_ = read_folder(tmp_path)
+    train, *_ = read(tmp_path)
     assert sorted(train.labels.tolist()) == [0, 0, 1]
     (warning,) = log_warnings()
     assert "1/x.tif (page 2: no ink found)" in warning

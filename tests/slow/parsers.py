@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import pickle
@@ -20,7 +21,7 @@ from PIL import Image
 
 from mnist_ce.cli.train import config_text
 from mnist_ce.config import parse_assignments, resolve_config
-from mnist_ce.data.tables import read_csv, read_npz
+from mnist_ce.data.tables import read_arrays
 from mnist_ce.network.model import MLP
 from mnist_ce.reader.image_io import open_image
 from mnist_ce.reader.pixels import to_float_image
@@ -174,11 +175,11 @@ PARSERS = [
     Parser("run.json", [_record()], _parse_run_json),
     Parser("metrics.csv", [_METRICS], lambda path: RunDir(path.parent).read_metrics()),
     Parser("steps.csv", [_STEPS], lambda path: RunDir(path.parent).read_steps()),
-    Parser("x.npz", _tables(), read_npz),
+    Parser("x.npz", _tables(), functools.partial(read_arrays, "npz")),
     Parser(
         "x.csv",
         [b"\n".join([b"7," + b",".join([b"%d" % i] * 784) for i in (0, 25, 255)])],
-        read_csv,
+        functools.partial(read_arrays, "csv"),
     ),
     Parser("x.png", _images(), lambda path: to_float_image(open_image(path))),
 ]
