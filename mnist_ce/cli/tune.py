@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -154,32 +153,26 @@ def _train(plan: Plan, stop: StopFlag) -> TuneResult:
 @contextlib.contextmanager
 def _other_processes(plan: Plan) -> Iterator[None]:
     """Train a plan in other processes, too, which save their runs when this one is stopped."""
-    import multiprocessing
+    from mnist_ce.system.subprocesses import sigint_blocked, start_process
 
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_train_apart, args=(plan,)) for _ in range(1, plan.jobs)]
+    processes = []
     try:
-        # They inherit that Ctrl-C is not for them, which holds from their first moment on.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        for process in processes:
-            process.start()
-        signal.signal(signal.SIGINT, handler)
+        with sigint_blocked():  # until all of them are known here, to be ended
+            for _ in range(1, plan.jobs):
+                processes.append(start_process(_train_apart, plan))
         yield
     except BaseException:
         for process in processes:
-            if process.is_alive():
-                process.terminate()  # SIGTERM
+            process.terminate()  # SIGTERM
         raise
     finally:
         for process in processes:
-            if process.pid is not None:
-                process.join()
+            process.communicate()
 
 
 def _train_apart(plan: Plan) -> None:
     from mnist_ce.cli.terminal import stop_on_signals
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starting process gets Ctrl-C, too
     # The starting process meets the same error, and prints it.
     with printing(), stop_on_signals() as stop, contextlib.suppress(MnistCeError):
         _train(plan, stop)

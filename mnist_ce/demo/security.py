@@ -74,6 +74,13 @@ class LimitedProtocol(H11Protocol):
         is_answered = self.cycle is None or self.cycle.response_complete
         return is_answered or self.flow.write_paused or "is_slowed" in self.scope
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.deadline.cancel()
+        is_unanswered = self.cycle is not None and not self.cycle.response_complete
+        if is_unanswered and (task := self.scope["state"].get("task")):
+            task.cancel()  # nobody waits for its images any more
+
     def end_if_waiting(self) -> None:
         if self.is_waiting:
             self.transport.abort()
@@ -113,6 +120,7 @@ class SecurityMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        scope.setdefault("state", {})["task"] = asyncio.current_task()
         has_started = False
 
         async def send_with_headers(message: Message) -> None:
@@ -134,8 +142,10 @@ class SecurityMiddleware:
                     logger.warning(f"wrong token from {client}")
                 self.num_active["guesses"] += 1
                 scope["is_slowed"] = True
-                await asyncio.sleep(WRONG_TOKEN_SECONDS)
-                self.num_active["guesses"] -= 1
+                try:
+                    await asyncio.sleep(WRONG_TOKEN_SECONDS)
+                finally:
+                    self.num_active["guesses"] -= 1
             await refuse(*refusal)
             return
         kind = "POST requests" if request.method == "POST" else "requests"

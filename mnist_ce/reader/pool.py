@@ -5,19 +5,21 @@ from __future__ import annotations
 import atexit
 import contextlib
 import faulthandler
+import math
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from queue import LifoQueue, SimpleQueue
+from queue import PriorityQueue, SimpleQueue
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,10 +31,12 @@ from mnist_ce.reader.pixels import resize_to_mnist, to_rgb
 from mnist_ce.reader.segmentation import Hypothesis, Stages, hypotheses
 from mnist_ce.reader.text_lines import Digit, Lattice
 from mnist_ce.system.errors import ImageError, ImageTooLargeError
+from mnist_ce.system.subprocesses import start_process
 from mnist_ce.system.text import one_line
 
 NUM_AHEAD = 4  # images per process that are read before the first of them is taken
 MAX_SECONDS = 8.0  # of CPU; a photograph of a page takes 1 or 2
+PATIENCE_SECONDS = 0.5  # of CPU, after which an image may have a lower priority
 MAX_MEMORY_BYTES = 1300 << 20  # of a process, 180 MB of which are libraries
 TOO_MUCH = "preprocessing the image took too much memory or time"
 
@@ -112,15 +116,18 @@ class PreprocessPool:
     """Processes that preprocess images, each started when it is first needed.
 
     An image has `MAX_SECONDS` and `MAX_MEMORY_BYTES`. One that takes more, or crashes, costs its
-    process, which is replaced, and is not tried again.
+    process, which is replaced, and is not tried again. So does one whose future is cancelled,
+    which can be at any time. After `PATIENCE_SECONDS` an image has `niceness` (see `os.nice`).
     """
 
-    def __init__(self, num_processes: int) -> None:
-        self._num_processes = num_processes
+    def __init__(self, num_processes: int, niceness: int = 0) -> None:
+        self._num_processes, self._niceness = num_processes, niceness
         self._started: set[subprocess.Popen[bytes]] = set()
-        self._idle: LifoQueue[subprocess.Popen[bytes] | None] = LifoQueue()  # None: to be started
-        for _ in range(num_processes):
-            self._idle.put(None)
+        # When it started, its number, itself: the first one is used first, a new one gets ready.
+        self._idle: PriorityQueue[tuple[float, int, subprocess.Popen[bytes] | None]]
+        self._idle = PriorityQueue()
+        for number in range(num_processes):
+            self._idle.put((math.inf, number, None))  # to be started
         self._threads = ThreadPoolExecutor(num_processes)  # each waits for a process
 
     def close(self) -> None:
@@ -142,14 +149,14 @@ class PreprocessPool:
                     yield from pending.popleft().result()
             while pending:
                 yield from pending.popleft().result()
-        except KeyboardInterrupt:
-            self.close()  # so that the end of the program waits for no image
-            raise
+        finally:
+            for future in pending:  # so that the end of the program waits for no image
+                future.cancel()
 
     def preprocess(
         self, source: ImageSource, options: PreprocessOptions
     ) -> Future[list[PreprocessedImage]]:
-        def preprocessed() -> list[PreprocessedImage]:
+        def preprocessed(future: Future[list[PreprocessedImage]]) -> list[PreprocessedImage]:
             content: ImageSource = source.source if isinstance(source, Page) else source
             path = str(content) if isinstance(content, (str, Path)) else None
             try:
@@ -157,7 +164,7 @@ class PreprocessPool:
                 if isinstance(source, Page) and isinstance(content, bytes):
                     content = Page(content, source.number)
                 if isinstance(content, (bytes, Page)):
-                    images = self._call(preprocess, content, options, path)
+                    images = self._call(future, preprocess, content, options, path)
                 else:
                     images = preprocess(content, options)  # decoded already: to send takes longer
             except ImageError as error:
@@ -168,44 +175,59 @@ class PreprocessPool:
                     image.source = again if image.page is None else Page(again, image.page)
             return images
 
-        return self._threads.submit(preprocessed)
+        return self._begin(preprocessed)
 
     def submit(self, function: Callable[..., T], *args: object) -> Future[T]:
         """Call a function, found by its name, in a process.
 
         Its errors are the future's. One that breaks a limit or the process is an ImageError.
         """
-        return self._threads.submit(self._call, function, *args)
+        return self._begin(lambda future: self._call(future, function, *args))
 
-    def _call(self, function: Callable[..., T], *args: object) -> T:
-        message, process = pickle.dumps((function, args)), self._idle.get()
+    def _begin(self, work: Callable[[Future[T]], T]) -> Future[T]:
+        future: Future[T] = Future()  # not the executor's, which cannot be cancelled once it runs
+
+        def run() -> None:
+            if future.cancelled():
+                return
+            with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
+                try:
+                    future.set_result(work(future))
+                except Exception as error:
+                    future.set_exception(error)
+
+        self._threads.submit(run)
+        return future
+
+    def _call(self, future: Future[T], function: Callable[..., T], *args: object) -> T:
+        message, threads = pickle.dumps((function, args)), self._threads
+        started_at, number, process = self._idle.get()
         try:
             if process is None or process.poll() is not None:
-                process = self._start()
+                started_at, process = time.monotonic(), self._start()
+            future.add_done_callback(partial(_kill_if_cancelled, process))
             assert process.stdin is not None
             assert process.stdout is not None
             process.stdin.write(message)
             process.stdin.flush()
             result: T | Exception = pickle.load(process.stdout)
+            if not future.set_running_or_notify_cancel():  # from here on nothing cancels it
+                raise EOFError
         except (EOFError, OSError, ValueError, pickle.UnpicklingError):  # it has ended
             if process is not None:
                 self._end(process)
-            process, result = None, MemoryError()
+            is_closed = threads is not self._threads
+            started_at, process = time.monotonic(), None if is_closed else self._start()
+            result = MemoryError()
         finally:
-            self._idle.put(process)
+            self._idle.put((started_at if process else math.inf, number, process))
         if isinstance(result, Exception):
             raise ImageError(TOO_MUCH) if isinstance(result, MemoryError) else result
         return result
 
     def _start(self) -> subprocess.Popen[bytes]:
-        # Not multiprocessing: it would import the user's main module, or fork torch's threads.
-        code = (
-            "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
-            f"sys.path[:] = {[*map(str, sys.path)]}; "
-            f"from {__name__} import serve; serve({MAX_SECONDS}, {MAX_MEMORY_BYTES})"
-        )
-        pipe = subprocess.PIPE
-        process = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe)
+        limits = (MAX_SECONDS, MAX_MEMORY_BYTES, self._niceness)
+        process = start_process(serve, *limits, stdout=subprocess.PIPE)
         self._started.add(process)
         return process
 
@@ -223,7 +245,12 @@ def shared_pool() -> PreprocessPool:
     return pool
 
 
-def serve(max_seconds: float, max_memory_bytes: int) -> None:
+def _kill_if_cancelled(process: subprocess.Popen[bytes], future: Future[Any]) -> None:
+    if future.cancelled():
+        process.kill()
+
+
+def serve(max_seconds: float, max_memory_bytes: int, niceness: int) -> None:
     """Call the functions that come through stdin, and write their results to stdout."""
     results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints
@@ -236,13 +263,27 @@ def serve(max_seconds: float, max_memory_bytes: int) -> None:
     while True:
         function, args = calls.get()
         _limit_time(max_seconds)
-        try:
-            result = function(*args)
-        except Exception as error:
-            result = error
+        outcome: list[object] = []
+        # A thread of its own has a priority of its own, which no process may raise again.
+        thread = threading.Thread(target=_compute, args=(outcome, function, args), daemon=True)
+        thread.start()
+        patience_ends = time.process_time() + PATIENCE_SECONDS
+        while thread.is_alive() and time.process_time() < patience_ends:
+            thread.join(PATIENCE_SECONDS / 5)
+        with contextlib.suppress(AttributeError, OSError):  # another system, or it has ended
+            priority = os.getpriority(os.PRIO_PROCESS, 0) + niceness
+            os.setpriority(os.PRIO_PROCESS, thread.native_id or 0, priority)
+        thread.join()
         _limit_time(0)
-        pickle.dump(result, results)
+        pickle.dump(outcome[0], results)
         results.flush()
+
+
+def _compute(outcome: list[object], function: Callable[..., object], args: Sequence[Any]) -> None:
+    try:
+        outcome.append(function(*args))
+    except Exception as error:
+        outcome.append(error)
 
 
 def _receive(calls: SimpleQueue[Any]) -> None:

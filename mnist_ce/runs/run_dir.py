@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import tomli_w
 from filelock import FileLock, Timeout
 
-from mnist_ce.config import Config, shipped_configs
+from mnist_ce.config import MAX_EPOCHS, Config, shipped_configs
 from mnist_ce.runs.records import RunRecord, RunState
 from mnist_ce.system.errors import CheckpointError, RunError, UsageError
 from mnist_ce.system.files import (
@@ -57,7 +57,7 @@ NO_FOLDER_NAME = r'^[. ]|[\\/:*?"<>|]|[. ]$|^(con|prn|aux|nul|(com|lpt)\d)(\.|$)
 NUM_DIGITS = 10  # a run with fewer classes is never a default
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 MAX_BYTES = 1 << 24  # of a record or table
-MAX_EPOCHS = 100_000  # in `metrics.csv`: `report` takes 3 s of CPU more for as many
+STEPS_BYTES, STEPS_PARTS = 1 << 22, 512  # read of a larger `steps.csv`, in parts of 90 rows or so
 _COLUMNS = (
     *("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy"),
     *("validation_loss", "validation_accuracy", "learning_rate", "seconds", "images_per_second"),
@@ -170,22 +170,23 @@ class RunDir:
     def truncate_steps(self, num_steps: int) -> None:
         """Drop the rows of `steps.csv` that are past a step, and all after a damaged line."""
         if self.steps_path.is_file():
-            kept = []
-            text = read_regular(self.steps_path, 1 << 30).decode(errors="replace")
-            for line in text.splitlines(keepends=True)[1:]:
-                step = line.partition(",")[0]
-                is_whole = line.endswith("\n") and step.isdecimal() and len(step) < 19
-                if not is_whole or int(step) > num_steps:
-                    break
-                kept.append(line)
-            write_atomically(self.steps_path, _STEP_HEADER + "".join(kept))
+            with open_regular(self.steps_path) as file:
+                header = file.readline()
+                length = len(header) if header == _STEP_HEADER.encode() else 0
+                for line in file if length else ():
+                    step = line.partition(b",")[0]
+                    is_whole = line.endswith(b"\n") and step.isdigit() and len(step) < 19
+                    if not is_whole or int(step) > num_steps:
+                        break
+                    length += len(line)
+            os.truncate(self.steps_path, length)
 
     def read_steps(self) -> NDArray[Any]:
         """Return the complete rows of `steps.csv`, none without it: a structured array [rows].
 
         Its columns `step` and `epoch`, int64, count from 1; `loss`, `accuracy` and `learning_rate`,
-        float64, are means over the steps since the row before, of the same epoch. The file may be
-        read while the run is trained.
+        float64, are means over the steps since the row before, of the same epoch. Of a file of more
+        than 4 MB only parts are read, spread evenly. It may be read while the run is trained.
 
         Raises:
             RunError: If the file is not such a table.
@@ -194,8 +195,8 @@ class RunDir:
 
         dtype = np.dtype([(name, "i8" if name in _WHOLE else "f8") for name in _STEP_COLUMNS])
         try:
-            text = (_read(self.steps_path) or b"").decode()
-            header, *lines = text[: text.rfind("\n") + 1].splitlines() or [_STEP_HEADER.strip()]
+            text = (_read(self.steps_path, STEPS_BYTES, _read_evenly) or b"").decode()
+            header, *lines = text.splitlines() or [_STEP_HEADER.strip()]
             columns = [header.split(",").index(name) for name in _STEP_COLUMNS]
             if not any(lines):
                 return np.empty(0, dtype)
@@ -220,13 +221,29 @@ class RunDir:
             raise RunError(f"{self.record_path} {one_line(error)}") from None
 
 
-def _read(path: Path) -> bytes | None:
+def _read(
+    path: Path, max_bytes: int = MAX_BYTES, read: Callable[[Path, int], bytes] = read_regular
+) -> bytes | None:
     try:
-        return read_regular(path, MAX_BYTES)
+        return read(path, max_bytes)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise RunError(f"{path} cannot be read: {one_line(error)}") from None
+
+
+def _read_evenly(path: Path, max_bytes: int) -> bytes:
+    """Return the whole lines of a table; of a larger one those in parts from start to end."""
+    with open_regular(path) as file:
+        text, size = file.read(max_bytes), os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            length = max_bytes // STEPS_PARTS
+            parts = [text[:length]]
+            for number in range(1, STEPS_PARTS):
+                file.seek(number * (size - length) // (STEPS_PARTS - 1))
+                parts.append(file.read(length).partition(b"\n")[2])
+            text = b"".join(part[: part.rfind(b"\n") + 1] for part in parts)
+    return text[: text.rfind(b"\n") + 1]
 
 
 def _number(name: str, text: str | None) -> float | None:

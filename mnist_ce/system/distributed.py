@@ -17,12 +17,18 @@ from mnist_ce.system.text import one_line
 T = TypeVar("T")
 
 
+def _variable(name: str, default: str) -> int:
+    """Return a number that torchrun sets; 0 for other text, which `process_group` refuses."""
+    text = os.environ.get(name, default)
+    return int(text) if text.isdecimal() and len(text) < 10 else 0
+
+
 def num_processes() -> int:
-    return int(os.environ.get("WORLD_SIZE", 1)) if "MASTER_ADDR" in os.environ else 1
+    return _variable("WORLD_SIZE", "1") if "MASTER_ADDR" in os.environ else 1
 
 
 def rank() -> int:
-    return int(os.environ.get("RANK", 0)) if num_processes() > 1 else 0
+    return _variable("RANK", "0") if num_processes() > 1 else 0
 
 
 def is_main() -> bool:
@@ -38,8 +44,10 @@ def process_group() -> Iterator[None]:
     import torch
 
     if has_gpu := torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        torch.cuda.set_device(_variable("LOCAL_RANK", "0") % torch.cuda.device_count())
     try:
+        if not 0 <= rank() < num_processes():  # for which torch would wait half an hour
+            raise ValueError(f"RANK is {rank()} and WORLD_SIZE {num_processes()}")
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo")
     except (RuntimeError, ValueError) as error:
         raise UsageError(

@@ -322,6 +322,7 @@ def test_a_signal_ends_it_under_load_and_leaves_nothing(tmp_path: Path, number: 
         process = stack.enter_context(
             subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes)
         )
+        stack.callback(process.kill)  # whatever failed: leaving the block waits for it
         assert process.stdout is not None
         assert process.stderr is not None
         url = process.stdout.readline().decode().strip()

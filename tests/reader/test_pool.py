@@ -11,7 +11,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import closing, suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,18 +74,49 @@ def ends(process_id: int) -> bool:
     return True
 
 
-def test_closing_ends_the_processes_whatever_they_do() -> None:
+def endless(pool: PreprocessPool, path: Path) -> Future[None]:
+    """Call what never ends, which has begun when this returns."""
+    code = f"open({str(path)!r}, 'w'); import re; re.match({ENDLESS[1][0]!r}, {ENDLESS[1][1]!r})"
+    future = pool.submit(exec, code)
+    while not path.exists():
+        time.sleep(0.01)
+    return future
+
+
+def test_closing_ends_the_processes_whatever_they_do(tmp_path: Path) -> None:
     with closing(PreprocessPool(2)) as pool:
         ids = {pool.submit(os.getpid).result(timeout=60) for _ in range(3)}
         assert len(ids) == 1  # a second one was never needed
         assert os.getpid() not in ids
-        busy = pool.submit(ENDLESS[0], *ENDLESS[1])
-        while not busy.running():
-            time.sleep(0.01)
+        busy = endless(pool, tmp_path / "busy")
     assert isinstance(busy.exception(timeout=60), ImageError)
     assert all(map(ends, ids))
     assert pool.submit(math.sqrt, 9.0).result(timeout=60) == 3  # by a new one
     pool.close()
+
+
+def test_a_cancelled_call_ends_its_process_alone(tmp_path: Path) -> None:
+    with closing(PreprocessPool(2)) as pool:
+        idle = pool.submit(os.getpid).result(timeout=60)
+        queued = pool.submit(math.sqrt, 4.0)
+        for number in range(3):
+            busy = endless(pool, tmp_path / str(number))
+            assert busy.cancel()
+            assert pool.submit(math.sqrt, 9.0).result(timeout=60) == 3
+        assert queued.result() == 2
+        assert not queued.cancel()
+        # One of the two processes was killed three times.
+        assert pool.submit(os.getpid).result(timeout=60) != idle
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a priority of a thread")
+def test_only_an_image_that_takes_long_has_a_lower_priority() -> None:
+    priority = (os.getpriority, os.PRIO_PROCESS, 0)
+    with closing(PreprocessPool(1, niceness=3)) as pool:
+        usual = pool.submit(*priority).result(timeout=60)
+        busy = f"import os\nwhile os.getpriority(os.PRIO_PROCESS, 0) == {usual}: pass"
+        pool.submit(exec, busy).result(timeout=60)
+        assert pool.submit(*priority).result(timeout=60) == usual
 
 
 @pytest.mark.parametrize("work", ["int", "time.sleep, 1000"])

@@ -12,6 +12,7 @@ from unittest.mock import Mock
 
 import hypothesis
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -229,6 +230,19 @@ def test_rows_are_truncated_to_a_step(tmp_path: Path) -> None:
     run.steps_path.write_text(expected.replace("20,", "2x,"))
     run.truncate_steps(40)
     assert run.steps_path.read_text() == HEADER + rows.splitlines(keepends=True)[0]
+    run.steps_path.write_text(HEADER[:9])  # by a process that was killed
+    run.truncate_steps(40)
+    assert run.steps_path.read_bytes() == b""
+
+
+def test_of_a_long_table_parts_are_read_from_start_to_end(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.append_steps("".join(f"{10 * i},{1 + i // 94},{1 / i},0.5,0.01\n" for i in range(1, 10**6)))
+    rows = run.read_steps()
+    assert 50_000 < len(rows) < 150_000
+    assert (rows["step"][0], rows["step"][-1]) == (10, 10 * (10**6 - 1))
+    assert 0 < np.diff(rows["step"]).min() < np.diff(rows["step"]).max() < 10**6 / 20
+    assert np.array_equal(rows["loss"], 10 / rows["step"])
 
 
 ROWS = (
