@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from benchmarks.common import Format, argument_parser, mnist, percent, print_table
+from generators.desk import on_desk
 from generators.hard_images_a import cast_shadow
 from mnist_ce.data.synthetic import load_styles, pen_path
 from mnist_ce.prediction.predict import Prediction, predict
@@ -47,6 +48,11 @@ class Layout:
     groups: float = 0.0  # share of gaps that are as wide as between the groups of a number
     shadow: bool = False  # of a hand
     drawn: bool = False  # by lines of 1 or 2 pixels on white, as with a mouse
+    zeros: float = 0.0  # share of zeros among the digits after the first
+    between: str = ""  # signs between the two numbers of a line
+    base_lines: bool = False  # a ruled line under or through each text line
+    desk: bool = False  # photographed on a desk
+    turns: tuple[int, ...] = ()  # degrees that the image is turned by
     heights: tuple[int, int] = field(default=(28, 70))
 
 
@@ -66,7 +72,15 @@ KINDS = {
     "drawn row": Layout(digits=(2, 8), turn=0, drawn=True, heights=(20, 60)),
     "shaded sheet": Layout(lines=(2, 6), digits=(2, 10), shadow=True),
     "shaded row": Layout(shadow=True),
-}
+    "desk": Layout(lines=(2, 6), digits=(2, 8), ruling=("", "lines", "squares"), desk=True),
+    "zeros": Layout(digits=(3, 4), touching=0.7, zeros=0.85, gap=(0.0, 0.2), heights=(22, 50)),
+    "notebook": Layout(
+        lines=(8, 10), digits=(4, 8), gap=(0.1, 0.3), between="-−.·", base_lines=True,
+        heights=(24, 44),
+    ),
+    "plus": Layout(lines=(1, 4), digits=(3, 8), gap=(0.3, 0.6), extras="✛"),
+    "turned": Layout(lines=(1, 6), digits=(3, 9), turns=(90, 180, 270)),
+}  # fmt: skip
 
 
 def draw_digit(pixels: NDArray[np.uint8], height: float, threshold: float) -> Cover:
@@ -91,6 +105,21 @@ def draw_path(height: float, rng: np.random.Generator) -> tuple[Cover, int]:
         points = list(map(tuple, stroke))
         ImageDraw.Draw(page).line(points, fill=1, width=int(rng.integers(1, 3)))
     return np.asarray(page.crop(page.getbbox()), dtype=np.float32), style.digit
+
+
+def draw_plus(height: float, rng: np.random.Generator) -> Cover:
+    """Return the coverage of a plus sign drawn by a pen, as high on the line as a digit's middle."""
+    side = max(8, round(height * rng.uniform(0.5, 0.9)))
+    page = Image.new("L", (4 * side, 4 * round(height)))
+    centre = np.array([2 * side, 2 * height]) + rng.normal(0, 0.05, 2) * side
+    for angle in (rng.normal(0, 0.1), np.pi / 2 + rng.normal(0, 0.15)):
+        reach = 2 * side * rng.uniform(0.75, 1.0) * np.array([np.cos(angle), np.sin(angle)])
+        bend = rng.normal(0, 0.06, 2) * side + centre
+        points = [tuple(centre - reach), tuple(bend), tuple(centre + reach)]
+        width = max(4, round(4 * height * rng.uniform(0.06, 0.13)))
+        ImageDraw.Draw(page).line(points, fill=255, width=width, joint="curve")
+    small = page.resize((side, round(height)), Image.Resampling.BOX)
+    return np.asarray(small, dtype=np.float32) / 255
 
 
 def draw_sign(sign: str, height: float) -> Cover:
@@ -123,13 +152,18 @@ def sheet(layout: Layout, rng: np.random.Generator) -> tuple[Image.Image, list[s
         count = int(rng.integers(layout.digits[0], layout.digits[1] + 1))
         for place in range(count):
             is_sign = layout.extras and place % 2 == 1 and rng.random() < 0.4
-            if is_sign:
-                cover = draw_sign(str(rng.choice(list(layout.extras))), height)
+            is_between = bool(layout.between) and place == count // 2
+            if is_sign or is_between:
+                is_sign = True
+                sign = str(rng.choice(list(layout.extras or layout.between)))
+                cover = draw_plus(height, rng) if sign == "✛" else draw_sign(sign, height)
             elif layout.drawn:
                 cover, label = draw_path(height, rng)
                 text += str(label)
             else:
                 index = int(rng.integers(len(images)))
+                if layout.zeros and place and rng.random() < layout.zeros:
+                    index = int(rng.choice(np.flatnonzero(labels[:20_000].numpy() == 0)))
                 size = height * rng.uniform(0.88, 1.12)
                 cover = draw_digit(images[index].numpy(), size, threshold)
                 text += str(int(labels[index]))
@@ -162,6 +196,10 @@ def sheet(layout: Layout, rng: np.random.Generator) -> tuple[Image.Image, list[s
                     x += rng.uniform(0.5, 2.0) * height
         texts.append(text)
         widest = max(widest, round(x + height))
+    if layout.base_lines:
+        for number in range(num_lines):
+            row = round(pitch * (number + 1) + rng.normal(-0.02, 0.08) * height)
+            ruled[row : row + pen] = 1
     if ruling in ("lines", "squares"):
         step = pitch if ruling == "lines" else height * rng.uniform(0.5, 1.3)
         for row in np.arange(rng.uniform(0, 0.3) * pitch, len(ruled), step):
@@ -175,6 +213,10 @@ def sheet(layout: Layout, rng: np.random.Generator) -> tuple[Image.Image, list[s
     if layout.shadow:
         light = cast_shadow((image.height, image.width), rng)[..., None]
         image = Image.fromarray((np.asarray(image) * light).astype(np.uint8))
+    if layout.desk:
+        image = on_desk(image, rng)
+    if layout.turns:
+        image = image.rotate(int(rng.choice(layout.turns)), expand=True)
     return image, texts
 
 

@@ -615,6 +615,67 @@ def deep(digit: Digit, rng: Rng) -> Image.Image:
     return picture.convert("CMYK") if form == 3 else picture.quantize(16)
 
 
+def on_a_line(digit: Digit, rng: Rng) -> Image.Image:
+    """A small crop in pale ink, a ruled line just under the digit or through it."""
+    shape = (int(rng.integers(40, 120)), int(rng.integers(40, 120)))
+    cover = on_page(digit, rng, shape, (0.5, 0.8), (0.07, 0.13), spread=0.5)
+    rows = np.flatnonzero(cover.max(1) > 0.3)
+    place = rng.uniform(0.15, 1.0) if rng.random() < 0.4 else rng.uniform(0.97, 1.12)
+    row = rows[0] + place * (rows[-1] - rows[0])
+    y, x = np.mgrid[0 : shape[0], 0 : shape[1]]
+    level = row + np.tan(np.radians(rng.normal(0, 1.5))) * (x - shape[1] / 2)
+    thick = rng.uniform(0.8, 0.035 * shape[0] + 1)
+    rule = np.clip(thick / 2 + 0.5 - np.abs(y - level), 0, 1) * rng.uniform(0.5, 1)
+    pale = rng.uniform(0.35, 0.65)
+    inks = [(pale, pale, pale), (pale - 0.1, pale, pale + 0.2), (pale, pale - 0.1, pale - 0.1)]
+    printed = (np.asarray(inks[rng.integers(3)]) + rng.normal(0, 0.05, 3)).clip(0.2, 0.8)
+
+    def print_line(scene: Float) -> Float:
+        alpha = (rule * (1 - cover))[..., None]
+        return scene * (1 - alpha) + printed * alpha
+
+    return photo(cover, rng, ink=inks[rng.integers(3)], light_strength=0.2, extra=print_line)
+
+
+def rough(digit: Digit, rng: Rng) -> Image.Image:
+    """Chalk, a dry brush or a coarse bilevel scan: strokes full of gaps."""
+    form = int(rng.integers(3))
+    if form == 2:
+        side = int(rng.integers(26, 60))
+        cover = on_page(digit, rng, (side, side), (0.55, 0.85), (0.05, 0.11), spread=0.4)
+        grey = 0.95 - 0.8 * cover + rng.uniform(0.05, 0.16) * rng.normal(size=cover.shape)
+        picture = Image.fromarray((grey > rng.uniform(0.3, 0.6)).astype(np.uint8) * 255)
+        factor = int(rng.integers(2, 7))
+        return picture.resize((factor * side, factor * side), Image.Resampling.NEAREST)
+    shape = frame(rng)
+    cover = on_page(digit, rng, shape, (0.4, 0.75), (0.06, 0.14), spread=0.4)
+    if form == 0:  # the hollows of the board stay dark
+        size = max(1, min(shape) // 150)
+        grain = ndimage.zoom(cloud((shape[0] // size + 1, shape[1] // size + 1), 0.25, rng), size, order=1)
+        cover = cover * np.clip(1.5 * grain[: shape[0], : shape[1]] + rng.uniform(0.3, 0.9), 0, 1)
+        return photo(cover, rng, sheet=(0.14, 0.2, 0.17), ink=(0.85, 0.85, 0.82))
+    y, x = np.mgrid[0 : shape[0], 0 : shape[1]]
+    angle, width = rng.uniform(0, np.pi), rng.uniform(0.006, 0.02) * min(shape)
+    across = (y * np.cos(angle) - x * np.sin(angle)) / width
+    along = (x * np.cos(angle) + y * np.sin(angle)) / (12 * width)
+    hairs = rng.normal(size=(64, 64))
+    streaks = ndimage.map_coordinates(hairs, [across % 63, along % 63], order=1)
+    cover = cover * np.clip(2.5 * streaks + rng.uniform(0.6, 1.8), 0, 1)
+    return photo(cover, rng, ink=(0.12, 0.1, 0.12))
+
+
+def along_border(digit: Digit, rng: Rng) -> Image.Image:
+    """A crop that runs along a stroke: one side of the ink is the picture's border, or cut."""
+    side, weight = int(rng.integers(50, 300)), rng.uniform(0.08, 0.15)
+    cover = shape_of(digit, side, weight, rng)
+    edges = rng.integers(3, max(4, side // 4), 4)
+    cut = round(rng.uniform(0, 0.7) * weight * side)
+    cover = np.pad(cover, ((edges[0], edges[1]), (edges[2], edges[3])))
+    turn = int(rng.choice([0, 0, 1, 2, 3]))  # the upper border, more often
+    cover = np.rot90(np.rot90(cover, turn)[edges[[0, 3, 1, 2]][turn] + cut :], -turn)
+    return photo(np.ascontiguousarray(cover), rng, light_strength=0.3)
+
+
 KINDS: dict[str, Callable[[Digit, Rng], Image.Image]] = {
     kind.__name__: kind
     for kind in (
@@ -625,5 +686,6 @@ KINDS: dict[str, Callable[[Digit, Rng], Image.Image]] = {
         neighbours, mnist, mnist_enlarged, canvas28, ink_in_alpha, coloured, board, marker_board,
         lit_board, dry_marker, close_up,
         one_pixel, fat_brush, bilevel_scan, noisy_scan, on_a_desk, broken, screen, deep,
+        on_a_line, rough, along_border,
     )
 }  # fmt: skip
