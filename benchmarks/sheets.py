@@ -108,7 +108,7 @@ def draw_path(height: float, rng: np.random.Generator) -> tuple[Cover, int]:
 
 
 def draw_plus(height: float, rng: np.random.Generator) -> Cover:
-    """Return the coverage of a plus sign drawn by a pen, as high on the line as a digit's middle."""
+    """Return the coverage of a plus sign drawn by a pen, at a digit's middle."""
     side = max(8, round(height * rng.uniform(0.5, 0.9)))
     page = Image.new("L", (4 * side, 4 * round(height)))
     centre = np.array([2 * side, 2 * height]) + rng.normal(0, 0.05, 2) * side
@@ -119,7 +119,7 @@ def draw_plus(height: float, rng: np.random.Generator) -> Cover:
         width = max(4, round(4 * height * rng.uniform(0.06, 0.13)))
         ImageDraw.Draw(page).line(points, fill=255, width=width, joint="curve")
     small = page.resize((side, round(height)), Image.Resampling.BOX)
-    return np.asarray(small, dtype=np.float32) / 255
+    return np.asarray(small, dtype=np.float32) / np.float32(255)
 
 
 def draw_sign(sign: str, height: float) -> Cover:
@@ -198,8 +198,8 @@ def sheet(layout: Layout, rng: np.random.Generator) -> tuple[Image.Image, list[s
         widest = max(widest, round(x + height))
     if layout.base_lines:
         for number in range(num_lines):
-            row = round(pitch * (number + 1) + rng.normal(-0.02, 0.08) * height)
-            ruled[row : row + pen] = 1
+            level = round(float(pitch * (number + 1) + rng.normal(-0.02, 0.08) * height))
+            ruled[level : level + pen] = 1
     if ruling in ("lines", "squares"):
         step = pitch if ruling == "lines" else height * rng.uniform(0.5, 1.3)
         for row in np.arange(rng.uniform(0, 0.3) * pitch, len(ruled), step):

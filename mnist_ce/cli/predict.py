@@ -240,6 +240,7 @@ def one_blas_thread() -> Iterator[None]:
 def _print_csv(records: list[Prediction], *, has_header: bool) -> None:
     buffer = io.StringIO()
     table = csv.writer(buffer, lineterminator="\n")
+    records = [replace(record, rotation=0) for record in records]  # which has no column
     if has_header:
         table.writerow(records[0].to_dict() | {"page": None})
     for record in records:

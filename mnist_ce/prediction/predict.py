@@ -19,6 +19,7 @@ from mnist_ce.network.model import kept_in_place, predict_logits
 from mnist_ce.reader.detector import adjusted_threshold, load_detector
 from mnist_ce.reader.geometry import Box
 from mnist_ce.reader.image_io import ImageSource, each_image, holds_images
+from mnist_ce.reader.page import project
 from mnist_ce.reader.pool import PreprocessedImage, PreprocessOptions, PreprocessPool, shared_pool
 from mnist_ce.reader.segmentation import CROWDED, Hypothesis, Stages
 from mnist_ce.reader.text_lines import Digit, Lattice
@@ -90,6 +91,9 @@ class Prediction(Shown):
     position: int | None = None  # the place in the line, from the left, counted from 0
     text: str | None = None  # the whole line; ? for what was not read
     page: int | None = None  # from 1; None, and not in JSON, where the image has one alone
+    rotation: int = (
+        0  # degrees counterclockwise by which it was turned to be read; in JSON unless 0
+    )
     # Not in JSON:
     has_several: bool = field(default=False, repr=False)  # digits, of which one was wanted
     reading: str = field(default="?", repr=False)  # the text, with wide gaps as blanks
@@ -102,8 +106,9 @@ class Prediction(Shown):
     def to_dict(self) -> dict[str, Any]:
         row = {f.name: getattr(self, f.name) for f in fields(self) if f.repr}
         row["top_k"] = [asdict(item) for item in self.top_k]
-        if self.page is None:
-            del row["page"]
+        for name in ("page", "rotation"):
+            if not row[name]:
+                del row[name]
         return row
 
     def headline(self) -> str:
@@ -349,10 +354,10 @@ class Predictor:
             ]
             reading = "".join(chain.from_iterable(zip(before[number], letters, strict=True)))
             for position, (digit, score, threshold, reason) in enumerate(judged):
-                p, scale = digit.probabilities, best.hypothesis.scale
+                p = digit.probabilities
                 order = np.argsort(-p, kind="stable")[: self.options.top_k]
                 top_k = (ClassProbability(labels[k], names[k], float(p[k])) for k in order)
-                top, left, bottom, right = (round(scale * edge) for edge in digit.candidate.box)
+                box = project(digit.candidate.box, best.hypothesis.to_image)
                 record = Prediction(
                     **common,
                     status="ok" if reason is None else "rejected",
@@ -364,11 +369,12 @@ class Predictor:
                     reason=reason,
                     score=score,
                     threshold=threshold,
-                    box=(left, top, right - left, bottom - top),
+                    box=(box.left, box.top, box.width, box.height),
                     line=number,
                     position=position,
                     text="".join(letters),
                     reading=reading,
+                    rotation=best.hypothesis.rotation,
                     pixels=digit.candidate.pixels,
                 )
                 records.append(record)
@@ -429,11 +435,10 @@ class Predictor:
     def why_unlike_a_digit(self, digit: ScoredDigit, hypothesis: Hypothesis) -> str:
         if digit.candidate.mark is not None:
             return f"looks like {digit.candidate.mark}, not a digit"
-        box = digit.candidate.box
-        longer_side_px = round(hypothesis.scale * box.size)
-        if longer_side_px < MIN_LEGIBLE_PX:
+        box = project(digit.candidate.box, hypothesis.to_image)
+        if box.size < MIN_LEGIBLE_PX:
             extent = "high" if box.height >= box.width else "wide"
-            return f"the digit is {longer_side_px} pixels {extent}: photograph it closer"
+            return f"the digit is {box.size} pixels {extent}: photograph it closer"
         if hypothesis.contrast < MIN_LEGIBLE_CONTRAST:
             return "the ink hardly differs from the paper: use a darker pen or more light"
         if digit.log_odds >= self.threshold:

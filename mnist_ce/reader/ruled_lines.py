@@ -31,7 +31,6 @@ MIN_UPRIGHT_SPAN = 0.8  # of an upright side from end to end
 MAX_SIDE_THICKNESS = 0.25  # of the shortest side
 MAX_CORNER_GAP = 0.12  # between the end of a side and the side that it meets
 FAINT_INTENSITY = 0.25  # a print fainter than the ink is broken in the mask, which begins at 0.38
-MIN_FRAMED = 0.1  # height of what a frame is around, of its own: specks and dots are none
 
 
 def erase_lines(
@@ -249,14 +248,3 @@ def _has_four_sides(mask: Mask) -> bool:
     top_and_bottom = mask[:down].any(axis=0), mask[-down:].any(axis=0)
     left_and_right = mask[:, :across].any(axis=1), mask[:, -across:].any(axis=1)
     return all(side.mean() > 0.8 for side in (*top_and_bottom, *left_and_right))
-
-
-def without_frames(components: list[Component]) -> list[Component]:
-    """Return components without those around two others, or all if nothing else is left."""
-    tops, lefts, bottoms, rights = np.array([c.box for c in components]).T
-    is_around = (tops > tops[:, None]) & (bottoms < bottoms[:, None])  # [outer, inner]
-    is_around &= (lefts > lefts[:, None]) & (rights < rights[:, None])
-    heights = bottoms - tops
-    is_around &= heights > MIN_FRAMED * heights[:, None]
-    is_frame = is_around.sum(axis=1) >= 2
-    return [c for c, frame in zip(components, is_frame, strict=True) if not frame] or components

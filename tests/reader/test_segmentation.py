@@ -14,6 +14,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from mnist_ce.data.synthetic import generate
 from mnist_ce.reader.detector import MIN_QUALITY
 from mnist_ce.reader.image_io import open_image
+from mnist_ce.reader.page import View, perspective, project
 from mnist_ce.reader.pixels import as_mnist_image, resize_to_mnist
 from mnist_ce.reader.segmentation import hypotheses
 
@@ -44,6 +45,16 @@ def as_image(levels: np.ndarray) -> Image.Image:
 
 def draw(cover: Cover, paper: float | Cover = 250, ink: float = 20) -> Image.Image:
     return as_image(paper + (ink - paper) * cover)
+
+
+def on_desk(page: Image.Image) -> Image.Image:
+    """The page at half its size, askew and in perspective, on a dark desk."""
+    size = (2 * page.width, 2 * page.height)
+    corners = np.array([[0.2, 0.25], [0.8, 0.2], [0.85, 0.75], [0.15, 0.8]]) * size
+    to_page = np.linalg.inv(perspective(*page.size, corners))
+    data = tuple((to_page / to_page[2, 2]).ravel()[:8].tolist())
+    seen = page.convert("L").transform(size, Image.Transform.PERSPECTIVE, data, fillcolor=60)
+    return seen.filter(ImageFilter.GaussianBlur(1))
 
 
 def row_of(covers: list[Cover]) -> Image.Image:
@@ -219,9 +230,41 @@ def test_boxes_are_in_pixels_of_the_upright_image(case: str, covers: list[Cover]
         page, inked = sheet, inked + np.array([8000, 2800, 8000, 2800])
     for multi in (False, True):
         best = hypotheses(open_image(page), multi=multi)[0]
-        box = best.digits[0].box
-        edges = best.scale * np.array([box.left, box.top, box.right, box.bottom])
+        box = project(best.digits[0].box, best.to_image)
+        edges = (box.left, box.top, box.right, box.bottom)
         np.testing.assert_allclose(edges, factor * inked, atol=max(3 * factor, 4))
+
+
+@pytest.mark.parametrize(
+    ("degrees", "desk"),
+    [(0, False), (90, False), (180, False), (270, False), (0, True), (90, True)],
+)
+def test_digits_of_a_turned_page_are_upright(degrees: int, desk: bool) -> None:
+    digits = generate(60, seed=3)
+    chosen = [int(np.flatnonzero(digits.labels.numpy() == label)[0]) for label in (9, 2, 9, 2, 7)]
+    row = np.concatenate([np.pad(digits.images[i].numpy(), 12) for i in chosen], axis=1)
+    upright = Image.fromarray(255 - row).resize((780, 156), Image.Resampling.BICUBIC)
+    page = upright.rotate(degrees, expand=True)
+    best = hypotheses(on_desk(page) if desk else page, multi=True)[0]
+    assert best.rotation == -degrees % 360
+    assert len(best.digits) == 5
+    if not desk:
+        for digit, clean in zip(
+            best.digits, hypotheses(upright, multi=True)[0].digits, strict=True
+        ):
+            assert correlation(digit.pixels, clean.pixels) > 0.95
+        inked = page.point(lambda level: 255 * (level < 120)).getbbox()
+        boxes = np.array([project(digit.box, best.to_image) for digit in best.digits])
+        (top, left), (bottom, right) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+        assert inked == pytest.approx((left, top, right, bottom), abs=4)
+
+
+@pytest.mark.parametrize("shade", [0.6, 0.8])
+def test_half_a_page_in_the_shade_is_no_page(shade: float, covers: list[Cover]) -> None:
+    for light in (COLUMNS < 130, ROWS < 130, ROWS + COLUMNS < 230):
+        page = as_image(np.where(light, 1.0, shade) * (240 - 215 * covers[0]))
+        assert View.of(page).page() is None
+    assert View.of(on_desk(draw(covers[0]))).page() is not None
 
 
 def test_touching_digits_have_a_cut_between_them_and_a_narrow_one_has_none(
