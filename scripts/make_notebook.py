@@ -1,10 +1,13 @@
 """Makes docs/lessons.ipynb from docs/lessons.md: each command becomes a cell to run.
 
-python -m scripts.make_notebook
+    python -m scripts.make_notebook
+
+The output of the commands is left out.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from pathlib import Path
@@ -29,6 +32,13 @@ def notebook(text: str) -> str:
     return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Make the notebook."""
+    form = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=form).parse_args()
     lessons = (DOCS / "lessons.md").read_text(encoding="utf-8")
     (DOCS / "lessons.ipynb").write_text(notebook(lessons), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
