@@ -60,8 +60,9 @@ def images_at(address: Address, data_dir: str | Path | None = None) -> Iterator[
     chosen = range(len(images)) if address.place is None else [address.place]
     if chosen[-1] >= len(images):
         raise UsageError(f"{address}: there are {len(images):,} images, counted from 0")
-    pixels, classes = images.numpy(), None if labels is None else labels.tolist()
+    source, pixels = str(address._replace(place=None)), images.numpy()
+    classes = None if labels is None else labels.tolist()
     for index in chosen:
         hypothesis = Hypothesis([[Lattice.of(Digit(pixels[index], Box(0, 0, 28, 28)))]])
         truth = None if classes is None else names[classes[index]]
-        yield PreprocessedImage(str(address._replace(place=index)), [hypothesis], truth=truth)
+        yield PreprocessedImage(f"{source}[{index}]", [hypothesis], truth=truth)

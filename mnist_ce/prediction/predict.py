@@ -91,9 +91,7 @@ class Prediction(Shown):
     position: int | None = None  # the place in the line, from the left, counted from 0
     text: str | None = None  # the whole line; ? for what was not read
     page: int | None = None  # from 1; None, and not in JSON, where the image has one alone
-    rotation: int = (
-        0  # degrees counterclockwise by which it was turned to be read; in JSON unless 0
-    )
+    rotation: int = 0  # degrees counterclockwise that it was turned by; not in JSON where 0
     # Not in JSON:
     has_several: bool = field(default=False, repr=False)  # digits, of which one was wanted
     reading: str = field(default="?", repr=False)  # the text, with wide gaps as blanks
@@ -294,7 +292,7 @@ class Predictor:
     def __init__(self, trained: TrainedModel, options: PredictOptions) -> None:
         self.trained, self.options = trained, options
         self.device = resolve_device(options.device)
-        self.model = trained.model.to(self.device)
+        self.model, self.labels = trained.model.to(self.device), trained.labels
         threshold = trained.rejection_threshold
         self.threshold = load_detector().threshold if threshold is None else threshold
         self.preprocess_options = PreprocessOptions(  # which processes can read without torch
@@ -343,7 +341,7 @@ class Predictor:
         resolved = [self.resolve(hypothesis, scores) for hypothesis in image.hypotheses]
         best = max(resolved, key=lambda hypothesis: hypothesis.score)
         common |= {"stages": best.stages, "has_several": best.several is not None}
-        names, labels = self.trained.class_names, self.trained.labels
+        names, labels = self.trained.class_names, self.labels
         records = Predictions()
         before = blanks([[digit.candidate.box for digit in line] for line in best.lines])
         for number, line in enumerate(best.lines):
@@ -453,8 +451,10 @@ def blanks(lines: Sequence[Sequence[Box]]) -> list[list[str]]:
         return b.left + b.right - a.left - a.right
 
     pairs = [list(pairwise(line)) for line in lines]
+    if not any(pairs):
+        return [[""] * len(line) for line in lines]
     min_gap = MIN_BLANK * float(np.median([box.height for line in lines for box in line]))
-    pitches = sorted(pitch(a, b) for line in pairs for a, b in line) or [0]
+    pitches = sorted(pitch(a, b) for line in pairs for a, b in line)
     min_pitch = MIN_BLANK_PITCHES * pitches[(len(pitches) - 1) // 2]  # the lower median
     wide = [[b.left - a.right > min_gap and pitch(a, b) > min_pitch for a, b in p] for p in pairs]
     return [["", *(" " * is_wide for is_wide in line)] for line in wide]
