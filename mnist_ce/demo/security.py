@@ -27,6 +27,7 @@ MAX_BODY_SECONDS = 15.0
 # Requests at once: with MAX_BODY_BYTES those of POST bound the memory of what is received.
 MAX_ACTIVE = {"POST requests": 32, "streams": 8, "requests": 256}
 MAX_CONNECTIONS = 256
+MAX_QUEUE_SECONDS = 1.0  # that a request waits for its turn
 MAX_WAIT_SECONDS = 10.0  # for the head of a request, or until a client takes an answer
 WRONG_TOKEN_SECONDS = 1.0
 COOKIE = "mnist_ce_token"
@@ -150,13 +151,17 @@ class SecurityMiddleware:
             return
         kind = "POST requests" if request.method == "POST" else "requests"
         kind = "streams" if request.url.path == "/v1/events" else kind
-        waiting = (one for one in self.receiving if not one.expired() and "POST" in kind)
-        if self.num_active[kind] >= MAX_ACTIVE[kind]:
-            if (oldest := next(waiting, None)) is None:
+        give_up_at = asyncio.get_running_loop().time() + MAX_QUEUE_SECONDS
+        while self.num_active[kind] >= MAX_ACTIVE[kind]:
+            waiting = (one for one in self.receiving if not one.expired() and "POST" in kind)
+            if oldest := next(waiting, None):
+                del self.receiving[oldest]  # it makes room
+                oldest.reschedule(0)
+                break
+            if asyncio.get_running_loop().time() > give_up_at:
                 await refuse(429, f"more than {MAX_ACTIVE[kind]} {kind} at once: try again")
                 return
-            del self.receiving[oldest]  # it makes room
-            oldest.reschedule(0)
+            await asyncio.sleep(0.05)  # of those that came at once, none may be receiving yet
         self.num_active[kind] += 1  # nothing was awaited since it was compared
         try:
             is_head = request.method == "HEAD" and kind != "streams"  # uvicorn leaves out the body
