@@ -206,9 +206,11 @@ def load_dataset(
         except DownloadError as error:
             if name != "auto":
                 raise
+            for line in error.args:
+                logger.info(line)
             logger.warning(
-                f"NOT MNIST: using the built-in SYNTHETIC digits instead, so every result is about "
-                f"those. {error} (--dataset mnist: an error; --dataset synthetic: no warning)"
+                "NOT MNIST: using the built-in SYNTHETIC digits instead, so every result is about "
+                "those (--dataset mnist: an error; --dataset synthetic: no warning)"
             )
     return Dataset("synthetic", *load_synthetic(data_dir), DIGITS)
 

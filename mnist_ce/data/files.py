@@ -1,20 +1,19 @@
-"""The files of MNIST, Fashion-MNIST and KMNIST: found, verified, downloaded, unpacked, read.
+"""The files of MNIST, Fashion-MNIST and KMNIST: found, verified, downloaded, kept, read.
 
-torchvision says what they are and where to download them. Verified files are brought into its
-layout, `<root>/<class>/raw/`, in the user's cache where the data directory cannot be written, and
-what is read from there is compared. MNIST's then need no torchvision, whose import takes 2 s of CPU
-and 150 MB. Of Fashion-MNIST and KMNIST only the MD5s of the packed files are known: these are kept
-beside the unpacked ones, which are not used without them.
+torchvision says what they are and where to download them. MNIST's are kept unpacked, in
+torchvision's layout, `<root>/MNIST/raw/`, and then need no torchvision, whose import takes 2 s of
+CPU and 150 MB. Of Fashion-MNIST and KMNIST only the MD5s of the packed files are known, and these
+are what is kept.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import logging
 import math
 import os
+import ssl
 import threading
 import time
 import urllib.error
@@ -51,6 +50,7 @@ FILES = {
     "t10k-images-idx3-ubyte": ((10_000, 28, 28), "2646ac647ad5339dbf082846283269ea"),
     "t10k-labels-idx1-ubyte": ((10_000,), "27ae3e4e09519cfbb04c329615203637"),
 }
+SIZES = {name: len(idx_header(*shape)) + math.prod(shape) for name, (shape, _) in FILES.items()}
 # Of the values of all four files in order, as `Dataset.digest` takes it.
 DIGESTS = {"mnist": "b2d8f5bf39174ee5ffeefa97e42d673c35432b411bb5d1f74fbbeddae7f1690a"}
 STALL_TIMEOUT_S = 20.0
@@ -62,7 +62,10 @@ _MOVING_BYTES = 1024  # a server that sends fewer within the waiting time has st
 
 
 class DownloadError(DataError):
-    """A file could not be downloaded."""
+    """A file could not be downloaded; its arguments are the lines of its message."""
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.args))
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,9 @@ class DataFile:
     packed_md5: str  # in hex
     unpacked_md5: str | None  # None where it is not known
 
-    def verified(self, content: bytes, md5: str) -> bytes | None:
-        """Return unpacked content if `content`, packed or not and of this MD5, is this file."""
-        if md5 == self.unpacked_md5:
+    def unpack(self, content: bytes) -> bytes | None:
+        """Return the unpacked content if `content`, packed or not, is this file."""
+        if (md5 := md5_of(content)) == self.unpacked_md5:
             return content
         decompressor = zlib.decompressobj(wbits=31)  # gzip
         try:
@@ -104,11 +107,11 @@ def torchvision_class(dataset: str) -> Any:  # noqa: ANN401 - torchvision carrie
 
 
 def files_of(dataset: str) -> list[DataFile]:
-    packed_md5s, files = dict(torchvision_class(dataset).resources), []
-    for name, (shape, md5) in FILES.items():
-        num_bytes, unpacked = len(idx_header(*shape)) + math.prod(shape), dataset == "mnist" and md5
-        files.append(DataFile(name, num_bytes, packed_md5s[f"{name}.gz"], unpacked or None))
-    return files
+    packed_md5s = dict(torchvision_class(dataset).resources)
+    return [
+        DataFile(name, SIZES[name], packed_md5s[f"{name}.gz"], md5 if dataset in DIGESTS else None)
+        for name, (_, md5) in FILES.items()
+    ]
 
 
 class DatasetFiles:
@@ -116,9 +119,8 @@ class DatasetFiles:
 
     Each is looked for, unpacked or as `.gz`, in `<data_dir>/<class>/raw`, `<data_dir>/<dataset>`,
     `data_dir`, the user's cache and one level below these, by its MD5, whatever its name; and then
-    downloaded, from `mirror` alone if given. A damaged file is named in a warning and not used; one
-    that lies where the good one goes is kept as `NAME.damaged`. With `fail_fast`, silent mirrors
-    are given up within seconds.
+    downloaded, from `mirror` alone if given. A damaged file is named in a warning, not used, and
+    left as it is. With `fail_fast`, silent mirrors are given up within seconds.
     """
 
     def __init__(
@@ -130,7 +132,6 @@ class DatasetFiles:
             )
         self.name, self.data_dir, self.mirror, self.fail_fast = name, data_dir, mirror, fail_fast
         self.raw = Path(TORCHVISION_CLASSES[name], "raw")
-        self.folders = (data_dir / self.raw, data_dir / name, data_dir, cache_dir() / self.raw)
         self.problems: dict[Path, str] = {}  # of damaged files
         self.contents: dict[str, bytes] = {}  # of the unpacked files that are found or downloaded
 
@@ -148,64 +149,55 @@ class DatasetFiles:
         return deque([one] if one else self.torchvision_class.mirrors)
 
     def load(self) -> Dataset:
-        roots = (self.data_dir, cache_dir())
-        if known := DIGESTS.get(self.name):
-            for root in roots:
-                if dataset := self._read(root, known):
-                    return dataset
+        for root in (self.data_dir, cache_dir()):
+            if self.name in DIGESTS and (dataset := self._read_unpacked(root)):
+                return dataset
         self._search()
         for path, problem in self.problems.items():
             logger.warning(f"{path} {problem} and is not used")
-        refusals = []
-        for root in roots:
-            try:
-                for file in self.files:
-                    self._fill(root, file)
-            except OSError as error:
-                refusals.append(f"{root}: {one_line(error)}")
-                continue
-            contents = (self.contents[file.name] for file in self.files)
-            if dataset := self._read(root, hashlib.sha256(b"".join(contents)).hexdigest()):
-                return dataset
-            refusals.append(f"{root}: a file changed while it was read")
-        problem = f"no folder to unpack {self.name} in ({'; '.join(refusals)})"
-        raise DataError(f"{problem}: give a folder that can be written")
+        kept: dict[str, bytes] = {}
+        for file in self.files:
+            if file.name not in self.contents:
+                packed = self._download(file)
+                self.contents[file.name] = file.unpack(packed) or b""
+                kept[f"{file.name}.gz"] = packed
+        self._keep(self.contents if self.name in DIGESTS else kept)
+        return self._dataset()
 
-    def _read(self, root: Path, digest: str) -> Dataset | None:
+    def _read_unpacked(self, root: Path) -> Dataset | None:
+        try:
+            for name, num_bytes in SIZES.items():
+                self.contents[name] = read_regular(root / self.raw / name, num_bytes)
+            dataset = self._dataset()
+        except (OSError, ValueError):
+            return None
+        return dataset if dataset.digest == DIGESTS[self.name] else None
+
+    def _dataset(self) -> Dataset:
         arrays = []
         for name, (shape, _) in FILES.items():
-            header, num_values = idx_header(*shape), math.prod(shape)
-            try:
-                content = read_regular(root / self.raw / name, len(header) + num_values)
-            except OSError:
-                return None
-            if len(content) != len(header) + num_values or not content.startswith(header):
-                return None
-            values = np.frombuffer(content, np.uint8, offset=len(header))
+            values = np.frombuffer(self.contents[name], np.uint8, offset=len(idx_header(*shape)))
             arrays.append(values.reshape(shape).copy())  # torch wants memory that can be written
         classes = DIGITS if self.name in DIGESTS else self.torchvision_class.classes
         parts = {"train": Arrays(*arrays[:2]), "test": Arrays(*arrays[2:])}
         splits, class_names = to_splits(parts, self.name, [n.partition(" - ")[0] for n in classes])
-        dataset = Dataset(self.name, splits["train"], splits["test"], class_names)
-        return dataset if dataset.digest == digest else None
+        return Dataset(self.name, splits["train"], splits["test"], class_names)
 
     def _search(self) -> None:
         """Take over files of the right MD5, whatever their names, and note the damaged ones."""
+        self.contents.clear()
         # All datasets use the same file names: what has one may be of another dataset.
         every = [file for other in TORCHVISION_CLASSES for file in files_of(other)]
         known_md5s = {md5 for file in every for md5 in (file.packed_md5, file.unpacked_md5)}
-        names = [name for file in self.files for name in (file.name, f"{file.name}.gz")]
-        for folder in self.folders:
+        by_key = {key: file for file in self.files for key in (file.name, file.num_bytes)}
+        cache = cache_dir() / self.raw
+        for folder in (self.data_dir / self.raw, self.data_dir / self.name, self.data_dir, cache):
             # As 7-Zip and Kaggle unpack it: `train-images.idx3-ubyte`, or in a folder of its name.
             entries = (path for entry in _entries(folder) for path in (entry, *_entries(entry)))
-            named = (folder / name for name in names)
-            paths = itertools.chain(named, itertools.islice(entries, MAX_ENTRIES))
-            for path, file in itertools.product(filter(Path.is_file, paths), self.files):
-                if path in self.problems or file.name in self.contents:
-                    continue
-                md5s = {file.name: file.unpacked_md5, f"{file.name}.gz": file.packed_md5}
-                expected = md5s.get(path.name)
-                if not expected and _unpacked_size(path) != file.num_bytes:
+            for path in filter(Path.is_file, itertools.islice(entries, MAX_ENTRIES)):
+                name = path.name.removesuffix(".gz")
+                file = by_key.get(name) or by_key.get(_unpacked_size(path))
+                if file is None or file.name in self.contents:
                     continue
                 try:
                     content = read_regular(path, file.num_bytes + GZIP_BYTES)
@@ -213,35 +205,39 @@ class DatasetFiles:
                     self.problems[path] = f"is damaged ({one_line(error)})"
                     continue
                 md5 = md5_of(content)
-                if unpacked := file.verified(content, md5):
+                expected = file.unpacked_md5 if path.name == file.name else file.packed_md5
+                if unpacked := file.unpack(content):
                     self.contents[file.name] = unpacked
-                elif expected and md5 not in known_md5s:
+                elif expected and name == file.name and md5 not in known_md5s:
                     what = f"MD5 {md5}, expected {expected}; {len(content):,} bytes"
                     self.problems[path] = f"is damaged ({what})"
 
-    def _fill(self, root: Path, file: DataFile) -> None:
-        path, content = root / self.raw / file.name, self.contents.get(file.name)
-        if content is not None and _holds(path, content):
-            return
-        for folder in (root, path.parent):
-            check_writable(folder)  # before a download, whose result would be lost
-        if content is None:
-            packed = self._download(file)
-            content = file.verified(packed, file.packed_md5)
-            assert content is not None  # the MD5 is that of the packed file
-            self.contents[file.name] = content
-            if file.unpacked_md5 is None:
-                _replace(path.with_name(f"{file.name}.gz"), packed)
-        _replace(path, content)
+    def _keep(self, contents: dict[str, bytes]) -> None:
+        """Write files where they are looked for first: in the cache where the folder is not to be.
+
+        What lies there under their names may be the user's own, and is not replaced.
+        """
+        for root in (self.data_dir, cache_dir()):
+            try:
+                for name, content in contents.items():
+                    path = root / self.raw / name
+                    if path.is_file() and path.read_bytes() == content:
+                        continue
+                    if path.exists() and not (path.is_file() and root == cache_dir()):
+                        raise FileExistsError(f"{path} is another file")
+                    for folder in (root, path.parent):
+                        check_writable(folder)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_atomically(path, content)
+                return
+            except OSError as error:
+                logger.info(f"{self.name} is not kept in {root}: {one_line(error)}")
 
     def _download(self, file: DataFile) -> bytes:
         """Return the packed file; a DownloadError says what is missing, found, and there beside."""
-        name, limit = f"{file.name}.gz", file.num_bytes + GZIP_BYTES
         timeout_s = FALLBACK_TIMEOUT_S / len(self.mirrors) if self.fail_fast else STALL_TIMEOUT_S
         try:
-            return download_file(
-                name, file.packed_md5, self.mirrors, max_bytes=limit, stall_seconds=timeout_s
-            )
+            return download_file(file, self.mirrors, stall_seconds=timeout_s)
         except DownloadError as error:
             names, others = [file.name for file in self.files], _entries(self.data_dir)
             lists = {
@@ -255,28 +251,13 @@ class DatasetFiles:
                 if names
             )
             damaged = "".join(f"{path} {problem}. " for path, problem in self.problems.items())
+            folder = f"the folder {self.data_dir} does not hold all of {self.name}"
             raise DownloadError(
-                f"{damaged}{self.data_dir} does not hold all of {self.name} ({'; '.join(shown)}), "
-                f"and {name} could not be downloaded ({error}). Put the missing files there, or "
-                "name another mirror."
+                f"{damaged}{folder} ({'; '.join(shown)})",
+                f"{file.name}.gz could not be downloaded ({error})",
+                "put the files there, or name their folder (--data-dir or MNIST_CE_DATA_DIR) or a "
+                "server that has them (--mirror URL)",
             ) from error
-
-
-def _holds(path: Path, content: bytes) -> bool:
-    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file, and keep another one that lies there as `NAME.damaged`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and not path.is_file():
-        raise FileExistsError(f"{path} is not a regular file")  # writing may wait for ever
-    if path.is_file() and not _holds(path, content):
-        # A link, because two processes may do this at the same time: the first one keeps the
-        # damaged file, and at no moment is there no file.
-        with contextlib.suppress(FileExistsError):
-            os.link(path, path.with_name(f"{path.name}.damaged"))
-    write_atomically(path, content)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -296,27 +277,27 @@ def _unpacked_size(path: Path) -> int | None:
     return None
 
 
-def download_file(
-    name: str, md5: str, mirrors: deque[str], *, max_bytes: int, stall_seconds: float
-) -> bytes:
-    """Download a file from the first mirror, an address ending in a slash, that has this MD5.
+def download_file(file: DataFile, mirrors: deque[str], *, stall_seconds: float) -> bytes:
+    """Download a packed file from the first mirror, an address ending in a slash, that has it.
 
     A mirror that fails goes to the end of `mirrors`, so that the next file does not wait for it
     again. Where none has it, a `DownloadError` gives each mirror's reason.
     """
     reasons = []
     for _ in range(len(mirrors)):
-        url = mirrors[0] + name
+        url = f"{mirrors[0]}{file.name}.gz"
         logger.info(f"downloading {url}")
         try:
-            content = fetch(url, max_bytes=max_bytes, stall_seconds=stall_seconds)
-            if (found := md5_of(content)) == md5:
+            content = fetch(url, max_bytes=file.num_bytes + GZIP_BYTES, stall_seconds=stall_seconds)
+            if file.unpack(content) is not None:
                 return content
-            reasons.append(f"{url}: has MD5 {found}, expected {md5}")
+            is_page = content[:100].lstrip().startswith(b"<")
+            found = "a web page, as of a login" if is_page else f"MD5 {md5_of(content)}"
+            reasons.append(f"{url}: has {found}, expected MD5 {file.packed_md5}")
         except DownloadError as error:
             reasons.append(f"{url}: {error}")
         mirrors.rotate(-1)
-    raise DownloadError("; ".join(reasons))
+    raise DownloadError(*reasons)
 
 
 def fetch(url: str, *, max_bytes: int, stall_seconds: float) -> bytes:
@@ -332,7 +313,10 @@ def fetch(url: str, *, max_bytes: int, stall_seconds: float) -> bytes:
     def read() -> None:
         try:
             request = urllib.request.Request(url, headers={"User-Agent": "mnist-ce"})
-            with urllib.request.urlopen(request, timeout=2 * stall_seconds) as response:
+            # OpenSSL itself knows `SSL_CERT_FILE`.
+            context = ssl.create_default_context(cafile=os.environ.get("REQUESTS_CA_BUNDLE"))
+            timeout = 2 * stall_seconds
+            with urllib.request.urlopen(request, timeout=timeout, context=context) as response:
                 length = response.headers.get("Content-Length")
                 while (chunk := response.read1(1 << 16)) and not given_up.is_set():
                     content.extend(chunk)
@@ -361,6 +345,7 @@ def fetch(url: str, *, max_bytes: int, stall_seconds: float) -> bytes:
         if isinstance(failures[0], urllib.error.HTTPError):
             failures[0].close()
         cause = getattr(failures[0], "reason", None)  # of a URLError, whose own text is "<…>"
-        reason = cause if isinstance(cause, Exception) else failures[0]
-        raise DownloadError(one_line(reason)) from failures[0]
+        reason = one_line(cause if isinstance(cause, Exception) else failures[0])
+        advice = "; SSL_CERT_FILE names certificates to trust" * ("CERTIFICATE" in reason)
+        raise DownloadError(reason + advice) from failures[0]
     return bytes(content)
