@@ -13,6 +13,8 @@ def run() -> NoReturn:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the process began with it closed
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+    # Before NumPy is loaded, whose products here are small; processes that are started inherit it.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         from mnist_ce.cli import main
 

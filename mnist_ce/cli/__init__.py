@@ -9,17 +9,17 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer import Option
 
 from mnist_ce.cli import demo, evaluate, explain, predict, runs, train, tune
-from mnist_ce.cli.options import TRACEBACK, ClickError, Command, usage_message
+from mnist_ce.cli.options import TRACEBACK, ClickError, Command, usage_message, with_network
 from mnist_ce.cli.printing import echo, error, note, printing
 from mnist_ce.system.distributed import is_main
 from mnist_ce.system.errors import MnistCeError, StoppedError
-from mnist_ce.system.files import version
+from mnist_ce.system.files import expand_home, version
 from mnist_ce.system.text import one_line
 
 __all__ = ["app", "main"]
@@ -46,14 +46,13 @@ for command in (
 ):
     # \b keeps click from joining the examples to one paragraph.
     help_text = re.sub(r"\n( *)(Examples|For example):", r"\n\1\b\n\1\2:", command.__doc__ or "")
-    short_help = help_text.partition("\n")[0]  # whole in the list of commands, where click cuts
-    # Without options it is no command to train many runs.
-    look: dict[str, Any] = {
-        "help": help_text,
-        "short_help": short_help,
-        "no_args_is_help": command is tune.tune,
-    }
-    app.command(command.__name__, cls=Command, **look)(command)
+    app.command(
+        command.__name__,
+        cls=Command,
+        help=help_text,
+        short_help=help_text.partition("\n")[0],  # whole in the list of commands, where click cuts
+        no_args_is_help=command is tune.tune,  # without options it is no command to train many runs
+    )(with_network(command))
 
 
 def _print_version(is_given: bool) -> None:
@@ -71,6 +70,12 @@ def program(
     """Train, evaluate and use one small network on MNIST."""
 
 
+def _without_home(word: str) -> str:
+    """Replace `~` in a value such as that of `--output=~/runs`, where no shell does."""
+    option = word[: word.find("=") + 1] if word.startswith("--") else ""
+    return option + expand_home(word.removeprefix(option))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
@@ -78,10 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     `arguments` is the command line after `mnist-ce`; None: that of this process.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    words = [word for word in arguments if word != TRACEBACK]
 
     def fail(message: str, exit_code: int, show: Callable[[str], None] = error) -> int:
-        if len(words) < len(arguments):
+        if TRACEBACK in arguments:
             note(traceback.format_exc())
         if is_main():  # the other processes of a run have the same error, or follow its end
             show(message)
@@ -90,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         with printing():
+            words = [_without_home(word) for word in arguments if word != TRACEBACK]
             code = app(words, prog_name="mnist-ce", standalone_mode=False)
             return code if isinstance(code, int) else 0
     except SystemExit as end:

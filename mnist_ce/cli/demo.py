@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
 import socket
+import sys
 import threading
 import webbrowser
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import Annotated
 from typer import Option
 
 from mnist_ce.cli import options
-from mnist_ce.cli.predict import one_blas_thread
 from mnist_ce.cli.printing import echo, note, warn
 from mnist_ce.system.errors import UsageError, require
 from mnist_ce.system.text import one_line
@@ -29,25 +28,19 @@ def demo(
     host: Annotated[str, Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8000,
     token_file: Annotated[
-        Path | None,
-        Option(help=f"File with what requests must present (or {TOKEN_VARIABLE}).", metavar="FILE"),
+        Path | None, Option(help=f"File with what requests must present (or {TOKEN_VARIABLE}).")
     ] = None,
     allow_host: Annotated[
-        list[str] | None,
-        Option(help="Name that a proxy with TLS has for this server.", metavar="NAME"),
+        list[str] | None, Option(help="Name that a proxy with TLS has for this server.")
     ] = None,
     allow_origin: Annotated[
-        list[str] | None,
-        Option(help="Other page that may ask (CORS): http://localhost:3000.", metavar="URL"),
+        list[str] | None, Option(help="Other page that may ask (CORS): http://localhost:3000.")
     ] = None,
     no_browser: Annotated[bool, Option("--no-browser", help="Do not open the browser.")] = False,
-    corrections: Annotated[
-        Path, Option(help="Folder for the images labelled on the page.", metavar="DIR")
-    ] = Path("corrections"),
+    corrections: Annotated[str, Option(help="Folder for labelled drawings.")] = "corrections",
     model: options.Model = None,
     output: options.Output = "checkpoints",
     threads: options.Threads = 0,
-    until_stdin_ends: Annotated[bool, Option("--until-stdin-ends", hidden=True)] = False,
 ) -> None:
     """Serve a page to draw digits on, and predictions over HTTP.
 
@@ -76,9 +69,7 @@ def demo(
             )
     if hosts and token is None:
         warn("whoever reaches the proxy can use this server, unless it has a --token-file")
-    if until_stdin_ends:
-        threading.Thread(target=_stop_after_stdin, daemon=True).start()
-    with one_blas_thread(), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         listener = stack.enter_context(_listen(host, port))
         from mnist_ce.demo.inference import InferenceService
         from mnist_ce.demo.server import make_app, serve
@@ -92,12 +83,12 @@ def demo(
         name = f"[{host}]" if ":" in host else host
         address = f"http://{name}:{listener.getsockname()[1]}/"
         echo(address)
-        if not until_stdin_ends:
+        if sys.stdin.isatty():
             note("Ctrl-C ends it")
         if not no_browser:
             # Without the token, which would stand in the list of processes.
             threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
-        serve(make_app(service, host, token, corrections, hosts, origins), listener)
+        serve(make_app(service, host, token, Path(corrections), hosts, origins), listener)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -112,8 +103,3 @@ def _listen(host: str, port: int) -> socket.socket:
             f"--host {host} --port {port}: {reason}; --port 0 takes any free port"
         ) from None
     return listener
-
-
-def _stop_after_stdin() -> None:
-    os.read(0, 1)  # sys.stdin would be locked at the end of the interpreter
-    os.kill(os.getpid(), signal.SIGTERM)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +9,7 @@ import typer
 from typer import Argument, Option
 
 from mnist_ce.cli import options
-from mnist_ce.cli.printing import echo, note, print_json, print_table, write_plot
+from mnist_ce.cli.printing import csv_text, echo, note, print_json, print_table, write_plot
 from mnist_ce.system.errors import RunError
 from mnist_ce.system.files import write_atomically
 from mnist_ce.system.text import percent, truncate_middle
@@ -21,21 +19,18 @@ if TYPE_CHECKING:
     from mnist_ce.evaluation.evaluate import EvaluationReport
 
 
-@options.with_network
 def evaluate(
     network: dict[str, Any],
     checkpoint: options.CheckpointArgument = None,
     checkpoint_option: Annotated[
-        str | None, Option("--checkpoint", help="The same, as an option.", metavar="FILE")
+        str | None, Option("--checkpoint", help="The same, as an option.")
     ] = None,
     split: options.Split = "test",
     dataset: options.OtherDataset = None,
     plot: options.Plot = None,
-    predictions: Annotated[
-        Path | None, Option(help="Write each image's probabilities.", metavar="FILE.csv")
-    ] = None,
+    predictions: Annotated[Path | None, Option(help="Write each image's probabilities.")] = None,
     verify: Annotated[
-        bool, Option("--verify", help="Verify the record and files of a finished run.")
+        bool, Option("--verify", help="Verify the record and files of a run.")
     ] = False,
     data_dir: options.DataDir = None,
     output: options.Output = "checkpoints",
@@ -56,15 +51,14 @@ def evaluate(
     name = checkpoint or checkpoint_option
     from mnist_ce.system.device import use_threads
 
+    place: dict[str, Any] = {"dataset": dataset, "data_dir": data_dir, "device": device}
     if verify:
-        if name is None or split != "test" or plot or (network["model"] or network["activation"]):
+        if name is None or split != "test" or plot or network["model"] or network["activation"]:
             raise typer.BadParameter("--verify needs the name of a run, and no other options")
         from mnist_ce.evaluation.verification import verify as verify_run
 
         with use_threads(threads):
-            run, checks = verify_run(
-                name, output=output, dataset=dataset, data_dir=data_dir, device=device
-            )
+            run, checks = verify_run(name, output=output, **place)
         failed = ", ".join(check.name for check in checks if not check.ok)
         if json:
             content = [{"name": c.name, "ok": c.ok, "found": c.detail} for c in checks]
@@ -82,9 +76,7 @@ def evaluate(
 
     with use_threads(threads):
         trained = load_model(name, output, **network)
-        report = run_evaluation(
-            trained, split=split, dataset=dataset, data_dir=data_dir, device=device
-        )
+        report = run_evaluation(trained, split=split, **place)
     note(f"checkpoint {trained.path}")
     if plot is not None:
         from mnist_ce.report.plots.evaluation import draw_reliability
@@ -100,51 +92,38 @@ def evaluate(
 
 
 def _predictions_csv(report: EvaluationReport) -> str:
-    buffer, names, result = io.StringIO(), report.class_names, report.result
-    table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(["index", "label", "prediction", *names])
-    rows = zip(result.labels.tolist(), result.predictions.tolist(), strict=True)
-    for index, ((label, prediction), p) in enumerate(
-        zip(rows, report.probabilities.tolist(), strict=True)
-    ):
-        table.writerow([index, names[label], names[prediction], *(f"{x:.6g}" for x in p)])
-    return buffer.getvalue()
+    names, result = report.class_names, report.result
+    rows: list[list[Any]] = [["index", "label", "prediction", *names]]
+    columns = (result.labels, result.predictions, report.probabilities)
+    for label, prediction, p in zip(*(column.tolist() for column in columns), strict=True):
+        rows.append([len(rows) - 1, names[label], names[prediction], *(f"{x:.6g}" for x in p)])
+    return csv_text(rows)
 
 
 def _print_report(report: EvaluationReport) -> None:
     result = report.result
-    echo(
-        f"{report.dataset}, {report.split} split, {result.num_examples:,} images\n"
-        f"average loss  {result.loss:.4f}\n"
-        f"accuracy      {_accuracy_text(report)}"
-    )
+    rows = {"average loss": f"{result.loss:.4f}", "accuracy": _accuracy_text(report)}
     for temperature, calibration in report.calibrations.items():
         name = "calibration" if temperature == report.trained.temperature else "uncalibrated"
-        low, high = calibration.ece_interval
-        text = f"{name:<14}error {percent(calibration.ece, 2)}, "
-        text += f"95 % interval {percent(low, 2)} to {percent(high, 2)}"
+        low, high = (percent(limit, 2) for limit in calibration.ece_interval)
+        rows[name] = f"error {percent(calibration.ece, 2)}, 95 % interval {low} to {high}"
         if len(report.calibrations) > 1:  # else the NLL is the loss
-            text += f", NLL {calibration.nll:.4f}, T = {temperature:.4g}"
-        echo(text)
+            rows[name] += f", NLL {calibration.nll:.4f}, T = {temperature:.4g}"
     if (binary := report.binary) is not None:
-        area, average = (
-            "-" if value is None else f"{value:.5f}"  # one of the classes has no image
-            for value in (binary.roc_auc, binary.average_precision)
-        )
-        echo(
-            f"precision     {binary.precision:.4f}\n"
-            f"recall        {binary.recall:.4f}\n"
-            f"F1            {binary.f1:.4f}\n"
-            f"ROC AUC       {area}\n"
-            f"avg precision {average}\n"
-            f"errors        {binary.false_positives} false yes, {binary.false_negatives} false no"
-        )
+        for name, value in (
+            ("precision", binary.precision),
+            ("recall", binary.recall),
+            ("F1", binary.f1),
+            ("ROC AUC", binary.roc_auc),  # None where one of the classes has no image
+            ("avg precision", binary.average_precision),
+        ):
+            rows[name] = "-" if value is None else f"{value:.5f}"
+        rows["errors"] = f"{binary.false_positives} false yes, {binary.false_negatives} false no"
+    echo(f"{report.dataset}, {report.split} split, {result.num_examples:,} images")
+    for name, text in rows.items():
+        echo(f"{name:<14}{text}")
     echo()
-    rows = [
-        (one.class_name, *(f"{x:.4f}" for x in (one.precision, one.recall, one.f1)), f"{one.count}")
-        for one in report.per_class
-    ]
-    print_table([("class", "precision", "recall", "F1", "count"), *rows], "<>>>>")
+    print_table(report.table(), "<>>>>")
     echo("\nconfusion matrix (row: truth, column: prediction)")
     names = report.class_names
     width = max(len(str(count)) for row in report.confusion for count in row)
@@ -162,7 +141,6 @@ def _accuracy_text(report: EvaluationReport) -> str:
     )
 
 
-@options.with_network
 def compare(
     network: dict[str, Any],
     checkpoints: Annotated[
@@ -170,9 +148,7 @@ def compare(
     ],
     split: options.Split = "test",
     dataset: options.OtherDataset = None,
-    limit: Annotated[
-        int, Option(min=0, help="Images to list; --json lists all.", metavar="N")
-    ] = 20,
+    limit: Annotated[int, Option(min=0, help="Images to list; --json lists all.")] = 20,
     plot: options.Plot = None,
     data_dir: options.DataDir = None,
     output: options.Output = "checkpoints",
@@ -191,16 +167,9 @@ def compare(
     from mnist_ce.evaluation.comparison import compare as compare_models
     from mnist_ce.system.device import use_threads
 
+    place: dict[str, Any] = {"dataset": dataset, "data_dir": data_dir, "device": device}
     with use_threads(threads):
-        comparison = compare_models(
-            *checkpoints,
-            split=split,
-            dataset=dataset,
-            data_dir=data_dir,
-            output=output,
-            device=device,
-            **network,
-        )
+        comparison = compare_models(*checkpoints, split=split, output=output, **place, **network)
     if plot is not None:
         from mnist_ce.report.plots.images import draw_differences
 
@@ -221,23 +190,16 @@ def _print_comparison(comparison: Comparison, limit: int) -> None:
     for letter, report in zip(letters, reports, strict=True):
         label = truncate_middle(report.trained.label, 77)
         echo(f"{letter}  {label}\n   {_accuracy_text(report)}")
+    head = ("both right", "first alone", "second alone", "neither", "McNemar, Holm-corrected")
+    table = [["pair", *head]]
+    for pair in pairs:
+        counts = (pair.both_right, pair.only_a_right, pair.only_b_right, pair.both_wrong)
+        p_value = f"{p_text(pair.holm_p_value)}, {'' if pair.is_significant else 'not '}significant"
+        name = f"{letters[pair.a]} {letters[pair.b]}"
+        table.append([name, *(f"{count:,}" for count in counts), p_value])
+    print_table(table, "<>>>>>")
     if len(pairs) == 1:
-        (pair,) = pairs
-        echo(
-            f"both right {pair.both_right:,}, only A {pair.only_a_right:,}, "
-            f"only B {pair.only_b_right:,}, both wrong {pair.both_wrong:,}\n{pair.verdict}"
-        )
-    else:
-        head = ("pair", "only first right", "only second right", "McNemar, Holm-corrected")
-        rows = [
-            (
-                f"{letters[pair.a]} {letters[pair.b]}",
-                *(f"{count:,}" for count in (pair.only_a_right, pair.only_b_right)),
-                f"{p_text(pair.holm_p_value)}, {'' if pair.is_significant else 'not '}significant",
-            )
-            for pair in pairs
-        ]
-        print_table([head, *rows], "<>><")
+        echo(pairs[0].verdict)
     if not indices or not limit:
         return
     echo(f"\nimages with different predictions ({len(indices):,})")

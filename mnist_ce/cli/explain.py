@@ -30,27 +30,14 @@ WHY_GRADIENT = (
 SHADES = " .:-=+*#%@"  # from black to white
 
 
-@options.with_network
 def explain(
     network: dict[str, Any],
-    image: Annotated[
-        str | None, Argument(metavar="IMAGE", help=IMAGE_HELP, show_default=False)
-    ] = None,
-    logits: Annotated[
-        str | None, Option(help="Rows of logits: 2.0,1.0,0.1; 0.5,2,0.3", metavar="NUMBERS")
-    ] = None,
-    probabilities: Annotated[
-        str | None, Option(help="Rows of probabilities: 0.7,0.2,0.1", metavar="NUMBERS")
-    ] = None,
-    target: Annotated[
-        str | None, Option(help="The right class, of each row: 2,0,1.", metavar="CLASS")
-    ] = None,
-    reduction: Annotated[
-        str | None, Option(help="mean, sum or none.", show_default="mean", metavar="NAME")
-    ] = None,
-    binary: Annotated[
-        bool, Option("--binary", help="Logits of a yes/no network, one per row.")
-    ] = False,
+    image: Annotated[str | None, Argument(help=IMAGE_HELP, show_default=False)] = None,
+    logits: Annotated[str | None, Option(help="Rows of logits: '2.0,1.0,0.1; 0.5,2,0.3'")] = None,
+    probabilities: Annotated[str | None, Option(help="Rows of probabilities: 0.7,0.2,0.1")] = None,
+    target: Annotated[str | None, Option(help="The right class, of each row: 2,0,1.")] = None,
+    reduction: Annotated[str | None, Option(help="mean, sum or none.", show_default="mean")] = None,
+    binary: Annotated[bool, Option("--binary", help="Logits of a yes/no network.")] = False,
     checkpoint: options.Checkpoint = None,
     plot: options.Plot = None,
     precise: Annotated[bool, Option("--precise", help="Eight decimals.")] = False,
@@ -69,21 +56,20 @@ def explain(
       mnist-ce explain --binary --logits 1.2 --target 1
       mnist-ce explain seven.png --target 7 --plot why.png
     """
-    numbers = logits if logits is not None else probabilities or ""
+    numbers = logits or probabilities or ""
     wrong = {
         "give one of --logits, --probabilities and IMAGE": (
             [image, logits, probabilities].count(None) != 2
         ),
-        "--target is missing: the right class of each row, as in 0 or 2,0,1": (
-            image is None and target is None
+        "--target is missing: the right class of each row, as in 0 or 2,0,1": not (image or target),
+        "--checkpoint goes with IMAGE, not with numbers": checkpoint and not image,
+        "--plot goes with one row of numbers": plot and ";" in numbers.rstrip("; "),
+        "--reduction goes with numbers: an image is one row": image and reduction,
+        "--binary goes with --logits; for an image the checkpoint determines it": (
+            binary and not logits
         ),
-        "--checkpoint goes with IMAGE, not with numbers": image is None and checkpoint is not None,
-        "--binary goes with --logits": image is None and logits is None and binary,
-        "--plot goes with one row of numbers": plot is not None and ";" in numbers.rstrip("; "),
-        "--reduction goes with numbers: an image is one row": image and reduction is not None,
-        "--binary goes with --logits; for an image the checkpoint determines it": image and binary,
     }
-    if message := next((text for text, is_so in wrong.items() if is_so), None):
+    if message := next(filter(wrong.get, wrong), None):
         raise UsageError(message)
     if image is None:
         from mnist_ce.explain.loss import explain_loss, to_json

@@ -14,19 +14,19 @@ from typer import Argument, Option
 from typer.core import TyperCommand
 
 from mnist_ce.system.errors import UsageError
-from mnist_ce.system.files import expand_home
+from mnist_ce.system.files import shipped_dir
 from mnist_ce.system.text import did_you_mean, percent_hint, plain_reason
 
 DATASETS = (
     "auto, mnist, fashion-mnist, kmnist, synthetic, csv:FILE, npz:FILE, idx:DIR, folder:DIR or "
     "mnist+folder:DIR."
 )
+RECIPES = sorted(path.stem for path in shipped_dir("configs").glob("*.toml"))
+CONFIG_HELP = f"A TOML file or a recipe: {', '.join(RECIPES)}."
 CHECKPOINT_HELP = "A run's name or folder, latest, a state_dict file, or weights: world, mnist."
 NO_CHECKPOINT = "the newest finished multi-class run, else mnist"
 
-Checkpoint = Annotated[
-    str | None, Option(help=CHECKPOINT_HELP, metavar="FILE", show_default=NO_CHECKPOINT)
-]
+Checkpoint = Annotated[str | None, Option(help=CHECKPOINT_HELP, show_default=NO_CHECKPOINT)]
 CheckpointArgument = Annotated[
     str | None,
     Argument(
@@ -36,23 +36,20 @@ CheckpointArgument = Annotated[
     ),
 ]
 Assignments = Annotated[
-    list[str] | None,
-    Option("--set", help="Any other key, as section.key=value.", metavar="KEY=VALUE"),
+    list[str] | None, Option("--set", help="Any other key, as section.key=value.")
 ]
 DataDir = Annotated[
-    str | None,
-    Option(
-        help="Folder of the datasets (also MNIST_CE_DATA_DIR).", show_default="data", metavar="DIR"
-    ),
+    str | None, Option(help="Folder of the datasets (also MNIST_CE_DATA_DIR).", show_default="data")
 ]
-Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:N or mps.", metavar="DEVICE")]
-Threads = Annotated[int, Option(min=0, help="CPU threads; 0: as torch chooses.", metavar="N")]
-Output = Annotated[str, Option(help="Folder that holds the runs.", metavar="DIR")]
+Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Threads = Annotated[int, Option(min=0, help="CPU threads; 0: as torch chooses.")]
+Output = Annotated[str, Option(help="Folder that holds the runs.")]
 OtherDataset = Annotated[
     str | None, Option("--dataset", help="Another, as in train.", show_default="the run's own")
 ]
 Split = Annotated[str, Option(help="train, validation or test.")]
 Json = Annotated[bool, Option("--json", help="Print one JSON document.")]
+Model = Annotated[str | None, Option(help="A module of your own: a class in a file, which is run.")]
 
 
 def _check_plot(path: Path | None) -> Path | None:
@@ -61,10 +58,7 @@ def _check_plot(path: Path | None) -> Path | None:
     return path
 
 
-Model = Annotated[
-    str | None,
-    Option(help="A module of your own: a class in a file, which is run.", metavar="FILE.py:NAME"),
-]
+Plot = Annotated[Path | None, Option(help="Draw the result.", callback=_check_plot)]
 
 
 def _network(
@@ -74,7 +68,6 @@ def _network(
         Option(
             help="Between the layers: relu, tanh, sigmoid, none, leaky, gelu, elu.",
             show_default="relu",
-            metavar="NAME",
         ),
     ] = None,
     input_mean: Annotated[float, Option(help="Input is (pixel/255 - mean) / std.")] = 0.0,
@@ -83,8 +76,10 @@ def _network(
 
 
 def with_network(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command, as its parameter `network`, a dict of the options of `NetworkOptions`."""
+    """Give a command that has a parameter `network` the options of `NetworkOptions`, as a dict."""
     own, shared = (inspect.signature(one, eval_str=True).parameters for one in (command, _network))
+    if "network" not in own:
+        return command
 
     @functools.wraps(command)
     def run(**arguments: Any) -> None:  # noqa: ANN401
@@ -93,11 +88,6 @@ def with_network(command: Callable[..., None]) -> Callable[..., None]:
     parameters = [value for name, value in (own | shared).items() if name != "network"]
     vars(run)["__signature__"] = inspect.Signature(parameters)
     return run
-
-
-Plot = Annotated[
-    Path | None, Option(help="Draw the result.", metavar="FILE.png", callback=_check_plot)
-]
 
 
 CONFIG_KEYS = {
@@ -127,26 +117,41 @@ _HEADINGS = {
     "Run": ("output", "name", "resume", "dry_run", "tensorboard", "live", "no_browser"),
     "Weights of other programs": ("model", "activation", "input_mean", "input_std"),
 }
+_METAVARS = {  # what help calls the value of an option
+    "DIR": ("data_dir", "output", "corrections", "save_inputs", "stages", "annotate"),
+    "FILE": ("checkpoint", "checkpoint_option", "config", "init", "file", "token_file", "search"),
+    "FILE.csv": ("predictions",),
+    "FILE.png": ("plot",),
+    "FILE.py:NAME": ("model",),
+    "KEY=VALUE": ("assignments",),
+    "KEY=A,B,C": ("grid",),
+    "N": ("threads", "epochs", "batch_size", "seed", "top_k", "limit", "trials", "jobs", "port"),
+    "NAME": ("activation", "reduction", "name", "delete", "step", "split", "allow_host"),
+    "DEVICE": ("device",),
+    "NUMBERS": ("logits", "probabilities", "target", "seeds"),
+    "NUMBER": ("lr", "momentum", "input_mean", "input_std", "min_confidence"),
+    "RUN": ("held_out", "resume"),
+    "URL": ("mirror", "storage", "allow_origin"),
+}
 
 
 class Command(TyperCommand):
-    """A command that replaces `~` in every value, as `--output=~/runs` needs, with grouped help."""
+    """A command whose help has its options under headings, with what their values are."""
 
     # Context and HelpFormatter belong to the click inside Typer, whose place may change.
-    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401
-        ctx.params = {name: _without_home(value) for name, value in ctx.params.items()}
-        return super().invoke(ctx)
-
     def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
-        if ctx.info_name == "train":
-            _show_defaults(self.params)
         heading_of = {name: heading for heading, names in _HEADINGS.items() for name in names}
+        metavar_of = {name: metavar for metavar, names in _METAVARS.items() for name in names}
+        defaults = _defaults() if ctx.info_name == "train" else {}
         groups: dict[str, list[tuple[str, str]]]
         groups = {heading: [] for heading in ("Arguments", *_HEADINGS, "Options")}
         for parameter in self.get_params(ctx):
-            rest = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            name, rest = str(parameter.name), f"{parameter.param_type_name}s".title()
+            parameter.metavar = metavar_of.get(name, parameter.metavar)
+            if name in defaults:
+                vars(parameter).update(default=defaults[name], show_default=True)
             if (record := parameter.get_help_record(ctx)) is not None:
-                groups[heading_of.get(str(parameter.name), rest)].append(record)
+                groups[heading_of.get(name, rest)].append(record)
         groups["Options"].insert(-1, (TRACEBACK, "Show where in the code an error arose."))
         for heading, records in groups.items():
             if records:
@@ -154,22 +159,12 @@ class Command(TyperCommand):
                     formatter.write_dl(records)
 
 
-def _without_home(value: Any) -> Any:  # noqa: ANN401
-    if isinstance(value, (list, tuple)):
-        return [*map(_without_home, value)]
-    return expand_home(value) if isinstance(value, str) else value
+def _defaults() -> dict[str, Any]:
+    """Return the config's defaults of the options of `train`, which have none of their own."""
+    from mnist_ce.config import resolve_config
 
-
-def _show_defaults(parameters: Sequence[Any]) -> None:
-    """Let the options of `train`, which has no values of its own, show the config's."""
-    from mnist_ce.config import resolve_config, shipped_configs
-
-    defaults = resolve_config().flat()
-    for parameter in parameters:
-        if (default := defaults.get(CONFIG_KEYS.get(parameter.name, ""), "")) != "":
-            parameter.default, parameter.show_default = default, True
-        if parameter.name == "config":
-            parameter.help = f"A TOML file or a recipe: {', '.join(shipped_configs())}."
+    values = resolve_config().flat()
+    return {name: values[key] for name, key in CONFIG_KEYS.items() if values[key] != ""}
 
 
 def usage_message(failure: Any) -> str:  # noqa: ANN401 - a `ClickError`

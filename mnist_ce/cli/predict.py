@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,8 +13,7 @@ import typer
 from typer import Argument, Option
 
 from mnist_ce.cli import options
-from mnist_ce.cli.printing import echo, error, json_text, note, warn, wrap
-from mnist_ce.system.errors import UsageError
+from mnist_ce.cli.printing import csv_text, echo, error, json_text, note, warn, wrap
 from mnist_ce.system.text import percent, sanitize
 
 if TYPE_CHECKING:
@@ -31,15 +27,11 @@ IMAGES_HELP = (
 MANY = 200  # images from which processes and a progress bar are worth their start
 
 
-@options.with_network
 def predict(
     network: dict[str, Any],
-    images: Annotated[
-        list[str],
-        Argument(metavar="IMAGE...", help=IMAGES_HELP),
-    ],
+    images: Annotated[list[str], Argument(metavar="IMAGE", help=IMAGES_HELP, show_default=False)],
     checkpoint: Annotated[
-        str | None, Option(help=options.CHECKPOINT_HELP, metavar="FILE", show_default="world")
+        str | None, Option(help=options.CHECKPOINT_HELP, show_default="world")
     ] = None,
     multi: Annotated[
         bool | None,
@@ -54,9 +46,7 @@ def predict(
     min_confidence: Annotated[
         float | None,
         Option(
-            min=0.0,
-            max=1.0,
-            help="Reject predictions less probable than this.",
+            help="Reject predictions less probable than this, from 0 to 1.",
             show_default="reject what does not look like a digit",
         ),
     ] = None,
@@ -64,19 +54,12 @@ def predict(
     jsonl: Annotated[bool, Option("--jsonl", help="Print a JSON object per line.")] = False,
     as_csv: Annotated[bool, Option("--csv", help="Print CSV with a header.")] = False,
     text: Annotated[
-        bool, Option("--text", help="Print the reading alone, ? for what cannot be read.")
+        bool, Option("--text", help="Print the reading alone, ? for no digit.")
     ] = False,
     kaggle: Annotated[bool, Option("--kaggle", help="Print ImageId,Label from 1 on.")] = False,
-    save_inputs: Annotated[
-        Path | None, Option(help="Write the network's inputs as PNGs.", metavar="DIR")
-    ] = None,
-    stages: Annotated[
-        Path | None, Option(help="Write the stages of preprocessing.", metavar="DIR or FILE.png")
-    ] = None,
-    annotate: Annotated[
-        Path | None,
-        Option(help="Write each image with boxes, digits and probabilities.", metavar="DIR"),
-    ] = None,
+    save_inputs: Annotated[Path | None, Option(help="Write the network's inputs as PNGs.")] = None,
+    stages: Annotated[Path | None, Option(help="Write the stages of preprocessing.")] = None,
+    annotate: Annotated[Path | None, Option(help="Write each image, its digits marked.")] = None,
     data_dir: options.DataDir = None,
     output: options.Output = "checkpoints",
     device: options.Device = "cpu",
@@ -93,27 +76,27 @@ def predict(
       mnist-ce predict scans/ --csv > predictions.csv
       mnist-ce predict sheet.jpg --annotate marked
     """
-    if json + jsonl + as_csv + text + kaggle > 1:
-        raise typer.BadParameter("choose one of --json, --jsonl, --csv, --text and --kaggle")
+    formats = {
+        "--json": json,
+        "--jsonl": jsonl,
+        "--csv": as_csv,
+        "--text": text,
+        "--kaggle": kaggle,
+    }
+    if sum(formats.values()) > 1:
+        raise typer.BadParameter(f"choose one of {', '.join(formats)}")
     with contextlib.ExitStack() as stack:
-        stack.enter_context(one_blas_thread())
         from mnist_ce.data.address import images_at, parse_address
-        from mnist_ce.reader.image_io import SUFFIXES, find_images
+        from mnist_ce.reader.image_io import find_images
         from mnist_ce.reader.pool import PreprocessPool
 
         sources: list[Any] = []
         for pattern in images:
-            address = parse_address(pattern)
-            sources += (
-                find_images([pattern], recursive=recursive)
-                if address is None
-                else images_at(address, data_dir)
-            )
-        is_file = len(sources) == 1 and str(stages).lower().endswith(".png")
-        if stages is not None and stages.suffix.lower() in SUFFIXES and not is_file:
-            advice = "name a folder, or for one image a file that is a .png"
-            raise UsageError(f"--stages {stages}: {advice}")
-        for folder in (save_inputs, annotate, None if is_file else stages):
+            if address := parse_address(pattern):
+                sources += images_at(address, data_dir)
+            else:
+                sources += find_images([pattern], recursive=recursive)
+        for folder in (save_inputs, annotate, stages):
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
         many = len(sources) >= MANY and address is None
@@ -148,56 +131,54 @@ def predict(
         results = predict_each(contents, trained, predict_options, pool)
         bar = {"total": len(sources), "unit": " images", "leave": False, "dynamic_ncols": True}
         progress = tqdm(results, **bar, disable=None if many else True)
-        num_printed, has_failed = 0, False
+        num_done, has_failed = 0, False
         try:
             for records in progress:
                 records[:] = [replace(record, path=record.path or "-") for record in records]
                 first = records[0]
-                lines = drawing.describe_lines(records)
-                places = [sanitize(str(first.path)) + (f" page {first.page}" if first.page else "")]
-                if len(lines) > 1:
-                    places = [f"{places[0]} line {number}" for number in range(1, len(lines) + 1)]
                 # A file name may have 255 bytes. With the number, no name collides.
                 name = os.fsencode(Path(str(first.path)).stem)[:200].decode("utf-8", "ignore")
-                stem = f"{num_printed + 1:05d}-{name}"
-                if first.status == "error":
-                    has_failed = True
-                    progress.clear()
-                    error(sanitize(first.reason or ""))
+                stem = f"{num_done + 1:05d}-{name}"
                 if annotate is not None and first.image is not None:
-                    path = annotate / f"{stem}.png"
-                    drawing.annotate(first.image, records).save(path, "PNG")
+                    drawing.annotate(first.image, records).save(annotate / f"{stem}.png", "PNG")
                 if stages is not None and first.stages:
-                    path = stages if is_file else stages / f"{stem}-stages.png"
-                    drawing.draw_stages(records).save(path, "PNG")
+                    drawing.draw_stages(records).save(stages / f"{stem}-stages.png", "PNG")
                 for record in records:
                     if save_inputs is not None and record.pixels is not None:
                         path = save_inputs / f"{stem}-{record.index}.png"
                         Image.fromarray(record.pixels).save(path)
+                lines = drawing.describe_lines(records)
+                place = sanitize(str(first.path)) + (f" page {first.page}" if first.page else "")
+                places = [
+                    f"{place} line {n + 1}" if len(lines) > 1 else place for n in range(len(lines))
+                ]
+                for record in records:
+                    if record.status == "error" or (text and record.status == "rejected"):
+                        has_failed = True
+                        progress.clear()
+                        if record.status == "error":
+                            error(sanitize(record.reason or ""))
+                        else:
+                            digit = f", digit {(record.position or 0) + 1}" * (len(records) > 1)
+                            warn(f"{places[record.line or 0]}{digit}: {record.reason}")
                 if kaggle:
-                    head = "" if num_printed else "ImageId,Label\n"
-                    echo(f"{head}{num_printed + 1},{first.label}")
+                    head = "" if num_done else "ImageId,Label\n"
+                    echo(f"{head}{num_done + 1},{first.label}")
                 elif as_csv:
-                    _print_csv(records, has_header=not num_printed)
+                    echo(_csv(records, has_header=not num_done), nl=False)
                 elif json or jsonl:
                     rows = [json_text(record.to_dict()) for record in records]
-                    start = "" if jsonl else ",\n" if num_printed else "[\n"
+                    start = "" if jsonl else ",\n" if num_done else "[\n"
                     echo(start + ("\n" if jsonl else ",\n").join(rows), nl=jsonl)
                 elif text:
                     echo(records.text)
-                    for record in records:
-                        if record.status == "rejected":
-                            has_failed = True
-                            progress.clear()
-                            digit = f", digit {(record.position or 0) + 1}" * (len(records) > 1)
-                            warn(f"{places[record.line or 0]}{digit}: {record.reason}")
                 else:
                     for place, (reading, probability, details) in zip(places, lines, strict=True):
                         more = f"  ({'; '.join(details)})" if details else ""
                         echo(wrap(f"{reading:>8}  {probability:>8}  {place}{more}", hanging=20))
-                num_printed += 1
+                num_done += 1
         finally:  # valid JSON even if an error comes between
-            if json and num_printed:
+            if json and num_done:
                 echo("\n]")
     if has_failed:
         raise typer.Exit(1)
@@ -213,7 +194,7 @@ def _which_network(trained: TrainedModel, output: str | None) -> str:
 
     line = f"predicting with the shipped weights {trained.path.parent.name}"
     newest = newest_run(Path(output))
-    if newest is None or (newest[1].custom or {}).get("model"):  # only Python has its module
+    if newest is None or (newest[1].custom or {}).get("model"):  # needs its --model, too
         return line
     run, record = newest
     accuracy = record.test_accuracy
@@ -221,31 +202,11 @@ def _which_network(trained: TrainedModel, output: str | None) -> str:
     return f"{line}; the newest run is {run.name}{result}: --checkpoint latest uses it"
 
 
-@contextlib.contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Give NumPy's OpenBLAS one thread, unless the user chose: its products here are small.
-
-    It reads the variable when it is loaded; the pool's processes inherit it.
-    """
-    name = "OPENBLAS_NUM_THREADS"
-    is_set = name in os.environ
-    os.environ.setdefault(name, "1")
-    try:
-        yield
-    finally:
-        if not is_set:
-            os.environ.pop(name, None)
-
-
-def _print_csv(records: list[Prediction], *, has_header: bool) -> None:
-    buffer = io.StringIO()
-    table = csv.writer(buffer, lineterminator="\n")
-    records = [replace(record, rotation=0) for record in records]  # which has no column
-    if has_header:
-        table.writerow(records[0].to_dict() | {"page": None})
+def _csv(records: list[Prediction], *, has_header: bool) -> str:
+    rows = []
     for record in records:
         top_k = " ".join(f"{k.label}:{k.probability:.6f}" for k in record.top_k)
         box = " ".join(map(str, record.box or ()))
-        row = record.to_dict() | {"top_k": top_k, "box": box, "page": record.page}
-        table.writerow(row.values())  # None: empty
-    echo(buffer.getvalue(), nl=False)
+        row = replace(record, rotation=0).to_dict()  # which has no column
+        rows.append(row | {"top_k": top_k, "box": box, "page": record.page})
+    return csv_text([[*rows[0]] * has_header, *(row.values() for row in rows)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 import logging
@@ -10,7 +11,8 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -61,20 +63,36 @@ def json_text(document: Any, indent: int | None = None) -> str:  # noqa: ANN401
     return json.dumps(document, indent=indent, allow_nan=False)
 
 
-def print_table(rows: Sequence[Sequence[str]], align: str) -> None:
-    """Print rows of cells; `align` has for each column `<` (left) or `>` (right)."""
-    rows = [[sanitize(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = zip(row, align, widths, strict=True)
-        echo("  ".join(f"{cell:{side}{width}}" for cell, side, width in cells).rstrip())
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)  # None: empty
+    return buffer.getvalue()
+
+
+def print_table(rows: Sequence[Sequence[str]], align: str, optional: Sequence[int] = ()) -> None:
+    """Print rows of cells; `align` has for each column `<` (left) or `>` (right).
+
+    On a terminal that is too narrow, columns are left out in the order of `optional`.
+    """
+    columns = [[sanitize(cell) for cell in column] for column in zip(*rows, strict=True)]
+    widths = {number: max(map(len, column)) for number, column in enumerate(columns)}
+    for number in optional:
+        if sum(widths.values()) + 2 * (len(widths) - 1) > _width():
+            del widths[number]
+    for row in zip(*columns, strict=True):
+        cells = (f"{row[number]:{align[number]}{width}}" for number, width in widths.items())
+        echo("  ".join(cells).rstrip())
+
+
+def _width() -> int:
+    """Return the characters in a line of the terminal; a number above any line elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
 
 
 def wrap(line: str, hanging: int) -> str:
-    """Break a line between words where the terminal ends; elsewhere it stays one."""
-    width = shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else len(line) + 1
+    """Break a line between words where the terminal ends."""
     look: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.fill(line, width, subsequent_indent=" " * hanging, **look)
+    return textwrap.fill(line, _width() - 1, subsequent_indent=" " * hanging, **look)
 
 
 def write_plot(path: Path, png: bytes) -> None:
@@ -82,22 +100,14 @@ def write_plot(path: Path, png: bytes) -> None:
     note(f"drawn in {path}")
 
 
-@contextlib.contextmanager
-def printing() -> Iterator[None]:
-    """Print what the package logs at level INFO or above, and print in any encoding.
+def printing() -> AbstractContextManager[None]:
+    """Print what the package logs at level INFO or above.
 
-    A character that stdout cannot encode becomes an escape, as on stderr.
+    From now on a character that stdout cannot encode becomes an escape, as on stderr.
     """
-    stdout = sys.stdout
-    errors = stdout.errors
-    if isinstance(stdout, io.TextIOWrapper):
-        stdout.reconfigure(errors="backslashreplace")
-    try:
-        with printed_by(_TerminalHandler()):
-            yield
-    finally:
-        if isinstance(stdout, io.TextIOWrapper) and not stdout.closed:
-            stdout.reconfigure(errors=errors)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return printed_by(_TerminalHandler())
 
 
 class _TerminalHandler(logging.Handler):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,7 +15,7 @@ from typer import Argument, Option
 from mnist_ce.cli import options
 from mnist_ce.cli.printing import echo, note, print_json, print_table, warn
 from mnist_ce.system.errors import RunError, UsageError
-from mnist_ce.system.text import percent, sanitize, truncate_middle
+from mnist_ce.system.text import percent, sanitize
 
 if TYPE_CHECKING:
     from mnist_ce.runs.groups import RunGroup
@@ -24,23 +23,20 @@ if TYPE_CHECKING:
     from mnist_ce.runs.run_dir import RunDir
 
 HEAD = ("name", "dataset", "recipe", "epochs", "test", "time", "state")
-# The columns that a narrow terminal cuts, in this order, and the characters that stay at least. A
-# generated name begins with the dataset and the recipe, so that their columns are cut first.
-SHORTENED = (("recipe", 5), ("dataset", 5), ("name", 12))
+# What a narrow terminal leaves out first; a name that was not given says dataset and recipe, too.
+OPTIONAL = [HEAD.index(name) for name in ("dataset", "recipe", "time", "epochs")]
 
 
 def runs(
     output: options.Output = "checkpoints",
-    delete: Annotated[
-        str | None, Option(help="Delete this run, with all its files.", metavar="NAME")
-    ] = None,
+    delete: Annotated[str | None, Option(help="Delete this run, with all its files.")] = None,
     yes: Annotated[bool, Option("--yes", help="Delete without asking.")] = False,
     json: options.Json = False,
 ) -> None:
     """List the runs, newest first, and the mean of those that differ in the seed alone.
 
-    A run that is resumable goes on with: mnist-ce train --resume NAME. A wider
-    terminal, or --json, shows long names whole.
+    A run that is resumable goes on with: mnist-ce train --resume NAME. A narrow
+    terminal shows fewer columns.
 
     Examples:
       mnist-ce runs
@@ -64,13 +60,11 @@ def runs(
     if json:
         of_run = {name: group.to_dict() for group in groups for name in group.names}
         print_json([{**run, "group": of_run.get(run["name"])} for run in rows])
-        return
-    if not rows:
+    elif not rows:
         note(f"there is no run in {output}: train one with 'mnist-ce train'")
-        return
-    table = [HEAD, *map(_cells, rows)]
-    print_table(_shorten(table, shutil.get_terminal_size((80, 24)).columns), "<<<>>><")
-    if groups:
+    else:
+        print_table([HEAD, *map(_cells, rows)], "<<<>>><", OPTIONAL)
+    if groups and not json:
         echo()
         print_groups(groups)
 
@@ -92,9 +86,8 @@ def _delete(name: str, output: Path, *, is_confirmed: bool, json: bool) -> None:
     if not is_confirmed:
         if not sys.stdin.isatty():
             raise UsageError(f"--delete {name} asks on a terminal only; add --yes")
-        typer.confirm(
-            f"Delete run {sanitize(str(run.path))} with all its files?", abort=True, err=True
-        )
+        question = f"Delete run {sanitize(str(run.path))} with all its files?"
+        typer.confirm(question, abort=True, err=True)
     delete_run(run)
     if json:
         print_json({"deleted": str(run.path)})
@@ -119,33 +112,21 @@ def _run_row(run: RunDir, record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _cells(summary: Mapping[str, Any]) -> tuple[str, ...]:
-    epochs, accuracy, seconds = (summary[k] for k in ("epochs", "test_accuracy", "train_seconds"))
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    epochs, accuracy, seconds = (row[key] for key in ("epochs", "test_accuracy", "train_seconds"))
     return (
-        *(summary[key] or "-" for key in HEAD[:3]),
-        f"{summary['epochs_done']}/{'-' if epochs is None else epochs}",
+        *(row[key] or "-" for key in HEAD[:3]),
+        f"{row['epochs_done']}/{'-' if epochs is None else epochs}",
         "-" if accuracy is None else percent(accuracy, 2),
         "-" if seconds is None else f"{seconds:.1f} s",
-        summary["state"],
+        row["state"],
     )
 
 
-def _shorten(rows: Sequence[Sequence[str]], width: int) -> list[list[str]]:
-    """Cut the longest cells of some columns until the table fits a width."""
-    columns = dict(zip(HEAD, map(list, zip(*rows, strict=True)), strict=True))
-    for name, min_width in SHORTENED:
-        total = sum(max(map(len, cells)) for cells in columns.values()) + 2 * (len(HEAD) - 1)
-        longest = max(map(len, columns[name]))
-        limit = max(longest - max(total - width, 0), min_width)
-        columns[name] = [truncate_middle(cell, limit) for cell in columns[name]]
-    return list(map(list, zip(*columns.values(), strict=True)))
-
-
 def calibrate(
-    run: Annotated[str, Argument(metavar="RUN", help="The name or folder of the run.")],
+    run: Annotated[str, Argument(help="The name or folder of the run.")],
     held_out: Annotated[
-        list[str] | None,
-        Option("--with", help="Fit on this run's images; may be repeated.", metavar="RUN"),
+        list[str] | None, Option("--with", help="Fit on this run's images; may be repeated.")
     ] = None,
     model: options.Model = None,
     data_dir: options.DataDir = None,
@@ -185,13 +166,11 @@ def calibrate(
     note(f"written to {run_dir.record_path}")
 
 
-@options.with_network
 def export(
     network: dict[str, Any],
     checkpoint: options.CheckpointArgument = None,
     file: Annotated[
-        str | None,
-        Option(help="File to write.", metavar="FILE", show_default="the run's name with .onnx"),
+        str | None, Option(help="File to write.", show_default="the run's name with .onnx")
     ] = None,
     dataset: options.OtherDataset = None,
     data_dir: options.DataDir = None,
@@ -226,13 +205,10 @@ def export(
 def report(
     runs: Annotated[
         list[str] | None,
-        Argument(
-            metavar="[RUN]...", help="Names or folders.", show_default="the newest finished run"
-        ),
+        Argument(metavar="RUN", help="Names or folders.", show_default="the newest finished run"),
     ] = None,
     file: Annotated[
-        str | None,
-        Option(help="File to write.", metavar="FILE", show_default="report.html beside the runs"),
+        str | None, Option(help="File to write.", show_default="report.html beside the runs")
     ] = None,
     model: options.Model = None,
     data_dir: options.DataDir = None,

@@ -1,26 +1,33 @@
-"""Training on the terminal: its progress, its results, and stopping by signals."""
+"""What surrounds a training: signals that stop it, a page that shows it, what comes next."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import signal
+import subprocess
+import sys
 import textwrap
+import threading
+import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import IO, Any
+from urllib.parse import quote
 
-from mnist_ce.cli.printing import echo, note, warn
-from mnist_ce.config import Config, RunConfig
-from mnist_ce.evaluation.metrics import wilson_interval
+from tqdm import tqdm
+
+from mnist_ce.cli.demo import PACKAGES
+from mnist_ce.cli.printing import note, warn
+from mnist_ce.runs.groups import recipe_settings
+from mnist_ce.runs.records import RunRecord
 from mnist_ce.system.distributed import is_main
-from mnist_ce.system.text import percent
-from mnist_ce.training.callbacks import StopFlag, TrainResult
+from mnist_ce.system.errors import require
+from mnist_ce.system.subprocesses import start_process
+from mnist_ce.training.callbacks import Callback, RunInfo, StopFlag, TrainResult
 
-# Keys whose values change nothing of what the default recipe is said to reach.
-OF_ANY_RUN = {f"run.{key}" for key in RunConfig.model_fields}
-OF_ANY_RUN |= {"data.dataset", "data.dir", "data.mirror"}
-OF_ANY_RUN |= {f"train.{key}" for key in ("epochs", "seed", "device", "threads", "shares", "step")}
 ABOUT_DEFAULT = (
     "The default recipe is that of the lessons: 57 % after its first epoch. In the\n"
     "time of its nine epochs, mnist-ce train --config fast reaches 98.9 %."
@@ -56,34 +63,55 @@ def stop_on_signals() -> Iterator[StopFlag]:
             signal.signal(number, before[number])
 
 
-def print_training_result(result: TrainResult) -> None:
-    """Print what a record says, in which any value may be missing."""
-    record, reached = result.record, "not tested"
-    correct, total = record.test_correct, record.test_total
-    if correct is not None and total and correct <= total:
-        low, high = wilson_interval(correct, total)
-        reached = (
-            f"{percent(correct / total, 2)} of {total:,} test images correct "
-            f"(95 % interval {percent(low, 2)} to {percent(high, 2)})"
-        )
-    echo(reached)
-    if record.best_epoch is not None and record.best_validation_accuracy is not None:
-        best = f"{percent(record.best_validation_accuracy, 2)} of the validation split"
-        echo(f"best epoch {record.best_epoch}: {best} ({result.run.best_path.name})")
-    echo(
-        f"{record.dataset}, recipe {record.recipe}, {record.epochs_done} "
-        f"epoch{'s' * (record.epochs_done != 1)} in {record.train_seconds or 0:.1f} s"
-    )
+class LivePage(Callback):
+    """Serves the page of the run that starts, at low priority, until it ends."""
+
+    def __init__(self, *, opens_browser: bool) -> None:
+        require(*PACKAGES, extra="demo")
+        self.opens_browser = opens_browser
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def on_start(self, info: RunInfo) -> None:
+        # In a session of its own, since Ctrl-C is for the training, which then ends this process.
+        options: dict[str, Any] = {"stdout": subprocess.PIPE, "start_new_session": True}
+        self.process = start_process(_serve, str(info.run.path.parent), **options)
+        if hasattr(os, "setpriority"):
+            os.setpriority(os.PRIO_PROCESS, self.process.pid, 10)
+        arguments = (self.process.stdout, info.run.name)
+        self.thread = threading.Thread(target=self._show_address, args=arguments, daemon=True)
+        self.thread.start()
+
+    def _show_address(self, stdout: IO[bytes], run: str) -> None:
+        if line := stdout.readline().decode().strip():
+            address = f"{line}#runs={quote(run)}"
+            tqdm.write(f"live page: {address}", file=sys.stderr)  # above a bar
+            if self.opens_browser:
+                webbrowser.open(address)
+
+    def close(self) -> None:
+        if self.process is not None:
+            with self.process:
+                self.process.terminate()
+                self.thread.join()
+
+
+def _serve(output: str) -> None:
+    """Serve the page until stdin ends, as it does where the training is killed."""
+    from mnist_ce.cli import main
+
+    def stop_after_stdin() -> None:
+        os.read(0, 1)  # sys.stdin would be locked at the end of the interpreter
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop_after_stdin, daemon=True).start()
+    main(["demo", "--no-browser", "--port", "0", "--threads", "1", "--output", output])
 
 
 def print_next_steps(result: TrainResult) -> None:
-    run, images = result.run, ", ".join(sorted(path.name for path in result.run.path.glob("*.png")))
-    if images:
+    run, record = result.run, result.record
+    if images := ", ".join(sorted(path.name for path in run.path.glob("*.png"))):
         note(textwrap.fill(f"images in {run.path}: {images}", 79, break_on_hyphens=False))
-    record = result.record
-    settings = record.flat_config
-    changed = {key for key, value in Config().flat().items() if settings[key] != value}
-    if record.dataset == "mnist" and changed <= OF_ANY_RUN and not record.custom:
+    if record.dataset == "mnist" and recipe_settings(record) == recipe_settings(RunRecord()):
         note(ABOUT_DEFAULT)
     name = shlex.quote(run.name if run.path.parent == Path("checkpoints") else str(run.path))
     note(

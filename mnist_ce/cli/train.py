@@ -21,48 +21,35 @@ if TYPE_CHECKING:  # pydantic, below, takes as long as all the rest
 
 
 def train(
-    config: Annotated[
-        str | None,
-        Option("-c", "--config", help="A TOML file or a shipped recipe.", metavar="CONFIG"),
-    ] = None,
+    config: Annotated[str | None, Option("-c", "--config", help=options.CONFIG_HELP)] = None,
     epochs: Annotated[int | None, Option(help="Passes over the training images.")] = None,
     batch_size: Annotated[int | None, Option("-b", "--batch-size", help="Images per step.")] = None,
     lr: Annotated[float | None, Option(help="Learning rate.")] = None,
     momentum: Annotated[float | None, Option(help="Momentum.")] = None,
-    init: Annotated[
-        str | None, Option(help="Initial weights, as in evaluate.", metavar="CHECKPOINT")
-    ] = None,
+    init: Annotated[str | None, Option(help="Initial weights, as in evaluate.")] = None,
     model: options.Model = None,
     seed: Annotated[int | None, Option(help="Fixes everything random.")] = None,
     assignments: options.Assignments = None,
-    dataset: Annotated[str | None, Option(help=options.DATASETS, metavar="DATASET")] = None,
+    dataset: Annotated[str | None, Option(help=options.DATASETS)] = None,
     data_dir: options.DataDir = None,
     mirror: Annotated[str | None, Option(help="The only address to download from.")] = None,
     device: Annotated[str | None, Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
     threads: Annotated[int | None, Option(help="CPU threads; 0: as torch chooses.")] = None,
     step: Annotated[str | None, Option(help="auto, plain or fast.")] = None,
-    output: Annotated[str | None, Option(help="Folder that holds the runs.", metavar="DIR")] = None,
+    output: Annotated[str | None, Option(help="Folder that holds the runs.")] = None,
     name: Annotated[str | None, Option(help="The run's name.")] = None,
     resume: Annotated[
-        str | None, Option(help="Continue a run; 'latest': the newest unfinished.", metavar="RUN")
+        str | None, Option(help="Continue a run; 'latest': the newest unfinished.")
     ] = None,
-    dry_run: Annotated[
-        bool, Option("--dry-run", help="One batch of everything; leaves nothing.")
-    ] = False,
-    tensorboard: Annotated[
-        bool, Option("--tensorboard", help="Write TensorBoard events into the run's folder.")
-    ] = False,
-    live: Annotated[
-        bool, Option("--live", help="Open a page that shows the run as it goes on (see demo).")
-    ] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="One batch of all; keep nothing.")] = False,
+    tensorboard: Annotated[bool, Option("--tensorboard", help="Write events for it.")] = False,
+    live: Annotated[bool, Option("--live", help="Open a page that shows the run.")] = False,
     no_browser: Annotated[bool, Option("--no-browser", help="--live: print the address.")] = False,
     show_config: Annotated[
         bool, Option("--show-config", help="Print recipes and all settings, explained, as TOML.")
     ] = False,
     json: options.Json = False,
-    verbose: Annotated[
-        bool, Option("--verbose", help="A line every log_interval batches.")
-    ] = False,
+    verbose: Annotated[bool, Option("--verbose", help="A line per log_interval batches.")] = False,
     quiet: Annotated[bool, Option("-q", "--quiet", help="Only the result.")] = False,
 ) -> None:
     """Train the network and keep the run.
@@ -102,9 +89,7 @@ def train(
 
             callbacks.append(TensorBoardCallback())
         if live and is_main():
-            from mnist_ce.cli.live import LivePage
-
-            callbacks.append(LivePage(opens_browser=not no_browser))
+            callbacks.append(on_terminal.LivePage(opens_browser=not no_browser))
         result = run_training(
             resolved,
             None if resume is None else settings,
@@ -123,7 +108,7 @@ def train(
     elif dry_run:
         echo("dry run: one batch trained, tested, saved and loaded again; nothing is kept")
     else:
-        on_terminal.print_training_result(result)
+        echo("\n".join(result.lines()))
     if not dry_run:
         note(f"kept in {result.run.path}")
         if not quiet and not json:

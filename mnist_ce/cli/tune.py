@@ -24,29 +24,24 @@ if TYPE_CHECKING:
 
 def tune(
     config: Annotated[
-        list[str] | None,
-        Option("-c", "--config", help="Recipes or TOML files: fast,99.", metavar="CONFIGS"),
+        list[str] | None, Option("-c", "--config", help="Recipes or TOML files: fast,99.")
     ] = None,
     seeds: Annotated[str, Option(help="Seeds of each setting: 0-4, or 0,1,7.")] = "0",
     grid: Annotated[
-        list[str] | None,
-        Option(help="Every value of a key; repeat it for more keys.", metavar="KEY=A,B,C"),
+        list[str] | None, Option(help="Every value of a key; repeat it for more keys.")
     ] = None,
-    search: Annotated[
-        str | None, Option(help="A TOML file of ranges and choices, as above.", metavar="FILE")
-    ] = None,
-    trials: Annotated[int, Option(min=1, help="Trials of the search.", metavar="N")] = 20,
+    search: Annotated[str | None, Option(help="A file of ranges and choices, as above.")] = None,
+    trials: Annotated[int, Option(min=1, help="Trials of the search.")] = 20,
     assignments: options.Assignments = None,
-    dataset: Annotated[str | None, Option(help=options.DATASETS, metavar="DATASET")] = None,
+    dataset: Annotated[str | None, Option(help=options.DATASETS)] = None,
     data_dir: options.DataDir = None,
     device: Annotated[str | None, Option(help="As for train.", show_default="auto")] = None,
     threads: Annotated[
         int, Option(min=0, help="CPU threads of all jobs together.", show_default="all cores")
     ] = 0,
-    jobs: Annotated[int, Option(min=1, help="Processes on this machine.", metavar="N")] = 1,
+    jobs: Annotated[int, Option(min=1, help="Processes on this machine.")] = 1,
     storage: Annotated[
-        str | None,
-        Option(help="Optuna's database for a search without a common --output.", metavar="URL"),
+        str | None, Option(help="Optuna's database for a search without a common --output.")
     ] = None,
     name: Annotated[str | None, Option(help="Name of the search and of its runs.")] = None,
     output: options.Output = "checkpoints",
@@ -142,11 +137,9 @@ def _print_trials(result: TuneResult) -> None:
 
 def _train(plan: Plan, stop: StopFlag) -> TuneResult:
     if plan.space:
-        from mnist_ce.training.search import search
-
-        return search(plan, stop)
-    from mnist_ce.training.tune import tune as train_runs
-
+        from mnist_ce.training.search import search as train_runs
+    else:
+        from mnist_ce.training.tune import tune as train_runs
     return train_runs(plan, stop)
 
 

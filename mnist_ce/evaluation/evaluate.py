@@ -162,10 +162,10 @@ class EvaluationReport(Shown):
 
     def table(self) -> list[tuple[str, ...]]:
         rows = (
-            (c.class_name, f"{c.precision:.2%}", f"{c.recall:.2%}", f"{c.count:,}")
+            (c.class_name, *(f"{x:.4f}" for x in (c.precision, c.recall, c.f1)), f"{c.count:,}")
             for c in self.per_class
         )
-        return [("class", "precision", "recall", "images"), *rows]
+        return [("class", "precision", "recall", "F1", "images"), *rows]
 
     def shown_images(self) -> Iterator[tuple[NDArray[Any], str]]:
         """Yield the most confident mistakes."""

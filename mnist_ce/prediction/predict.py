@@ -28,7 +28,7 @@ from mnist_ce.runs.run_dir import shipped_weights
 from mnist_ce.system.device import resolve_device
 from mnist_ce.system.errors import UsageError
 from mnist_ce.system.notebook import MAX_IMAGES, Shown
-from mnist_ce.system.text import percent
+from mnist_ce.system.text import percent, percent_hint
 
 DEFAULT_WEIGHTS = "world"  # reads photographs better than a run of the classic recipe
 ImageLike: TypeAlias = ImageSource | BinaryIO | torch.Tensor
@@ -60,7 +60,8 @@ class PredictOptions(PreprocessOptions):
         if self.batch_size < 1:
             raise UsageError(f"batch_size = {self.batch_size}: must be at least 1")
         if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
-            raise UsageError(f"--min-confidence = {self.min_confidence}: must be from 0 to 1")
+            hint = percent_hint(self.min_confidence)
+            raise UsageError(f"--min-confidence = {self.min_confidence}: must be from 0 to 1{hint}")
 
 
 @dataclass(frozen=True)

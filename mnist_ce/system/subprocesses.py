@@ -30,7 +30,8 @@ def start_process(
         f"from {__name__} import end_process; end_process(0)"
     )
     with sigint_blocked():
-        command = [sys.executable, "-c", code]
+        # Without the current folder, where any file may be named like a module.
+        command = [sys.executable, "-P", "-c", code]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, **options)
     assert process.stdin is not None
     process.stdin.write(pickle.dumps((function, args)))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from mnist_ce.config import Config
+from mnist_ce.evaluation.metrics import wilson_interval
 from mnist_ce.network import INPUT_SIZE
 from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir
@@ -64,12 +65,23 @@ class TrainResult(Shown):
     rows: list[EpochMetrics]  # of `metrics.csv`
     model: nn.Module  # the trained network, on the CPU: the module given to `train`, if one was
 
+    def lines(self) -> list[str]:
+        """What was reached, and by what; any value of the record may be missing."""
+        record, lines = self.record, ["not tested"]
+        correct, total = record.test_correct, record.test_total
+        if correct is not None and total and correct <= total:
+            low, high = (percent(limit, 2) for limit in wilson_interval(correct, total))
+            accuracy = f"{percent(correct / total, 2)} of {total:,} test images correct"
+            lines = [f"{accuracy} (95 % interval {low} to {high})"]
+        if record.best_epoch is not None and record.best_validation_accuracy is not None:
+            best = f"{percent(record.best_validation_accuracy, 2)} of the validation split"
+            lines.append(f"best epoch {record.best_epoch}: {best} ({self.run.best_path.name})")
+        epochs = f"{record.epochs_done} epoch{'s' * (record.epochs_done != 1)}"
+        seconds = f"{record.train_seconds or 0:.1f} s"
+        return [*lines, f"{record.dataset}, recipe {record.recipe}, {epochs} in {seconds}"]
+
     def headline(self) -> str:
-        record, reached = self.record, "not tested"
-        if record.test_accuracy is not None and record.test_total:
-            reached = f"{record.test_accuracy:.2%} of {record.test_total:,} test images correct"
-        epochs = f"{len(self.rows)} epoch{'s' * (len(self.rows) != 1)}"
-        return f"{reached} after {epochs} on {record.dataset}; in {self.run.path}"
+        return f"{'; '.join(self.lines())}; in {self.run.path}"
 
     def table(self) -> list[list[str]]:
         ends = ("epoch", "loss", "accuracy", "seconds")

@@ -131,7 +131,7 @@ WRONG_COMMANDS = {
     "train --dataset minst": "did you mean mnist?",
     "train --dataset train.csv": "did you mean csv:train.csv?",
     f"train --dataset {Path(__file__).parent}": f"did you mean folder:{Path(__file__).parent}?",
-    "predict x.png --min-confidence 90": "must be at most 1; did you mean 0.9?",
+    "predict x.png --min-confidence 90": "must be from 0 to 1; did you mean 0.9?",
     "predict x.png --min-confidence 90%": "must be a number; did you mean 0.9?",
     "runs --delete latest": "give the name of a run",
     "train --dataset cifar": "data.dataset = 'cifar'",

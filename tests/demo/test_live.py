@@ -15,7 +15,7 @@ pytest.importorskip("fastapi")
 from conftest import SMALL_RUN
 from PIL import Image
 
-from mnist_ce.cli.live import LivePage
+from mnist_ce.cli.terminal import LivePage
 from mnist_ce.data import dataset as dataset_module
 from mnist_ce.data.splits import Dataset
 from mnist_ce.demo import live
@@ -161,7 +161,7 @@ def test_training_has_a_page_until_it_ends(
 def test_the_page_ends_with_a_killed_training(tmp_path: Path) -> None:
     code = (
         "import os, time; from types import SimpleNamespace; from pathlib import Path\n"
-        "from mnist_ce.cli.live import LivePage\n"
+        "from mnist_ce.cli.terminal import LivePage\n"
         "run = SimpleNamespace(path=Path('a').absolute(), name='a')\n"
         "LivePage(opens_browser=False).on_start(SimpleNamespace(run=run))\n"
         "time.sleep(3); os.kill(os.getpid(), 9)"

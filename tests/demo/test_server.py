@@ -350,7 +350,7 @@ def test_a_signal_ends_it_under_load_and_leaves_nothing(tmp_path: Path, number: 
         started_at = time.monotonic()
         assert process.wait(timeout=20) == (-9 if number == signal.SIGKILL else 128 + number)
         assert time.monotonic() - started_at < 5  # 2 s on an idle machine
-        assert process.stderr.read() == b"Ctrl-C ends it\n"  # ends when no process has it any more
+        assert process.stderr.read() == b""  # ends when no process has it any more
         deadline = time.monotonic() + 20
         while any(Path(f"/proc/{child}").exists() for child in children):
             assert time.monotonic() < deadline

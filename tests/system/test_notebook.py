@@ -24,7 +24,7 @@ def test_results_show_themselves(train_small: Callable[..., TrainResult]) -> Non
     for result, shown in (
         (
             results[0],
-            r"<TrainResult: \d+\.\d+% of 1,000 test images correct after 2 epochs on mnist",
+            r"<TrainResult: \d+\.\d+ % of 1,000 test images correct \(95 % .*\); mnist, recipe",
         ),
         (report, r"<EvaluationReport: seed0 on mnist, test split: \d+ of 1,000 correct \("),
         (comparison, r"<Comparison: [\d,]+ of 1,000 images are predicted differently"),
