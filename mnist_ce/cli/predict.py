@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -128,7 +129,7 @@ def predict(
         )
         stack.enter_context(use_threads(1 if many else threads))
         contents = [sys.stdin.buffer.read() if path is None else path for path in sources]
-        results = predict_each(contents, trained, predict_options, pool)
+        results = chain.from_iterable(predict_each(contents, trained, predict_options, pool))
         bar = {"total": len(sources), "unit": " images", "leave": False, "dynamic_ncols": True}
         progress = tqdm(results, **bar, disable=None if many else True)
         num_done, has_failed = 0, False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import math
 import os
@@ -47,7 +48,7 @@ def read_folder(folder: Path) -> dict[str, Arrays]:
     found: dict[str, dict[bytes, tuple[NDArray[np.uint8], str]]] = {}
     problems: list[str] = []
     results = shared_pool().preprocess_all([*images], options)
-    for result in results:  # several of a file with pages
+    for result in itertools.chain.from_iterable(results):
         path, pixels = Path(str(result.path)), _only_digit(result)
         label, part = images[path]
         if label is None or isinstance(pixels, str):

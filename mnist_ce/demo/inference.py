@@ -25,7 +25,6 @@ from mnist_ce.system.notebook import png_url
 from mnist_ce.system.text import sanitize
 
 SHIPPED = tuple(dict.fromkeys(SHIPPED_WEIGHTS.values()))  # each once, without other names
-NICENESS = 10  # of an image that takes long: the others go before it
 
 
 @lru_cache(maxsize=8)
@@ -38,7 +37,7 @@ class InferenceService:
 
     def __init__(self, output: Path, num_processes: int, model: str | None = None) -> None:
         # Two more than wanted: while two images take long, the others share the cores with them.
-        self.output, self.pool = output, PreprocessPool(num_processes + 2, NICENESS)
+        self.output, self.pool = output, PreprocessPool(num_processes + 2)
         self.model = model  # of runs of a module: see `load_model`
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from itertools import chain, groupby, islice, pairwise
+from itertools import chain, compress, groupby, islice, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, Unpack
 
@@ -203,7 +203,8 @@ def predict(
     trained = load_model(checkpoint, output, **network)
     with kept_in_place(trained.model):
         found = chain.from_iterable(_at_address(one, data_dir) for one in each_image(images))
-        return Predictions(chain.from_iterable(predict_each(found, trained, options)))
+        pages = chain.from_iterable(predict_each(found, trained, options))
+        return Predictions(chain.from_iterable(pages))
 
 
 def _at_address(
@@ -218,23 +219,25 @@ def predict_each(
     trained: TrainedModel,
     options: PredictOptions,
     pool: PreprocessPool | None = None,
-) -> Iterator[Predictions]:
+) -> Iterator[list[Predictions]]:
+    """Yield the records of each image's pages."""
     predictor, pool = Predictor(trained, options), pool or shared_pool()
     limits = predictor.preprocess_options
-    preprocessed: Iterator[PreprocessedImage] = chain.from_iterable(
-        group if is_ready else pool.preprocess_all(group, limits)  # type: ignore
+    preprocessed: Iterator[list[PreprocessedImage]] = chain.from_iterable(
+        ([one] for one in group) if is_ready else pool.preprocess_all(group, limits)  # type: ignore
         for is_ready, group in groupby(images, lambda one: isinstance(one, PreprocessedImage))
     )
     while batch := list(islice(preprocessed, options.batch_size)):
-        results = list(zip(batch, predictor.predict_batch(batch), strict=True))
-        sources = [image.source for image, records in results if predictor.must_reread(records)]
+        records = iter(predictor.predict_batch([*chain.from_iterable(batch)]))
+        files = [list(islice(records, len(pages))) for pages in batch]
+        is_again = [any(map(predictor.must_reread, file)) for file in files]
+        sources = [pages[0].source for pages in compress(batch, is_again)]
         reread = predict_each(sources, trained, replace(options, multi=True), pool)
-        for image, records in results:
-            if predictor.must_reread(records):
-                place: dict[str, Any] = {"path": image.path, "page": image.page}
-                yield Predictions(replace(record, **place) for record in next(reread))
-            else:
-                yield records
+        for file, again in zip(files, is_again, strict=True):
+            path = file[0][0].path
+            if again:
+                file = [Predictions(replace(r, path=path) for r in page) for page in next(reread)]
+            yield file
 
 
 @dataclass(frozen=True)

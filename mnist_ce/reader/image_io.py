@@ -14,7 +14,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -34,16 +33,7 @@ from mnist_ce.system.errors import ImageError, ImageTooLargeError, UsageError, r
 from mnist_ce.system.files import as_path, find_example, read_regular
 from mnist_ce.system.text import one_line
 
-
-@dataclass(frozen=True)
-class Page:
-    """One page of a file with several."""
-
-    source: ImageSource
-    number: int  # from 1
-
-
-ImageSource: TypeAlias = Path | str | bytes | Page | Image.Image | NDArray[np.generic]
+ImageSource: TypeAlias = Path | str | bytes | Image.Image | NDArray[np.generic]
 
 # Of the image as decoded: 480 MB in RGB, as Pillow keeps it. The libraries of WebP and HEIC keep
 # two or three copies more: a phone's 48 megapixels are their limit.
@@ -209,10 +199,6 @@ def open_pages(
     A frame that repeats an earlier one is left out, and so are thumbnails and masks. Pages that
     this process would not end within `max_seconds` of CPU time, with those before, are refused.
     """
-    if isinstance(source, Page):
-        pages = open_pages(source.source, name, max_seconds)
-        yield from (page for page in pages if page[0] == source.number)
-        return
     if isinstance(source, (str, Path)):
         name, source = str(source), read_file(source)
     name = "the array" if isinstance(source, np.ndarray) else name

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from mnist_ce.reader.geometry import Box
-from mnist_ce.reader.image_io import ImageSource, Page, open_pages, read_file
+from mnist_ce.reader.image_io import ImageSource, open_pages, read_file
 from mnist_ce.reader.pixels import resize_to_mnist, to_rgb
 from mnist_ce.reader.segmentation import Hypothesis, Stages, hypotheses
 from mnist_ce.reader.text_lines import Digit, Lattice
@@ -36,7 +36,6 @@ from mnist_ce.system.text import one_line
 
 NUM_AHEAD = 4  # images per process that are read before the first of them is taken
 MAX_SECONDS = 8.0  # of CPU; a photograph of a page takes 1 or 2
-PATIENCE_SECONDS = 0.5  # of CPU, after which an image may have a lower priority
 MAX_MEMORY_BYTES = 1300 << 20  # of a process, 180 MB of which are libraries
 TOO_MUCH = "preprocessing the image took too much memory or time"
 
@@ -63,7 +62,7 @@ class PreprocessedImage:
     is_too_large: bool = False  # which is the error then
     stages: Stages = field(default_factory=dict)  # those common to all hypotheses
     image: Image.Image | None = None  # where it is kept: RGB, with its `full_size`
-    source: ImageSource = b""  # to preprocess it again, where it may show several digits
+    source: ImageSource = b""  # of the first page: to preprocess all pages again
     page: int | None = None  # from 1; None where the image has one alone
     truth: str | None = None  # its class in a dataset
 
@@ -79,7 +78,7 @@ def preprocess(
             _preprocess_page(page, options, results[-1], name)
     except ImageError as error:  # it cannot be opened
         results.append(PreprocessedImage(path, error=str(error)))
-    if len(results) == 1 and not isinstance(source, Page):
+    if len(results) == 1:
         results[0].page = None
     return results or [PreprocessedImage(path, error=f"{name} was changed, or {TOO_MUCH}")]
 
@@ -117,11 +116,11 @@ class PreprocessPool:
 
     An image has `MAX_SECONDS` and `MAX_MEMORY_BYTES`. One that takes more, or crashes, costs its
     process, which is replaced, and is not tried again. So does one whose future is cancelled,
-    which can be at any time. After `PATIENCE_SECONDS` an image has `niceness` (see `os.nice`).
+    which can be at any time.
     """
 
-    def __init__(self, num_processes: int, niceness: int = 0) -> None:
-        self._num_processes, self._niceness = num_processes, niceness
+    def __init__(self, num_processes: int) -> None:
+        self._num_processes = num_processes
         self._started: set[subprocess.Popen[bytes]] = set()
         # When it started, its number, itself: the first one is used first, a new one gets ready.
         self._idle: PriorityQueue[tuple[float, int, subprocess.Popen[bytes] | None]]
@@ -139,16 +138,16 @@ class PreprocessPool:
 
     def preprocess_all(
         self, sources: Iterable[ImageSource], options: PreprocessOptions
-    ) -> Iterator[PreprocessedImage]:
-        """Yield the result for each page of each source, in order, reading only a little ahead."""
+    ) -> Iterator[list[PreprocessedImage]]:
+        """Yield the pages of each source, in order, reading only a little ahead."""
         pending: deque[Future[list[PreprocessedImage]]] = deque()
         try:
             for source in sources:
                 pending.append(self.preprocess(source, options))
                 if len(pending) >= NUM_AHEAD * self._num_processes:
-                    yield from pending.popleft().result()
+                    yield pending.popleft().result()
             while pending:
-                yield from pending.popleft().result()
+                yield pending.popleft().result()
         finally:
             for future in pending:  # so that the end of the program waits for no image
                 future.cancel()
@@ -157,22 +156,18 @@ class PreprocessPool:
         self, source: ImageSource, options: PreprocessOptions
     ) -> Future[list[PreprocessedImage]]:
         def preprocessed(future: Future[list[PreprocessedImage]]) -> list[PreprocessedImage]:
-            content: ImageSource = source.source if isinstance(source, Page) else source
-            path = str(content) if isinstance(content, (str, Path)) else None
+            path = str(source) if isinstance(source, (str, Path)) else None
             try:
-                content = read_file(content) if isinstance(content, (str, Path)) else content
-                if isinstance(source, Page) and isinstance(content, bytes):
-                    content = Page(content, source.number)
-                if isinstance(content, (bytes, Page)):
+                content = source if path is None else read_file(path)
+                if isinstance(content, bytes):
                     images = self._call(future, preprocess, content, options, path)
                 else:
                     images = preprocess(content, options)  # decoded already: to send takes longer
             except ImageError as error:
                 return [PreprocessedImage(path, error=str(error))]
-            again = source if path is None or Path(path).is_file() else content  # of a pipe
-            for image in images:
-                if any(hypothesis.may_be_several for hypothesis in image.hypotheses):
-                    image.source = again if image.page is None else Page(again, image.page)
+            if any(h.may_be_several for image in images for h in image.hypotheses):
+                is_pipe = path is not None and not Path(path).is_file()
+                images[0].source = content if is_pipe else source
             return images
 
         return self._begin(preprocessed)
@@ -226,8 +221,7 @@ class PreprocessPool:
         return result
 
     def _start(self) -> subprocess.Popen[bytes]:
-        limits = (MAX_SECONDS, MAX_MEMORY_BYTES, self._niceness)
-        process = start_process(serve, *limits, stdout=subprocess.PIPE)
+        process = start_process(serve, MAX_SECONDS, MAX_MEMORY_BYTES, stdout=subprocess.PIPE)
         self._started.add(process)
         return process
 
@@ -250,7 +244,7 @@ def _kill_if_cancelled(process: subprocess.Popen[bytes], future: Future[Any]) ->
         process.kill()
 
 
-def serve(max_seconds: float, max_memory_bytes: int, niceness: int) -> None:
+def serve(max_seconds: float, max_memory_bytes: int) -> None:
     """Call the functions that come through stdin, and write their results to stdout."""
     results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints
@@ -263,27 +257,13 @@ def serve(max_seconds: float, max_memory_bytes: int, niceness: int) -> None:
     while True:
         function, args = calls.get()
         _limit_time(max_seconds)
-        outcome: list[object] = []
-        # A thread of its own has a priority of its own, which no process may raise again.
-        thread = threading.Thread(target=_compute, args=(outcome, function, args), daemon=True)
-        thread.start()
-        patience_ends = time.process_time() + PATIENCE_SECONDS
-        while thread.is_alive() and time.process_time() < patience_ends:
-            thread.join(PATIENCE_SECONDS / 5)
-        with contextlib.suppress(AttributeError, OSError):  # another system, or it has ended
-            priority = os.getpriority(os.PRIO_PROCESS, 0) + niceness
-            os.setpriority(os.PRIO_PROCESS, thread.native_id or 0, priority)
-        thread.join()
+        try:
+            result = function(*args)
+        except Exception as error:
+            result = error
         _limit_time(0)
-        pickle.dump(outcome[0], results)
+        pickle.dump(result, results)
         results.flush()
-
-
-def _compute(outcome: list[object], function: Callable[..., object], args: Sequence[Any]) -> None:
-    try:
-        outcome.append(function(*args))
-    except Exception as error:
-        outcome.append(error)
 
 
 def _receive(calls: SimpleQueue[Any]) -> None:

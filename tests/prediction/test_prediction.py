@@ -163,7 +163,8 @@ def test_every_image_has_records_whatever_it_holds(trained: TrainedModel, digits
     pair = Image.fromarray(255 - np.hstack(list(digits.images.numpy()[:2]))).resize((448, 224))
     blank = Image.new("LA", (99, 60), (0, 0))
     options = PredictOptions(multi=True, keep_image=True)
-    several, (empty,), (gone,) = predict_each([pair, blank, Path("gone.png")], trained, options)
+    results = predict_each([pair, blank, Path("gone.png")], trained, options)
+    (several,), ((empty,),), ((gone,),) = results
     assert [record.index for record in several] == list(range(len(several)))
     assert len(several) > 1
     assert (gone.status, gone.reason, gone.image) == ("error", "gone.png does not exist", None)
