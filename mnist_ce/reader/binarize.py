@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.polynomial import polynomial
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -24,6 +25,8 @@ NOISE_OFFSET = 0.004  # one of 255 levels: rounding makes it, and flat images ha
 
 # Where the light is even already: most of the image is near the median, or all of it is black.
 MIN_BRIGHTNESS, EVEN_TOLERANCE, EVEN_FRACTION = 0.08, 0.02, 0.65
+# Of the coefficients: no wild slopes from few pixels, and none of a degree above 2
+RIDGE = (0, 1e-3, 1e-3, 1e-3, 1e-3, 1e3, 1e-3, 1e3, 1e3)
 # What the fitted surface must describe: this fraction of the image to 6 % of its brightness.
 FIT_TOLERANCE, MIN_FITTED_FRACTION = 0.06, 0.6
 
@@ -97,13 +100,11 @@ def correct_illumination(gray: FloatImage) -> FloatImage:
     is_even = (np.abs(values - median) < EVEN_TOLERANCE).mean() > EVEN_FRACTION
     if median < MIN_BRIGHTNESS or is_even:
         return gray
-    y = (2 * (np.arange(small.shape[0]) * step + step // 2 + 0.5) / height - 1)[:, None]
-    x = (2 * (np.arange(small.shape[1]) * step + step // 2 + 0.5) / width - 1)[None]
-    one = np.ones(small.shape)
-    grid = np.stack([one, y * one, x * one, y * y * one, x * x * one, x * y], axis=-1)
-    grid = grid.reshape(-1, 6)
-    ridge = 1e-3 * values.size * np.diag([0, 1, 1, 1, 1, 1])  # no wild slopes from few pixels
-    c = np.array([median, 0, 0, 0, 0, 0])
+    y, x = (2 * (np.arange(length) + 0.5) / length - 1 for length in (height, width))
+    samples = np.meshgrid(y[step // 2 :: step], x[step // 2 :: step], indexing="ij")
+    grid = polynomial.polyvander2d(*samples, (2, 2)).reshape(-1, 9)  # 1, x, x², y, y x, …, y² x²
+    ridge = values.size * np.diag(RIDGE)
+    c = np.array([median, *np.zeros(8)])
     for _ in range(5):  # later weights hardly change
         residuals = np.abs(values - grid @ c)
         # 4.685 deviations: the biweight's usual cutoff; 1.4826 × MAD estimates a deviation
@@ -114,9 +115,7 @@ def correct_illumination(gray: FloatImage) -> FloatImage:
     is_described = np.abs(values - grid @ c) < FIT_TOLERANCE * median
     if is_described.mean() < MIN_FITTED_FRACTION:
         return gray
-    y, x = 2 * (np.arange(height) + 0.5) / height - 1, 2 * (np.arange(width) + 0.5) / width - 1
-    surface = (c[0] + c[1] * y + c[3] * y * y)[:, None] + (c[2] * x + c[4] * x * x)
-    surface = surface + c[5] * np.outer(y, x)
+    surface = polynomial.polygrid2d(y, x, c.reshape(3, 3))
     middle = max(float(np.median(surface)), 0.02)
     # No more than 3.3 times brighter: where the surface falls below, it is extrapolated.
     flattened: FloatImage = (gray / np.maximum(surface, 0.3 * middle)).astype(np.float32)

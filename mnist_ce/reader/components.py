@@ -15,10 +15,6 @@ MIN_AREA_PX = 4  # of a component; a smaller one has no width of stroke to judge
 # Of the longer side: a wider stroke lowers the score. The widest 5 % of MNIST's strokes are wider
 # than 3.5 of 20 pixels, 0.18 (stroke_width.py).
 MAX_STROKE_FRACTION = 0.22
-NUM_THINNESS = 5  # components whose `thinness`, which is slow, is measured: the largest
-# Sides of squares, as fractions of a shape's longer side, and its score where one fits into it:
-# well above 0.18, since the crossing of two strokes is wider than either.
-SQUARES = ((0.45, 0.1), (0.36, 0.3), (0.28, 0.7))
 MAX_GAP_FRACTION = 0.12  # between pieces of a broken digit, of the longer side of both together
 
 
@@ -87,12 +83,11 @@ def find_components(foreground: Foreground) -> tuple[Labels, list[Component]]:
             (box.top + box.bottom) / 2 / height - 0.5, (box.left + box.right) / 2 / width - 0.5
         )
         # Each factor lowers the score for one kind of clutter: blobs (a stroke is long for its
-        # width; two measures), soft shadows (their edges are not sharp), dirt away from the centre
+        # width), soft shadows (their edges are not sharp), dirt away from the centre
         # (by 0.42 in a corner), along the border (from a quarter of the outline on by 0.9), or
         # fainter than the rest. Sharpness counts twice, since a shadow is larger than the digit.
         stroke_score = (
             min(1.0, (MAX_STROKE_FRACTION * box.size / stroke_width) ** 3)
-            * (thinness(labels[rows, columns] == label) if len(components) < NUM_THINNESS else 1.0)
             * sharpness[label] ** 2
             * (1 - 0.6 * off_centre)
             * (1 - min(0.9, 4 * border_fraction))
@@ -105,18 +100,6 @@ def find_components(foreground: Foreground) -> tuple[Labels, list[Component]]:
         components.append(component)
     components.sort(key=lambda component: -component.score)
     return labels, components
-
-
-def thinness(mask: Mask) -> float:
-    """Return 1 for a shape made of lines, down to 0.1 where a square of half its size fits in."""
-    side = max(mask.shape)
-    step = max(1, side // 60)  # 60 pixels tell these squares apart by five pixels each
-    small = mask[::step, ::step]
-    for fraction, score in SQUARES:
-        square = max(2, round(fraction * side / step))
-        if ndimage.minimum_filter(small, square, mode="constant").any():
-            return score
-    return 1.0
 
 
 def group_components(

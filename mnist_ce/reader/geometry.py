@@ -36,14 +36,6 @@ class Box(NamedTuple):
     def moved(self, down: int, right: int) -> Box:
         return Box(self.top + down, self.left + right, self.bottom + down, self.right + right)
 
-    def encloses(self, other: Box) -> bool:
-        return (
-            self.top < other.top
-            and other.bottom < self.bottom
-            and self.left < other.left
-            and other.right < self.right
-        )
-
     def slices(self, margin: int = 0) -> tuple[slice, slice]:
         """Return the rows and columns of the box and a margin."""
         rows = slice(max(0, self.top - margin), self.bottom + margin)

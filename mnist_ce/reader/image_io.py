@@ -6,7 +6,6 @@ import base64
 import binascii
 import contextlib
 import glob
-import hashlib
 import io
 import itertools
 import logging
@@ -35,8 +34,9 @@ from mnist_ce.system.text import one_line
 
 ImageSource: TypeAlias = Path | str | bytes | Image.Image | NDArray[np.generic]
 
-# Of the image as decoded: 480 MB in RGB, as Pillow keeps it. The libraries of WebP and HEIC keep
-# two or three copies more: a phone's 48 megapixels are their limit.
+# Of the image as decoded: 480 MB in RGB, as Pillow keeps it. The libraries of WebP and HEIC, and
+# reducing what has transparency or more than 8 bits, take two or three copies more: a phone's 48
+# megapixels are their limit.
 MAX_PIXELS, MAX_COPIED_PIXELS = 120_000_000, 50_000_000
 # In the file of a baseline JPEG, which decodes at 1/2, 1/4 or 1/8: a phone of 200 megapixels, since
 # 2022 on the market, gives 16,320×12,240. A progressive one keeps all coefficients in memory.
@@ -194,60 +194,50 @@ def open_image(source: ImageSource, name: str = "the image") -> Image.Image:
 def open_pages(
     source: ImageSource, name: str = "the image", max_seconds: float = math.inf
 ) -> Iterator[tuple[int, Image.Image | ImageError]]:
-    """Yield the number of each page, from 1, and the page as `open_image` decodes it, or its error.
+    """Yield the number of each page of a TIFF, from 1, and the page as `open_image` decodes it.
 
-    A frame that repeats an earlier one is left out, and so are thumbnails and masks. Pages that
-    this process would not end within `max_seconds` of CPU time, with those before, are refused.
+    One that cannot be read gives its error; thumbnails and masks are left out. Of other formats
+    only the first image counts. Pages that this process would not end within `max_seconds` of CPU
+    time, with those before, are refused.
     """
     if isinstance(source, (str, Path)):
         name, source = str(source), read_file(source)
     name = "the array" if isinstance(source, np.ndarray) else name
-    started_at, frames = time.process_time(), set[bytes]()
+    started_at = time.process_time()
     with _image_errors(name):
         image = _from_array(source) if isinstance(source, np.ndarray) else source
         image = _open_file(image, name) if isinstance(image, bytes) else image
-        first_size, is_tiff = image.size, image.format == "TIFF"
-        is_animation = getattr(image, "is_animated", False) and not is_tiff
+    pages = image if isinstance(image, TiffImageFile) and image is not source else None
     for number in itertools.count(1):
         place = name if number == 1 else f"{name}, page {number}"
-        has_page, page = number == 1, None
+        page: Image.Image | ImageError | None = None
+        has_more = False
         try:
             with _image_errors(place):
-                if number > 1 and image is not source and (has_page := _seek(image, number)):
+                if number > 1 and pages is not None:
+                    if not _seek(pages, number):
+                        return
                     expected_seconds = (time.process_time() - started_at) * number / (number - 1)
                     if number > MAX_PAGES or expected_seconds > max_seconds:
-                        has_page = False
                         rest = "and those after it are too many to read at once: split the file"
                         raise ImageError(f"{place} {rest}")
-                if has_page and (number == 1 or _is_page(image, first_size)):
+                has_more = pages is not None
+                kind = 0 if pages is None else pages.tag_v2.get(NEW_SUBFILE_TYPE, 0)
+                if number == 1 or not kind & THUMBNAIL_OR_MASK:
                     page = _decode(image, place, can_draft=image is not source)
         except ImageError as error:
-            yield number, error
-        if page is not None and is_animation:
-            frame = hashlib.sha256(page.convert("RGBA").tobytes()).digest()
-            page = None if frame in frames else page
-            frames.add(frame)
+            page = error
         if page is not None:
             yield number, page
-        if not has_page:
+        if not has_more:
             return
 
 
-def _seek(image: Image.Image, number: int) -> bool:
-    """Go to a page, if there is one; of a HEIC only the first is the photograph."""
-    # What a camera appends to a JPEG is lost where a service copied the photograph alone.
-    lost = (EOFError, ValueError, SyntaxError) if image.format == "MPO" else (EOFError,)
-    with contextlib.suppress(*lost):
-        image.seek(number - 1)
-        return image.format != "HEIF"
+def _seek(pages: TiffImageFile, number: int) -> bool:
+    with contextlib.suppress(EOFError):
+        pages.seek(number - 1)
+        return True
     return False
-
-
-def _is_page(image: Image.Image, first_size: tuple[int, int]) -> bool:
-    """Whether it is no thumbnail or mask of a TIFF, and no gain map beside a camera's JPEG."""
-    if isinstance(image, TiffImageFile):
-        return not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & THUMBNAIL_OR_MASK
-    return image.size == first_size
 
 
 @contextlib.contextmanager
@@ -322,7 +312,8 @@ def _describe(content: bytes) -> str:
 
 def _decode(image: Image.Image, name: str, *, can_draft: bool = True) -> Image.Image:
     width, height = image.size
-    max_pixels = MAX_COPIED_PIXELS if image.format in ("WEBP", "HEIF") else MAX_PIXELS
+    is_copied = image.format in ("WEBP", "HEIF") or is_deep(image) or has_transparency(image)
+    max_pixels = MAX_COPIED_PIXELS if is_copied else MAX_PIXELS
     if can_draft:  # a JPEG decodes at 1/2, 1/4 or 1/8, HEIC a thumbnail; this changes `image`
         image.draft(None, (MAX_SIDE_PX, MAX_SIDE_PX))
         if image.size != (width, height) and "progressive" not in image.info:
@@ -346,21 +337,12 @@ def _decode(image: Image.Image, name: str, *, can_draft: bool = True) -> Image.I
 
 def _reduce(image: Image.Image, factor: int) -> Image.Image:
     """Return an image reduced by a whole factor, as F or RGBA where there is no simpler way."""
-    if image.mode in ("RGB", "L", "CMYK"):
-        return image.reduce(factor)
-    mode = "F" if is_deep(image) else "RGBa" if has_transparency(image) else None
-    if mode is None:  # bilevel or a palette, in a byte per pixel: reduced later
-        return image
-    width, height = image.size
-    reduced = Image.new(mode, (-(-width // factor), -(-height // factor)))
-    for top in range(0, height, 16 * factor):  # a copy of the whole may not fit into memory
-        strip = image.crop((0, top, width, min(height, top + 16 * factor)))
-        if mode == "F":
-            strip = Image.fromarray(np.asarray(strip, dtype=np.float32))
-        else:  # weighted by opacity, so that hidden colours do not shine through
-            strip = strip.convert("RGBA").convert("RGBa")
-        reduced.paste(strip.reduce(factor), (0, top // factor))
-    return reduced if mode == "F" else reduced.convert("RGBA")
+    if is_deep(image):
+        return Image.fromarray(np.asarray(image, dtype=np.float32)).reduce(factor)
+    if has_transparency(image):  # weighted by opacity, so that hidden colours do not shine through
+        return image.convert("RGBA").convert("RGBa").reduce(factor).convert("RGBA")
+    # Bilevel or a palette, in a byte per pixel, is reduced later.
+    return image.reduce(factor) if image.mode in ("RGB", "L", "CMYK") else image
 
 
 def _from_array(array: NDArray[np.generic]) -> Image.Image:

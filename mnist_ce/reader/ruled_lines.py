@@ -1,4 +1,4 @@
-"""Printed lines and boxes of paper: erased from an image, or left out of its components."""
+"""Printed lines and boxes of paper: erased from an image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mnist_ce.reader.binarize import Foreground
-from mnist_ce.reader.components import Component
 from mnist_ce.reader.geometry import Box, FloatImage, Labels, Mask
 
 # Within 5° of level. A line is at most 0.1° from the nearest slope: 0.9 rows at the ends of 1000
@@ -33,20 +32,14 @@ MAX_CORNER_GAP = 0.12  # between the end of a side and the side that it meets
 FAINT_INTENSITY = 0.25  # a print fainter than the ink is broken in the mask, which begins at 0.38
 
 
-def erase_lines(
-    gray: FloatImage, foreground: Foreground, digit_height: float | None = None
-) -> FloatImage | None:
-    """Return an evenly lit image with its printed lines painted over, or None without lines.
-
-    With the height of a digit, in pixels, the sides of a form's boxes are lines, too.
-    """
+def erase_lines(gray: FloatImage, foreground: Foreground, digit_height: float) -> FloatImage | None:
+    """Return an evenly lit image with its printed lines painted over, or None without lines."""
     mask = foreground.mask
     level = find_lines(mask, may_underline=True)
     upright = find_lines(np.ascontiguousarray(mask.T)).T
-    if digit_height is not None:
-        faint = foreground.intensity > FAINT_INTENSITY
-        level_sides, upright_sides = find_boxes(mask | faint, digit_height)
-        level, upright = level | level_sides, upright | upright_sides
+    faint = foreground.intensity > FAINT_INTENSITY
+    level_sides, upright_sides = find_boxes(mask | faint, digit_height)
+    level, upright = level | level_sides, upright | upright_sides
     if not (level.any() or upright.any()):
         return None
     # A stroke crosses a line where foreground continues on both sides of it, other lines aside.
@@ -220,31 +213,3 @@ def _straight_bands(mask: Mask, length: float) -> Mask:
     )
     bands: Mask = unshear(runs.astype(bool) & ~blocks.astype(bool), slope, centre) & mask
     return bands
-
-
-def without_frame(components: list[Component], labels: Labels) -> list[Component]:
-    """Return components without a printed box around a single digit.
-
-    It is over half of the image, mostly empty, around what may be a digit, and has four sides.
-    """
-    height, width = labels.shape
-
-    def is_frame(component: Component) -> bool:
-        box = component.box
-        return (
-            box.height > 0.5 * height
-            and box.width > 0.5 * width
-            and component.area < 0.3 * box.height * box.width
-            and any(box.encloses(c.box) and c.box.size > 0.25 * box.size for c in components)
-            and _has_four_sides(labels[box.slices()] == component.label)
-        )
-
-    return [component for component in components if not is_frame(component)]
-
-
-def _has_four_sides(mask: Mask) -> bool:
-    # A side may be slanted: within a sixteenth of the box counts.
-    down, across = max(2, mask.shape[0] // 16), max(2, mask.shape[1] // 16)
-    top_and_bottom = mask[:down].any(axis=0), mask[-down:].any(axis=0)
-    left_and_right = mask[:, :across].any(axis=1), mask[:, -across:].any(axis=1)
-    return all(side.mean() > 0.8 for side in (*top_and_bottom, *left_and_right))

@@ -156,7 +156,7 @@ def read_view(view: View, multi: bool, stages: Stages | None, work: Work) -> lis
     gray = binarize.to_grayscale_pca(to_float_image(view.image))
     flattened = binarize.correct_illumination(gray)
     polarity = binarize.detect_polarity(flattened)
-    segmentations = segment_as(flattened, polarity, STRUCTURING_SIZE_FRACTION, multi)
+    segmentations = segment_as(flattened, polarity, STRUCTURING_SIZE_FRACTION)
     if multi and segmentations and not view.rotation and (turn := find_turn(segmentations[0])):
         return read_view(view.turned(turn), multi, stages, work)
     if stages is not None:
@@ -165,7 +165,7 @@ def read_view(view: View, multi: bool, stages: Stages | None, work: Work) -> lis
     if result and result[0].foreground_quality < CLEAR_QUALITY:
         min_quality = 0.0 if multi else max(result[0].foreground_quality, MIN_FINE_QUALITY)
         size = LINES_STRUCTURING_SIZE_FRACTION if multi else FINE_STRUCTURING_SIZE_FRACTION
-        finer = read_all(segment_as(flattened, polarity, size, multi), multi, stages, work)
+        finer = read_all(segment_as(flattened, polarity, size), multi, stages, work)
         result += [found for found in finer if found.foreground_quality > min_quality]
     to_image = view.to_image / [gray.shape[1], gray.shape[1], 1]
     return [replace(h, to_image=to_image, rotation=view.rotation) for h in result]
@@ -193,14 +193,14 @@ def find_turn(segmentation: Segmentation) -> int:
 
 
 def segment_as(
-    flattened: FloatImage, polarity: bool | None, structuring_size: float, multi: bool
+    flattened: FloatImage, polarity: bool | None, structuring_size: float
 ) -> list[Segmentation]:
     """Segment an evenly lit image, of either polarity where that is None; the best comes first."""
     segmentations = []
     for is_dark in (True, False) if polarity is None else (polarity,):
         if (segmentation := segment(flattened, is_dark, structuring_size)) is not None:
             components = segmentation.components_of_candidates
-            height = text_lines.digit_height(components) if multi else None
+            height = text_lines.digit_height(components)
             unruled = ruled_lines.erase_lines(flattened, segmentation.foreground, height)
             without_lines = None if unruled is None else segment(unruled, is_dark, structuring_size)
             segmentations.append(without_lines or segmentation)
@@ -234,7 +234,7 @@ def segment(
     if foreground is None:
         return None
     labels, components = find_components(foreground)
-    candidates = group_components(ruled_lines.without_frame(components, labels), max_gap)
+    candidates = group_components(components, max_gap)
     if not candidates:
         return None
     return Segmentation(gray, foreground, labels, components, candidates, max_gap)
@@ -255,8 +255,7 @@ def find_small(gray: FloatImage) -> Segmentation | None:
 
 def merge_distant(segmentation: Segmentation) -> Segmentation | None:
     """Return the segmentation whose best candidate takes in distant components, if any."""
-    components = ruled_lines.without_frame(segmentation.components, segmentation.labels)
-    candidates = group_components(components, MAX_GAP_RELAXED_FRACTION)
+    candidates = group_components(segmentation.components, MAX_GAP_RELAXED_FRACTION)
     if len(candidates[0].components) == len(segmentation.best.components):
         return None
     return replace(segmentation, candidates=candidates, max_gap=MAX_GAP_RELAXED_FRACTION)
