@@ -102,7 +102,9 @@ def correct_illumination(gray: FloatImage) -> FloatImage:
         return gray
     y, x = (2 * (np.arange(length) + 0.5) / length - 1 for length in (height, width))
     samples = np.meshgrid(y[step // 2 :: step], x[step // 2 :: step], indexing="ij")
-    grid = polynomial.polyvander2d(*samples, (2, 2)).reshape(-1, 9)  # 1, x, x², y, y x, …, y² x²
+    grid = polynomial.polyvander2d(samples[0], samples[1], [2, 2]).reshape(
+        -1, 9
+    )  # 1, x, x², y, y x, …, y² x²
     ridge = values.size * np.diag(RIDGE)
     c = np.array([median, *np.zeros(8)])
     for _ in range(5):  # later weights hardly change
