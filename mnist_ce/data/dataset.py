@@ -99,10 +99,7 @@ def load_splits(
     class_names, new_labels, loss = _classes(dataset, data.classes, objective)
     chosen = data.classes or range(len(dataset.class_names))
     _look_at(dataset, chosen, to_train=to_train)
-    if not len(dataset.train) or not len(dataset.test):
-        raise DataError(f"{dataset.name} has too few images: give at least three of a class")
     train, test = dataset.train, dataset.test.relabel(new_labels)
-    _check_not_empty(test, "test", dataset, data.classes)
     validation = dataset.validation and dataset.validation.relabel(new_labels)
     if not only_test:
         if data.num_synthetic:
@@ -113,7 +110,6 @@ def load_splits(
             synthetic = generate(data.num_synthetic, _SYNTHETIC_SEED, "world")
             train = Split.concatenate(train, synthetic)
         train = train.relabel(new_labels)
-        _check_not_empty(train, "training", dataset, data.classes)
         if validation is None:
             train, validation = split_validation(train, data.validation_size, seed)
         mnist = dataset.mnist and dataset.mnist.relabel(new_labels)
@@ -123,16 +119,6 @@ def load_splits(
             train = Split.concatenate(*filter(None, (mnist, train))).distinct()
     splits = (train, validation or None, test)
     return DataSplits(dataset.name, dataset.digest, class_names, loss, *splits, dataset.split_note)
-
-
-def _check_not_empty(split: Split, part: str, dataset: Dataset, classes: Sequence[int]) -> None:
-    if not len(split):
-        train, test = (s.labels.tolist() for s in (dataset.train, dataset.test))
-        numbers = [f"{train.count(n)} training and {test.count(n)} test images" for n in classes]
-        names = (dataset.class_names[n] for n in classes)
-        counts = map(" has ".join, zip(names, numbers, strict=True))
-        problem = f"data.classes leave no {part} image of {dataset.name}"
-        raise UsageError(f"{problem}: {'; '.join(counts)}")
 
 
 def _classes(
@@ -350,7 +336,7 @@ def _from_source(
 
 
 @functools.cache  # compared networks read the same data
-def _log_once(level: int, text: str) -> None:
+def log_once(level: int, text: str) -> None:
     logger.log(level, text)
 
 
@@ -374,7 +360,7 @@ def _look_at(dataset: Dataset, classes: Sequence[int], *, to_train: bool) -> Non
     sizes = ", ".join(f"{int(count.sum()):,} {part}" for part, count in counts.items())
     number = f"{len(present)} class{'es' * (len(present) > 1)}"
     made = f"{number}, {each} images each; {dataset.split_note or sizes}"
-    _log_once(logging.INFO, f"{dataset.name}: {made}")
+    log_once(logging.INFO, f"{dataset.name}: {made}")
     problems = []
     if len(present) == 1:
         problems.append(f"all {num_images:,} images are of one class, {names[int(total.argmax())]}")
@@ -387,9 +373,14 @@ def _look_at(dataset: Dataset, classes: Sequence[int], *, to_train: bool) -> Non
         shown = truncate_middle(", ".join(others), 60)
         problems.append(f"some classes are digits, and some not: {shown}")
     for part, count in counts.items():
+        if part != "validation" and not count.sum():
+            problem = f"{dataset.name} has no {part} image"
+            if len(names) < len(dataset.class_names):
+                raise UsageError(f"data.classes: {problem} of {', '.join(names)}")
+            raise DataError(f"{problem}: give at least three of a class")
         if missing := [
             name for name, here, n in zip(names, count, total, strict=True) if n > here == 0
         ]:
             problems.append(f"no {part} image is of {truncate_middle(', '.join(missing), 60)}")
     for problem in problems:
-        _log_once(logging.WARNING, f"{dataset.name}: {problem}")
+        log_once(logging.WARNING, f"{dataset.name}: {problem}")

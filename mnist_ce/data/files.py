@@ -21,7 +21,6 @@ import urllib.request
 import zlib
 from collections import deque
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +94,7 @@ def torchvision_class(dataset: str) -> Any:  # noqa: ANN401 - torchvision carrie
     """Return `torchvision.datasets.MNIST` or the subclass of it that reads a dataset."""
     try:
         from torchvision import datasets
-    # Built for another torch it fails in many ways, "operator torchvision::nms does not exist"
-    # (RuntimeError) and undefined symbols (OSError) among them.
-    except (ImportError, RuntimeError, AttributeError, OSError) as error:
+    except Exception as error:  # built for another torch it fails in many ways
         torch, torchvision = (environment().get(key) for key in ("torch", "torchvision"))
         raise DataError(
             f"torchvision {torchvision} does not work with torch {torch} ({one_line(error)}): "
@@ -135,23 +132,13 @@ class DatasetFiles:
         self.problems: dict[Path, str] = {}  # of damaged files
         self.contents: dict[str, bytes] = {}  # of the unpacked files that are found or downloaded
 
-    @cached_property
-    def torchvision_class(self) -> Any:  # noqa: ANN401
-        return torchvision_class(self.name)
-
-    @cached_property
-    def files(self) -> list[DataFile]:
-        return files_of(self.name)
-
-    @cached_property
-    def mirrors(self) -> deque[str]:
-        one = self.mirror and self.mirror.rstrip("/") + "/"
-        return deque([one] if one else self.torchvision_class.mirrors)
-
     def load(self) -> Dataset:
         for root in (self.data_dir, cache_dir()):
             if self.name in DIGESTS and (dataset := self._read_unpacked(root)):
                 return dataset
+        mirrors = [self.mirror.rstrip("/") + "/"] if self.mirror else None
+        self.mirrors = deque(mirrors or torchvision_class(self.name).mirrors)
+        self.files = files_of(self.name)
         self._search()
         for path, problem in self.problems.items():
             logger.warning(f"{path} {problem} and is not used")
@@ -178,7 +165,7 @@ class DatasetFiles:
         for name, (shape, _) in FILES.items():
             values = np.frombuffer(self.contents[name], np.uint8, offset=len(idx_header(*shape)))
             arrays.append(values.reshape(shape).copy())  # torch wants memory that can be written
-        classes = DIGITS if self.name in DIGESTS else self.torchvision_class.classes
+        classes = DIGITS if self.name in DIGESTS else torchvision_class(self.name).classes
         parts = {"train": Arrays(*arrays[:2]), "test": Arrays(*arrays[2:])}
         splits, class_names = to_splits(parts, self.name, [n.partition(" - ")[0] for n in classes])
         return Dataset(self.name, splits["train"], splits["test"], class_names)
@@ -189,7 +176,8 @@ class DatasetFiles:
         # All datasets use the same file names: what has one may be of another dataset.
         every = [file for other in TORCHVISION_CLASSES for file in files_of(other)]
         known_md5s = {md5 for file in every for md5 in (file.packed_md5, file.unpacked_md5)}
-        by_key = {key: file for file in self.files for key in (file.name, file.num_bytes)}
+        by_key: dict[object, DataFile] = {file.name: file for file in self.files}
+        by_key |= {file.num_bytes: file for file in self.files}
         cache = cache_dir() / self.raw
         for folder in (self.data_dir / self.raw, self.data_dir / self.name, self.data_dir, cache):
             # As 7-Zip and Kaggle unpack it: `train-images.idx3-ubyte`, or in a folder of its name.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
 import re
@@ -11,21 +10,14 @@ from collections.abc import Mapping
 import torch
 
 from mnist_ce.config import OWN_DATASET
-from mnist_ce.data.dataset import CUSTOM, DataSplits
+from mnist_ce.data.dataset import CUSTOM, DataSplits, log_once
 from mnist_ce.data.splits import CONVERSIONS, DIGITS, convert
 from mnist_ce.network.model import predict_logits
 from mnist_ce.runs.load_model import load_model
 from mnist_ce.runs.run_dir import shipped_weights
 
-logger = logging.getLogger(__name__)
-
 NUM_IMAGES, MIN_IMAGES = 500, 30
 MIN_GAIN = 0.3  # `world` reads MNIST's 99.5 %, turned 12 %, inverted 6 %
-
-
-@functools.cache  # compared networks read the same data
-def _warn_once(text: str) -> None:
-    logger.warning(text)
 
 
 def better(accuracies: Mapping[str, float]) -> str | None:
@@ -53,8 +45,9 @@ def warn_of_convention(splits: DataSplits) -> None:
     kinds = names[:-1].replace("+", ", ")
     mnist = (own and own["mnist"]) or ""
     undo = f"--dataset {mnist}{names}{splits.dataset.removeprefix(mnist)}" if own else "undo that"
-    _warn_once(
+    log_once(
+        logging.WARNING,
         f"{splits.dataset}: the images are {kinds}, compared with MNIST's: the shipped network "
         f"reads {accuracies['']:.0%} of {len(labels)} as they are, {accuracies[names]:.0%} with "
-        f"that undone. A network trained on them cannot read upright digits: {undo}"
+        f"that undone. A network trained on them cannot read upright digits: {undo}",
     )

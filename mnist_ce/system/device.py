@@ -25,17 +25,15 @@ def resolve_device(name: str) -> torch.device:
     if not re.fullmatch(r"cpu|mps|cuda(:(0|[1-9][0-9]?))?", name):  # torch reads cuda:128 as -128
         raise DeviceError(f"device '{name}' is not known; use auto, cpu, mps, cuda or cuda:N")
     device = torch.device(name)
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise DeviceError(
-                f"device '{name}' is not there: torch {torch.__version__} finds {count} CUDA "
-                "GPU(s); use --device cpu or auto"
-            )
-        index = torch.cuda.current_device() if device.index is None else device.index
-        return torch.device("cuda", index)
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("device 'mps' is not there; use --device cpu or auto")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    num_devices = {"cpu": 1, "mps": int(torch.backends.mps.is_available()), "cuda": count}
+    if (device.index or 0) >= num_devices[device.type]:
+        raise DeviceError(
+            f"device '{name}' is not there: torch {torch.__version__} finds {count} CUDA GPU(s); "
+            "use --device cpu or auto"
+        )
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
     return device
 
 
@@ -43,7 +41,7 @@ def resolve_device(name: str) -> torch.device:
 def reproducible(seed: int, threads: int = 0, *, warn_only: bool = False) -> Iterator[None]:
     """Seed torch, set its thread count (0: unchanged) and require deterministic kernels.
 
-    With `warn_only` other kernels only cause a warning. All is as it was on leaving.
+    With `warn_only` other kernels only cause a warning. At the end all is as it was.
     """
     # cuBLAS is deterministic only if this is set before CUDA starts (torch: Reproducibility).
     variable = "CUBLAS_WORKSPACE_CONFIG"

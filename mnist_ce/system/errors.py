@@ -1,16 +1,5 @@
 """Errors that a user can cause, with their exit codes.
 
-    MnistCeError                1: the work failed
-    ├── UsageError              2: the command line or the config is wrong
-    │   └── DeviceError
-    ├── DataError
-    ├── CheckpointError
-    ├── ImageError
-    │   └── ImageTooLargeError
-    ├── RunError
-    ├── TrainingError
-    └── StoppedError            128 + the signal's number
-
 A message has one line, which names the file, key or value and says what to do. A bug is an ordinary
 exception and shows its traceback.
 """

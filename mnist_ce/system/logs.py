@@ -32,7 +32,7 @@ def is_notebook() -> bool:
 @contextlib.contextmanager
 def printed_by(handler: logging.Handler, *, propagate: bool = True) -> Iterator[None]:
     """Let a handler print what is logged at level INFO or above."""
-    before = logger.level, logger.propagate
+    level, propagates = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = propagate
@@ -40,5 +40,5 @@ def printed_by(handler: logging.Handler, *, propagate: bool = True) -> Iterator[
         yield
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(before[0])
-        logger.propagate = before[1]
+        logger.setLevel(level)
+        logger.propagate = propagates

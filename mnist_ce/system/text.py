@@ -18,10 +18,8 @@ _REASONS = (
     (r"a valid boolean.*", "true or false"),
     (r"a valid (tuple|list).*", "a list, such as 100,50"),
     (r"a valid dictionary or instance of \w+", "a table"),
-    (
-        r"(greater|less) than or equal to",
-        lambda match: f"at {'least' if match[1] == 'greater' else 'most'}",
-    ),
+    (r"greater than or equal to", "at least"),
+    (r"less than or equal to", "at most"),
     (r"greater than (?=\S)", "above "),
     (r"less than (?=\S)", "below "),
     (r"at least 1 character", "not empty"),

@@ -20,14 +20,14 @@ import torch
 from mnist_ce.system.device import use_threads
 
 Task = Callable[[int], None]
-Call = Callable[[int], BaseException | None]  # a task, whose exception is returned
+Outcome = BaseException | None
+Call = Callable[[int], Outcome]  # a task, whose exception is returned
 
 # Held while a task runs: torch's number of threads is MKL's too, and that is the whole process's.
 _running = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    # Another thread of the parent may have held it.
+if hasattr(os, "register_at_fork"):  # another thread of the parent may have held it
     os.register_at_fork(after_in_child=lambda: globals().update(_running=threading.Lock()))
 
 
@@ -65,13 +65,11 @@ class Workers:
             num_running = len(self._inboxes)
             while num_running:
                 try:
-                    outcome = self._done.get()
+                    outcomes.append(self._done.get())
+                    num_running -= 1
                 except BaseException as interrupt:  # of a signal handler: still wait for the others
                     self._abort()
                     outcomes.append(interrupt)
-                else:
-                    num_running -= 1
-                    outcomes.append(outcome)
             if errors := [outcome for outcome in outcomes if outcome is not None]:
                 self._new_signals()
                 raise next((e for e in errors if not isinstance(e, _AbortedError)), errors[0])
@@ -90,16 +88,15 @@ class Workers:
         if self.num_workers == 1:
             return
         # Queues in place of `threading.Barrier`, which is Python code over a condition: for two
-        # workers a barrier takes 43 µs and 10 µs of CPU time, with `Barrier` 65 and 31 (median of 7
-        # × 3,000 in turn, on a busy machine of two cores, Python 3.11). A step of 1 ms has one.
-        # One for each two workers: a worker can be one barrier ahead of another.
+        # workers a barrier takes 43 µs, with `Barrier` 65; a step of 1 ms has one. A queue for each
+        # two workers, as a worker can be one barrier ahead of another.
         for queue in self._signals[worker]:
             queue.put(False)
         for queues in self._signals:
             if queues[worker].get():  # True: put by `_abort`
                 raise _AbortedError
 
-    def _call(self, task: Task, worker: int) -> BaseException | None:
+    def _call(self, task: Task, worker: int) -> Outcome:
         try:
             task(worker)
         except BaseException as error:  # raised by `run`
@@ -119,17 +116,14 @@ class Workers:
     def _start(self) -> None:
         self._new_signals()
         self._inboxes = [SimpleQueue[Call | None]() for _ in range(1, self.num_workers)]
-        self._done = SimpleQueue[BaseException | None]()
+        self._done = SimpleQueue[Outcome]()
         for worker, inbox in enumerate(self._inboxes, start=1):
-            arguments = (worker, inbox, self._done)
-            threading.Thread(target=_work, args=arguments, daemon=True).start()
+            threading.Thread(target=_work, args=(worker, inbox, self._done), daemon=True).start()
             weakref.finalize(self, inbox.put, None)
         self._process = os.getpid()
 
 
-def _work(
-    worker: int, inbox: SimpleQueue[Call | None], done: SimpleQueue[BaseException | None]
-) -> None:
+def _work(worker: int, inbox: SimpleQueue[Call | None], done: SimpleQueue[Outcome]) -> None:
     torch.set_num_threads(1)  # the number belongs to the calling thread
     with torch.inference_mode():
         while (call := inbox.get()) is not None:

@@ -371,7 +371,7 @@ SOURCES: list[tuple[dict[str, bytes], str, tuple[int, str] | str]] = [
     ({"x.csv": text(range(N), FLAT, LABELS)}, "csv:x.csv", (20, "9")),
     ({"x.csv": text(range(N), FLAT)}, "csv:x.csv", "has images without labels"),
     ({"train.csv": PLAIN, "test.csv": text(range(N), FLAT)}, "csv:train.csv", (20, "9")),
-    ({"train.csv": PLAIN, "val.csv": PLAIN}, "csv:train.csv", "too few images"),  # the same
+    ({"train.csv": PLAIN, "val.csv": PLAIN}, "csv:train.csv", "no training image"),  # the same
     ({"x.csv": PLAIN.decode().encode("utf-16")}, "csv:x.csv", (20, "9")),
     ({"x.csv": PLAIN.replace(b"\n", b"\r")}, "csv:x.csv", (20, "9")),
     ({"x.csv.gz": gzip.compress(PLAIN)}, "csv:x.csv.gz", (20, "9")),
@@ -420,7 +420,7 @@ SOURCES: list[tuple[dict[str, bytes], str, tuple[int, str] | str]] = [
             )
         },
         "npz:x.npz",
-        "too few images",
+        "no training image",
     ),  # what is left is in the validation set
     ({"k-imgs.npz": npz(a=IMAGES), "k-labels.npz": npz(a=LABELS)}, "npz:k-imgs.npz", (20, "9")),
     (
