@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from mnist_ce.cli import demo, evaluate, explain, predict, runs, train, tune
+from mnist_ce.cli import demo, evaluate, explain, predict, runs, train
 from mnist_ce.cli.options import TRACEBACK, ClickError, Command, usage_message, with_network
 from mnist_ce.cli.printing import echo, error, note, printing
 from mnist_ce.system.distributed import is_main
@@ -41,7 +41,7 @@ for command in (
     runs.runs,
     runs.report,
     runs.export,
-    tune.tune,
+    train.tune,
     demo.demo,
 ):
     # \b keeps click from joining the examples to one paragraph.
@@ -51,7 +51,8 @@ for command in (
         cls=Command,
         help=help_text,
         short_help=help_text.partition("\n")[0],  # whole in the list of commands, where click cuts
-        no_args_is_help=command is tune.tune,  # without options it is no command to train many runs
+        no_args_is_help=command
+        is train.tune,  # without options it is no command to train many runs
     )(with_network(command))
 
 

@@ -29,11 +29,7 @@ NO_CHECKPOINT = "the newest finished multi-class run, else mnist"
 Checkpoint = Annotated[str | None, Option(help=CHECKPOINT_HELP, show_default=NO_CHECKPOINT)]
 CheckpointArgument = Annotated[
     str | None,
-    Argument(
-        metavar="[RUN or CHECKPOINT]",
-        help=f"{CHECKPOINT_HELP} Default: {NO_CHECKPOINT}.",
-        show_default=False,
-    ),
+    Argument(metavar="RUN or CHECKPOINT", help=CHECKPOINT_HELP, show_default=NO_CHECKPOINT),
 ]
 Assignments = Annotated[
     list[str] | None, Option("--set", help="Any other key, as section.key=value.")
@@ -147,7 +143,7 @@ class Command(TyperCommand):
         groups = {heading: [] for heading in ("Arguments", *_HEADINGS, "Options")}
         for parameter in self.get_params(ctx):
             name, rest = str(parameter.name), f"{parameter.param_type_name}s".title()
-            parameter.metavar = metavar_of.get(name, parameter.metavar)
+            parameter.metavar = parameter.metavar or metavar_of.get(name)
             if name in defaults:
                 vars(parameter).update(default=defaults[name], show_default=True)
             if (record := parameter.get_help_record(ctx)) is not None:

@@ -14,7 +14,7 @@ import typer
 from typer import Argument, Option
 
 from mnist_ce.cli import options
-from mnist_ce.cli.printing import csv_text, echo, error, json_text, note, warn, wrap
+from mnist_ce.cli.printing import csv_text, echo, error, json_text, note, wrap
 from mnist_ce.system.text import percent, sanitize
 
 if TYPE_CHECKING:
@@ -150,18 +150,17 @@ def predict(
                         Image.fromarray(record.pixels).save(path)
                 lines = drawing.describe_lines(records)
                 place = sanitize(str(first.path)) + (f" page {first.page}" if first.page else "")
-                places = [
-                    f"{place} line {n + 1}" if len(lines) > 1 else place for n in range(len(lines))
-                ]
+                numbers = range(1, len(lines) + 1)
+                places = [f"{place} line {n}" for n in numbers] if len(lines) > 1 else [place]
                 for record in records:
                     if record.status == "error" or (text and record.status == "rejected"):
                         has_failed = True
                         progress.clear()
-                        if record.status == "error":
-                            error(sanitize(record.reason or ""))
-                        else:
-                            digit = f", digit {(record.position or 0) + 1}" * (len(records) > 1)
-                            warn(f"{places[record.line or 0]}{digit}: {record.reason}")
+                        digit = f", digit {(record.position or 0) + 1}" * (len(records) > 1)
+                        rejected = f"{places[record.line or 0]}{digit}: " * (
+                            record.status != "error"
+                        )
+                        error(sanitize(f"{rejected}{record.reason}"))
                 if kaggle:
                     head = "" if num_done else "ImageId,Label\n"
                     echo(f"{head}{num_done + 1},{first.label}")

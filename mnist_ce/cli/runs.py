@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -84,8 +83,6 @@ def _delete(name: str, output: Path, *, is_confirmed: bool, json: bool) -> None:
     if name == LATEST or is_shipped(run := find_run(name, output, FINISHED)):
         raise UsageError(f"--delete {name}: give the name of a run that 'mnist-ce runs' lists")
     if not is_confirmed:
-        if not sys.stdin.isatty():
-            raise UsageError(f"--delete {name} asks on a terminal only; add --yes")
         question = f"Delete run {sanitize(str(run.path))} with all its files?"
         typer.confirm(question, abort=True, err=True)
     delete_run(run)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shlex
 import signal
 import subprocess
-import sys
 import textwrap
 import threading
 import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import Any
 from urllib.parse import quote
-
-from tqdm import tqdm
 
 from mnist_ce.cli.demo import PACKAGES
 from mnist_ce.cli.printing import note, warn
@@ -77,14 +75,9 @@ class LivePage(Callback):
         self.process = start_process(_serve, str(info.run.path.parent), **options)
         if hasattr(os, "setpriority"):
             os.setpriority(os.PRIO_PROCESS, self.process.pid, 10)
-        arguments = (self.process.stdout, info.run.name)
-        self.thread = threading.Thread(target=self._show_address, args=arguments, daemon=True)
-        self.thread.start()
-
-    def _show_address(self, stdout: IO[bytes], run: str) -> None:
-        if line := stdout.readline().decode().strip():
-            address = f"{line}#runs={quote(run)}"
-            tqdm.write(f"live page: {address}", file=sys.stderr)  # above a bar
+        if line := (self.process.stdout or io.BytesIO()).readline().decode().strip():
+            address = f"{line}#runs={quote(info.run.name)}"
+            note(f"live page: {address}")
             if self.opens_browser:
                 webbrowser.open(address)
 
@@ -92,7 +85,6 @@ class LivePage(Callback):
         if self.process is not None:
             with self.process:
                 self.process.terminate()
-                self.thread.join()
 
 
 def _serve(output: str) -> None:

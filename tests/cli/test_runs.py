@@ -165,14 +165,11 @@ def test_a_run_is_deleted_by_name(
     run = make_run(tmp_path, "a-run")
     run.config_path.touch()
     delete = ["runs", "--output", str(tmp_path), "--delete"]
-    assert refused(*delete, "a-run")[1].endswith("asks on a terminal only; add --yes")
     assert refused(*delete, "a-rum", "--yes")[1].endswith("did you mean a-run?")
     with run.lock():
         assert "is being trained" in refused(*delete, "a-run", "--yes")[1]
     for answer in ("n\n", ""):
-        terminal = io.StringIO(answer)
-        monkeypatch.setattr(terminal, "isatty", lambda: True)
-        monkeypatch.setattr("sys.stdin", terminal)
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
         assert main([*delete, "a-run"]) == 1
     assert run.record_path.is_file()
     capsys.readouterr()
