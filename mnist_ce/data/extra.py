@@ -124,7 +124,7 @@ def thin_copy(
 
     With `height` it first loses what a photograph that shows it so many pixels high does not hold.
     """
-    from mnist_ce.reader.stroke_width import normalise_stroke_width  # imports SciPy
+    from mnist_ce.reader.components import normalise_stroke_width  # imports SciPy
 
     if not image.any():
         return image

@@ -51,22 +51,3 @@ def bounding_box(mask: Mask) -> Box:
 def union(boxes: Iterable[Box]) -> Box:
     tops, lefts, bottoms, rights = zip(*boxes, strict=True)
     return Box(min(tops), min(lefts), max(bottoms), max(rights))
-
-
-def dilate(mask: Mask) -> Mask:
-    """Return the pixels of a mask and their eight neighbours, 20 times as fast as SciPy does."""
-    high = mask.copy()
-    high[1:] |= mask[:-1]
-    high[:-1] |= mask[1:]
-    wide = high.copy()
-    wide[:, 1:] |= high[:, :-1]
-    wide[:, :-1] |= high[:, 1:]
-    return wide
-
-
-def outline(mask: Mask) -> Mask:
-    """Return the pixels of a mask that have a 4-neighbour outside it, or on the border."""
-    padded = np.pad(mask, 1)
-    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    edge: Mask = mask & ~inner
-    return edge

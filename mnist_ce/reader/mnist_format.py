@@ -1,24 +1,15 @@
 """MNIST's normalisation of a digit's ink: fitted into 20×20, centred by mass in 28×28.
 
-As MNIST's authors describe it: "The original black and white (bilevel) images from NIST were size
-normalized to fit in a 20x20 pixel box while preserving their aspect ratio. [They] contain grey
-levels as a result of the anti-aliasing technique used [...]. The images were centered in a 28x28
-image by computing the center of mass of the pixels, and translating the image so as to position
-this point at the center of the 28x28 field." (LeCun, Cortes & Burges, *The MNIST database*; LeCun
-et al. 1998, *Gradient-based learning applied to document recognition*, section III.A.)
+LeCun, Cortes & Burges, *The MNIST database*: "images from NIST were size normalized to fit in a
+20x20 pixel box while preserving their aspect ratio [and] centered in a 28x28 image by computing the
+center of mass". What that leaves open was measured on the 60,000 training images, counted from 0:
 
-What those words leave open was measured on the 60,000 training images, counting pixels from 0:
-
-* The centre: in every image the centre of mass lies within half a pixel of row 14 and column 14
-  (mean 14.00 and 14.01, spread evenly over [13.5, 14.5), none outside [13.48, 14.50]). So images
-  were moved by whole pixels, and the "center" is pixel 14, not the middle of the field (13.5).
-* The longer side of the ink is exactly 20 pixels in 59,987 images, and 19 in the other 13.
-* The shorter side: even lengths are three to four times as frequent as odd ones (widths of 12, 14,
-  16, 18: 29,187; of 11, 13, 15, 17: 7,647), as they are when the ink is first centred in a square
-  and the square then reduced, since partly covered pixels come in pairs.
-* The reduction: the grey levels are near those of plain area coverage. (Enlarged fourfold,
-  made bilevel and reduced again, an image comes back with 137 pixels of ink, 146 before; a
-  triangle filter makes it 177, a Lanczos one 193.)
+* The centre of mass lies within half a pixel of row 14 and column 14, spread evenly: images were
+  moved by whole pixels, and the "center" is pixel 14, not the middle of the field, 13.5.
+* The longer side of the ink is exactly 20 pixels in 59,987 images. Of the shorter one even lengths
+  are three to four times as frequent as odd ones, as when the ink is centred in a square first.
+* The grey levels are near those of plain area coverage: enlarged fourfold, made bilevel and reduced
+  again, an image has 137 pixels of ink, 146 before; by a triangle filter 177, a Lanczos one 193.
 """
 
 from __future__ import annotations

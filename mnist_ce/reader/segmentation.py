@@ -17,6 +17,7 @@ from mnist_ce.reader.components import (
     Component,
     DigitCandidate,
     find_components,
+    glyph_of,
     group_components,
 )
 from mnist_ce.reader.detector import load_detector
@@ -24,7 +25,6 @@ from mnist_ce.reader.geometry import Box, FloatImage, Labels, bounding_box
 from mnist_ce.reader.mnist_format import FIELD_SIZE, fit_glyph
 from mnist_ce.reader.page import View
 from mnist_ce.reader.pixels import MAX_BACKGROUND_LEVEL, as_mnist_image, to_float_image
-from mnist_ce.reader.stroke_width import crop_strokes
 from mnist_ce.reader.text_lines import CrowdedError, Digit, Lattice, Work
 
 Stages: TypeAlias = dict[str, NDArray[np.generic]]
@@ -288,7 +288,7 @@ def unread(segmentation: Segmentation, stages: Stages | None) -> Hypothesis:
     """Return the hypothesis of more ink than is read: its digit is the best candidate, uncut."""
     best, intensity = segmentation.best, segmentation.foreground.intensity
     wanted = [component.label for component in best.components]
-    pixels = fit_glyph(crop_strokes(intensity, segmentation.labels, wanted, best.box))
+    pixels = glyph_of(intensity, segmentation.labels, wanted, best.box)
     whole = Lattice.of(Digit(pixels, best.box)).moved(*segmentation.origin)
     return replace(_hypothesis(segmentation, [[whole]], [best], stages), is_crowded=True)
 

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mnist_ce.reader.binarize import Foreground
-from mnist_ce.reader.components import Component
+from mnist_ce.reader.components import Component, glyph_of
 from mnist_ce.reader.detector import load_detector
 from mnist_ce.reader.geometry import Box, FloatImage, Labels, Mask, bounding_box, union
-from mnist_ce.reader.mnist_format import FIELD_SIZE, fit_glyph
-from mnist_ce.reader.stroke_width import crop_strokes
+from mnist_ce.reader.mnist_format import FIELD_SIZE
 
 # Lengths are fractions of the height of the image's digits, penalties are nats; all were chosen by
 # `benchmarks/sheets.py` (docs/log.md).
@@ -226,7 +225,7 @@ def line_lattices(
         is_large = box.width >= MIN_CUT_WIDTH * height and box.height >= MIN_ANCHOR * height
         if with_cuts and is_large and not is_rule:
             work.spend(WORK_OF_SEAMS * box.height * box.width)
-            pixels = fit_glyph(crop_strokes(intensity, labels, [component.label], box))
+            pixels = glyph_of(intensity, labels, [component.label], box)
             is_wide = box.width > MAX_CLEAR_WIDTH * height
             if is_wide or load_detector().scores(pixels[None])[0] < CLEAR_SCORE:
                 where = box.slices()
@@ -258,8 +257,7 @@ def _lattice(
             work.spend(box.height * box.width)
             pixels = run[0].pixels if len(run) == 1 else None
             if pixels is None:
-                labels_of_run = [piece.label for piece in run]
-                pixels = fit_glyph(crop_strokes(intensity, labels, labels_of_run, box))
+                pixels = glyph_of(intensity, labels, [piece.label for piece in run], box)
             penalty = run[-1].cut_penalty + _shape_penalty(run, box, height)
             digits[start, stop] = Digit(pixels, box, penalty, _mark(run, box, height))
     return Lattice(count, digits)

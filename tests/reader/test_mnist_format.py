@@ -17,6 +17,7 @@ from mnist_ce import evaluate
 from mnist_ce.data.dataset import load_dataset
 from mnist_ce.data.extra import thin_copy
 from mnist_ce.data.synthetic import generate
+from mnist_ce.reader.components import normalise_stroke_width
 from mnist_ce.reader.detector import (
     MAX_QUALITY_PENALTY,
     MIN_QUALITY,
@@ -26,7 +27,6 @@ from mnist_ce.reader.detector import (
 from mnist_ce.reader.mnist_format import centre_by_mass, crop_to_ink, fit_glyph, fit_into
 from mnist_ce.reader.pixels import as_mnist_image, resize_to_mnist
 from mnist_ce.reader.segmentation import hypotheses
-from mnist_ce.reader.stroke_width import normalise_stroke_width
 
 
 def blob(height: int, width: int, seed: int = 0) -> NDArray[np.float32]:
