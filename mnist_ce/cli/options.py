@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +17,6 @@ from mnist_ce.system.errors import UsageError
 from mnist_ce.system.files import shipped_dir
 from mnist_ce.system.text import did_you_mean, percent_hint, plain_reason
 
-DATASETS = (
-    "auto, mnist, fashion-mnist, kmnist, synthetic, csv:FILE, npz:FILE, idx:DIR, folder:DIR or "
-    "mnist+folder:DIR."
-)
 RECIPES = sorted(path.stem for path in shipped_dir("configs").glob("*.toml"))
 CONFIG_HELP = f"A TOML file or a recipe: {', '.join(RECIPES)}."
 CHECKPOINT_HELP = "A run's name or folder, latest, a state_dict file, or weights: world, mnist."
@@ -86,49 +82,36 @@ def with_network(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-CONFIG_KEYS = {
-    "epochs": "train.epochs",
-    "batch_size": "train.batch_size",
-    "lr": "optimizer.learning_rate",
-    "momentum": "optimizer.momentum",
-    "init": "train.init",
-    "seed": "train.seed",
-    "dataset": "data.dataset",
-    "data_dir": "data.dir",
-    "mirror": "data.mirror",
-    "device": "train.device",
-    "threads": "train.threads",
-    "step": "train.step",
-    "output": "run.output",
-    "name": "run.name",
-}
-"""The keys of the config that parameters of `train` set."""
-
 # The click inside Typer, whose place may change.
 ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 TRACEBACK = "--traceback"  # for every command: `main` takes it out
-_HEADINGS = {
-    "Recipe": ("config", "epochs", "batch_size", "lr", "momentum", "init", "seed", "assignments"),
-    "Data and device": ("dataset", "data_dir", "mirror", "device", "threads", "step"),
-    "Run": ("output", "name", "resume", "dry_run", "tensorboard", "live", "no_browser"),
-    "Weights of other programs": ("model", "activation", "input_mean", "input_std"),
+_HEADINGS = {  # of the options in help
+    "Recipe": ("config", "epochs", "batch-size", "lr", "momentum", "init", "seed", "set"),
+    "Data and device": ("dataset", "data-dir", "mirror", "device", "threads", "step"),
+    "Run": ("output", "name", "resume", "dry-run", "tensorboard", "live", "no-browser"),
+    "Weights of other programs": ("model", "activation", "input-mean", "input-std"),
 }
 _METAVARS = {  # what help calls the value of an option
-    "DIR": ("data_dir", "output", "corrections", "save_inputs", "stages", "annotate"),
-    "FILE": ("checkpoint", "checkpoint_option", "config", "init", "file", "token_file", "search"),
+    "DIR": ("data-dir", "output", "corrections", "save-inputs", "stages", "annotate"),
+    "FILE": ("checkpoint", "config", "init", "file", "token-file", "search"),
     "FILE.csv": ("predictions",),
     "FILE.png": ("plot",),
     "FILE.py:NAME": ("model",),
-    "KEY=VALUE": ("assignments",),
+    "KEY=VALUE": ("set",),
     "KEY=A,B,C": ("grid",),
-    "N": ("threads", "epochs", "batch_size", "seed", "top_k", "limit", "trials", "jobs", "port"),
-    "NAME": ("activation", "reduction", "name", "delete", "step", "split", "allow_host"),
-    "DEVICE": ("device",),
+    "N": ("threads", "epochs", "batch-size", "seed", "top-k", "limit", "trials", "jobs", "port"),
+    "NAME": ("activation", "dataset", "device", "reduction", "name", "delete", "split"),
+    "auto|fast|plain": ("step",),
     "NUMBERS": ("logits", "probabilities", "target", "seeds"),
-    "NUMBER": ("lr", "momentum", "input_mean", "input_std", "min_confidence"),
-    "RUN": ("held_out", "resume"),
-    "URL": ("mirror", "storage", "allow_origin"),
+    "NUMBER": ("lr", "momentum", "input-mean", "input-std", "min-confidence"),
+    "RUN": ("with", "resume"),
+    "URL": ("mirror", "storage", "allow-origin"),
 }
+
+
+def config_key(parameter: str) -> str:
+    """Return the key of the config that a parameter of `train` sets, if it sets one."""
+    return parameter.replace("_", ".", 1)
 
 
 class Command(TyperCommand):
@@ -136,18 +119,25 @@ class Command(TyperCommand):
 
     # Context and HelpFormatter belong to the click inside Typer, whose place may change.
     def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
-        heading_of = {name: heading for heading, names in _HEADINGS.items() for name in names}
-        metavar_of = {name: metavar for metavar, names in _METAVARS.items() for name in names}
-        defaults = _defaults() if ctx.info_name == "train" else {}
+        heading_of = {flag: heading for heading, flags in _HEADINGS.items() for flag in flags}
+        metavar_of = {flag: metavar for metavar, flags in _METAVARS.items() for flag in flags}
+        keys: dict[str, tuple[str, Any]] = {}  # description and default of each
+        if ctx.info_name == "train":
+            from mnist_ce.config import resolve_config
+
+            for section, table in resolve_config():
+                for key, field in type(table).model_fields.items():
+                    keys[f"{section}.{key}"] = field.description, getattr(table, key)
         groups: dict[str, list[tuple[str, str]]]
         groups = {heading: [] for heading in ("Arguments", *_HEADINGS, "Options")}
         for parameter in self.get_params(ctx):
-            name, rest = str(parameter.name), f"{parameter.param_type_name}s".title()
-            parameter.metavar = parameter.metavar or metavar_of.get(name)
-            if name in defaults:
-                vars(parameter).update(default=defaults[name], show_default=True)
+            flag, rest = parameter.opts[-1].strip("-"), f"{parameter.param_type_name}s".title()
+            parameter.metavar = parameter.metavar or metavar_of.get(flag)
+            if key := keys.get(config_key(str(parameter.name))):
+                help_text = key[0].replace("`", "")
+                vars(parameter).update(help=help_text, default=key[1], show_default=key[1] != "")
             if (record := parameter.get_help_record(ctx)) is not None:
-                groups[heading_of.get(name, rest)].append(record)
+                groups[heading_of.get(flag, rest)].append(record)
         groups["Options"].insert(-1, (TRACEBACK, "Show where in the code an error arose."))
         for heading, records in groups.items():
             if records:
@@ -155,18 +145,10 @@ class Command(TyperCommand):
                     formatter.write_dl(records)
 
 
-def _defaults() -> dict[str, Any]:
-    """Return the config's defaults of the options of `train`, which have none of their own."""
-    from mnist_ce.config import resolve_config
-
-    values = resolve_config().flat()
-    return {name: values[key] for name, key in CONFIG_KEYS.items() if values[key] != ""}
-
-
 def usage_message(failure: Any) -> str:  # noqa: ANN401 - a `ClickError`
     context = getattr(failure, "ctx", None)
     params = context.command.params if context else []
-    options = [name for param in params for name in param.opts if name.startswith("--")]
+    options = {n: str(param.name) for param in params for n in param.opts if n.startswith("--")}
     message = re.sub(r"^Invalid value(?: for ([^:]*))?: ", r"\1: ", failure.format_message())
     message = message.removeprefix(": ").replace("'", "").rstrip(".")
     details: list[Any] = getattr(failure.__cause__, "errors", list)()  # pydantic's
@@ -186,18 +168,21 @@ def usage_message(failure: Any) -> str:  # noqa: ANN401 - a `ClickError`
     return f"{message[:1].lower()}{message[1:]} (see {help_command})"
 
 
-def _suggestion(word: str, value: str, options: Sequence[str]) -> str:
-    """Suggest an option for one that does not exist, or for `epochs=1`, `epochs 1` or `fast`."""
+def _suggestion(word: str, value: str, options: Mapping[str, str]) -> str:
+    """Suggest an option for one that does not exist, or for `epochs=1`, `epochs 1` or `fast`.
+
+    `options` has the name of the parameter of each.
+    """
     key = word.removeprefix("--").replace("-", "_")
     if "--set" in options:  # all keys of the config can be given
-        from mnist_ce.config import find_key, shipped_configs
+        from mnist_ce.config import find_key
 
-        if word in shipped_configs():
+        if word in RECIPES:
             return f"; did you mean --config {word}?"
-        flags = {key_of: f"--{name.replace('_', '-')}" for name, key_of in CONFIG_KEYS.items()}
+        option_of = {config_key(name): option for option, name in options.items()}
         if full := find_key(key):
             setting = f"--set {full}={value or 'VALUE'}"
-            option = f"{flags[full]} {value}" if flags.get(full) in options else setting
+            option = f"{option_of[full]} {value}" if full in option_of else setting
             return f"; did you mean {option.rstrip()}?"
     is_option = word.startswith("--") or bool(value)
     return did_you_mean(f"--{key.replace('_', '-')}", options) if is_option else ""

@@ -31,28 +31,29 @@ if TYPE_CHECKING:  # pydantic, below, takes as long as all the rest
 
 def train(
     config: Annotated[str | None, Option("-c", "--config", help=options.CONFIG_HELP)] = None,
-    epochs: Annotated[int | None, Option(help="Passes over the training images.")] = None,
-    batch_size: Annotated[int | None, Option("-b", "--batch-size", help="Images per step.")] = None,
-    lr: Annotated[float | None, Option(help="Learning rate.")] = None,
-    momentum: Annotated[float | None, Option(help="Momentum.")] = None,
-    init: Annotated[str | None, Option(help="Initial weights, as in evaluate.")] = None,
+    # Help and defaults of these are those of the keys of the config that they set.
+    train_epochs: Annotated[int | None, Option("--epochs")] = None,
+    train_batch_size: Annotated[int | None, Option("-b", "--batch-size")] = None,
+    optimizer_learning_rate: Annotated[float | None, Option("--lr")] = None,
+    optimizer_momentum: Annotated[float | None, Option("--momentum")] = None,
+    train_init: Annotated[str | None, Option("--init")] = None,
     model: options.Model = None,
-    seed: Annotated[int | None, Option(help="Fixes everything random.")] = None,
+    train_seed: Annotated[int | None, Option("--seed")] = None,
     assignments: options.Assignments = None,
-    dataset: Annotated[str | None, Option(help=options.DATASETS)] = None,
-    data_dir: options.DataDir = None,
-    mirror: Annotated[str | None, Option(help="The only address to download from.")] = None,
-    device: Annotated[str | None, Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
-    threads: Annotated[int | None, Option(help="CPU threads; 0: as torch chooses.")] = None,
-    step: Annotated[str | None, Option(help="auto, plain or fast.")] = None,
-    output: Annotated[str | None, Option(help="Folder that holds the runs.")] = None,
-    name: Annotated[str | None, Option(help="The run's name.")] = None,
+    data_dataset: Annotated[str | None, Option("--dataset")] = None,
+    data_dir: str | None = None,
+    data_mirror: Annotated[str | None, Option("--mirror")] = None,
+    train_device: Annotated[str | None, Option("--device")] = None,
+    train_threads: Annotated[int | None, Option("--threads")] = None,
+    train_step: Annotated[str | None, Option("--step")] = None,
+    run_output: Annotated[str | None, Option("--output")] = None,
+    run_name: Annotated[str | None, Option("--name")] = None,
     resume: Annotated[
         str | None, Option(help="Continue a run; 'latest': the newest unfinished.")
     ] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="One batch of all; keep nothing.")] = False,
-    tensorboard: Annotated[bool, Option("--tensorboard", help="Write events for it.")] = False,
-    live: Annotated[bool, Option("--live", help="Open a page that shows the run.")] = False,
+    tensorboard: Annotated[bool, Option("--tensorboard", help="Write its events, too.")] = False,
+    live: Annotated[bool, Option("--live", help="Open a page of the run.")] = False,
     no_browser: Annotated[bool, Option("--no-browser", help="--live: print the address.")] = False,
     show_config: Annotated[
         bool, Option("--show-config", help="Print recipes and all settings, explained, as TOML.")
@@ -70,10 +71,11 @@ def train(
       mnist-ce train --epochs 1 --lr 0.05 --set optimizer.nesterov=true
       mnist-ce train --resume latest
     """
-    arguments = locals()
-    from mnist_ce.config import parse_assignments, recipe_name, resolve_config
+    arguments = locals().items()
+    from mnist_ce.config import Config, parse_assignments, recipe_name, resolve_config
 
-    settings: dict[str, Any] = {key: arguments[name] for name, key in options.CONFIG_KEYS.items()}
+    keys = Config().flat()
+    settings = {k: value for name, value in arguments if (k := options.config_key(name)) in keys}
     settings |= parse_assignments(assignments or [])
     if resume is not None and (config is not None or show_config):
         raise typer.BadParameter("--resume takes the config.toml of the run")
@@ -165,7 +167,7 @@ def tune(
     search: Annotated[str | None, Option(help="A file of ranges and choices, as above.")] = None,
     trials: Annotated[int, Option(min=1, help="Trials of the search.")] = 20,
     assignments: options.Assignments = None,
-    dataset: Annotated[str | None, Option(help=options.DATASETS)] = None,
+    dataset: Annotated[str | None, Option(help="As for train.", show_default="auto")] = None,
     data_dir: options.DataDir = None,
     device: Annotated[str | None, Option(help="As for train.", show_default="auto")] = None,
     threads: Annotated[
