@@ -34,7 +34,8 @@ from mnist_ce.network import HIDDEN
 from mnist_ce.network.model import MLP
 from mnist_ce.network.objective import Multiclass
 from mnist_ce.system.device import use_threads
-from mnist_ce.training.steps import FastStep, PlainStep
+from mnist_ce.training.steps.fast import FastStep
+from mnist_ce.training.steps.plain import PlainStep
 
 LEARNING_RATE, MOMENTUM = 0.01, 0.5
 PRODUCTS, TUTORIAL = "14 products by torch.mm", "tutorial loop"

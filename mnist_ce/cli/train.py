@@ -10,7 +10,6 @@ import shlex
 import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -87,7 +86,7 @@ def train(
             return
 
     from mnist_ce.cli import terminal as on_terminal
-    from mnist_ce.training.callbacks import Callback, ProgressCallback
+    from mnist_ce.training.callbacks import Callback, ProgressCallback, TensorBoardCallback
     from mnist_ce.training.trainer import train as run_training
 
     if quiet:
@@ -96,8 +95,6 @@ def train(
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(on_terminal.stop_on_signals())
         if tensorboard:
-            from mnist_ce.training.tensorboard import TensorBoardCallback
-
             callbacks.append(TensorBoardCallback())
         if live and is_main():
             callbacks.append(on_terminal.LivePage(opens_browser=not no_browser))
@@ -201,7 +198,7 @@ def tune(
       hidden = [[128], [256, 128]]
     """
     from mnist_ce.config import parse_assignments
-    from mnist_ce.training.tune import make_plan, parse_grid, parse_seeds, plan_runs
+    from mnist_ce.training.tune import Plan, parse_grid, parse_seeds, plan_runs
 
     if jobs > 1:
         threads = max((threads or os.cpu_count() or 1) // jobs, 1)
@@ -218,7 +215,7 @@ def tune(
         from mnist_ce.training.search import read_space
 
         space = read_space(search)
-    plan = replace(make_plan(runs, space, trials, name, storage), jobs=jobs)
+    plan = Plan(runs, space, trials, name or "", storage, jobs)
     if grid and not runs[0].settings["data.validation_size"]:
         note("to choose among these, measure on a split: --set data.validation_size=5000")
 

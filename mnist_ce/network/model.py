@@ -76,16 +76,8 @@ class MLP(nn.Module):
         return outputs[1:]
 
 
-class ImageInput(nn.Module):
-    """A module of another input shape, called as the MLP is, with float32 [batch, 784]."""
-
-    def __init__(self, module: nn.Module, shape: Sequence[int]) -> None:
-        super().__init__()
-        self.module, self.shape = module, shape
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.module(images.view(-1, *self.shape))
-        return logits
+class ImageInput(nn.Sequential):
+    """`nn.Unflatten` and a module, called as the MLP is, with float32 [batch, 784]."""
 
 
 def as_module(model: object) -> nn.Module:
@@ -113,7 +105,7 @@ def as_module(model: object) -> nn.Module:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    return model.module if isinstance(model, ImageInput) else model
+    return model[1] if isinstance(model, ImageInput) else model
 
 
 @contextlib.contextmanager
@@ -151,7 +143,8 @@ def as_network(module: nn.Module) -> tuple[nn.Module, int]:
         return module, module.sizes[-1]
     reasons, device = [], _device(module)
     with evaluation_mode(module):
-        for network in (ImageInput(module, shape) for shape in _INPUT_SHAPES):
+        for shape in _INPUT_SHAPES:
+            network = ImageInput(nn.Unflatten(1, shape), module)
             try:
                 with torch.no_grad():
                     logits: object = network(torch.zeros(2, INPUT_SIZE, device=device))

@@ -1,4 +1,4 @@
-"""What is called as training goes on, with what it gets; and the one that shows the progress."""
+"""What is called as training goes on, with what it gets: the progress, and TensorBoard's events."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from mnist_ce.runs.records import RunRecord
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.runs.train_state import EpochMetrics, MetricSums
 from mnist_ce.system.distributed import is_main, num_processes
+from mnist_ce.system.errors import require
 from mnist_ce.system.logs import is_notebook
 from mnist_ce.system.notebook import Shown
 from mnist_ce.system.text import percent, short
 
 if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
     from tqdm.auto import tqdm
 
 logger = logging.getLogger(__name__)
 
-WINDOW_BATCHES, WINDOW_SECONDS = 50, 0.5  # over which the speed is measured, at least
 GUESSING = 0.97  # of the loss of guessing: a network above it has learned nothing yet
-ENOUGH_STEPS = 2_000  # of the default recipe, which is at 0.8 of that loss after half of them
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,6 @@ class Callback:
     def on_epoch(self, metrics: EpochMetrics) -> None:
         """Called with the epoch's row of `metrics.csv`."""
 
-    def on_end(self, result: TrainResult) -> None:
-        """Called when the plots are drawn, too."""
-
     def close(self) -> None:
         """Called last, also after an error."""
 
@@ -134,34 +131,30 @@ class ProgressCallback(Callback):
         self.verbose, self.place, self.num_after = verbose, place and f"{place}  ", num_after
         self.has_bar = has_bar and not verbose and is_main()
         self.bar: tqdm[Any] | None = None
-        self.first_rate: float | None = None  # images per second in the first window
-        self.num_batches = 0  # of an epoch; 0: nothing was trained
-        self.has_warned = False  # of a lower rate
         self.has_explained = False  # how the test loss can be the lower one
 
     def on_start(self, info: RunInfo) -> None:
-        self.info, self.num_batches, self.started_at = info, info.num_batches, time.monotonic()
+        self.info, self.started_at = info, time.monotonic()
         self.num_epochs = info.config.train.epochs
-        self._begin_window()
         if self.place:
             logger.info(f"{self.place}{info.run.name}: {info.num_images:,} images")
             return
+        record = info.record
         counts = f", {num_processes()} processes" if num_processes() > 1 else ""
-        if info.record.device == "cpu":
+        if record.device == "cpu":
             counts += f", {info.num_workers} thread{'s' * (info.num_workers > 1)}"
         logger.info(
-            f"{info.record.dataset}: {info.num_images:,} images, batches of "
-            f"{info.config.train.batch_size}, {info.record.step} step on "
-            f"{info.record.device}{counts}"
+            f"{record.dataset}: {info.num_images:,} images, batches of "
+            f"{info.config.train.batch_size}, {record.step} step on {record.device}{counts}"
         )
-        if not self.place:
-            logger.info(f"network {_network_text(info.record)}")
+        num_outputs = 1 if record.objective == "binary" else len(record.class_names or ())
+        sizes = "→".join(map(str, (INPUT_SIZE, *info.config.model.hidden, num_outputs)))
+        name = (record.custom or {}).get("model", sizes)
+        logger.info(f"network {name}, {record.num_parameters or 0:,} parameters")
 
     def on_batch(self, info: BatchInfo) -> None:
-        self._check_speed()
-        is_due = info.batch % self.info.config.run.log_interval == 0
-        is_due = is_due or (self.verbose and info.batch == self.info.num_batches)
-        if not (is_due and logger.isEnabledFor(logging.INFO)):
+        is_last, interval = info.batch == self.info.num_batches, self.info.config.run.log_interval
+        if not ((info.batch % interval == 0 or is_last) and logger.isEnabledFor(logging.INFO)):
             return
         sums = info.metrics
         epoch, loss = self._epoch(info.epoch), f"loss {sums.loss:.4f}"
@@ -170,10 +163,8 @@ class ProgressCallback(Callback):
             logger.info(f"{epoch} batch {info.batch}/{self.info.num_batches}  {loss}  {rate}")
         elif self.has_bar:
             num_steps = (info.epoch - 1) * self.info.num_batches + info.batch
-            # tqdm's own postfix begins with a comma.
             accuracy = f"accuracy {percent(sums.accuracy, 2):>8}"
-            text = f"{epoch} |{{bar}}| {loss}  {accuracy}  {{remaining}} left"
-            self._draw_bar(num_steps, text)
+            self._draw_bar(num_steps, f"{epoch} |{{bar}}| {loss}  {accuracy}  {{remaining}} left")
 
     def _draw_bar(self, num_steps: int, text: str) -> None:
         if self.bar is None:  # one of the whole run, for the time left
@@ -189,30 +180,9 @@ class ProgressCallback(Callback):
     def _epoch(self, epoch: int) -> str:
         return f"{self.place}epoch {epoch:>{len(str(self.num_epochs))}}/{self.num_epochs}"
 
-    def _check_speed(self) -> None:
-        """Warn once when training on a CPU has become less than half as fast as at its start."""
-        self.window_batches += 1
-        seconds = time.monotonic() - self.window_began_at
-        if self.window_batches < WINDOW_BATCHES or seconds < WINDOW_SECONDS:
-            return
-        rate = self.window_batches * self.info.config.train.batch_size / seconds
-        self._begin_window()
-        if self.first_rate is None:
-            self.first_rate = rate
-        if rate < self.first_rate / 2 and self.info.record.device == "cpu" and not self.has_warned:
-            self.has_warned = True
-            self._clear_bar()
-            logger.warning(
-                f"training has slowed down from {self.first_rate:,.0f} to {rate:,.0f} "
-                "images/s: another program is using the CPU"
-            )
-
-    def _begin_window(self) -> None:
-        self.window_batches, self.window_began_at = 0, time.monotonic()
-
     def on_epoch(self, metrics: EpochMetrics) -> None:
-        self._begin_window()  # the test before is not training
-        self._clear_bar()
+        if self.bar is not None:
+            self.bar.clear()
         parts = [self._epoch(metrics["epoch"]), f"loss {metrics['train_loss']:.4f}"]
         if metrics.get("validation_accuracy") is not None:
             parts.append(f"validation {percent(metrics['validation_accuracy'], 2)}")
@@ -229,32 +199,25 @@ class ProgressCallback(Callback):
             left = seconds / (num_done + 1 - self.info.epoch) * num_left
             parts.append(f"{timedelta(seconds=round(left))} left")
         logger.info("  ".join(parts))
-        if not (self.has_explained or self.place) and (
-            metrics.get("test_loss", math.inf) < metrics["train_loss"]
-        ):
+        if not self.place:
+            self._explain(metrics)
+
+    def _explain(self, metrics: EpochMetrics) -> None:
+        """Say how the test loss can be the lower one, and what a run needs that learned nothing."""
+        test_loss = metrics.get("test_loss", math.inf)
+        if not self.has_explained and test_loss < metrics["train_loss"]:
             self.has_explained = True
             what = "of distorted images" if self.info.config.augment.distorts else "the mean"
             logger.info(f"  (loss is {what} over the epoch, test loss of its end)")
-
-    def on_end(self, result: TrainResult) -> None:
-        """Say what a run that has learned nothing needs."""
-        record, num_batches = result.record, self.num_batches
-        num_classes = max(len(record.class_names or ()), 2)
-        loss = record.train_loss if record.test_loss is None else record.test_loss
-        num_steps = (record.epochs_done or 0) * num_batches
-        if self.place or num_steps < 2 or (loss or 0) < GUESSING * math.log(num_classes):
-            return
-        advice = f", or {math.ceil(ENOUGH_STEPS / num_batches):,} epochs"
-        is_short = num_steps < ENOUGH_STEPS
-        logger.info(
-            f"the loss is still that of guessing (ln {num_classes} = {math.log(num_classes):.3f})"
-            f"{f': {num_steps:,} steps are too few' if is_short else ''}; try the recipe fast "
-            f"(--config fast){advice if is_short else ', or a higher learning rate (--lr)'}"
-        )
-
-    def _clear_bar(self) -> None:
-        if self.bar is not None:
-            self.bar.clear()
+        is_over = metrics["epoch"] == self.num_epochs
+        if is_over and self.num_epochs * self.info.num_batches > 1:  # one batch: a dry run
+            num_classes = max(len(self.info.record.class_names or ()), 2)
+            guessing = math.log(num_classes)
+            if metrics.get("test_loss", metrics["train_loss"]) > GUESSING * guessing:
+                logger.info(
+                    f"the loss is still that of guessing (ln {num_classes} = {guessing:.3f}); try "
+                    "the recipe fast (--config fast), more epochs, or a higher learning rate (--lr)"
+                )
 
     def close(self) -> None:
         if self.bar is not None:
@@ -262,8 +225,37 @@ class ProgressCallback(Callback):
             self.bar = None
 
 
-def _network_text(record: RunRecord) -> str:
-    name = (record.custom or {}).get("model")
-    num_outputs = 1 if record.objective == "binary" else len(record.class_names or ())
-    sizes = [INPUT_SIZE, *record.flat_config["model.hidden"], num_outputs]
-    return f"{name or '→'.join(map(str, sizes))}, {record.num_parameters or 0:,} parameters"
+class TensorBoardCallback(Callback):
+    """Writes the metrics of each epoch, and the config, as TensorBoard events into the run.
+
+    A resumed run writes nothing twice. A UsageError if the tensorboard package is missing.
+    """
+
+    def __init__(self) -> None:
+        require("tensorboard", extra="tensorboard")
+        self.writer: SummaryWriter | None = None
+
+    def on_start(self, info: RunInfo) -> None:
+        if is_main():
+            from torch.utils.tensorboard import SummaryWriter
+
+            folder = info.run.path / "tensorboard"
+            is_resumed = folder.is_dir()
+            # Events of epochs to be repeated are dropped.
+            self.writer = SummaryWriter(str(folder), purge_step=info.epoch if is_resumed else None)
+            if not is_resumed:
+                self.writer.add_text("config", f"```\n{info.run.config_path.read_text()}```")
+
+    def on_epoch(self, metrics: EpochMetrics) -> None:
+        if self.writer is not None:
+            for key, value in metrics.items():
+                split, _, quantity = key.rpartition("_")
+                if quantity in ("loss", "accuracy"):
+                    self.writer.add_scalar(f"{quantity}/{split}", value, metrics["epoch"])
+                elif key in ("learning_rate", "images_per_second"):
+                    self.writer.add_scalar(key, value, metrics["epoch"])
+            self.writer.flush()
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()

@@ -31,7 +31,6 @@ from mnist_ce.config import Config, check_value, read_settings
 from mnist_ce.runs.groups import definition, is_of_recipe
 from mnist_ce.runs.records import RunState
 from mnist_ce.runs.run_dir import create_run
-from mnist_ce.runs.train_state import EpochMetrics
 from mnist_ce.system.errors import MnistCeError, RunError, TrainingError, UsageError
 from mnist_ce.system.files import as_path
 from mnist_ce.system.text import one_line, short
@@ -43,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 30  # of a database's trials; Optuna counts a process as killed after two
 NUMBERS = {int: IntDistribution, float: FloatDistribution}
+with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+    RETRY = optuna.storages.RetryHeartbeatStaleTrialCallback()
 SUGGEST: dict[type[BaseDistribution], Callable[..., Any]] = {
     CategoricalDistribution: Trial.suggest_categorical,
     FloatDistribution: Trial.suggest_float,
@@ -67,10 +68,8 @@ def read_space(file: str | Path) -> dict[str, BaseDistribution]:
         is_range = False
         match value:
             case [low, high] if number:
-                raise UsageError(
-                    f"{file}: {key} = [{low}, {high}] could be a range or two choices: write "
-                    f"{{ low = {low}, high = {high} }} or {{ choices = [{low}, {high}] }}"
-                )
+                forms = f"{{ low = {low}, high = {high} }} or {{ choices = [{low}, {high}] }}"
+                raise UsageError(f"{file}: {key} = [{low}, {high}] is ambiguous: write {forms}")
             case {"low": low, "high": high} if number:
                 is_range, values = True, [low, high]
             case {"choices": [*values]} | [*values] if values:
@@ -109,21 +108,18 @@ def search(plan: Plan, stop: StopFlag | None = None) -> TuneResult:
         raise TrainingError(f"no trial of the search {plan.study} is complete")
     best = max(complete, key=lambda trial: trial["validation_accuracy"])  # the first of equals
     number, values = trials.index(best), best["settings"]
-    prefix = f"{plan.study}-chosen"
-    runs = Path(plan.runs[0].settings["run.output"]).glob(f"{prefix}*-seed*")
-    tested = {int(run.name.removeprefix(prefix).partition("-")[0]) for run in runs} - {number}
     chosen = {
         "chosen_trial": number,
         "settings": values,
         "validation_accuracy": best["validation_accuracy"],
         "num_trials": len(trials),
-        "tested_trials": [*sorted(tested), number],  # several where a search was extended
     }
+    prefix = f"{plan.study}-chosen{number}"
     finals = [
-        run.changed(f"{prefix}{number}-seed{run.settings['train.seed']}", values, test_every=0)
+        run.changed(f"{prefix}-seed{run.settings['train.seed']}", values, test_every=0)
         for run in plan.runs
     ]
-    _, groups = queue.train_all(finals, {"study": f"{prefix}{number}", **chosen})
+    _, groups = queue.train_all(finals, {"study": prefix, **chosen})
     return TuneResult(plan.study, trials, groups, chosen)
 
 
@@ -152,8 +148,7 @@ def _train_trial(plan: Plan, queue: RunQueue, trial: Trial) -> float:
 
     One that fails without a summary is not counted.
     """
-    number = _number(trial)
-    trial.set_user_attr("number", number)
+    number = _number(trial.study.trials[trial.number])
     if trial.number not in [each.number for each in _counted(trial.study, plan)]:
         return math.nan  # another process has begun the last one at the same time
     for key, distribution in plan.space.items():
@@ -164,19 +159,16 @@ def _train_trial(plan: Plan, queue: RunQueue, trial: Trial) -> float:
     logger.info(f"trial {number + 1} of {plan.num_trials}: {values}")
     try:
         queue.data_digest(planned)  # that the data cannot be loaded is no fault of the trial
-        pruning = [_PruningCallback(trial)]
-        record = queue.train(planned, origin, plan.num_trials, pruning, kind="trial")
+        record = queue.train(planned, origin, plan.num_trials, [_PruningCallback(trial)])
     except MnistCeError:  # it was stopped, for example, and waits with its values
-        optuna.storages.RetryHeartbeatStaleTrialCallback()(
-            trial.study, trial.study.trials[trial.number]
-        )
+        RETRY(trial.study, trial.study.trials[trial.number])
         raise
     if record is None:
         return math.nan  # another process trains it
-    run = planned.run
-    if not run.path.exists():  # it failed before it had a directory
+    if not planned.run.path.exists():  # it failed before it had a directory
+        output, name = planned.run.path.parent, planned.run.name
         with contextlib.suppress(UsageError):  # another process was faster
-            create_run(run.path.parent, run.name, "", lambda new, _: new.write_record(record))
+            create_run(output, name, "", lambda run, _: run.write_record(record))
     trial.set_user_attr("trial", tune.summary(record, plan.space))
     if record.status == RunState.PRUNED:
         raise optuna.TrialPruned
@@ -193,14 +185,11 @@ class _PruningCallback(Callback):
         self.num_epochs = info.config.train.epochs
         for row in info.run.read_metrics():  # of a resumed run
             if row["epoch"] < info.epoch:
-                self._report(row["epoch"], row["validation_accuracy"])
+                self.on_epoch(row)
 
-    def on_epoch(self, metrics: EpochMetrics) -> None:
-        self._report(metrics["epoch"], metrics["validation_accuracy"])
-
-    def _report(self, epoch: int, validation_accuracy: float) -> None:
-        if epoch < self.num_epochs:
-            self.trial.report(validation_accuracy, epoch)
+    def on_epoch(self, metrics: Mapping[str, Any]) -> None:
+        if metrics["epoch"] < self.num_epochs:
+            self.trial.report(metrics["validation_accuracy"], metrics["epoch"])
             if self.trial.should_prune():
                 raise tune.PrunedError
 
@@ -227,9 +216,10 @@ def _counted(study: optuna.Study, plan: Plan) -> list[FrozenTrial]:
     return sorted(trials, key=_number)[: plan.num_trials]
 
 
-def _number(trial: Trial | FrozenTrial) -> int:
+def _number(trial: FrozenTrial) -> int:
     """Return the number of a trial's first attempt."""
-    return int(trial.user_attrs.get("number", trial.number))
+    first = RETRY.retried_trial_number(trial)
+    return trial.number if first is None else first
 
 
 def _study_of_runs(plan: Plan, queue: RunQueue) -> optuna.Study:
@@ -241,28 +231,20 @@ def _study_of_runs(plan: Plan, queue: RunQueue) -> optuna.Study:
         if record is None:
             break
         queue.check(planned, record, but=plan.space)
-        state = tune.TRIAL_STATES.get(
-            str(record.status), "running" if run.is_locked() else "waiting"
-        )
         result: dict[str, Any] = {}
-        if str(record.status) in tune.TRIAL_STATES:
-            if record["tune"] is None:  # of a process that was killed after the training
-                record = record.updated(tune={"study": plan.study, "trial": number})
-                run.write_record(record)
+        state = "running" if run.is_locked() else "waiting"
+        if str(record.status) in tune.TRIAL_STATES and record["tune"] is not None:
+            state = tune.TRIAL_STATES[str(record.status)]
             rows = [row for row in run.read_metrics() if row["epoch"] != record.epochs]
             accuracies = {row["epoch"]: row.get("validation_accuracy") for row in rows}
             result["intermediate_values"] = accuracies  # as `_PruningCallback` reported them
             result["user_attrs"] = {"trial": tune.summary(record, plan.space)}
             result["value"] = record.validation_accuracy if state == "complete" else None
         flat = Config().flat() | record.flat_config
-        params = {key: _encoded(flat[key]) for key in plan.space}
-        space = dict(plan.space)
+        result["params"] = {key: _encoded(flat[key]) for key in plan.space}
+        result |= {"distributions": dict(plan.space), "state": TrialState[state.upper()]}
         try:
-            study.add_trial(
-                optuna.trial.create_trial(
-                    state=TrialState[state.upper()], params=params, distributions=space, **result
-                )
-            )
+            study.add_trial(optuna.trial.create_trial(**result))
         except ValueError as error:
             raise RunError(f"run {run.path} is of another search: {one_line(error)}") from None
         if state == "waiting":
@@ -277,7 +259,7 @@ def _open_database(plan: Plan, attempts: int = 2) -> optuna.Study:
         storage = optuna.storages.RDBStorage(
             str(plan.storage),
             heartbeat_interval=HEARTBEAT_SECONDS,
-            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
+            heartbeat_stale_trial_callback=RETRY,
         )
         study = _create_study(storage=storage, study_name=plan.study, load_if_exists=True)
         before = study.user_attrs.get("plan", content)

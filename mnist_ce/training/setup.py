@@ -1,4 +1,4 @@
-"""What a run starts from: directory, config, data, network, step and record."""
+"""What a run starts from: directory, config, data, network, step, record, and who writes it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,12 +35,12 @@ from mnist_ce.runs.run_dir import INTERRUPTED, RunDir, create_run, find_run, is_
 from mnist_ce.runs.train_state import Snapshot, TrainState, load_snapshot
 from mnist_ce.system.device import environment
 from mnist_ce.system.distributed import from_main, num_processes
-from mnist_ce.system.errors import CheckpointError, DataError, RunError, StoppedError, UsageError
+from mnist_ce.system.errors import RunError, StoppedError, UsageError
 from mnist_ce.system.files import as_path, repository_root
-from mnist_ce.system.text import one_line, percent
-from mnist_ce.training.checkpointing import AsyncCheckpointer
-from mnist_ce.training.steps import FastStep, OptimizerFactory, PlainStep, Step
-from mnist_ce.training.steps.fast import has_operators
+from mnist_ce.system.text import one_line
+from mnist_ce.training.steps import OptimizerFactory, Step
+from mnist_ce.training.steps.fast import FastStep
+from mnist_ce.training.steps.plain import PlainStep
 
 logger = logging.getLogger(__name__)
 
@@ -80,14 +82,11 @@ class Custom:
 
     def check_equal(self, run: RunDir, recorded: Mapping[str, str]) -> None:
         """Raise a UsageError unless a run was begun with custom parts for the same arguments."""
-        for key, name in (self.names | dict(recorded)).items():
-            if key not in self.names:
-                raise UsageError(
-                    f"run {run.path} was trained with {key}={name}, given from Python; give it "
-                    f"again: train(resume={run.name!r}, {key}=…)"
-                )
-            if key not in recorded:
-                raise UsageError(f"run {run.path} was trained without {key}={name}; leave it out")
+        if self.names.keys() != recorded.keys():
+            parts = ", ".join(f"{key}={name}" for key, name in recorded.items()) or "nothing"
+            raise UsageError(
+                f"run {run.path} was trained with {parts} given from Python; give train the same"
+            )
 
 
 @contextlib.contextmanager
@@ -97,28 +96,24 @@ def reopen_run(
     run = find_run(name, as_path(settings.get("run.output", Config().run.output)), INTERRUPTED)
     if is_shipped(run):
         raise RunError(f"{name} are shipped weights, which are not continued: see --init")
+    problem = f"run {run.path} cannot be continued"
     with run.lock():
-        record = run.read_record()
-        if record is None:
-            raise RunError(f"run {run.path} cannot be continued: it has no {run.record_path.name}")
+        if (record := run.read_record()) is None:
+            raise RunError(f"{problem}: it has no run.json")
         for path in run.path.iterdir():
             if not (path.is_file() or path.is_dir()):  # a pipe, for example, which may wait
-                raise RunError(f"run {run.path} cannot be continued: {path.name} is not a file")
+                raise RunError(f"{problem}: {path.name} is not a file")
         custom.check_equal(run, record.custom or {})
         config = resolve_config(run.config_path, flags=settings)
-        for key in settings:
-            if key not in RESUMABLE_KEYS:
-                raise UsageError(
-                    f"{key} cannot change when a run is continued; only "
-                    f"{', '.join(RESUMABLE_KEYS[:6])} can; start a new run for another value"
-                )
+        for key in (key for key in settings if key not in RESUMABLE_KEYS):
+            allowed = ", ".join(RESUMABLE_KEYS[:6])
+            raise UsageError(f"{key} cannot change when a run is continued; only {allowed} can")
         epochs = record.epochs or config.train.epochs
         fixed = "schedule.kind" if config.has_fixed_length else "augment.final_epochs"
         if config.train.epochs != epochs and (value := config.flat()[fixed]):
-            raise UsageError(
-                f"run {run.path} cannot get other epochs: {fixed} = {value!r} is laid out for "
-                f"{epochs}"
-            )
+            raise UsageError(f"{problem}: {fixed} = {value!r} is laid out for {epochs} epochs")
+        if not run.resume_path.exists():
+            raise RunError(f"{problem}: it has no resume.pt; train a new one")
         yield run, record, config
 
 
@@ -148,26 +143,17 @@ class Setup:
 
     def load(self) -> tuple[TrainedModel | None, DataSplits]:
         """Load the initial weights, None for random ones, and the data; before, that of the run."""
-        data, initial = self.config.data, None
-        if init := self.config.train.init if self.before is None else "":
-            try:
-                initial = load_model(init, self.config.run.output, model=self.custom.model)
-            except CheckpointError as error:
-                raise CheckpointError(f"train.init: {error}") from None
-            accuracy = initial.record.test_accuracy if initial.record else None
-            tested = "" if accuracy is None else f", {percent(accuracy, 2)} on its test set"
-            logger.info(f"starting from {initial.label}{tested}")
-        elif self.custom.model is not None:
-            initial = load_model(model=self.custom.model)
+        data, initial, custom = self.config.data, None, self.custom
+        if self.config.train.init and self.before is None:
+            initial = load_model(self.config.train.init, self.config.run.output, model=custom.model)
+            logger.info(f"starting from {initial.label}")
+        elif custom.model is not None:
+            initial = load_model(model=custom.model)
         if self.before and data.dataset == self.before.flat_config.get("data.dataset"):
             data = data.model_copy(update={"dataset": str(self.before.dataset)})  # for auto
-        dataset = None if self.custom.data is None else custom_dataset(self.custom.data)
+        dataset = None if custom.data is None else custom_dataset(custom.data)
         task = (self.config.objective, self.config.train.seed)
-        try:
-            splits = load_splits(data, *task, dataset, to_train=True)
-        except DataError as error:
-            moved = "; if it was moved, name it with --dataset" if self.before else ""
-            raise DataError(f"{error}{moved}") from None
+        splits = load_splits(data, *task, dataset, to_train=True)
         warn_of_convention(splits)
         if self.before is not None and self.before.dataset_digest != splits.digest:
             raise RunError(
@@ -196,23 +182,17 @@ class Setup:
 
     def _build_network(self, num_outputs: int, initial: TrainedModel | None) -> nn.Module:
         if initial is not None and self.custom.model is not None:
-            if (num_classes := len(initial.class_names)) != max(num_outputs, 2):
-                raise UsageError(
-                    f"{initial.path} has logits for {num_classes} classes, but the data needs "
-                    f"{num_outputs}"
-                )
+            if (number := len(initial.class_names)) != max(num_outputs, 2):
+                name = f"{initial.path} has logits for {number} classes"
+                raise UsageError(f"{name}, but the data needs {num_outputs}")
             initial.model.train()
             return initial.model
         model = MLP(self.config.model.hidden, num_outputs)
         if initial is not None:
-            sizes = initial.mlp.sizes
-            if sizes != model.sizes:
-                wrong, right = ("→".join(map(str, widths)) for widths in (sizes, model.sizes))
-                advice = f"set model.hidden = {list(sizes[1:-1])}"
-                raise UsageError(
-                    f"train.init = '{self.config.train.init}' is a network {wrong}, but this run's "
-                    f"is {right}: {advice if sizes[-1] == num_outputs else 'their outputs differ'}"
-                )
+            if (sizes := initial.mlp.sizes) != model.sizes:
+                theirs, ours = ("→".join(map(str, widths)) for widths in (sizes, model.sizes))
+                init = f"train.init = '{self.config.train.init}' is a network {theirs}"
+                raise UsageError(f"{init}, but this run's is {ours}: see model.hidden")
             model.load_state_dict(initial.model.state_dict())
         return model
 
@@ -252,63 +232,41 @@ class Setup:
         return record
 
     def restore(
-        self,
-        run: RunDir,
-        before: RunRecord,
-        now: RunRecord,
-        step: Step,
-        checkpointer: AsyncCheckpointer,
+        self, run: RunDir, before: RunRecord, now: RunRecord, step: Step, writer: AsyncCheckpointer
     ) -> tuple[RunRecord, TrainState]:
         """Return the record and state of a run that is resumed, and load its last snapshot.
 
         `before` is the record on disk, `now` that of a run that began now. The files are brought to
         the moment of the snapshot, those of a complete run left as they are.
         """
-        step_state, state = from_main(lambda: self._load_snapshot(run, now, step))
+        defined = {k: v for k, v in definition(now).items() if k not in RESUMABLE_KEYS}
+        step_state, state = from_main(
+            lambda: load_snapshot(run, step.parameters, step.buffers, defined)
+        )
+        epochs, num_batches = self.config.train.epochs, len(step.loader)
+        num_steps = (state.epoch - 1) * num_batches + state.batch
+        if step_state["num_steps"] != num_steps:
+            raise RunError(f"{run.resume_path} does not fit {run.config_path}: one was changed")
+        if num_steps > epochs * num_batches:
+            raise UsageError(f"run {run.path} is past epoch {epochs} already; give more --epochs")
         try:
             step.load_state(step_state)
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             reason = f"its optimizer's state: {one_line(error)}"
             raise RunError(f"{run.resume_path} does not belong to this run: {reason}") from None
-        if state.is_over(self.config.train.epochs, self.config.train.patience):
+        if state.is_over(epochs, self.config.train.patience):
             logger.info(f"run {run.path} is complete after {len(state.rows)} epochs")
             if before.is_finished:
                 return before, state
-        elif step.num_steps and (changes := _environment_changes(before, now)):
-            logger.warning(
-                "the weights may differ in their last bits from those of an uninterrupted run, "
-                f"since this has changed: {'; '.join(changes)}"
-            )
         origin = ("name", "recipe", "created", "command", "git_commit", "init")
         replaced = {*RESULTS, *now.model_fields_set} - {*origin}
         record = now.updated(**{k: v for k, v in before.to_dict().items() if k not in replaced})
-        checkpointer.write(run.write_config, self.config)
-        checkpointer.write(run.write_record, record)
-        checkpointer.write(run.truncate_steps, step.num_steps)
+        writer.write(run.write_config, self.config)
+        writer.write(run.write_record, record)
+        writer.write(run.truncate_steps, step.num_steps)
         if state.rows:
-            checkpointer.write(run.write_metrics, state.rows)
+            writer.write(run.write_metrics, state.rows)
         return record, state
-
-    def _load_snapshot(
-        self, run: RunDir, now: RunRecord, step: Step
-    ) -> tuple[dict[str, Any], TrainState]:
-        if not run.resume_path.exists():
-            raise RunError(
-                f"run {run.path} cannot be continued: it has no resume.pt; train a new one"
-            )
-        defined = {k: v for k, v in definition(now).items() if k not in RESUMABLE_KEYS}
-        step_state, state = load_snapshot(run, step.parameters, step.buffers, defined)
-        num_batches = len(step.loader)
-        num_steps = (state.epoch - 1) * num_batches + state.batch
-        if step_state["num_steps"] != num_steps:
-            raise RunError(
-                f"{run.resume_path} does not fit {run.config_path}: one of them was changed since "
-                "the run was interrupted"
-            )
-        epochs = self.config.train.epochs
-        if num_steps > epochs * num_batches:
-            raise UsageError(f"run {run.path} is past epoch {epochs} already; give more --epochs")
-        return step_state, state
 
 
 def choose_step(config: Config, custom: Custom, device_type: str) -> str:
@@ -323,8 +281,6 @@ def choose_step(config: Config, custom: Custom, device_type: str) -> str:
         obstacle = "does not run in several processes"
     elif device_type != "cpu":
         obstacle = f"does not run on {device_type}"
-    elif not has_operators():
-        obstacle = f"does not run with torch {torch.__version__}"
     if config.train.step == "fast" and obstacle:
         raise UsageError(f"train.step = 'fast' {obstacle}; use 'auto' or 'plain'")
     return "plain" if obstacle or config.train.step == "plain" else "fast"
@@ -332,31 +288,19 @@ def choose_step(config: Config, custom: Custom, device_type: str) -> str:
 
 @contextlib.contextmanager
 def as_dry_run(setup: Setup, splits: DataSplits) -> Iterator[tuple[Setup, DataSplits]]:
-    """Yield setup and splits of a dry run: one batch in a folder that is then removed.
-
-    Errors lose their advice on runs, which a dry run does not keep.
-    """
-    config = setup.config
-    first_batch = slice(config.train.batch_size)
+    """Yield setup and splits of a dry run: one batch in a folder that is then removed."""
+    first_batch = slice(setup.config.train.batch_size)
     parts = {name: getattr(splits, name) for name in ("train", "validation", "test")}
     with tempfile.TemporaryDirectory(prefix="mnist-ce-") as folder:
         place = {"output": folder, "name": "dry-run", "plots": False}
-        sections = {
-            "run": config.run.model_copy(update=place),
-            "train": config.train.model_copy(update={"epochs": 1}),
-        }
+        run = setup.config.run.model_copy(update=place)
+        train = setup.config.train.model_copy(update={"epochs": 1})
+        config = setup.config.model_copy(update={"run": run, "train": train})
         try:
             batches = {name: split and split[first_batch] for name, split in parts.items()}
-            setup = replace(setup, config=config.model_copy(update=sections))
-            yield setup, replace(splits, **batches)
+            yield replace(setup, config=config), replace(splits, **batches)
         except StoppedError as error:
             raise StoppedError("stopped; a dry run keeps nothing", error.signal_number) from None
-        except RunError as error:
-            reason = one_line(error.__context__ or error)
-            raise RunError(
-                f"the temporary folder {folder} cannot be written: {reason}; make room there, or "
-                "set TMPDIR to another folder"
-            ) from None
 
 
 def _git_commit() -> str | None:
@@ -379,10 +323,50 @@ def _digests(step: Step) -> dict[str, str]:
     return {key: hashlib.sha256(text.encode()).hexdigest()[:8] for key, text in texts.items()}
 
 
-def _environment_changes(before: RunRecord, now: RunRecord) -> list[str]:
-    """Return what has changed since the run began, of all that its bytes depend on."""
-    keys = ("device", "processes", "step", *(() if now.step == "fast" else ("threads",)))
-    old, new = (
-        {key: record[key] for key in keys} | (record.versions or {}) for record in (before, now)
-    )
-    return [f"{k} {old[k]} → {v}" for k, v in new.items() if old.get(k) not in (None, v)]
+class AsyncCheckpointer(ThreadPoolExecutor):
+    """Writes a run's files, rows and snapshots in a background thread.
+
+    Every method raises a RunError for a write that has failed since the last call, once for each.
+    Without a run, in a process that is not the main one, nothing is written.
+    """
+
+    def __init__(self, run: RunDir | None) -> None:
+        super().__init__(1, thread_name_prefix="checkpointer")
+        self.run = run
+        self._writes: deque[Future[None]] = deque()  # whose errors are not raised yet
+        self._snapshot: Future[None] | None = None
+
+    def is_busy(self) -> bool:
+        self._raise_errors(wait=False)
+        return self._snapshot is not None and not self._snapshot.done()
+
+    def append(self, row: str) -> None:
+        """Append a row to `steps.csv`."""
+        self._raise_errors(wait=False)
+        if self.run is not None:
+            self._writes.append(self.submit(self.run.append_steps, row))
+
+    def save(self, snapshot: Snapshot) -> None:
+        self.wait()
+        if self.run is not None:
+            self._snapshot = self.submit(snapshot.write, self.run)
+            self._writes.append(self._snapshot)
+
+    def write(self, write: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401
+        self.wait()
+        if self.run is not None:
+            self._writes.append(self.submit(write, *arguments))
+        self.wait()
+
+    def wait(self) -> None:
+        self._raise_errors(wait=True)
+
+    def _raise_errors(self, *, wait: bool) -> None:
+        while self._writes and (wait or self._writes[0].done()):
+            error = self._writes.popleft().exception()
+            if isinstance(error, OSError) and self.run is not None:
+                reason = f"run folder {self.run.path} cannot be written: {one_line(error)}"
+                advice = "what was saved before is intact: make room, then continue with --resume"
+                raise RunError(f"{reason}; {advice}") from None
+            if error is not None:
+                raise error

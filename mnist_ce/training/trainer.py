@@ -7,7 +7,6 @@ import copy
 import logging
 import math
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +40,14 @@ from mnist_ce.training.callbacks import (
     StopFlag,
     TrainResult,
 )
-from mnist_ce.training.checkpointing import AsyncCheckpointer
-from mnist_ce.training.setup import Custom, Setup, as_dry_run, new_run, reopen_run
+from mnist_ce.training.setup import (
+    AsyncCheckpointer,
+    Custom,
+    Setup,
+    as_dry_run,
+    new_run,
+    reopen_run,
+)
 from mnist_ce.training.steps import NonFiniteLossError, OptimizerFactory, Step
 
 logger = logging.getLogger(__name__)
@@ -66,7 +71,7 @@ def train(
 
     Args:
         config: A config, a TOML file, or the name of a shipped recipe; None: the defaults.
-        settings: Values by dotted key, such as `{"train.epochs": 1}`, laid over a file or recipe.
+        settings: Values by dotted key, such as `{"train.epochs": 1}`, laid over the config.
         model: A module of your own in place of the MLP, trained in place: see `load_model`.
         optimizer: A function of the parameters that returns a `torch.optim.Optimizer`, in place of
             the config's section. The schedule begins from the optimizer's own learning rate.
@@ -108,13 +113,11 @@ def train(
             )
             recipe = before.recipe
         elif isinstance(config, Config):
-            if settings:
-                raise UsageError("give settings with a config's name or file, not with a Config")
-            resolved = config
+            resolved = resolve_config(config.flat(), flags=settings, environment={})
         else:
             recipe = recipe or recipe_name(config)
             resolved = resolve_config(config, flags=settings)
-        if before is None and not dry_run:
+        if before is None:
             check_new_run(Path(resolved.run.output), resolved.run.name)
         setup = Setup(resolved, recipe or "custom", custom, before)
         device = resolve_device(resolved.train.device)
@@ -133,18 +136,8 @@ def train(
         if before is not None:
             record, state = setup.restore(run, before, record, step, checkpointer)
 
-        trainer = Trainer(
-            setup.config,
-            run,
-            record,
-            splits,
-            step,
-            state,
-            checkpointer,
-            callbacks,
-            stop,
-            started_at,
-        )
+        parts = (setup.config, run, record, splits, step, state, checkpointer)
+        trainer = Trainer(*parts, callbacks, stop, started_at)
         if not record.is_finished:  # as a run is that was complete when it was resumed
             trainer.fit()
 
@@ -153,19 +146,16 @@ def train(
         if trained.weights_sha256 != record.weights_sha256:
             raise RunError(f"{run.model_path} does not hold what was written to it")
         if is_main() and trainer.test_result is not None and setup.config.run.plots:
-            hint = f"draw them with: mnist-ce report {run.path}"
-            if (number := stop.signal_number) is not None:
-                raise StoppedError(f"the run is complete, but its plots are not: {hint}", number)
             tested = (splits.class_names, trainer.test_result, splits.test.images)
             report = EvaluationReport(trained, splits.dataset, "test", *tested)
             try:
                 draw_plots(run, record, trained.model, report)
             except Exception as error:  # whatever it is: the run itself is complete
-                reason = one_line(error)
-                logger.warning(f"the run is complete, but its plots are not: {reason}; {hint}")
+                logger.warning(
+                    f"the run is complete, but its plots are not: {one_line(error)}; draw them "
+                    f"with: mnist-ce report {run.path}"
+                )
         result = TrainResult(run, record, state.rows, unwrapped(trained.model).cpu())
-        for callback in callbacks:
-            callback.on_end(result)
         if progress and not dry_run:
             logger.info(f"kept in {run.path}")
         return result
@@ -203,15 +193,8 @@ class Trainer:
         return self.state.is_over(self.config.train.epochs, self.config.train.patience)
 
     def fit(self) -> None:
-        info = RunInfo(
-            self.run,
-            self.config,
-            self.record,
-            num_images=len(self.splits.train),
-            num_batches=len(self.loader),
-            epoch=self.state.epoch,
-            num_workers=self.step.num_workers,
-        )
+        numbers = (len(self.splits.train), len(self.loader), self.state.epoch)
+        info = RunInfo(self.run, self.config, self.record, *numbers, self.step.num_workers)
         self.stop.is_checked = True
         try:
             for callback in self.callbacks:
@@ -224,8 +207,7 @@ class Trainer:
             reason = (
                 f"the loss is {error.loss} in epoch {self.state.epoch}, batch "
                 f"{error.step % len(self.loader) + 1} of {len(self.loader)}. Start a new run "
-                f"with a learning rate below {rate:g}, such as {rate / 10:g}: resuming would fail "
-                "again"
+                f"with a learning rate below {rate:g}, such as {rate / 10:g}"
             )
             self._write_record(RunState.FAILED, error=reason)
             raise TrainingError(reason) from None
@@ -315,15 +297,10 @@ class Trainer:
             state.totals = self.step.sums
         state.wall_seconds = time.perf_counter() - self.started_at
         self._saved_at = time.monotonic()
-        snapshot = Snapshot(
-            step=self.step.state(),
-            train_state=state.model_dump(),
-            definition=definition(self.record),
-            weights=self.weights if epoch_is_done else None,
-            best=self._unsaved_best,
-        )
+        weights = self.weights if epoch_is_done else None
+        now = (self.step.state(), state.model_dump(), definition(self.record))
+        self.checkpointer.save(Snapshot(*now, weights, self._unsaved_best))
         self._unsaved_best = None
-        self.checkpointer.save(snapshot)
 
     def _stop_if_requested(self) -> None:
         (signal_number,) = all_reduce([self.stop.signal_number or 0], "MAX")
@@ -395,10 +372,8 @@ def learning_rates(
             final_div_factor=schedule.final_divisor,
         )
     rates = []
-    with warnings.catch_warnings():
-        # Nothing is optimised here, so the order of the two calls does not matter.
-        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-        for _ in range(num_steps):
-            rates.append(float(optimizer.param_groups[0]["lr"]))
-            scheduler.step()
+    for _ in range(num_steps):
+        rates.append(float(optimizer.param_groups[0]["lr"]))
+        optimizer.step()  # does nothing, but the scheduler warns without it
+        scheduler.step()
     return rates.__getitem__

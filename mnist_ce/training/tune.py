@@ -7,6 +7,7 @@ unfinished one that no process has locked is resumed, and one that has ended is 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -35,7 +36,7 @@ from mnist_ce.system.errors import (
     TrainingError,
     UsageError,
 )
-from mnist_ce.system.text import percent, sanitize
+from mnist_ce.system.text import sanitize
 from mnist_ce.training.callbacks import Callback, ProgressCallback, StopFlag
 from mnist_ce.training.trainer import train
 
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_RUNS = 10_000
-IN_A_NAME = r"[\w.+-]+"
 POLL_SECONDS = 0.5  # between two looks at the runs of other processes
 REFUSED = (UsageError, CheckpointError, DataError)  # of values that do not go with each other
 TRIAL_STATES = {"finished": "complete", "pruned": "pruned", "failed": "fail"}  # of runs that ended
@@ -77,16 +77,32 @@ class PlannedRun:
         return RunRecord(format_version=FORMAT_VERSION, config=tables, **names)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
-    """What one or many processes train together."""
+    """What one or many processes train together; a UsageError if its parts do not fit."""
 
-    study: str  # the name of a search, with which the names of its runs begin
     runs: tuple[PlannedRun, ...]  # of a search, those of its test, without the values searched
-    space: Mapping[str, BaseDistribution]  # of each key that is searched; empty: no search
-    num_trials: int  # of the search
-    storage: str | None  # the URL of a search's database; None: its trials are the runs on disk
+    space: Mapping[str, BaseDistribution] = field(default_factory=dict)  # by key; empty: no search
+    num_trials: int = 0  # of the search
+    study: str = ""  # with which the names of its runs begin; by default a digest of what it is
+    storage: str | None = None  # a search's database; None: its trials are the runs on disk
     jobs: int = 1  # processes on this machine, for the time that is left
+
+    def __post_init__(self) -> None:
+        definitions = [definition(run.record) for run in self.runs]
+        if self.space and not definitions[0]["data.validation_size"]:
+            raise UsageError(
+                "a search chooses by the accuracy on a validation split, never on the test set: "
+                "--set data.validation_size=5000"
+            )
+        if self.storage is not None and not (self.space and "://" in self.storage):
+            raise UsageError(f"--storage {self.storage}: give a database's URL, to --search in")
+        # The seeds of a search's test and the number of its trials may grow.
+        content = [definitions[0], sorted(map(repr, self.space.items()))]
+        text = json.dumps(content if self.space else definitions)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        self.study = self.study or f"{'search' if self.space else 'runs'}-{digest}"
+        check_run_name(self.study)
 
 
 def plan_runs(
@@ -111,16 +127,15 @@ def plan_runs(
     for config, point, seed in combinations:
         values = dict(zip(grid, point, strict=True))
         flags = {**settings, **values, "train.seed": seed}
-        parts = [
-            f"{key.rpartition('.')[2]}={'_'.join(re.findall(IN_A_NAME, str(value)))}"
+        shown = {
+            key.rpartition(".")[2]: "_".join(re.findall(r"[\w.+-]+", str(value)))
             for key, value in sorted(flags.items())
             if value is not None and (key == "data.dataset" or is_of_recipe(key))
-        ]
+        }
+        parts = map("=".join, shown.items())
         name = "-".join([recipe_name(config), *parts, f"seed{seed}"])
         if name in runs:
-            raise UsageError(
-                f"two of the runs would be called {name}; give each value and file once"
-            )
+            raise UsageError(f"two of the runs would be called {name}: give each value once")
         flags["run.name"] = name
         try:
             flat = resolve_config(config, flags=flags).flat()
@@ -128,33 +143,6 @@ def plan_runs(
             flat = resolve_config(config, flags=flags | dict.fromkeys(grid)).flat() | values
         runs[name] = PlannedRun(recipe_name(config), flat)
     return tuple(runs.values())
-
-
-def make_plan(
-    runs: tuple[PlannedRun, ...],
-    space: Mapping[str, BaseDistribution],
-    num_trials: int,
-    study: str | None = None,
-    storage: str | None = None,
-) -> Plan:
-    """Return a plan; without a name it is named by a digest of all that defines its runs."""
-    definitions = [definition(run.record) for run in runs]
-    if space and not definitions[0]["data.validation_size"]:
-        raise UsageError(
-            "a search chooses by the accuracy on a validation split, never on the test set: "
-            "--set data.validation_size=5000"
-        )
-    if storage is not None and not (space and "://" in storage):
-        raise UsageError(f"--storage {storage}: give the URL of a database, to --search in")
-    if not study:
-        # The seeds of a search's test and the number of its trials may grow.
-        content = [definitions[0], sorted(map(repr, space.items()))] if space else definitions
-        digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
-        study = f"{'search' if space else 'runs'}-{digest}"
-    elif not re.fullmatch(r"\w[\w.=+-]*", study):
-        raise UsageError(f"--name {study}: use letters, digits and . = + - _ alone")
-    check_run_name(study)
-    return Plan(study, runs, space, num_trials, storage)
 
 
 def check_equal(what: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
@@ -165,10 +153,9 @@ def check_equal(what: str, there: Mapping[str, Any], here: Mapping[str, Any]) ->
         if there.get(key) != here.get(key)
     ]
     if differing:
-        raise RunError(
-            f"{what} exists with other settings: {sanitize('; '.join(differing))}. Choose another "
-            "--output, for a search another --name, or delete it"
-        )
+        advice = "Choose another --output, for a search another --name, or delete it"
+        reason = sanitize("; ".join(differing))
+        raise RunError(f"{what} exists with other settings: {reason}. {advice}")
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -177,8 +164,7 @@ def parse_seeds(text: str) -> list[int]:
         match = re.fullmatch(r"\s*(\d{1,18})(?:-(\d{1,18}))?\s*", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
         if not 0 <= last - first < MAX_RUNS:
-            example = f"write for example 0-4, or 0,1,7; at most {MAX_RUNS:,}"
-            raise UsageError(f"--seeds {text}: {example}")
+            raise UsageError(f"--seeds {text}: write 0-4, or 0,1,7; at most {MAX_RUNS:,}")
         seeds += range(first, last + 1)
     return seeds
 
@@ -254,15 +240,14 @@ class RunQueue:
     ) -> tuple[list[RunRecord], list[RunGroup]]:
         """Return the records and groups of runs when all have ended, here or elsewhere."""
         ended: dict[int, RunRecord] = {}
-        while True:
-            for number, run in enumerate(runs):
-                if number not in ended:
-                    record = self.train(run, {**origin, "trial": number}, len(runs))
-                    ended |= {number: record} if record else {}
-            if len(ended) == len(runs):
-                records = [ended[number] for number in range(len(runs))]
-                return records, group_runs((str(record.name), record) for record in records)
-            self.wait(len(runs) - len(ended))
+        while missing := [number for number in range(len(runs)) if number not in ended]:
+            for number in missing:
+                record = self.train(runs[number], {**origin, "trial": number}, len(runs))
+                ended |= {number: record} if record else {}
+            if len(ended) < len(runs):
+                self.wait(len(runs) - len(ended))
+        records = [ended[number] for number in range(len(runs))]
+        return records, group_runs((str(record.name), record) for record in records)
 
     def train(
         self,
@@ -270,7 +255,6 @@ class RunQueue:
         origin: Mapping[str, Any],
         num_runs: int,
         callbacks: Sequence[Callback] = (),
-        kind: str = "run",
     ) -> RunRecord | None:
         """Return the record of a run when it has ended; None: another process trains it.
 
@@ -289,17 +273,18 @@ class RunQueue:
             number = origin["trial"] + 1
             progress = ProgressCallback(
                 has_bar=self.jobs == 1,
-                place=f"{kind} {number} of {num_runs}",
+                place=f"{'trial' if callbacks else 'run'} {number} of {num_runs}",
                 num_after=(num_runs - number) / self.jobs,
             )
-            common: dict[str, Any] = {"callbacks": [progress, *callbacks], "stop": self.stop}
-            common["progress"] = False  # it is the first callback
+            run_training = functools.partial(
+                train, callbacks=[progress, *callbacks], stop=self.stop, progress=False
+            )
             try:
                 if before is None:
                     config = resolve_config(flags=planned.settings, environment={})
-                    train(config, recipe=planned.recipe, **common)
+                    run_training(config, recipe=planned.recipe)
                 else:
-                    train(resume=str(run.path.absolute()), **common)
+                    run_training(resume=str(run.path.absolute()))
             except PrunedError:
                 changes = {"status": RunState.PRUNED}
             except (DeviceError, StoppedError):
@@ -316,7 +301,10 @@ class RunQueue:
             record = record.updated(**changes, tune=dict(origin))
             if run.path.exists():
                 run.write_record(record)
-            _log(record, f"({origin['trial'] + 1} of {num_runs})")
+            if record.status == RunState.FAILED:
+                logger.warning(f"{record.name}: {record.error}")
+            elif record.status == RunState.PRUNED:
+                logger.info(f"{record.name}: pruned")
         return record
 
     def check(self, planned: PlannedRun, record: RunRecord, but: Collection[str] = ()) -> None:
@@ -327,10 +315,9 @@ class RunQueue:
             here["dataset_digest"] = self.data_digest(planned)
         else:
             there.pop("dataset_digest", None)
-        init, output = planned.settings["train.init"], planned.settings["run.output"]
-        if init and record.init:
+        if (init := planned.settings["train.init"]) and record.init:
             with contextlib.suppress(CheckpointError):  # it is gone
-                here["init"] = load_model(init, output).weights_sha256
+                here["init"] = load_model(init, planned.run.path.parent).weights_sha256
                 there["init"] = record.init.get("weights_sha256")
         for key in but:
             there[key] = here[key]
@@ -353,16 +340,3 @@ class RunQueue:
         self.stop.is_checked = False
         if self.stop.signal_number is not None:
             raise StoppedError("stopped while waiting", self.stop.signal_number)
-
-
-def _log(record: RunRecord, place: str) -> None:
-    if record.status == RunState.FAILED:
-        logger.warning(f"{record.name}: {record['error']}")
-    elif record.status == RunState.PRUNED:
-        logger.info(f"{record.name}: pruned {place}")
-    else:
-        splits = ("test", "validation", "train")
-        split = next(name for name in splits if record[f"{name}_accuracy"] is not None)
-        logger.info(
-            f"{record.name}: {split} accuracy {percent(record[f'{split}_accuracy'], 2)} {place}"
-        )

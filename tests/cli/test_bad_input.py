@@ -151,6 +151,7 @@ WRONG_COMMANDS = {
     "train --show-config --set train.epoch=3": "did you mean train.epochs?",
     "train -c nothing.toml": "neither a file nor one of",
     f"{TRAIN} --name a/b": "run.name = 'a/b'",
+    f"{TRAIN} --dry-run --name a/b": "run.name = 'a/b'",
     f"{TRAIN} --name latest": "'latest' stands for the newest run",
     f"{TRAIN} --name world-mlp": "'world-mlp' stands for shipped weights",
     f"{TRAIN} --set run.name=pretrained": "'pretrained' stands for shipped weights",
@@ -173,7 +174,7 @@ WRONG_COMMANDS = {
     "tune --grid momentum=0.5": "section.key=a,b",
     "tune --grid optimizer.momentun=0.5": "did you mean optimizer.momentum?",
     "tune -c fast,fats": "did you mean fast?",
-    "tune --name a/b": "--name a/b",
+    "tune --name a/b": "run.name = 'a/b'",
     "tune --search nothing.toml": "there is no such file",
     "tune --search nothing.toml -c fast,99": "one --config",
     "compare pretrained": "2 to 26 networks",
@@ -288,10 +289,10 @@ CASES = [
         "demo --token-file {}/t --host nowhere.invalid", 2, "--host nowhere", {"t": b"123456789012"}
     ),
     # Runs
-    Case(f"{TRAIN} --name old --dry-run", 1, "127.0.0.1:9", OLD_RUN),
+    Case(f"{TRAIN} --name old --dry-run", 2, "is never overwritten", OLD_RUN),
     Case(f"{TRAIN} --name old", 2, "is never overwritten", OLD_RUN),
     Case("train --output {}/file/runs", 1, "is not a folder", {"file": b""}),
-    Case("train --init gone --output {}", 1, "train.init: checkpoint gone is neither a file nor"),
+    Case("train --init gone --output {}", 1, "checkpoint gone is neither a file nor"),
     Case(
         "train --step fast --set optimizer.name=adam --dataset synthetic --data-dir {} --output {}",
         2,
@@ -307,8 +308,8 @@ CASES = [
     Case(f"{RESUME} -b 3", 2, "batch_size cannot change", UNFINISHED),
     Case("evaluate {} --verify", 1, "there is no run"),
     Case("evaluate {}/a --verify", 1, "is not finished", UNFINISHED),
-    Case("tune --storage nosql://x --output {}/runs", 2, "--storage nosql://x: give the URL"),
-    Case(f"{SEARCH} --storage {{}}/notes", 2, "notes: give the URL of a database", SPACE),
+    Case("tune --storage nosql://x --output {}/runs", 2, "nosql://x: give a database's URL"),
+    Case(f"{SEARCH} --storage {{}}/notes", 2, "notes: give a database's URL", SPACE),
     Case(f"{SEARCH} --storage sqlite:///{{}}/notes", 1, "file is not a database", SPACE),
     # Evaluation
     Case("evaluate {}/x.pt", 1, "neither a file nor a run"),

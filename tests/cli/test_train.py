@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import errno
 import json
 import re
 import sys
 import tomllib
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 
@@ -74,17 +72,6 @@ def test_a_diverging_run_says_how_to_go_on(tmp_path: Path, capsys: Capsys) -> No
         assert main([*words, *more]) == 1
         error = capsys.readouterr().err.splitlines()[-1]
         assert "Start a new run with a learning rate below 1e+30, such as 1e+29" in error
-
-
-def test_a_dry_run_never_advises_to_resume(
-    tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fail = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
-    monkeypatch.setattr("mnist_ce.runs.train_state.save_tensors", fail)
-    assert main(["train", "--dry-run", "--output", str(tmp_path), "--set", "model.hidden=8"]) == 1
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert "No space left on device; make room there, or set TMPDIR" in error
-    assert "resume" not in error
 
 
 def test_the_help_shows_the_defaults_and_the_recipes(capsys: Capsys) -> None:

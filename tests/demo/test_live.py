@@ -140,7 +140,7 @@ def test_training_has_a_page_until_it_ends(
     monkeypatch.setattr("webbrowser.open", opened.append)
 
     class AskForRuns(Callback):
-        def on_end(self, result: TrainResult) -> None:
+        def close(self) -> None:
             deadline = time.monotonic() + 60
             while not opened and time.monotonic() < deadline:
                 time.sleep(0.05)
@@ -148,7 +148,7 @@ def test_training_has_a_page_until_it_ends(
             assert models[-1]["name"] == "its own"
 
     settings = SMALL_RUN | {"run.output": str(tmp_path), "run.name": "its own"}
-    train(None, settings, callbacks=[AskForRuns(), LivePage(opens_browser=True)])
+    train(None, settings, callbacks=[LivePage(opens_browser=True), AskForRuns()])
     url, fragment = opened[0].split("#")
     assert fragment == "runs=its%20own"
     assert f"live page: {opened[0]}" in capfd.readouterr().err

@@ -18,9 +18,8 @@ from mnist_ce.runs.checkpoint import save_tensors
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.runs.train_state import EpochMetrics, Snapshot
 from mnist_ce.system.errors import RunError
-from mnist_ce.training import checkpointing
 from mnist_ce.training.callbacks import Callback
-from mnist_ce.training.checkpointing import AsyncCheckpointer
+from mnist_ce.training.setup import AsyncCheckpointer
 from mnist_ce.training.trainer import train
 
 
@@ -49,8 +48,7 @@ def test_every_failed_write_raises_once(
 ) -> None:
     disk = Disk(tmp_path_factory.getbasetemp())
     num_raised = 0
-    with pytest.MonkeyPatch.context() as patch, AsyncCheckpointer(disk) as checkpointer:
-        patch.setattr(checkpointing, "APPEND_SECONDS", 0.0)
+    with AsyncCheckpointer(disk) as checkpointer:
         functions: dict[str, Callable[[str], object]] = {
             "append": checkpointer.append,
             "save": lambda content: checkpointer.save(OneWrite({"content": content}, {}, {})),

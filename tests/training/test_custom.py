@@ -136,7 +136,9 @@ def test_what_was_given_must_be_given_again(
     with pytest.raises(UsageError, match=r"own was trained on data given from Python"):
         evaluate(load_model(run.run.path, model=CNN()))
     output: dict[str, Any] = {"run.output": str(tmp_path), "train.epochs": 3}
-    with pytest.raises(UsageError, match=r"with optimizer=.*amsgrad, given from Python; give"):
+    with pytest.raises(
+        UsageError, match=r"with model=.* optimizer=.*amsgrad, .* given from Python; give"
+    ):
         train(None, output, resume="own", model=CNN(), data=data)
     given: dict[str, Any] = {"model": CNN(), "optimizer": amsgrad}
     with pytest.raises(RunError, match="was trained on other data"):

@@ -69,10 +69,10 @@ def test_resuming_does_not_need_the_file_again(base: dict[str, Any], tmp_path: P
         (
             {"model.hidden": [24]},
             UsageError,
-            "is a network 784→24→16→10, but this run's is 784→24→10: set model.hidden = .24, 16.",
+            "is a network 784→24→16→10, but this run's is 784→24→10: see model.hidden",
         ),
-        ({"objective.kind": "binary"}, UsageError, "784→24→16→1: their outputs differ"),
-        ({"train.init": "gone"}, CheckpointError, "train.init: checkpoint gone is neither a file"),
+        ({"objective.kind": "binary"}, UsageError, "but this run's is 784→24→16→1"),
+        ({"train.init": "gone"}, CheckpointError, "checkpoint gone is neither a file"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(

@@ -26,9 +26,9 @@ from mnist_ce.training import search, trainer
 from mnist_ce.training.callbacks import StopFlag, TrainResult
 from mnist_ce.training.search import read_space
 from mnist_ce.training.tune import (
+    Plan,
     RunQueue,
     TuneResult,
-    make_plan,
     parse_grid,
     parse_seeds,
     plan_runs,
@@ -52,7 +52,7 @@ Refused = Callable[..., tuple[int, str]]
 
 def trained(settings: Settings, *grids: str, seeds: Sequence[int] = (0,)) -> TuneResult:
     runs = plan_runs([None], settings, parse_grid(grids), seeds)
-    return tune(make_plan(runs, {}, 0))
+    return tune(Plan(runs))
 
 
 def write_space(settings: Settings, space: str = SPACE) -> Path:
@@ -75,7 +75,7 @@ def searched(
 ) -> TuneResult:
     settings = {**settings, "data.validation_size": 100, "train.epochs": 3}
     runs, ranges = plan_runs([None], settings, {}, seeds), read_space(write_space(settings, space))
-    return search.search(make_plan(runs, ranges, num_trials, **options))
+    return search.search(Plan(runs, ranges, num_trials, **options))
 
 
 def records(folder: str | Path) -> dict[str, dict[str, Any]]:
@@ -173,7 +173,7 @@ def test_a_run_with_other_settings_is_not_taken_for_a_planned_one(
         if data is not None:
             np.savez(tmp_path / "own.npz", x_train=data, y_train=np.arange(100) % 10)
         settings = {k: v for k, v in small_settings.items() if k != "data.dataset"}
-        tune(make_plan(plan_runs([str(tmp_path / "a.toml")], settings, {}, [0]), {}, 1))
+        tune(Plan(plan_runs([str(tmp_path / "a.toml")], settings, {}, [0])))
 
     images = np.random.default_rng(0).integers(0, 255, (100, 28, 28), dtype=np.uint8)
     own = f"[data]\ndataset = 'npz:{tmp_path}/own.npz'\n"
@@ -196,8 +196,8 @@ def test_a_run_with_other_settings_is_not_taken_for_a_planned_one(
         ({"objective.kind": "binary"}, "objective.positive=11,3", "positive = 11 is not among"),
         ({}, "data.classes=[3,17],[3,8]", "has no class 17"),
         ({}, "data.dataset=csv:gone.csv,synthetic", "gone.csv"),
-        ({}, "train.init='gone',''", "train.init: checkpoint gone is neither"),
-        ({}, "train.init='mnist',''", "this run's is 784→24→16→10: set model.hidden"),
+        ({}, "train.init='gone',''", "checkpoint gone is neither"),
+        ({}, "train.init='mnist',''", "this run's is 784→24→16→10: see model.hidden"),
         ({}, "data.validation_size=300,20", "validation_size"),
         ({}, "optimizer.learning_rate=1e30,0.1", "the loss is"),
     ],
@@ -260,7 +260,7 @@ def test_a_search_tests_the_chosen_setting_alone(small_settings: Settings) -> No
     assert [record["seed"] for record in sorted(finals, key=lambda r: r["seed"])] == [0, 1]
     for record in finals:
         assert record["test_total"] == 100
-        assert record["tune"]["tested_trials"] == [chosen["chosen_trial"]]
+        assert record["tune"]["chosen_trial"] == chosen["chosen_trial"]
         rate = record["config"]["optimizer"]["learning_rate"]
         assert rate == chosen["settings"]["optimizer.learning_rate"]
     # One process repeats a search exactly; more trials and seeds go on with it; a deleted run is
@@ -389,7 +389,7 @@ def killed_at_write(arguments: Sequence[str], number: int) -> None:
 
 
 def test_a_stop_while_waiting_stops(small_settings: Settings) -> None:
-    plan = make_plan(plan_runs([None], small_settings, {}, [0]), {}, 0)
+    plan = Plan(plan_runs([None], small_settings, {}, [0]))
     run = plan.runs[0].run
     tune(plan)
     run.write_record((run.read_record() or RunRecord()).updated(status=RunState.RUNNING))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from mnist_ce.data.augment import generator_seed
 from mnist_ce.network.model import MLP, unwrapped
 from mnist_ce.system.distributed import all_reduce, num_processes, rank
 from mnist_ce.system.errors import UsageError
-from mnist_ce.training.steps.base import NonFiniteLossError, Step
+from mnist_ce.training.steps import NonFiniteLossError, Step
 
 OTHER_STREAM = 1 << 63  # no seed of a run is as large
 
@@ -63,16 +65,16 @@ class PlainStep(Step):
                     wrong = type(optimizer).__name__
                     raise UsageError(f"{wrong} needs a closure, which no step gives it") from None
             return optimizer
-        options: dict[str, Any] = {"lr": 1.0, "weight_decay": config.weight_decay}  # lr: per step
-        if config.name != "sgd":
-            kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-            return kind(parameters, **options)
-        sgd = torch.optim.SGD(
-            parameters, momentum=config.momentum, nesterov=config.nesterov, **options
-        )
+        kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
+            "sgd": partial(torch.optim.SGD, momentum=config.momentum, nesterov=config.nesterov),
+            "adam": torch.optim.Adam,
+            "adamw": torch.optim.AdamW,
+        }
+        optimizer = kinds[config.name](parameters, lr=1.0, weight_decay=config.weight_decay)
         for name, parameter in unwrapped(self.model).named_parameters():
-            sgd.state[parameter]["momentum_buffer"] = self.momentum[name]
-        return sgd
+            if self.momentum:  # else Adam's
+                optimizer.state[parameter]["momentum_buffer"] = self.momentum[name]
+        return optimizer
 
     def __call__(self, indices: Tensor, learning_rate: float) -> None:
         # Distortions are drawn for the whole batch, so that its shards make no difference.
