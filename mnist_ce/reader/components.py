@@ -112,9 +112,7 @@ def find_components(foreground: Foreground) -> tuple[Labels, list[Component]]:
     return labels, components
 
 
-def group_components(
-    components: list[Component], max_gap: float = MAX_GAP_FRACTION
-) -> list[DigitCandidate]:
+def group_components(components: list[Component], max_gap: float) -> list[DigitCandidate]:
     """Group components, the best one first, into candidates, best first, without clutter."""
     near, groups = same_digit(components, max_gap).tolist(), list[list[int]]()  # of numbers
     for number, component in enumerate(components):

@@ -157,13 +157,15 @@ def _as_source(image: Any) -> ImageSource:  # noqa: ANN401
 
 def _images_below(folder: Path, recursive: bool) -> list[Path]:
     files = [p for p in folder.glob("**/*" if recursive else "*") if not p.is_dir()]
-    hidden = [p for p in files if any(n.startswith(".") for n in p.relative_to(folder).parts)]
-    images = sorted(p for p in {*files} - {*hidden} if p.suffix.lower() in SUFFIXES)
+    images = [
+        path
+        for path in sorted(files)
+        if path.suffix.lower() in SUFFIXES
+        and not any(name.startswith(".") for name in path.relative_to(folder).parts)
+    ]
     if num_skipped := len(files) - len(images):
-        logger.info(
-            "%s: %d of %d files skipped (%d hidden, %d no images by name)",
-            *(folder, num_skipped, len(files), len(hidden), num_skipped - len(hidden)),
-        )
+        text = "%s: %d of %d files skipped, hidden or no images by name"
+        logger.info(text, folder, num_skipped, len(files))
     return images
 
 

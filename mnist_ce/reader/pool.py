@@ -5,21 +5,19 @@ from __future__ import annotations
 import atexit
 import contextlib
 import faulthandler
-import math
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from queue import PriorityQueue, SimpleQueue
+from queue import LifoQueue, SimpleQueue
 from typing import Any, TypeVar
 
 import numpy as np
@@ -122,11 +120,9 @@ class PreprocessPool:
     def __init__(self, num_processes: int) -> None:
         self._num_processes = num_processes
         self._started: set[subprocess.Popen[bytes]] = set()
-        # When it started, its number, itself: the first one is used first, a new one gets ready.
-        self._idle: PriorityQueue[tuple[float, int, subprocess.Popen[bytes] | None]]
-        self._idle = PriorityQueue()
-        for number in range(num_processes):
-            self._idle.put((math.inf, number, None))  # to be started
+        self._idle = LifoQueue[subprocess.Popen[bytes] | None]()  # the last one is used first
+        for _ in range(num_processes):
+            self._idle.put(None)  # to be started
         self._threads = ThreadPoolExecutor(num_processes)  # each waits for a process
 
     def close(self) -> None:
@@ -196,10 +192,10 @@ class PreprocessPool:
 
     def _call(self, future: Future[T], function: Callable[..., T], *args: object) -> T:
         message, threads = pickle.dumps((function, args)), self._threads
-        started_at, number, process = self._idle.get()
+        process = self._idle.get()
         try:
             if process is None or process.poll() is not None:
-                started_at, process = time.monotonic(), self._start()
+                process = self._start()
             future.add_done_callback(partial(_kill_if_cancelled, process))
             assert process.stdin is not None
             assert process.stdout is not None
@@ -211,11 +207,10 @@ class PreprocessPool:
         except (EOFError, OSError, ValueError, pickle.UnpicklingError):  # it has ended
             if process is not None:
                 self._end(process)
-            is_closed = threads is not self._threads
-            started_at, process = time.monotonic(), None if is_closed else self._start()
+            process = self._start() if threads is self._threads else None
             result = MemoryError()
         finally:
-            self._idle.put((started_at if process else math.inf, number, process))
+            self._idle.put(process)
         if isinstance(result, Exception):
             raise ImageError(TOO_MUCH) if isinstance(result, MemoryError) else result
         return result

@@ -8,7 +8,6 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from mnist_ce.reader import binarize, ruled_lines, text_lines
 from mnist_ce.reader.binarize import STRUCTURING_SIZE_FRACTION, Foreground
@@ -21,7 +20,7 @@ from mnist_ce.reader.components import (
     group_components,
 )
 from mnist_ce.reader.detector import load_detector
-from mnist_ce.reader.geometry import Box, FloatImage, Labels, bounding_box
+from mnist_ce.reader.geometry import FloatImage, Labels, bounding_box
 from mnist_ce.reader.mnist_format import FIELD_SIZE, fit_glyph
 from mnist_ce.reader.page import View
 from mnist_ce.reader.pixels import MAX_BACKGROUND_LEVEL, as_mnist_image, to_float_image
@@ -45,12 +44,6 @@ FINE_STRUCTURING_SIZE_FRACTION = 0.12
 LINES_STRUCTURING_SIZE_FRACTION = 0.05
 # The inner parts of thick strokes are below it: with them UCI's enlarged digits lost 12 %.
 MIN_FINE_QUALITY = 0.6
-# One digit's surroundings, segmented again: a larger digit, as a fraction of the image's longer
-# side, has none; the refined one is as large but for what the first took for ink around it.
-MAX_REFINED_FRACTION = 0.6
-MIN_REFINED_FRACTION = 0.6
-REFINED_MARGIN_FRACTION = 0.3  # of paper around the digit, and 4 pixels for its soft rim
-MIN_SIZE_OF_SMALL = 400  # pixels: a digit too small for a smaller image is illegible
 CROWDED = "more ink than a page of digits has: crop the image to them"
 MAX_COUNTED = 120  # candidates; more are noise, and are not read only to be counted
 MIN_SIMILAR_SCORE = 0.25  # of the best candidate's
@@ -99,8 +92,6 @@ class Segmentation:
     labels: Labels
     components: list[Component]
     candidates: list[DigitCandidate]
-    max_gap: float
-    origin: tuple[int, int] = (0, 0)  # row and column of this part in the image
 
     @property
     def best(self) -> DigitCandidate:
@@ -116,6 +107,12 @@ class Segmentation:
             if MIN_SIMILAR_SIZE * size < c.box.size < size / MIN_SIMILAR_SIZE
             and c.score > MIN_SIMILAR_SCORE * self.best.score
         ]
+
+    def is_beside(self, other: DigitCandidate) -> bool:
+        """Whether a candidate is in the best one's line, which is no clutter."""
+        best = self.best.box
+        offset = other.box.top + other.box.bottom - best.top - best.bottom
+        return abs(offset) / 2 < MAX_BESIDE_OFFSET * best.size
 
     @property
     def components_of_candidates(self) -> list[Component]:
@@ -204,8 +201,6 @@ def segment_as(
             unruled = ruled_lines.erase_lines(flattened, segmentation.foreground, height)
             without_lines = None if unruled is None else segment(unruled, is_dark, structuring_size)
             segmentations.append(without_lines or segmentation)
-    if not segmentations and (segmentation := find_small(flattened)) is not None:
-        segmentations = [segmentation]
     return sorted(segmentations, key=lambda segmentation: -segmentation.score)
 
 
@@ -217,9 +212,17 @@ def read_all(
         if not multi and segmentation.score < MIN_RELATIVE_SCORE * segmentations[0].score:
             break
         try:
-            result += read(segmentation, multi, stages, work)
+            found = read(segmentation, multi, work)
         except CrowdedError:
-            result.append(unread(segmentation, stages))
+            found = [unread(segmentation)]
+        if stages is not None:
+            made = stages | {
+                "evenly lit": segmentation.gray / 1.3,  # light paper is 1, and glare on it more
+                "ink": segmentation.foreground.intensity.clip(0, 1),
+                "ink or paper": segmentation.foreground.mask,
+            }
+            found = [replace(hypothesis, stages=made) for hypothesis in found]
+        result += found
     return result
 
 
@@ -227,30 +230,16 @@ def segment(
     gray: FloatImage,
     is_dark: bool,
     structuring_size: float = STRUCTURING_SIZE_FRACTION,
-    max_gap: float = MAX_GAP_FRACTION,
 ) -> Segmentation | None:
     """Segment the foreground of one polarity into candidates; None where there is none."""
     foreground = binarize.segment_foreground(gray, is_dark, structuring_size)
     if foreground is None:
         return None
     labels, components = find_components(foreground)
-    candidates = group_components(components, max_gap)
+    candidates = group_components(components, MAX_GAP_FRACTION)
     if not candidates:
         return None
-    return Segmentation(gray, foreground, labels, components, candidates, max_gap)
-
-
-def find_small(gray: FloatImage) -> Segmentation | None:
-    """Segment the surroundings of the strongest spot: a digit too small for the whole's noise."""
-    if max(gray.shape) < MIN_SIZE_OF_SMALL:
-        return None
-    # The mean of 5×5 has a fifth of the noise of a pixel, and most of the ink of a digit's stroke.
-    deviation = ndimage.uniform_filter(gray - np.median(gray), 5)
-    row, column = np.unravel_index(int(np.abs(deviation).argmax()), gray.shape)
-    spot = Box(int(row), int(column), int(row) + 1, int(column) + 1)
-    where = spot.slices(max(gray.shape) // 16)  # an eighth of the image, for a digit of a hundredth
-    segmentation = segment(gray[where], bool(deviation[row, column] < 0))
-    return segmentation and replace(segmentation, origin=(where[0].start, where[1].start))
+    return Segmentation(gray, foreground, labels, components, candidates)
 
 
 def merge_distant(segmentation: Segmentation) -> Segmentation | None:
@@ -258,92 +247,40 @@ def merge_distant(segmentation: Segmentation) -> Segmentation | None:
     candidates = group_components(segmentation.components, MAX_GAP_RELAXED_FRACTION)
     if len(candidates[0].components) == len(segmentation.best.components):
         return None
-    return replace(segmentation, candidates=candidates, max_gap=MAX_GAP_RELAXED_FRACTION)
+    return replace(segmentation, candidates=candidates)
 
 
-def refine(segmentation: Segmentation) -> Segmentation:
-    """Segment the surroundings of the best candidate, with a structuring element for its strokes.
-
-    Neither the rest of the image nor shadows wider than a few strokes then set the threshold.
-    """
-    box = segmentation.best.box
-    unrefined = replace(segmentation, candidates=[segmentation.best])
-    if box.size > MAX_REFINED_FRACTION * max(segmentation.gray.shape):
-        return unrefined
-    where = box.slices(round(REFINED_MARGIN_FRACTION * box.size) + 4)
-    surroundings = segmentation.gray[where]
-    stroke_width = max(c.stroke_width for c in segmentation.best.components)
-    # Four strokes: where two of them cross, both and the soft rims fit within the element.
-    size = min(STRUCTURING_SIZE_FRACTION, (4 * stroke_width + 5) / max(surroundings.shape))
-    is_dark = segmentation.foreground.is_dark
-    refined = segment(surroundings, is_dark, size, segmentation.max_gap)
-    # A much smaller digit would be a piece of the first.
-    if refined is None or refined.best.box.size < MIN_REFINED_FRACTION * box.size:
-        return unrefined
-    down, right = segmentation.origin
-    return replace(refined, origin=(down + where[0].start, right + where[1].start))
-
-
-def unread(segmentation: Segmentation, stages: Stages | None) -> Hypothesis:
+def unread(segmentation: Segmentation) -> Hypothesis:
     """Return the hypothesis of more ink than is read: its digit is the best candidate, uncut."""
-    best, intensity = segmentation.best, segmentation.foreground.intensity
+    best = segmentation.best
     wanted = [component.label for component in best.components]
-    pixels = glyph_of(intensity, segmentation.labels, wanted, best.box)
-    whole = Lattice.of(Digit(pixels, best.box)).moved(*segmentation.origin)
-    return replace(_hypothesis(segmentation, [[whole]], [best], stages), is_crowded=True)
+    pixels = glyph_of(segmentation.foreground.intensity, segmentation.labels, wanted, best.box)
+    whole = Lattice.of(Digit(pixels, best.box))
+    return replace(_hypothesis(segmentation, [[whole]], [best]), is_crowded=True)
 
 
-def read(
-    segmentation: Segmentation, multi: bool, stages: Stages | None, work: Work
-) -> list[Hypothesis]:
+def read(segmentation: Segmentation, multi: bool, work: Work) -> list[Hypothesis]:
     """Return the hypotheses of a segmentation: of all digits in lines, or of the best candidate.
 
     Raises:
         CrowdedError: If there is more ink than is read.
     """
     if multi and (lines := find_digits(segmentation, work, with_cuts=True)):
-        candidates = [segmentation.best, *segmentation.others]
-        return [_hypothesis(segmentation, lines, candidates, stages)]
+        return [_hypothesis(segmentation, lines, [segmentation.best, *segmentation.others])]
     all_lines = [] if multi else count_digits(segmentation, work)
-    merged = None if multi else merge_distant(segmentation)
-    return [read_single(part, all_lines, stages, work) for part in (segmentation, merged) if part]
-
-
-def read_single(
-    segmentation: Segmentation, all_lines: list[list[Lattice]], stages: Stages | None, work: Work
-) -> Hypothesis:
-    """Return the hypothesis of the best candidate alone, as one digit, beside all digits."""
-    best = segmentation.best
-
-    def is_beside(other: DigitCandidate) -> bool:  # in its line, which is no clutter
-        offset = other.box.top + other.box.bottom - best.box.top - best.box.bottom
-        return abs(offset) / 2 < MAX_BESIDE_OFFSET * best.box.size
-
-    refined = refine(segmentation)
-    candidates = [best, *filter(is_beside, segmentation.others)]
-    hypothesis = _hypothesis(segmentation, [[single_digit(refined, work)]], candidates, stages)
-    hypothesis.all_lines = all_lines
-    if stages is not None:
-        hypothesis.stages["the digit, closer"] = refined.foreground.intensity.clip(0, 1)
-    return hypothesis
+    result = []
+    for part in filter(None, (segmentation, None if multi else merge_distant(segmentation))):
+        lines = [[single_digit(part, work)]]
+        hypothesis = _hypothesis(part, lines, [part.best, *filter(part.is_beside, part.others)])
+        result.append(replace(hypothesis, all_lines=all_lines))
+    return result
 
 
 def _hypothesis(
-    segmentation: Segmentation,
-    lines: list[list[Lattice]],
-    candidates: list[DigitCandidate],
-    stages: Stages | None,
+    segmentation: Segmentation, lines: list[list[Lattice]], candidates: list[DigitCandidate]
 ) -> Hypothesis:
-    foreground = segmentation.foreground
     quality = segmentation.best.stroke_score * segmentation.score_fraction(candidates)
-    hypothesis = Hypothesis(lines, segmentation.score, quality, foreground.contrast)
-    if stages is not None:
-        hypothesis.stages = stages | {
-            "evenly lit": segmentation.gray / 1.3,  # light paper is 1, and glare on it more
-            "ink": foreground.intensity.clip(0, 1),
-            "ink or paper": foreground.mask,
-        }
-    return hypothesis
+    return Hypothesis(lines, segmentation.score, quality, segmentation.foreground.contrast)
 
 
 def count_digits(segmentation: Segmentation, work: Work) -> list[list[Lattice]]:
@@ -366,7 +303,7 @@ def find_digits(segmentation: Segmentation, work: Work, with_cuts: bool) -> list
     ]
     if not segmentation.others and sum(map(len, lines)) < 2:  # near digits share a lattice
         return []
-    return [[lattice.moved(*segmentation.origin) for lattice in line] for line in lines]
+    return lines
 
 
 def single_digit(segmentation: Segmentation, work: Work) -> Lattice:
@@ -383,4 +320,4 @@ def single_digit(segmentation: Segmentation, work: Work) -> Lattice:
     too_wide = max(0.0, box.width / max(1, box.height) - 1.0)
     whole = replace(lattice.whole, penalty=text_lines.WIDTH_PENALTY * too_wide, mark=mark)
     lattice.digits[0, lattice.num_pieces] = whole
-    return lattice.moved(*segmentation.origin)
+    return lattice

@@ -26,7 +26,6 @@ from mnist_ce.reader.mnist_format import FIELD_SIZE
 # and is a whole height away from any digit of the next line.
 MIN_ANCHOR = 0.5  # a lower component, such as a dash, founds no line
 MAX_LINE_OFFSET = 0.55  # of a digit's middle from the last three of its line
-MIN_LINE_DISTANCE = 0.45  # between two lines; nearer ones are one, found from both ends
 MAX_MARK_DISTANCE = 2.0  # of dots, bars and dashes from the line that they join
 
 # Pieces of one digit: a bar of a 5 or a 4 may be loose.
@@ -94,10 +93,6 @@ class Lattice:
     def of(cls, digit: Digit) -> Lattice:
         return cls(1, {(0, 1): digit})
 
-    def moved(self, down: int, right: int) -> Lattice:
-        digits = {k: replace(d, box=d.box.moved(down, right)) for k, d in self.digits.items()}
-        return Lattice(self.num_pieces, digits)
-
     @property
     def whole(self) -> Digit:  # all pieces as one
         return self.digits[0, self.num_pieces]
@@ -139,64 +134,40 @@ def digit_height(components: list[Component]) -> float:
 
 def group_lines(components: list[Component], height: float) -> list[list[Component]]:
     """Group components into text lines, from top to bottom, each from left to right."""
-    anchors = [c for c in components if c.box.height > MIN_ANCHOR * height]
-    anchors.sort(key=_middle)
-    slope = _slope(anchors, height)
-
-    def level(component: Component) -> float:  # the row of its middle without the lines' slope
-        return (component.box.top + component.box.bottom) / 2 - slope * _middle(component)
-
-    lines: list[list[Component]] = []
-    for anchor in anchors:
-        offsets = [abs(level(anchor) - np.mean([level(c) for c in line[-3:]])) for line in lines]
+    top, left, bottom, right = np.array([c.box for c in components], dtype=np.float64).T
+    x, is_anchor = (left + right) / 2, bottom - top > MIN_ANCHOR * height
+    level = (top + bottom) / 2  # the row of its middle, without the lines' slope
+    level -= _slope(x[is_anchor], level[is_anchor], height) * x
+    lines: list[list[int]] = []
+    for anchor in sorted(np.flatnonzero(is_anchor).tolist(), key=x.__getitem__):
+        offsets = [abs(level[anchor] - level[line[-3:]].mean()) for line in lines]
         if offsets and min(offsets) < MAX_LINE_OFFSET * height:
             lines[int(np.argmin(offsets))].append(anchor)
         else:
             lines.append([anchor])
-    lines.sort(key=lambda line: float(np.mean([level(c) for c in line])))
-    merged = lines[:1]
-    for line in lines[1:]:
-        distance = np.mean([level(c) for c in line]) - np.mean([level(c) for c in merged[-1]])
-        if distance < MIN_LINE_DISTANCE * height:
-            merged[-1] = merged[-1] + line
-        else:
-            merged.append(line)
-    anchored = [list(line) for line in merged]
-    for component in components:  # dots, bars and dashes join the line of the nearest anchor
-        if component.box.height <= MIN_ANCHOR * height and merged:
-            # Twice the distance across the line: what lies between two lines joins the one beside.
-            gaps = [
-                min(_gap(component, c) + 2 * abs(level(component) - level(c)) for c in line)
-                for line in anchored
-            ]
-            if min(gaps) < MAX_MARK_DISTANCE * height:
-                merged[int(np.argmin(gaps))].append(component)
-    return [sorted(line, key=_middle) for line in merged]
+    lines.sort(key=lambda line: float(level[line].mean()))
+    anchors = np.array([(number, anchor) for number, line in enumerate(lines) for anchor in line]).T
+    for mark in np.flatnonzero(~is_anchor).tolist():  # joins the line of the nearest anchor
+        other = anchors[1]
+        gaps = np.maximum(left[mark], left[other]) - np.minimum(right[mark], right[other])
+        # Twice the distance across the line: what lies between two lines joins the one beside.
+        gaps = gaps.clip(0) + 2 * np.abs(level[mark] - level[other])
+        if gaps.min() < MAX_MARK_DISTANCE * height:
+            lines[anchors[0, gaps.argmin()]].append(mark)
+    return [[components[n] for n in sorted(line, key=x.__getitem__)] for line in lines]
 
 
-def _middle(component: Component) -> float:
-    return (component.box.left + component.box.right) / 2
-
-
-def _gap(a: Component, b: Component) -> int:
-    return max(0, max(a.box.left, b.box.left) - min(a.box.right, b.box.right))
-
-
-def _slope(anchors: list[Component], height: float) -> float:
+def _slope(x: NDArray[np.float64], y: NDArray[np.float64], height: float) -> float:
     """Return the median slope from each anchor to its next neighbour on the right."""
     # The neighbour is at least a narrow 1 away, no further than a wide gap, and within 0.4 of a
     # height or 17° of level; beside the distance across, the distance down counts three times.
-    x = np.array([_middle(c) for c in anchors])
-    y = np.array([(c.box.top + c.box.bottom) / 2 for c in anchors])
     across, down = x[None] - x[:, None], y[None] - y[:, None]
     near = (across > 0.3 * height) & (across < 5 * height)
     near &= np.abs(down) < np.maximum(0.4 * height, 0.3 * across)
     distance = np.where(near, across + 3 * np.abs(down), np.inf)
-    if not near.any():
-        return 0.0
-    nearest = distance.argmin(axis=1)
     rows = np.flatnonzero(near.any(axis=1))
-    return float(np.median(down[rows, nearest[rows]] / across[rows, nearest[rows]]))
+    nearest = distance[rows].argmin(axis=1)
+    return float(np.median(down[rows, nearest] / across[rows, nearest])) if rows.size else 0.0
 
 
 def line_lattices(
