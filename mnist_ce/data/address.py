@@ -61,8 +61,7 @@ def images_at(address: Address, data_dir: str | Path | None = None) -> Iterator[
     if chosen[-1] >= len(images):
         raise UsageError(f"{address}: there are {len(images):,} images, counted from 0")
     source, pixels = str(address._replace(place=None)), images.numpy()
-    classes = None if labels is None else labels.tolist()
     for index in chosen:
         hypothesis = Hypothesis([[Lattice.of(Digit(pixels[index], Box(0, 0, 28, 28)))]])
-        truth = None if classes is None else names[classes[index]]
+        truth = None if labels is None else names[int(labels[index])]
         yield PreprocessedImage(f"{source}[{index}]", [hypothesis], truth=truth)

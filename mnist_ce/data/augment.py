@@ -33,10 +33,9 @@ _MASK64 = (1 << 64) - 1
 
 
 def generator_seed(seed: int, step: int) -> int:
-    """Mix a run's seed and a step, counted from the run's start, into a generator's seed.
+    """Mix a run's seed and a step into a generator's seed of 32 bits, all that PyTorch's takes.
 
-    The finaliser of SplitMix64 (Steele, Lea and Flood, 2014) gives neighbouring steps and seeds
-    unrelated streams. The result has 32 bits, all that PyTorch's CPU generator takes from a seed.
+    By the finaliser of SplitMix64 (Steele, Lea and Flood, 2014) neighbours have unrelated streams.
     """
     state = (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + 0x8CB92BA72F3D8DD7) & _MASK64
     state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
@@ -47,9 +46,8 @@ def generator_seed(seed: int, step: int) -> int:
 def draw_coefficients(strengths: AugmentConfig, num_images: int, *, seed: int, step: int) -> Tensor:
     """Draw the distortions of a batch, float32 [batch, 2, 3 + n²], on the CPU.
 
-    Rotation, scale, shear and shift are drawn uniformly from ± their strength; a positive angle is
-    counterclockwise. The displacements of the elastic control points are normal, and interpolated
-    bicubically.
+    Rotation (counterclockwise), scale, shear and shift are uniform in ± their strength; the elastic
+    control points' displacements are normal.
     """
     generator = torch.Generator().manual_seed(generator_seed(seed, step))
     # In [-1, 1), drawn whichever strengths are on: switching one leaves the others as they were.
@@ -60,10 +58,9 @@ def draw_coefficients(strengths: AugmentConfig, num_images: int, *, seed: int, s
 def apply_distortion(
     images: Tensor, coefficients: Tensor, elastic_grid: int, out: Tensor | None = None
 ) -> Tensor:
-    """Distort images, float32 [n, 784] or [n, 28, 28], by their rows of coefficients.
+    """Distort images, float32 [n, 784] or [n, 28, 28] in [0, 1], by their rows of coefficients.
 
-    The result, in [0, 1] as the images are, is written to `out` if given: of the images' shape, or
-    the images themselves.
+    The result is written to `out` if given, which may be the images themselves.
     """
     distorted = resample(images.view(-1, 1, _SIDE, _SIDE), coefficients, elastic_grid)
     # Rounding can carry an interpolated value a hair past 1.

@@ -32,7 +32,7 @@ from mnist_ce.data.splits import (
     to_splits,
 )
 from mnist_ce.data.synthetic import generate, load_synthetic
-from mnist_ce.data.tables import READERS, read_arrays
+from mnist_ce.data.tables import READERS, read_arrays, sort_name
 from mnist_ce.network.objective import Binary, Multiclass, Objective
 from mnist_ce.system.errors import DataError, UsageError
 from mnist_ce.system.files import as_path
@@ -87,13 +87,9 @@ def load_splits(
 
     Source → (train, test) → classes → validation → extra training images. `seed` chooses the
     validation images and the extra ones, which are added `to_train` alone: for an evaluation each
-    training image counts once, since copies of it say nothing new of the network. With `only_test`
-    the other splits, which may take a while, are left as they come from the source.
-
-    Raises:
-        DataError: If the data is missing or damaged.
-        UsageError: If a class, the validation size, an extra or `objective.positive` does not fit,
-            or the classes leave no image to train or to test on.
+    training image counts once. With `only_test` the other splits, which may take a while, are left
+    as they come from the source. A DataError if data is missing or damaged, a UsageError if a
+    class, the validation size, an extra or `objective.positive` does not fit.
     """
     dataset = dataset or load_dataset(data.dataset, Path(data.dir), mirror=data.mirror)
     class_names, new_labels, loss = _classes(dataset, data.classes, objective)
@@ -124,10 +120,9 @@ def load_splits(
 def _classes(
     dataset: Dataset, classes: Sequence[int], objective: ObjectiveConfig
 ) -> tuple[tuple[str, ...], Tensor, Objective]:
-    """Return the names of the classes to learn, the new label of each old one and the loss.
+    """Return the names of the classes to learn, the new label of each old one (-1: none), the loss.
 
-    The first of `classes`, labels of `dataset`, becomes label 0, the next label 1, and so on; -1
-    are those left out. For a yes/no network, label 0 is no and 1 is yes.
+    The first of `classes`, labels of `dataset`, becomes label 0; for a yes/no network, 1 is yes.
     """
     num_classes = len(dataset.class_names)
     chosen = list(classes) or list(range(num_classes))
@@ -166,14 +161,13 @@ def load_dataset(
     where it cannot be written, in the user's cache. `mirror` replaces the dataset's own addresses.
 
     One's own images are `csv:FILE`, `npz:FILE`, `idx:DIR` (see `read_arrays`) or `folder:DIR`
-    (`read_folder`); before it may stand how they differ from MNIST's (`CONVERSIONS`), and `mnist+`,
-    with which MNIST's training images join the training images. `class_names` are the classes that
-    one's own labels name or number, where that is known.
+    (`read_folder`), after `mnist+`, which adds MNIST's training images, and any of `CONVERSIONS`.
+    `class_names` are the classes that one's own labels name or number, where that is known.
     """
     if own := re.fullmatch(OWN_DATASET, name):
         mnist = load_dataset("mnist", data_dir, mirror=mirror).train if own["mnist"] else None
-        place, parts = _read(own)
-        dataset = _from_source(place, parts, class_names, own["conversions"].split("+")[:-1])
+        place, parts, conversions = _read(own)
+        dataset = _from_source(place, parts, class_names, conversions)
         if mnist is not None and dataset.class_names != DIGITS:
             raise UsageError(
                 f"mnist+ goes with digits, but {place} has {', '.join(dataset.class_names)}"
@@ -210,9 +204,9 @@ def load_images(
     those of the files beside it. Images are uint8 [n, 28, 28], labels int64 [n].
     """
     if own := re.fullmatch(OWN_DATASET, name):
-        place, parts = _read(own, alone=True)
-        conversions = own["conversions"].split("+")[:-1]
-        part = "test" if "test" in parts else next(iter(parts))
+        place, parts, conversions = _read(own)
+        its_part = sort_name(Path(own["path"]).name)[1]
+        part = next(part for part in (its_part, "test", *parts) if part in parts)
         if (arrays := parts[part]).labels is None:
             return convert(to_pixels(arrays.images, place), conversions), None, DIGITS
         splits, class_names = to_splits({part: arrays}, place)
@@ -221,15 +215,16 @@ def load_images(
     return dataset.test.images, dataset.test.labels, dataset.class_names
 
 
-def _read(name: re.Match[str], *, alone: bool = False) -> tuple[str, dict[str, Arrays]]:
-    """Return the name of one's own images with an absolute path, and what is there."""
+def _read(name: re.Match[str]) -> tuple[str, dict[str, Arrays], list[str]]:
+    """Return the name of one's own images with an absolute path, what is there, and conversions."""
     kind, path = name["kind"], Path(os.path.abspath(as_path(name["path"])))  # noqa: PTH100 - never fails
     place = f"{name['mnist'] or ''}{name['conversions']}{kind}:{path}"
+    conversions = name["conversions"].split("+")[:-1]
     if kind == "folder":
         from mnist_ce.data.folder import read_folder  # imports SciPy, which few runs need
 
-        return place, read_folder(path)
-    return place, read_arrays(kind, path, alone=alone)
+        return place, read_folder(path), conversions
+    return place, read_arrays(kind, path), conversions
 
 
 def _without(train: Split, held_out: Iterable[Split | None], whose: str) -> Split:
@@ -249,18 +244,13 @@ def custom_dataset(
 
     Images and labels are those of `to_splits`. Of one set alone, a fifth becomes the test split
     (see `split_test`), or with `is_test` all of it. The items of a torch dataset, or of a loader's,
-    are (image, label) or dicts of both; a transform is applied once. `class_names` say what each
-    label means; without them these are the `classes` of a torchvision dataset, or else numbers, at
-    least `num_classes`.
-
-    Raises:
-        TypeError: If `data` is neither of these.
-        DataError: If shapes or values are wrong.
+    are (image, label) or dicts of both. `class_names` say what each label means; without them the
+    `classes` of a torchvision dataset do, or else numbers, at least `num_classes`. A TypeError if
+    `data` is neither of these, a DataError if shapes or values are wrong.
     """
-    is_pair = isinstance(data, (tuple, list)) and all(
-        isinstance(part, (tuple, *SETS)) for part in data
-    )
-    sets = list(data) if is_pair else [data]  # type: ignore[call-overload]
+    sets = [data]
+    if isinstance(data, (tuple, list)) and all(isinstance(part, (tuple, *SETS)) for part in data):
+        sets = list(data)
     if not 1 <= len(sets) <= 2:
         raise TypeError("data must be one set, or a training and a test set")
     parts = dict(zip(("train", "test"), map(_arrays_of, sets), strict=False))
@@ -273,8 +263,7 @@ def custom_dataset(
 def _arrays_of(data: object) -> Arrays:
     """Return images and labels of a pair of them, or of a dataset.
 
-    What a dataset's items are only its `__getitem__` says. So they are asked for, one by one, but
-    for torchvision's own class without transforms.
+    Only its `__getitem__` says what its items are, but for torchvision's own without transforms.
     """
     if isinstance(data, DataLoader):
         data = data.dataset
@@ -341,10 +330,7 @@ def log_once(level: int, text: str) -> None:
 
 
 def _look_at(dataset: Dataset, classes: Sequence[int], *, to_train: bool) -> None:
-    """Log what a dataset holds of some classes, and warn of what cannot be right.
-
-    A DataError where a network that is trained on it would learn nothing.
-    """
+    """Log what a dataset holds of some classes, and warn of what cannot be right, or refuse it."""
     names = [dataset.class_names[label] for label in classes]
     parts = {"training": dataset.train, "validation": dataset.validation, "test": dataset.test}
     if dataset.train is dataset.test:
@@ -358,9 +344,8 @@ def _look_at(dataset: Dataset, classes: Sequence[int], *, to_train: bool) -> Non
     num_images, present = int(total.sum()), total[total > 0].tolist() or [0]
     each = " to ".join(f"{number:,}" for number in sorted({min(present), max(present)}))
     sizes = ", ".join(f"{int(count.sum()):,} {part}" for part, count in counts.items())
-    number = f"{len(present)} class{'es' * (len(present) > 1)}"
-    made = f"{number}, {each} images each; {dataset.split_note or sizes}"
-    log_once(logging.INFO, f"{dataset.name}: {made}")
+    number = f"{len(present)} class{'es' * (len(present) > 1)}, {each} images each"
+    log_once(logging.INFO, f"{dataset.name}: {number}; {dataset.split_note or sizes}")
     problems = []
     if len(present) == 1:
         problems.append(f"all {num_images:,} images are of one class, {names[int(total.argmax())]}")

@@ -34,8 +34,7 @@ def add_extras(
 ) -> Split:
     """Change or add training images, after the validation split: no copy of its images is added.
 
-    `mnist` are the images that `mnist+…` puts beside one's own, which are repeated until they are
-    `OWN_FRACTION` of all.
+    Beside `mnist` one's own images are repeated until they are `OWN_FRACTION` of all.
     """
     if mnist is not None:
         num_own = OWN_FRACTION / (1 - OWN_FRACTION) * len(mnist)
@@ -51,10 +50,7 @@ def add_extras(
 
 
 def add_upstrokes(train: Split, label: int, fraction: float, seed: int) -> Split:
-    """Draw upstrokes, as Europeans write them and MNIST has few, on a fraction of the ones.
-
-    Which ones and which upstrokes depends on `seed` alone.
-    """
+    """Draw upstrokes, as Europeans write them and MNIST has few, on a fraction of the ones."""
     generator = derived_generator(seed, "upstrokes")
     ones = torch.nonzero(train.labels == label).flatten()
     chosen = ones[torch.rand(len(ones), generator=generator) < fraction]
@@ -66,10 +62,7 @@ def add_upstrokes(train: Split, label: int, fraction: float, seed: int) -> Split
 
 
 def add_upstroke(image: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
-    """Return a 1, uint8 [28, 28], with a stroke from its top down to the left, fitted as in MNIST.
-
-    It is the image itself where its ink is no upright stroke.
-    """
+    """Return a 1, uint8 [28, 28], with an upstroke; where its ink is no upright stroke, the 1."""
     ink = image.astype(np.float32) / 255
     widths = ink.sum(axis=1)  # of the ink in each row, in pixels
     rows = np.flatnonzero(ink.max(axis=1) > 0.5)
@@ -99,8 +92,8 @@ def add_upstroke(image: NDArray[np.uint8], random: np.random.Generator) -> NDArr
 def add_thin_copies(train: Split, fraction: float, seed: int) -> Split:
     """Add copies of a fraction of the images as the reader gets them from photographs.
 
-    Most are of thin pens, and come out in the reader's narrowest strokes; a digit of a few pixels
-    has lost its finer shapes. MNIST, scanned pencil, holds neither. `seed` decides all of it.
+    Most are of thin pens, some of few pixels without the finer shapes: MNIST, scanned pencil, holds
+    neither.
     """
     generator = derived_generator(seed, "thin_copies")
     chosen = torch.randperm(len(train), generator=generator)[: round(fraction * len(train))]

@@ -8,7 +8,6 @@ are what is kept.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import math
@@ -27,13 +26,13 @@ from typing import Any
 import numpy as np
 
 from mnist_ce.data.splits import DIGITS, Arrays, Dataset, idx_header, to_splits
+from mnist_ce.data.tables import sort_name
 from mnist_ce.system.device import environment
 from mnist_ce.system.errors import DataError, UsageError
 from mnist_ce.system.files import (
     cache_dir,
     check_writable,
     md5_of,
-    open_regular,
     read_regular,
     write_atomically,
 )
@@ -115,9 +114,9 @@ class DatasetFiles:
     """The four files of `mnist`, `fashion-mnist` or `kmnist`, wherever they are.
 
     Each is looked for, unpacked or as `.gz`, in `<data_dir>/<class>/raw`, `<data_dir>/<dataset>`,
-    `data_dir`, the user's cache and one level below these, by its MD5, whatever its name; and then
-    downloaded, from `mirror` alone if given. A damaged file is named in a warning, not used, and
-    left as it is. With `fail_fast`, silent mirrors are given up within seconds.
+    `data_dir`, the user's cache and one level below these, by the words of its name and its MD5;
+    and then downloaded, from `mirror` alone if given. A damaged file is named in a warning and left
+    as it is. With `fail_fast`, silent mirrors are given up within seconds.
     """
 
     def __init__(
@@ -171,20 +170,18 @@ class DatasetFiles:
         return Dataset(self.name, splits["train"], splits["test"], class_names)
 
     def _search(self) -> None:
-        """Take over files of the right MD5, whatever their names, and note the damaged ones."""
+        """Take over files of the right MD5, and note the damaged ones."""
         self.contents.clear()
         # All datasets use the same file names: what has one may be of another dataset.
         every = [file for other in TORCHVISION_CLASSES for file in files_of(other)]
         known_md5s = {md5 for file in every for md5 in (file.packed_md5, file.unpacked_md5)}
-        by_key: dict[object, DataFile] = {file.name: file for file in self.files}
-        by_key |= {file.num_bytes: file for file in self.files}
+        by_words = {sort_name(file.name): file for file in self.files}
         cache = cache_dir() / self.raw
         for folder in (self.data_dir / self.raw, self.data_dir / self.name, self.data_dir, cache):
             # As 7-Zip and Kaggle unpack it: `train-images.idx3-ubyte`, or in a folder of its name.
             entries = (path for entry in _entries(folder) for path in (entry, *_entries(entry)))
             for path in filter(Path.is_file, itertools.islice(entries, MAX_ENTRIES)):
-                name = path.name.removesuffix(".gz")
-                file = by_key.get(name) or by_key.get(_unpacked_size(path))
+                file = by_words.get(sort_name(path.name))
                 if file is None or file.name in self.contents:
                     continue
                 try:
@@ -193,18 +190,15 @@ class DatasetFiles:
                     self.problems[path] = f"is damaged ({one_line(error)})"
                     continue
                 md5 = md5_of(content)
-                expected = file.unpacked_md5 if path.name == file.name else file.packed_md5
+                expected = file.packed_md5 if path.suffix == ".gz" else file.unpacked_md5
                 if unpacked := file.unpack(content):
                     self.contents[file.name] = unpacked
-                elif expected and name == file.name and md5 not in known_md5s:
+                elif expected and md5 not in known_md5s:
                     what = f"MD5 {md5}, expected {expected}; {len(content):,} bytes"
                     self.problems[path] = f"is damaged ({what})"
 
     def _keep(self, contents: dict[str, bytes]) -> None:
-        """Write files where they are looked for first: in the cache where the folder is not to be.
-
-        What lies there under their names may be the user's own, and is not replaced.
-        """
+        """Write files into the folder, where other files may be the user's, or the cache."""
         for root in (self.data_dir, cache_dir()):
             try:
                 for name, content in contents.items():
@@ -255,21 +249,10 @@ def _entries(folder: Path) -> list[Path]:
         return []
 
 
-def _unpacked_size(path: Path) -> int | None:
-    """Return the size of a file, of a `.gz` as its last four bytes give it; None: no file."""
-    with contextlib.suppress(OSError), open_regular(path) as file:
-        if file.read(2) != b"\x1f\x8b":
-            return path.stat().st_size
-        file.seek(-4, os.SEEK_END)
-        return int.from_bytes(file.read(4), "little")
-    return None
-
-
 def download_file(file: DataFile, mirrors: deque[str], *, stall_seconds: float) -> bytes:
     """Download a packed file from the first mirror, an address ending in a slash, that has it.
 
-    A mirror that fails goes to the end of `mirrors`, so that the next file does not wait for it
-    again. Where none has it, a `DownloadError` gives each mirror's reason.
+    A mirror that fails goes to the end of `mirrors`: the next file need not wait for it again.
     """
     reasons = []
     for _ in range(len(mirrors)):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-import math
 import os
 import re
 from collections import Counter
@@ -21,6 +20,7 @@ from mnist_ce.reader.detector import load_detector
 from mnist_ce.reader.image_io import SUFFIXES
 from mnist_ce.reader.pool import PreprocessedImage, PreprocessOptions, shared_pool
 from mnist_ce.reader.segmentation import CROWDED
+from mnist_ce.reader.text_lines import Digit
 from mnist_ce.system.errors import DataError
 from mnist_ce.system.text import CONTROL_CHARACTERS, sanitize
 
@@ -33,10 +33,9 @@ def read_folder(folder: Path) -> dict[str, Arrays]:
     """Read labelled images as `predict` reads them, by part; their labels are names of classes.
 
     An image's label is the name of the folder it lies in or, where that is no class, the digit that
-    its own name begins with (`7_1.png`). Where the names are digits, they are cut out as digits;
-    otherwise whole images are resized as they are. Folders `train`, `valid` and `test` are parts,
-    wherever they are. Equal images count once; hidden files are skipped. Images without a label or
-    one clear digit and those that cannot be read are left out, with a warning.
+    its own name begins with (`7_1.png`). Where the labels are digits, these are cut out; otherwise
+    whole images are resized. Folders `train`, `valid` and `test` are parts. Equal images count
+    once; what has no label, shows no clear digit or cannot be read is left out, with a warning.
     """
     paths = []
     for parent, folders, files in os.walk(folder):
@@ -59,11 +58,9 @@ def read_folder(folder: Path) -> dict[str, Arrays]:
         key = hashlib.sha256(label.encode() + pixels.tobytes()).digest()
         found.setdefault(part, {})[key] = pixels, label
     if problems:
-        shown = "; ".join(problems[:MAX_NAMED])
-        more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
-        logger.warning(
-            f"{folder}: {len(problems)} of {len(images)} images are left out: {shown}{more}"
-        )
+        number = f"{len(problems)} of {len(images)} images"
+        shown = "; ".join(problems[:MAX_NAMED]) + "; …" * (len(problems) > MAX_NAMED)
+        logger.warning(f"{folder}: {number} are left out: {shown}")
     if not found:
         problem = "has no labelled image" if folder.is_dir() else "is not a folder"
         raise DataError(
@@ -116,27 +113,22 @@ def _digits_first(paths: Sequence[Path], form: str) -> dict[Path, str]:
 def _only_digit(image: PreprocessedImage) -> NDArray[np.uint8] | str:
     """Return the image's digit, uint8 [28, 28], or why there is none.
 
-    As in `predict` several hypotheses compete, but without the network, which has yet to be
-    trained: the detector alone says how much each looks like a digit.
+    The network that would choose among the hypotheses has yet to be trained: the detector does.
     """
     if image.error is not None:
         return image.error.removeprefix(f"{image.path} ")
     if not image.hypotheses:
         return "no ink found"
-    detector, best = load_detector(), image.hypotheses[0]
-    if len(image.hypotheses) > 1:
-        pixels = np.stack([hypothesis.digits[0].pixels for hypothesis in image.hypotheses])
-        log_odds = detector.scores(pixels)
-        scores = [
-            math.log(hypothesis.segmentation_score) - 2 * float(np.logaddexp(0, -odds))
-            for hypothesis, odds in zip(image.hypotheses, log_odds, strict=True)
-        ]
-        best = image.hypotheses[int(np.argmax(scores))]
+    detector = load_detector()
+
+    def log_odds(digits: Sequence[Digit]) -> NDArray[np.float32]:
+        return detector.scores(np.stack([digit.pixels for digit in digits]))
+
+    odds = log_odds([hypothesis.digits[0] for hypothesis in image.hypotheses])
+    likelihoods = np.array([hypothesis.segmentation_score for hypothesis in image.hypotheses])
+    best = image.hypotheses[int(np.argmax(np.log(likelihoods) - 2 * np.logaddexp(0, -odds)))]
     if best.is_crowded:
         return CROWDED
     found = [lattice.whole for line in best.all_lines for lattice in line if not lattice.whole.mark]
-    if len(found) > 1:
-        log_odds = detector.scores(np.stack([digit.pixels for digit in found]))
-        if (num_found := int((log_odds >= detector.threshold).sum())) > 1:
-            return f"{num_found} digits found"
-    return best.digits[0].pixels
+    num_found = int((log_odds(found) >= detector.threshold).sum()) if len(found) > 1 else 1
+    return f"{num_found} digits found" if num_found > 1 else best.digits[0].pixels

@@ -16,10 +16,9 @@ from mnist_ce.system.device import derived_generator, use_threads
 class DeviceLoader:
     """The images of a training set, in batches whose order is a function of (seed, epoch).
 
-    The images, uint8 [n, 28, 28] (47 MB for MNIST), and labels, int64 [n], stay on the device; a
-    batch is gathered by index and scaled, so that no image passes through Python by itself. The
-    last batch of an epoch holds the rest; a rest of one image, too few for a BatchNorm, joins the
-    batch before it. Epochs after `last_augmented_epoch` have no distortion.
+    The images, uint8 [n, 28, 28], and labels, int64 [n], stay on the device. The last batch of an
+    epoch holds the rest; a rest of one image, too few for a BatchNorm, joins the batch before it.
+    Epochs after `last_augmented_epoch` have no distortion.
     """
 
     def __init__(

@@ -44,10 +44,7 @@ def convert(images: Tensor, names: Sequence[str]) -> Tensor:
 
 
 def idx_header(*shape: int) -> bytes:
-    """Return what precedes the values, row-major, of an unsigned-byte array in an IDX file.
-
-    0, 0, type, number of dimensions; one big-endian uint32 each: http://yann.lecun.com/exdb/mnist/.
-    """
+    """Return the head of an IDX file of bytes: http://yann.lecun.com/exdb/mnist/."""
     return struct.pack(f">BBBB{len(shape)}I", 0, 0, _IDX_UINT8, len(shape), *shape)
 
 
@@ -134,14 +131,9 @@ def to_splits(
     The class of a label is the one of `class_names`, else of the ten digits, that it names; or it
     is a number from 0 that counts in `class_names`. Otherwise each label is a class.
 
-    Args:
-        parts: Images as in `to_pixels`, and labels: numbers or text, [n] or [n, 1], or one-hot.
-        name: Begins the messages.
-        class_names: What the labels may mean, where that is known.
-        num_classes: Where a number means itself even without names: at least so many classes.
-
-    Raises:
-        DataError: If a shape or value is wrong, or too many labels differ.
+    Images are those of `to_pixels`; labels are numbers or text, [n] or [n, 1], or one-hot. With
+    `num_classes` a number means itself even without names, and there are at least so many classes.
+    A DataError, which begins with `name`, if a shape or value is wrong, or too many labels differ.
     """
     places_of = {part: name if len(parts) == 1 else f"{name}, {part}" for part in parts}
     images = {part: to_pixels(arrays.images, places_of[part]) for part, arrays in parts.items()}
@@ -182,11 +174,14 @@ def to_splits(
     return splits, tuple(known or texts)
 
 
-def _to_array(values: object, name: str) -> NDArray[Any]:
+def _to_array(values: object, name: str, kinds: str) -> NDArray[Any]:
     try:
-        return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+        array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
     except ValueError as error:  # lists of different lengths
         raise DataError(f"{name}: {one_line(error)}") from None
+    if array.dtype.kind not in kinds:
+        raise DataError(f"{name} holds {array.dtype}, not numbers")
+    return array
 
 
 def to_pixels(images: object, name: str) -> Tensor:
@@ -195,9 +190,7 @@ def to_pixels(images: object, name: str) -> Tensor:
     They are [n, 28, 28], [n, 1, 28, 28], [n, 28, 28, 1] or [n, 784], bright on black, of whatever
     type, from 0 to 255 or, where nothing is above 1, from 0 to 1. A DataError for others.
     """
-    pixels = _to_array(images, name)
-    if pixels.dtype.kind not in "buif":
-        raise DataError(f"{name} holds {pixels.dtype}, not numbers")
+    pixels = _to_array(images, name, "buif")
     if pixels.shape[1:] not in IMAGE_SHAPES:
         shape = list(pixels.shape)
         raise DataError(f"{name}: images of shape {shape}, expected [n, 28, 28] or [n, 784]")
@@ -220,17 +213,14 @@ def to_pixels(images: object, name: str) -> Tensor:
 
 def _to_labels(labels: object, num_images: int, name: str) -> NDArray[Any]:
     """Return one label of each image: whole numbers, or text where one is not a number, [n]."""
-    values = _to_array(labels, name)
+    values = _to_array(labels, name, "buifOSU")
     if values.dtype.kind in "OSU":
         flat = [v.decode(errors="replace") if isinstance(v, bytes) else v for v in values.flat]
         values = np.array([sanitize(str(v).strip()) for v in flat]).reshape(values.shape)
         with contextlib.suppress(ValueError):
             values = values.astype(np.float64)
-    elif values.dtype.kind not in "buif":
-        raise DataError(f"{name} holds {values.dtype}, not numbers")
     if values.ndim == 2 and values.shape[1] > 1 and values.dtype.kind != "U":
-        is_one_hot = np.isin(values, (0, 1)).all() and (values.sum(axis=1) == 1).all()
-        if is_one_hot:
+        if np.isin(values, (0, 1)).all() and (values.sum(axis=1) == 1).all():  # one-hot
             values = values.argmax(axis=1)
         elif values.shape[1] == QMNIST_COLUMNS:
             values = values[:, 0]
@@ -250,8 +240,7 @@ def _to_labels(labels: object, num_images: int, name: str) -> NDArray[Any]:
 def split_validation(train: Split, size: int, seed: int) -> tuple[Split, Split]:
     """Return the training split without `size` images, and these as the validation split.
 
-    Which ones depends on `seed` alone. Both parts keep the order of `train`, and nothing is copied
-    where `size` is 0. A `UsageError` if `size` leaves no image to train on.
+    Which ones depends on `seed` alone. Both parts keep the order of `train`.
     """
     if not 0 <= size < len(train):
         limits = f"with {len(train)} training images it must be from 0 to {len(train) - 1}"
@@ -267,8 +256,8 @@ def split_validation(train: Split, size: int, seed: int) -> tuple[Split, Split]:
 def split_test(images: Split) -> tuple[Split, Split]:
     """Split off a fifth of the images of each label as test images; both parts keep their order.
 
-    Which ones depends on the pixels alone, not on the order of the images or a run's seed: every
-    run has the same test images, and few move when images are added. No image is in both parts.
+    Which ones depends on the pixels alone: every run has the same test images, few move when images
+    are added, and no image is in both parts.
     """
     keys = images.keys()
     is_test = torch.zeros(len(images), dtype=torch.bool)

@@ -1,8 +1,8 @@
 """The synthetic digits, drawn by the program itself: a substitute for MNIST, and more handwriting.
 
-The points of a style are varied, with splines through them and ink along these. No MNIST image is
-read here. How much each thing varies was chosen by looking at the drawings and by the accuracy on
-MNIST's *training* images of a network trained on the drawings alone; its test images chose nothing.
+The points of a style are varied, with splines through them and ink along these. How much each
+thing varies was chosen by looking at the drawings and by the accuracy on MNIST's *training* images
+of a network trained on the drawings alone; its test images chose nothing.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def load_styles(name: str = "mnist") -> tuple[Style, ...]:
 def spline_matrix(style: Style) -> Tensor:
     """Return the weights, float32 [samples, points], of a style's points along its strokes.
 
-    Each piece is a uniform Catmull-Rom spline (Catmull & Rom 1974) whose end points are mirrored to
-    give it a direction there. It is linear in its points: one matrix serves all their variations.
+    Each piece is a uniform Catmull-Rom spline (Catmull & Rom 1974) with mirrored end points: linear
+    in its points, so that one matrix serves all their variations.
     """
     index = {point: i for i, point in enumerate(style.points)}
     blocks = []
@@ -215,8 +215,7 @@ def _centre(ink: Tensor) -> Tensor:
 def generate(num_images: int, seed: int, styles: str = "mnist") -> Split:
     """Draw digits in the styles of `load_styles`, as many of each as can be, in random order.
 
-    Equal arguments give equal images on one kind of processor and one version of torch; elsewhere
-    a grey level may differ by one here and there.
+    On another processor or version of torch a grey level may differ by one here and there.
     """
     generator = torch.Generator().manual_seed(seed)
     images, labels = [], []
@@ -235,10 +234,7 @@ def generate(num_images: int, seed: int, styles: str = "mnist") -> Split:
 
 
 def load_synthetic(data_dir: Path) -> tuple[Split, Split]:
-    """Read 60,000 training and 10,000 test digits, or draw them.
-
-    They are kept in `synthetic/` below `data_dir` or the user's cache, where one can be written.
-    """
+    """Read 60,000 training and 10,000 test digits, or draw and keep them."""
     paths = [folder / "synthetic" / FILE_NAME for folder in (data_dir, cache_dir())]
     for path in paths:
         with contextlib.suppress(DataError, KeyError):  # missing or damaged
@@ -256,11 +252,9 @@ def load_synthetic(data_dir: Path) -> tuple[Split, Split]:
 
 
 def write_synthetic(path: Path, train: Split, test: Split) -> None:
-    content = io.BytesIO()
-    images = {"x_train": train.images.numpy(), "x_test": test.images.numpy()}
-    labels = {"y_train": train.labels.byte().numpy(), "y_test": test.labels.byte().numpy()}
-    np.savez(content, **images, **labels)  # type: ignore[arg-type]
+    content, arrays = io.BytesIO(), {}
+    for part, split in (("train", train), ("test", test)):
+        arrays |= {f"x_{part}": split.images.numpy(), f"y_{part}": split.labels.byte().numpy()}
+    np.savez(content, **arrays)  # type: ignore[arg-type]
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and not path.is_file():
-        raise FileExistsError(f"{path} is not a regular file")  # writing may wait for ever
     write_atomically(path, content.getvalue())

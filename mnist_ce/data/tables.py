@@ -75,17 +75,16 @@ def sort_name(name: str) -> tuple[tuple[str, ...], str | None, str | None]:
     return tuple(w for w in words if not re.fullmatch(every, w)), find(PARTS), find(ROLES) or None
 
 
-def read_arrays(kind: str, path: Path, *, alone: bool = False) -> dict[str, Arrays]:
+def read_arrays(kind: str, path: Path) -> dict[str, Arrays]:
     """Read images and labels of `csv`, `npz` or `idx`, from one file or several, by part.
 
-    Of a folder, all files are read. Beside a file of training images lie those for validation and
-    testing, and beside images their labels: with names that differ in the words for that alone.
-    With `alone` the other parts are left. What an array is its shape says, or else its name, as of
-    `x_train`, `train_images` or `labels`. A DataError for whatever cannot be read.
+    Files belong together whose names differ in the words for part and role alone. What an array is
+    its shape says, or else its name, as of `x_train`, `train_images` or `labels`. A DataError for
+    whatever cannot be read.
     """
     found: dict[str, list[NDArray[Any]]] = {}
     seen = []
-    for file in _files(path, alone=alone):
+    for file in _files(path):
         for name, array in READERS[kind](file).items():
             seen.append(name)
             is_image = array.shape[1:] in IMAGE_SHAPES or array.ndim > 2
@@ -108,7 +107,7 @@ def read_arrays(kind: str, path: Path, *, alone: bool = False) -> dict[str, Arra
     return parts
 
 
-def _files(path: Path, *, alone: bool) -> list[Path]:
+def _files(path: Path) -> list[Path]:
     """Return the files that belong together: those of a folder, or a file and those beside it."""
     is_folder = path.is_dir()
     folder = path if is_folder else path.parent
@@ -125,9 +124,7 @@ def _files(path: Path, *, alone: bool) -> list[Path]:
     beside = {
         sort: file
         for file, sort in reversed(files.items())
-        if sort[0] == stem
-        and (sort[1] == part or (part == "train" and not alone))
-        and bool(sort[2]) == bool(role)
+        if sort[0] == stem and (sort[1] == part or part == "train") and bool(sort[2]) == bool(role)
     }
     return [*(beside | {(stem, part, role): path}).values()]
 

@@ -1,9 +1,8 @@
 """Threads that do one task together, each with single-threaded torch operations.
 
 torch splits each operation among its own threads and joins them again, which costs more than it
-gains for small matrices, and waits, spinning, for a core that another program uses. Here a task
-joins only where it has to. torch releases the interpreter's lock in every operation, so that Python
-threads run in parallel. A thread that waits sleeps.
+gains for small matrices, and spins while it waits. Here a task joins only where it has to, and a
+thread that waits sleeps. torch releases the interpreter's lock in every operation.
 """
 
 from __future__ import annotations
@@ -38,9 +37,8 @@ class _AbortedError(Exception):
 class Workers:
     """Run tasks on `num_workers` threads, of which the calling thread is number 0.
 
-    The threads start with the first task that needs them, sleep between tasks, and end with this
-    object or with the process. After a fork the child starts its own. A process runs one task at a
-    time.
+    They start with the first task, sleep between tasks, and end with this object or the process.
+    After a fork the child starts its own. A process runs one task at a time.
     """
 
     def __init__(self, num_workers: int) -> None:

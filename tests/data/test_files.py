@@ -122,7 +122,6 @@ UNDER_ANY_NAME = [
     "{file}/{file}",  # as Kaggle serves them
     "archive/{dotted}",
     "{class_name}/raw/{dotted}/{dotted}",
-    "images and labels, part {number}",
 ]
 
 
@@ -140,8 +139,8 @@ UNDER_ANY_NAME = [
 def test_where_files_are_found_and_in_what_form(
     world: World, name: str, place: str, form: str, is_found: int
 ) -> None:
-    for number, file in enumerate(NAMES):
-        names = {"dotted": file.replace("-idx", ".idx"), "number": number, "file": file}
+    for file in NAMES:
+        names = {"dotted": file.replace("-idx", ".idx"), "file": file}
         path = world.data_dir / place.format(dataset=name, class_name=CLASSES[name], **names)
         raw = world.raw[name][file]
         contents = {".gz": world.packed[name][f"{file}.gz"], ".GZ": gzip.compress(raw, 1, mtime=1)}
