@@ -16,6 +16,7 @@ import tomllib
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -252,9 +253,9 @@ def load_synthetic(data_dir: Path) -> tuple[Split, Split]:
 
 
 def write_synthetic(path: Path, train: Split, test: Split) -> None:
-    content, arrays = io.BytesIO(), {}
+    content, arrays = io.BytesIO(), dict[str, Any]()
     for part, split in (("train", train), ("test", test)):
         arrays |= {f"x_{part}": split.images.numpy(), f"y_{part}": split.labels.byte().numpy()}
-    np.savez(content, **arrays)  # type: ignore[arg-type]
+    np.savez(content, **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content.getvalue())
