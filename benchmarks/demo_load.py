@@ -99,7 +99,7 @@ ATTACKS: dict[str, tuple[list[bytes], int, float]] = {
         2,
         0.2,
     ),
-    "streams": ([request("/v1/events")], 30, 1.0),
+    "runs": ([request("/v1/runs"), request("/v1/models")], 30, 1.0),
     "wrong tokens": ([request("/v1/models", token="guess")], 20, 1.0),
     "wrong hosts and paths": (
         [request("/v1/predict", DIGIT, "Origin: http://["), request("/v1/predict?checkpoint=../x")],
@@ -204,7 +204,7 @@ def main() -> None:
     ):
         process.submit(os.getpid).result()  # it has started
         measure(address, contents, 2)
-        for kind in ("streams", "forms", "images that take long", "large corrections"):
+        for kind in ("runs", "forms", "images that take long", "large corrections"):
             attack(address, kind, time.monotonic() + 1)  # loads what is loaded once
         time.sleep(REST_SECONDS)
         before = state_of(server.pid)

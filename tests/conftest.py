@@ -190,5 +190,5 @@ def demo(
     train_small_in(folder / "runs", "small")
     service = InferenceService(folder / "runs", 1)
     app = make_app(service, "127.0.0.1", None, folder / "corrections")
-    with contextlib.closing(service), serving(app) as url:
+    with contextlib.closing(service.pool), serving(app) as url:
         yield Demo(url, folder, service, app.state.server)

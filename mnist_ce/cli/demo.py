@@ -78,7 +78,7 @@ def demo(
 
         stack.enter_context(use_threads(1))
         service = InferenceService(Path(output), threads or os.cpu_count() or 1, model)
-        stack.callback(service.close)
+        stack.callback(service.pool.close)
         service.trained(DEFAULT_WEIGHTS)
         name = f"[{host}]" if ":" in host else host
         address = f"http://{name}:{listener.getsockname()[1]}/"

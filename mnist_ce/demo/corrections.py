@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import secrets
-import threading
 import time
 from pathlib import Path
 
@@ -15,16 +14,12 @@ from mnist_ce.system.files import write_atomically
 from mnist_ce.system.text import one_line
 
 MAX_CORRECTIONS = 10_000
-WRITING = threading.Lock()
 
 
 def to_png(content: bytes) -> bytes:
     """Return an image encoded anew, upright and without its metadata."""
     image = open_image(content)
-    if has_transparency(image):
-        image = image.convert("RGBA")
-    elif image.mode not in ("1", "L", "RGB"):
-        image = to_rgb(image)
+    image = image.convert("RGBA") if has_transparency(image) else to_rgb(image)
     image.info.clear()  # the ICC profile, comments, the time and place
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
@@ -39,16 +34,12 @@ def keep_correction(folder: Path, png: bytes, label: int) -> tuple[Path, int]:
     """
     name = f"{label}_{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}.png"
     try:
-        with WRITING:
-            folder.mkdir(parents=True, exist_ok=True)
-            number = sum(1 for _ in folder.glob("*.png")) + 1
-            if number > MAX_CORRECTIONS:
-                raise RunError(
-                    f"{folder} holds {MAX_CORRECTIONS:,} images: choose another --corrections"
-                )
-            write_atomically(folder / name, png)
-    except FileExistsError:
-        raise RunError(f"{folder} is not a folder: choose another --corrections") from None
+        folder.mkdir(parents=True, exist_ok=True)
+        number = 1 + len(list(folder.glob("*.png")))
+        if number > MAX_CORRECTIONS:
+            raise RunError(f"{folder} holds {MAX_CORRECTIONS:,} images: name another --corrections")
+        write_atomically(folder / name, png)
     except OSError as error:
-        raise RunError(f"{folder} cannot be written: {one_line(error)}") from None
+        reason = "it is not a folder" if isinstance(error, FileExistsError) else one_line(error)
+        raise RunError(f"{folder}: {reason}: choose another --corrections") from None
     return folder / name, number

@@ -28,7 +28,7 @@ SHIPPED = tuple(dict.fromkeys(SHIPPED_WEIGHTS.values()))  # each once, without o
 
 
 @lru_cache(maxsize=8)
-def _load(path: Path, modified_ns: int, model: str | None) -> TrainedModel:
+def load_cached(path: Path, modified_ns: int, model: str | None = None) -> TrainedModel:
     return load_model(path, model=model if needs_options(path) else None)
 
 
@@ -39,9 +39,6 @@ class InferenceService:
         # Two more than wanted: while two images take long, the others share the cores with them.
         self.output, self.pool = output, PreprocessPool(num_processes + 2)
         self.model = model  # of runs of a module: see `load_model`
-
-    def close(self) -> None:
-        self.pool.close()
 
     def checkpoints(self) -> dict[str, Path]:
         shipped = {name: find_checkpoint(name, self.output) for name in SHIPPED}
@@ -54,25 +51,22 @@ class InferenceService:
         path = find_checkpoint(name, self.output) if is_shipped else self.checkpoints().get(name)
         if path is None:
             raise HTTPException(404, f"there is no checkpoint {sanitize(name)!r}")
-        return _load(path, path.stat().st_mtime_ns, self.model)
+        return load_cached(path, path.stat().st_mtime_ns, self.model)
 
     async def predict(
-        self, content: bytes, trained: TrainedModel, options: PredictOptions
+        self, name: str, content: bytes, trained: TrainedModel, options: PredictOptions
     ) -> Predictions:
-        """Return the records of an image, as `mnist_ce.predict` does.
-
-        Raises:
-            ImageTooLargeError: If the image has too many pixels.
-        """
+        """Return the records of an image of this name; an ImageTooLargeError instead of one."""
         predictor = Predictor(trained, options)
-        preprocessing = self.pool.preprocess(content, predictor.preprocess_options)
-        pages = await asyncio.wrap_future(preprocessing)
+        limits = predictor.preprocess_options
+        pages = await asyncio.wrap_future(self.pool.preprocess(content, limits))
         if pages[0].is_too_large:
             raise ImageTooLargeError(str(pages[0].error))
         results = await run_sync(predictor.predict_batch, pages)
         if any(map(predictor.must_reread, results)):
-            return await self.predict(content, trained, replace(options, multi=True))
-        return Predictions(itertools.chain.from_iterable(results))
+            return await self.predict(name, content, trained, replace(options, multi=True))
+        records = itertools.chain.from_iterable(results)
+        return Predictions(replace(record, path=name) for record in records)
 
 
 def inspect_image(
@@ -83,15 +77,11 @@ def inspect_image(
     steps: int,
     learning_rate: float,
 ) -> dict[str, Any]:
-    """Return the records of an image as plain values, with all that led to one of them.
+    """Return the records of an image as plain values, with all that led to that at `index`.
 
-    `explanation` is None where there is no digit to explain; its loss is that of the class named
-    `target`, None for the predicted one. `index` is the digit's place among the records. With
-    `steps` it is that of a copy of the network after SGD on this digit; `step_losses` were before.
-
-    Raises:
-        CheckpointError: If logits are not finite.
-        UsageError: If the target is not one of the network's classes.
+    `explanation`, None where there is no digit, is of the loss for the class named `target`, None:
+    the predicted one. With `steps` it is that of a copy of the network after SGD on this digit.
+    A UsageError if the target is not one of the network's classes.
     """
     record = records[min(index, len(records) - 1)]
     explained = None if record.pixels is None else explain_record(trained, record, target)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import re
 import secrets
-import socket
-from collections import Counter
-from collections.abc import Collection
+import time
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 
 from fastapi import HTTPException, Request
@@ -20,26 +18,20 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from mnist_ce.system.text import one_line
-
 MAX_BODY_BYTES = 16_000_000  # above the photographs of most phones
-MAX_BODY_SECONDS = 15.0
-# Requests at once: with MAX_BODY_BYTES those of POST bound the memory of what is received.
-MAX_ACTIVE = {"POST requests": 32, "streams": 8, "requests": 256}
+MAX_HELD_BYTES = 32 * MAX_BODY_BYTES  # of the bodies of all requests at once
 MAX_CONNECTIONS = 256
-MAX_QUEUE_SECONDS = 1.0  # that a request waits for its turn
-MAX_WAIT_SECONDS = 10.0  # for the head of a request, or until a client takes an answer
+MAX_BODY_SECONDS = 15.0
+MAX_WAIT_SECONDS = 20.0  # for a request after the last answer, or until a client takes an answer
+LOOK_SECONDS = 0.2  # between two looks at the connections
+PIPELINE_SECONDS = 0.2  # until a request that was sent before the last was answered
 WRONG_TOKEN_SECONDS = 1.0
 COOKIE = "mnist_ce_token"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-POLICY = "; ".join(
-    (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'",
-        "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    )
-)
 HEADERS = {
-    "Content-Security-Policy": POLICY,
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -51,133 +43,101 @@ logger = logging.getLogger(__name__)
 
 
 class LimitedProtocol(H11Protocol):
-    """HTTP over a connection that ends when its client keeps the server waiting.
-
-    Of more than `MAX_CONNECTIONS` the one ends that has waited for its client the longest, if
-    possible for its first request.
-    """
+    """HTTP over a connection that knows since when its client keeps the server waiting."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # so that whatever is not taken pauses writing
-        self.deadline = self.loop.call_later(MAX_WAIT_SECONDS, self.end_if_waiting)
-        if len(self.connections) > MAX_CONNECTIONS:
-            limited = (one for one in self.connections if isinstance(one, LimitedProtocol))
-            waiting = (one for one in limited if one.is_waiting)
-            # First one that has never asked anything: a client between two requests is no flood.
-            oldest = min(waiting, key=lambda one: (one.cycle is not None, one.deadline.when()))
-            oldest.transport.abort()
-            self.connections.discard(oldest)
+        self.waits_since = self.loop.time()
 
     @property
     def is_waiting(self) -> bool:
         """Whether a request has yet to come, the client to take an answer, or to find its token."""
-        is_answered = self.cycle is None or self.cycle.response_complete
-        return is_answered or self.flow.write_paused or "is_slowed" in self.scope
+        is_asked = self.cycle is not None and not self.cycle.response_complete
+        is_busy = is_asked and not (self.cycle.more_body or "is_slowed" in self.scope)
+        return not is_busy or self.flow.write_paused
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self.deadline.cancel()
         is_unanswered = self.cycle is not None and not self.cycle.response_complete
         if is_unanswered and (task := self.scope["state"].get("task")):
             task.cancel()  # nobody waits for its images any more
 
-    def end_if_waiting(self) -> None:
-        if self.is_waiting:
-            self.transport.abort()
-
     def on_response_complete(self) -> None:
-        super().on_response_complete()
-        self.restart_deadline()
+        self.waits_since = self.loop.time()
+        if self.conn.trailing_data[0]:  # many requests at once, as no browser sends, get few turns
+            self.loop.call_later(PIPELINE_SECONDS, super().on_response_complete)
+        else:
+            super().on_response_complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self.restart_deadline()
+        self.waits_since = self.loop.time()
 
-    def restart_deadline(self) -> None:
-        self.deadline.cancel()
-        self.deadline = self.loop.call_later(MAX_WAIT_SECONDS, self.end_if_waiting)
+
+async def end_waiting(connections: Collection[LimitedProtocol]) -> None:
+    """From time to time end the connections whose clients keep the server waiting for too long.
+
+    Of more than `MAX_CONNECTIONS` those end that have waited for their client the longest, first
+    the ones that have never asked anything: a client between two requests is no flood.
+    """
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        waiting = sorted(
+            (one for one in connections if one.is_waiting),
+            key=lambda one: (one.cycle is not None, one.waits_since),
+        )
+        num_surplus, now = len(connections) - MAX_CONNECTIONS, asyncio.get_running_loop().time()
+        for place, one in enumerate(waiting):
+            if place < num_surplus or now - one.waits_since > MAX_WAIT_SECONDS:
+                one.transport.abort()
 
 
 @dataclass(eq=False)
 class SecurityMiddleware:
-    """Refuses requests to other hosts, from other pages, without the token, or too many at once.
+    """Refuses requests to other hosts, from pages of other origins, or without the token.
 
     `host` is the address that the server listens on, `hosts` the names that a proxy has for it, and
     `origins` those of other pages that may ask. The token, if there is one, is needed for every
-    path under /v1/, as `Authorization: Bearer …` or as a cookie. Among too many requests the
-    oldest of `receiving`, whose bodies have yet to come, makes room.
+    path under /v1/, as `Authorization: Bearer …` or as a cookie.
     """
 
     app: ASGIApp
     host: str
     token: str | None
-    receiving: dict[asyncio.Timeout, None]
     hosts: Collection[str] = ()
     origins: Collection[str] = ()
-    num_active: Counter[str] = field(default_factory=Counter)
+    reported_at: float = 0.0  # the last wrong token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        scope.setdefault("state", {})["task"] = asyncio.current_task()
-        has_started = False
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal has_started
             if message["type"] == "http.response.start":
-                has_started = True
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        async def refuse(status: int, reason: str) -> None:
-            response = JSONResponse({"error": reason}, status, {"Retry-After": "1"})
-            await response(scope, receive, send_with_headers)
-
+        scope.setdefault("state", {})["task"] = asyncio.current_task()
         request = Request(scope)
         if refusal := self.refusal(request):
-            if refusal[0] == 401:  # whoever guesses tokens waits, the first of them is reported
-                if not self.num_active["guesses"]:
-                    client = request.client.host if request.client else "an unknown address"
-                    logger.warning(f"wrong token from {client}")
-                self.num_active["guesses"] += 1
+            status, reason = refusal
+            if status == 401:  # whoever guesses tokens waits, and is reported once in a while
+                if (now := time.monotonic()) > self.reported_at + WRONG_TOKEN_SECONDS:
+                    self.reported_at = now
+                    logger.warning(f"wrong token from {request.client and request.client.host}")
                 scope["is_slowed"] = True
-                try:
-                    await asyncio.sleep(WRONG_TOKEN_SECONDS)
-                finally:
-                    self.num_active["guesses"] -= 1
-            await refuse(*refusal)
-            return
-        kind = "POST requests" if request.method == "POST" else "requests"
-        kind = "streams" if request.url.path == "/v1/events" else kind
-        give_up_at = asyncio.get_running_loop().time() + MAX_QUEUE_SECONDS
-        while self.num_active[kind] >= MAX_ACTIVE[kind]:
-            waiting = (one for one in self.receiving if not one.expired() and "POST" in kind)
-            if oldest := next(waiting, None):
-                del self.receiving[oldest]  # it makes room
-                oldest.reschedule(0)
-                break
-            if asyncio.get_running_loop().time() > give_up_at:
-                await refuse(429, f"more than {MAX_ACTIVE[kind]} {kind} at once: try again")
-                return
-            await asyncio.sleep(0.05)  # of those that came at once, none may be receiving yet
-        self.num_active[kind] += 1  # nothing was awaited since it was compared
-        try:
-            is_head = request.method == "HEAD" and kind != "streams"  # uvicorn leaves out the body
-            asked = {**scope, "method": "GET"} if is_head else scope
-            await self.app(asked, receive, send_with_headers)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {one_line(error)}"
-            logger.error(f"{request.method} {request.url.path} failed: {reason}")
-            if not has_started:
-                await refuse(500, f"internal error, please report: {reason}")
-        finally:
-            self.num_active[kind] -= 1
+                await asyncio.sleep(WRONG_TOKEN_SECONDS)
+            await JSONResponse({"error": reason}, status)(scope, receive, send_with_headers)
+        else:  # uvicorn leaves out the body of an answer to HEAD
+            method = "GET" if request.method == "HEAD" else request.method
+            await self.app({**scope, "method": method}, receive, send_with_headers)
 
     def refusal(self, request: Request) -> tuple[int, str] | None:
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
-        if not self.is_own_host(host):
+        # On another address only who has the token is answered, whatever name led here.
+        if self.host in LOOPBACK and _host_name(host) not in (*LOOPBACK, *self.hosts):
             return 421, "the Host header names another host than this server: see --allow-host"
         is_own = origin in (None, f"http://{host}", f"https://{host}")
         # A proxy may put its own name for this server, and another port, in the place of the host.
@@ -192,22 +152,10 @@ class SecurityMiddleware:
             return 401, "the token is missing or wrong: send it as Authorization: Bearer TOKEN"
         return None
 
-    def is_own_host(self, header: str) -> bool:
-        """Whether a Host header names this server; no name that only DNS could have led here."""
-        host = _host_name(header)
-        if host in (*LOOPBACK, self.host, *self.hosts):
-            return bool(host)
-        if self.host in LOOPBACK:
-            return False
-        with contextlib.suppress(ValueError):
-            return bool(ipaddress.ip_address(host))
-        return host == socket.gethostname().lower()
-
     def has_token(self, request: Request) -> bool:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             token = request.cookies.get(COOKIE, "")
-        # In constant time.
         return secrets.compare_digest(token.encode(), (self.token or "").encode())
 
 
@@ -217,32 +165,41 @@ def _host_name(header: str) -> str:
     return "" if match is None else match[1] or match[2]
 
 
-async def read_body(request: Request) -> bytes:
-    """Return a request's body, up to `MAX_BODY_BYTES` and for `MAX_BODY_SECONDS`.
+@dataclass(eq=False)
+class Bodies:
+    """The bodies of all requests at a time, which have `MAX_HELD_BYTES` together."""
 
-    Raises:
-        HTTPException: 413 or 408 beyond these, 400 where there is none.
-    """
-    body = bytearray()
-    too_large = HTTPException(413, f"the body has more than {MAX_BODY_BYTES:,} bytes")
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
-        raise too_large
-    receiving: dict[asyncio.Timeout, None] = request.app.state.receiving
-    timeout = asyncio.timeout(MAX_BODY_SECONDS)
-    try:
-        async with timeout:
-            receiving[timeout] = None
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise too_large
-    except TimeoutError:
-        raise HTTPException(408, "the body took too long") from None
-    except ClientDisconnect:
-        raise HTTPException(400, "the body ends early") from None
-    finally:
-        receiving.pop(timeout, None)
-    if not body:
-        raise HTTPException(400, "the body is empty: send the bytes of an image")
-    return bytes(body)
+    num_bytes: int = 0
+    receiving: dict[asyncio.Timeout, int] = field(default_factory=dict)  # bytes of each so far
+
+    @contextlib.asynccontextmanager
+    async def hold(self, request: Request) -> AsyncIterator[bytes]:
+        """Receive a body; of too many bytes the largest one that is not whole yet makes room.
+
+        Raises:
+            HTTPException: 400 if there is none, 408 or 413 if it takes too long or is too large.
+        """
+        body, declared = bytearray(), request.headers.get("content-length", "")
+        size = int(declared) if declared.isdecimal() else 0
+        timeout = asyncio.timeout(MAX_BODY_SECONDS)
+        try:
+            async with timeout:
+                chunks = request.stream()
+                while size <= MAX_BODY_BYTES and (chunk := await anext(chunks, b"")):
+                    body += chunk
+                    size, self.receiving[timeout] = max(size, len(body)), len(body)
+                    self.num_bytes += len(chunk)
+                    if self.num_bytes > MAX_HELD_BYTES:
+                        going = (one for one in self.receiving if not one.expired())
+                        max(going, key=self.receiving.__getitem__).reschedule(0)
+            self.receiving.pop(timeout, None)
+            if size > MAX_BODY_BYTES:
+                raise HTTPException(413, f"the body has more than {MAX_BODY_BYTES:,} bytes")
+            if not body:
+                raise HTTPException(400, "the body is empty: send the bytes of an image")
+            yield bytes(body)
+        except (TimeoutError, ClientDisconnect):
+            raise HTTPException(408, "the body took too long, or others needed its room") from None
+        finally:
+            self.receiving.pop(timeout, None)
+            self.num_bytes -= len(body)

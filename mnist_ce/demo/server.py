@@ -1,19 +1,19 @@
-"""The HTTP server: the page, the interface for programs, and the stream of a run's curves."""
+"""The HTTP server: the page and the interface for programs."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import ctypes
-import itertools
 import json
 import logging
+import mimetypes
 import os
 import re
 import signal
 import socket
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,15 +23,15 @@ from anyio.to_thread import current_default_thread_limiter, run_sync
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
-from fastapi.staticfiles import StaticFiles
+from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.routing import Route
 
-from mnist_ce.demo.corrections import WRITING, keep_correction, to_png
+from mnist_ce.demo import security
+from mnist_ce.demo.corrections import keep_correction, to_png
 from mnist_ce.demo.inference import SHIPPED, InferenceService, inspect_image
-from mnist_ce.demo.live import RunWatcher
-from mnist_ce.demo.security import COOKIE, LimitedProtocol, SecurityMiddleware, read_body
+from mnist_ce.demo.live import runs_now
 from mnist_ce.prediction.predict import DEFAULT_WEIGHTS, Predictions, PredictOptions
 from mnist_ce.runs.load_model import TrainedModel
 from mnist_ce.runs.records import RunRecord
@@ -43,11 +43,10 @@ from mnist_ce.system.text import did_you_mean, one_line, plain_reason, sanitize
 logger = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
-MAX_FILES, MAX_PARTS, MAX_HEAD_BYTES = 64, 128, 4096  # of a form
+MAX_FILES, MAX_PARTS = 64, 128  # of a form
 MAX_SECONDS = 20.0  # for the predictions of one request
 MAX_AT_ONCE = 4  # images of one request: those of the others come in between
-MAX_THREADS = 4  # for what would block the event loop, beside one for the streams
-STREAM_SECONDS = 1.0
+MAX_THREADS = 4  # for what would block the event loop, beside one for runs and corrections
 
 
 class Problem(BaseModel):
@@ -58,12 +57,8 @@ class Problem(BaseModel):
 
 ANSWER = json.loads((STATIC / "docs/answer.json").read_text("utf-8"))  # an example
 IMAGES = {"requestBody": json.loads((STATIC / "docs/images.json").read_text("utf-8"))}
-Checkpoint = Annotated[str, Query(description="A name of /v1/models.")]
-Multi = Annotated[
-    bool | None, Query(description="Read every digit; by default, where there are several.")
-]
+Multi = Annotated[bool | None, Query(description="Every digit; by default, of several.")]
 Format = Annotated[Literal["json", "text"], Query(description="Records, or the reading alone.")]
-TopK = Annotated[int, Query(ge=1, le=100, description="Most probable classes to list.")]
 Confidence = Annotated[float | None, Query(ge=0, le=1, description="As --min-confidence.")]
 
 
@@ -75,6 +70,11 @@ def only_known_options(request: Request) -> None:
         raise HTTPException(422, f"there is no option {sanitize(unknown[0])}{near}")
 
 
+def service_of(request: Request) -> InferenceService:
+    return request.app.state.service  # type: ignore[no-any-return]
+
+
+Service = Annotated[InferenceService, Depends(service_of)]
 router = APIRouter(
     dependencies=[Depends(only_known_options)],
     responses={"default": {"model": Problem, "description": "A refusal."}},
@@ -88,15 +88,27 @@ async def health() -> dict[str, str]:
 
 
 @router.get("/v1/models")
-def models(request: Request) -> list[dict[str, Any]]:
+def models(service: Service) -> list[dict[str, Any]]:
     """The checkpoints at hand: the shipped ones, then the runs, newest first."""
     keys = ("dataset", "recipe", "class_names", "test_accuracy", "status")
     listed = []
-    for name, path in request.app.state.service.checkpoints().items():
+    for name, path in service.checkpoints().items():
         record = RunDir(path.parent).read_record() or RunRecord()
         about = {"name": name, "is_shipped": name in SHIPPED, "path": sanitize(str(path))}
         listed.append(about | {key: record[key] for key in keys})
     return listed
+
+
+async def read_images(request: Request) -> AsyncIterator[list[tuple[str, bytes]]]:
+    """Yield the images of a request with their names, `-` for a body without names."""
+    kind = request.headers.get("content-type", "")
+    readers = {"multipart/form-data": form_files, "application/json": json_image}
+    reader = readers.get(kind.partition(";")[0].strip().lower())
+    async with request.app.state.bodies.hold(request) as body:
+        yield [("-", body)] if reader is None else await run_sync(reader, kind, body)
+
+
+Images = Annotated[list[tuple[str, bytes]], Depends(read_images)]
 
 
 @router.post(
@@ -108,10 +120,11 @@ def models(request: Request) -> list[dict[str, Any]]:
     },
 )
 async def predict(
-    request: Request,
-    checkpoint: Checkpoint = DEFAULT_WEIGHTS,
+    service: Service,
+    images: Images,
+    checkpoint: Annotated[str, Query(description="A name of /v1/models.")] = DEFAULT_WEIGHTS,
     multi: Multi = None,
-    top_k: TopK = 3,
+    top_k: Annotated[int, Query(ge=1, le=100, description="Most probable classes to list.")] = 3,
     min_confidence: Confidence = None,
     format: Format = "json",
 ) -> Response:
@@ -120,12 +133,9 @@ async def predict(
     The body is one image, or a form with files. The answer is that of `mnist-ce predict --json`, a
     record for each digit, or of `--text`. Status 422 where no image could be read.
     """
-    service: InferenceService = request.app.state.service
-    images = await read_images(request)
     trained = await run_sync(service.trained, checkpoint)
     options = PredictOptions(top_k=top_k, multi=multi, min_confidence=min_confidence)
-    results = await classify(service, images, trained, options)
-    records = Predictions(itertools.chain.from_iterable(results))
+    records = await classify(service, images, trained, options)
     status = 422 if all(record.status == "error" for record in records) else 200
     if format == "text":
         return PlainTextResponse(f"{records.text}\n", status)
@@ -134,7 +144,8 @@ async def predict(
 
 @router.post("/v1/inspect", openapi_extra=IMAGES)
 async def inspect(
-    request: Request,
+    service: Service,
+    images: Images,
     checkpoint: Annotated[list[str] | None, Query(max_length=2, description="Up to two.")] = None,
     multi: Multi = None,
     target: Annotated[str | None, Query(description="The right class.")] = None,
@@ -149,83 +160,56 @@ async def inspect(
     after as many SGD steps on this digit alone, which no other request sees; `step_losses` has the
     loss before each.
     """
-    service: InferenceService = request.app.state.service
-    names = checkpoint or [DEFAULT_WEIGHTS]
-    images = await read_images(request)
-    models = [await run_sync(service.trained, name) for name in names]
     inspected: list[dict[str, Any]] = []
-    for name, trained in zip(names, models, strict=True):
-        top_k = len(trained.class_names)
-        options = PredictOptions(top_k=top_k, multi=multi, keep_stages=True)
-        (records,) = await classify(service, images[:1], trained, options)
+    for name in checkpoint or [DEFAULT_WEIGHTS]:
+        trained = await run_sync(service.trained, name)
+        options = PredictOptions(top_k=len(trained.class_names), multi=multi, keep_stages=True)
+        records = await classify(service, images[:1], trained, options)
         records = Predictions(record for record in records if record.page in (None, 1))
         if records[0].status == "error":
             raise ImageError(str(records[0].reason))
         # The second network may have other classes.
         known = None if inspected and target not in trained.class_names else target
-        content = await run_sync(
-            inspect_image, trained, records, known, index, steps, learning_rate
-        )
-        inspected.append({"checkpoint": name, **content})
+        arguments = (trained, records, known, index, steps, learning_rate)
+        inspected.append({"checkpoint": name, **await run_sync(inspect_image, *arguments)})
     return JSONResponse(inspected)
 
 
 @router.post("/v1/corrections", openapi_extra=IMAGES, status_code=201)
 async def correct(
-    request: Request, label: Annotated[int, Query(ge=0, le=9, description="The digit.")]
+    request: Request,
+    service: Service,
+    images: Images,
+    label: Annotated[int, Query(ge=0, le=9, description="The digit.")],
 ) -> dict[str, str | int]:
     """Keep an image with its label, in the folder that `--dataset folder:DIR` reads."""
-    ((_, content), *_) = await read_images(request)
-    service: InferenceService = request.app.state.service
-    png = await asyncio.wrap_future(service.pool.submit(to_png, content))
-    folder: Path = request.app.state.corrections
-    path, number = await run_sync(keep_correction, folder, png, label)
-    return {"file": path.name, "folder": str(folder), "number": number}
-
-
-@router.get(
-    "/v1/events",
-    response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
-)
-async def events(
-    request: Request, run: Annotated[list[str] | None, Query(description="Names.")] = None
-) -> StreamingResponse:
-    """Stream what changes in the runs: server-sent events `runs`, `curve` and `snapshot`.
-
-    After `failed`, with a reason, the stream ends.
-    """
     state = request.app.state
-    watcher = RunWatcher(state.service.output, run or ())
+    png = await asyncio.wrap_future(service.pool.submit(to_png, images[0][1]))
+    path, number = await run_sync(
+        keep_correction, state.corrections, png, label, limiter=state.one_thread
+    )
+    return {"file": path.name, "folder": str(path.parent), "number": number}
 
-    def message(name: str, content: object) -> str:
-        return f"event: {name}\ndata: {json.dumps(content, allow_nan=False)}\n\n"
 
-    async def stream() -> AsyncIterator[str]:
-        try:
-            while True:
-                changes = watcher.changes()
-                while event := await run_sync(next, changes, None, limiter=state.stream_limiter):
-                    yield message(*event)
-                yield ":\n\n"  # a comment, which finds out whether the page is still there
-                for _ in range(5):
-                    if state.server.should_exit:
-                        return
-                    await asyncio.sleep(STREAM_SECONDS / 5)
-        except Exception as error:  # the next stream would have it, too
-            logger.error(f"the stream of runs failed: {type(error).__name__}: {one_line(error)}")
-            yield message("failed", {"reason": one_line(error)})
+@router.get("/v1/runs")
+async def runs(
+    request: Request,
+    service: Service,
+    run: Annotated[list[str] | None, Query(max_length=16, description="Names.")] = None,
+) -> dict[str, Any]:
+    """The runs as they are now, trained or in training; of those named the curves.
 
-    return StreamingResponse(stream(), media_type="text/event-stream")
+    Of the first also the weights and mistakes. Without a name the newest run is shown.
+    """
+    limiter = request.app.state.one_thread
+    return await run_sync(runs_now, service.output, run or (), limiter=limiter)
 
 
 @router.post("/v1/session", status_code=204)
-async def session(request: Request) -> Response:
+async def session(request: Request, response: Response) -> None:
     """Turn the token of this request into a cookie, for the page."""
-    response = Response(status_code=204)
     token: str = request.app.state.token or ""
-    response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
-    return response
+    response.set_cookie(security.COOKIE, token, httponly=True, samesite="strict")
 
 
 async def classify(
@@ -233,39 +217,25 @@ async def classify(
     images: Sequence[tuple[str, bytes]],
     trained: TrainedModel,
     options: PredictOptions,
-) -> list[Predictions]:
-    """Return the records of each image, a name and its bytes; 422 after `MAX_SECONDS`."""
-    turns = asyncio.Semaphore(MAX_AT_ONCE)
-
-    async def predict_in_turn(content: bytes) -> Predictions:
-        async with turns:
-            return await service.predict(content, trained, options)
-
+) -> Predictions:
+    """Return the records of all images, each a name and its bytes; 422 after `MAX_SECONDS`."""
+    results = Predictions()
     try:
         async with asyncio.timeout(MAX_SECONDS):
-            results = await asyncio.gather(*(predict_in_turn(content) for _, content in images))
+            for start in range(0, len(images), MAX_AT_ONCE):
+                few = images[start : start + MAX_AT_ONCE]
+                predictions = (service.predict(*image, trained, options) for image in few)
+                results.extend(chain.from_iterable(await asyncio.gather(*predictions)))
     except TimeoutError:
         raise HTTPException(422, f"the images took more than {MAX_SECONDS:g} s") from None
-    return [
-        Predictions(replace(record, path=name) for record in records)
-        for (name, _), records in zip(images, results, strict=True)
-    ]
-
-
-async def read_images(request: Request) -> list[tuple[str, bytes]]:
-    """Return the images of a request with their names, `-` for a body without names."""
-    body, kind = await read_body(request), request.headers.get("content-type", "")
-    readers = {"multipart/form-data": form_files, "application/json": json_image}
-    reader = readers.get(kind.partition(";")[0].strip().lower())
-    return [("-", body)] if reader is None else await run_sync(reader, kind, body)
+    return results
 
 
 def json_image(_: str, body: bytes) -> list[tuple[str, bytes]]:
     try:
         return [("-", json.loads(body)["image"].encode(errors="replace"))]
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        advice = """send {"image": "…"}, with its base64 or a data URL"""
-        raise HTTPException(422, f"the JSON has no image: {advice}") from None
+        raise HTTPException(422, 'the JSON has no image: send {"image": "base64"}') from None
 
 
 def form_files(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
@@ -275,18 +245,13 @@ def form_files(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
         HTTPException: 400 if the form is damaged or has no file, or too many.
     """
     boundary = re.search(r'boundary="?([^";,]{1,70})', content_type)
-    damaged = HTTPException(400, "the form is damaged")
-    if boundary is None:
-        raise damaged
-    separator = b"\r\n--" + boundary[1].encode("latin-1")
-    _, *parts = (b"\r\n" + body).split(separator, MAX_PARTS + 1)
-    if not parts or not parts[-1].startswith(b"--"):
-        raise damaged
+    separator = b"\r\n--" + (boundary[1] if boundary else "\r\n").encode("latin-1")
+    parts = (b"\r\n" + body).split(separator, MAX_PARTS)
+    if not parts[-1].startswith(b"--"):
+        raise HTTPException(400, "the form is damaged")
     files = []
-    for part in parts[:-1]:
-        head, end_of_head, content = part.partition(b"\r\n\r\n")
-        if not end_of_head or len(head) > MAX_HEAD_BYTES:
-            raise damaged
+    for part in parts[1:-1]:
+        head, _, content = part.partition(b"\r\n\r\n")
         if name := re.search(rb'filename="([^"]*)"|filename=([^\s;"]+)', head):
             text = (name[1] or name[2] or b"-").decode("utf-8", "replace")
             files.append((sanitize(text), content))
@@ -296,9 +261,12 @@ def form_files(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
 
 
 @contextlib.asynccontextmanager
-async def _few_threads(_: FastAPI) -> AsyncIterator[None]:
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     current_default_thread_limiter().total_tokens = MAX_THREADS
+    connections = app.state.server.server_state.connections
+    ending = asyncio.create_task(security.end_waiting(connections))
     yield
+    ending.cancel()
 
 
 def make_app(
@@ -313,53 +281,59 @@ def make_app(
 
     `corrections` is the folder for images with a label that the user gives.
     """
-    app = FastAPI(
-        title="mnist-ce", version=version(), docs_url=None, redoc_url=None, lifespan=_few_threads
-    )
+    details: dict[str, Any] = {"docs_url": None, "redoc_url": None, "lifespan": lifespan}
+    app = FastAPI(title="mnist-ce", version=version(), **details)
     state = app.state
     state.service, state.token, state.corrections = service, token, corrections
-    state.receiving, state.stream_limiter = {}, CapacityLimiter(1)
+    state.bodies, state.one_thread = security.Bodies(), CapacityLimiter(1)
     limits: dict[str, Any] = {"host": host, "token": token, "hosts": hosts, "origins": origins}
-    app.add_middleware(SecurityMiddleware, receiving=state.receiving, **limits)
+    app.add_middleware(security.SecurityMiddleware, **limits)
     if origins:  # it answers the preflight requests of browsers, which have no token
         headers = ("Authorization", "Content-Type")
         options: dict[str, Any] = {"allow_methods": ("GET", "POST"), "allow_headers": headers}
         app.add_middleware(CORSMiddleware, allow_origins=origins, **options)
     app.include_router(router)
-    app.mount("/examples", StaticFiles(directory=shipped_dir("examples")))
-    for kind in (MnistCeError, RequestValidationError, StarletteHTTPException):
+    for kind in (MnistCeError, RequestValidationError, StarletteHTTPException, Exception):
         app.add_exception_handler(kind, error_response)
     # Here, since FastAPI would leave out what is null.
     answers = app.openapi()["paths"]["/v1/predict"]["post"]["responses"]
     answers["200"]["content"]["application/json"] = {"example": ANSWER}
-    app.router.default = StaticFiles(directory=STATIC, html=True)  # for whatever is no route
+    for at, folder in (("", STATIC), ("/examples", shipped_dir("examples"))):
+        for file in folder.rglob("*.*"):  # in memory, so that none takes a thread
+            answer = Response(file.read_bytes(), media_type=mimetypes.guess_type(file)[0])
+            path = f"{at}/{file.relative_to(folder).as_posix()}".removesuffix("index.html")
+            app.router.routes.append(Route(path, answer, methods=["GET"]))
     return app
 
 
-async def error_response(_: Request, error: Exception) -> JSONResponse:
+async def error_response(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, StarletteHTTPException):
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+    if isinstance(error, MnistCeError):
+        status = 413 if isinstance(error, ImageTooLargeError) else 422
+        return JSONResponse({"error": str(error)}, status)
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
-        reason = f"{first['loc'][-1]} {plain_reason(first['msg'])}"
-        return JSONResponse({"error": reason}, 422)
-    status = 413 if isinstance(error, ImageTooLargeError) else 422
-    return JSONResponse({"error": str(error)}, status)
+        return JSONResponse({"error": f"{first['loc'][-1]} {plain_reason(first['msg'])}"}, 422)
+    reason = f"{type(error).__name__}: {one_line(error)}"
+    logger.error(f"{request.method} {request.url.path} failed: {reason}")
+    headers = security.HEADERS | {"Connection": "close"}  # as uvicorn then does
+    return JSONResponse({"error": f"internal error, please report: {reason}"}, 500, headers)
 
 
 def make_server(app: FastAPI) -> uvicorn.Server:
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # the middleware reports errors
     config = uvicorn.Config(
         app,
-        http=LimitedProtocol,
+        http=security.LimitedProtocol,
         ws="none",
         log_config=None,
+        log_level="critical",  # `error_response` reports errors
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=1,
     )
-    app.state.server = server = uvicorn.Server(config)
-    return server
+    app.state.server = uvicorn.Server(config)
+    return app.state.server  # type: ignore[no-any-return]
 
 
 def serve(app: FastAPI, listener: socket.socket) -> None:
@@ -369,12 +343,10 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
     """
 
     def end(number: int, _: object) -> None:
-        app.state.service.close()
-        WRITING.acquire(timeout=0.5)  # no correction is half written
+        app.state.service.pool.close()
         os._exit(128 + number)
 
-    # glibc (-3 is M_MMAP_THRESHOLD) then returns the memory of bodies and images at once: with the
-    # first snapshot of a run the process grew by 302 MB in place of 390, 163 of them by imports.
+    # glibc (-3 is M_MMAP_THRESHOLD) then returns the memory of bodies and images at once.
     with contextlib.suppress(AttributeError, TypeError):  # another system
         ctypes.CDLL(None).mallopt(-3, 1 << 17)
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -14,12 +14,13 @@ import pytest
 pytest.importorskip("fastapi")
 from conftest import SMALL_RUN
 from PIL import Image
+from running import CLIENT
 
 from mnist_ce.cli.terminal import LivePage
 from mnist_ce.data import dataset as dataset_module
 from mnist_ce.data.splits import Dataset
 from mnist_ce.demo import live
-from mnist_ce.demo.live import MAX_POINTS, RunWatcher
+from mnist_ce.demo.live import MAX_POINTS, runs_now
 from mnist_ce.evaluation.evaluate import evaluate
 from mnist_ce.evaluation.metrics import most_confident_mistakes
 from mnist_ce.runs.records import RunState
@@ -33,34 +34,28 @@ def test_a_run_is_watched_as_it_goes_on(
     train_small: Callable[..., TrainResult], tmp_path: Path
 ) -> None:
     run = train_small("a").run
-    watcher = RunWatcher(tmp_path, ())
     run.steps_path.write_text(HEADER + "10,1,2.0,0.2,0.1\n20,1,1,0.5,0.1\n30,2,0.5,0.8,0.1\n4")
-    seen = dict(watcher.changes())
-    assert seen["runs"]["shown"] == ["a"]
-    assert seen["curve"]["steps"] == [[10, 2, 0.2, 0.1], [20, 1, 0.5, 0.1], [30, 0.5, 0.8, 0.1]]
+    seen = runs_now(tmp_path, ())
+    assert seen["shown"] == ["a"]
+    (curve,) = seen["curves"]
+    assert curve["steps"] == [[10, 2, 0.2, 0.1], [20, 1, 0.5, 0.1], [30, 0.5, 0.8, 0.1]]
     losses = [row["train_loss"] for row in run.read_metrics()]
-    assert [row[:3] for row in seen["curve"]["epochs"]] == [[20, 1, losses[0]], [30, 2, losses[1]]]
+    assert [row[:3] for row in curve["epochs"]] == [[20, 1, losses[0]], [30, 2, losses[1]]]
     assert seen["snapshot"]["num_tested"] > 0
-    assert dict(watcher.changes()) == {}
 
     run.steps_path.write_text(HEADER + "10,1,2.0,0.2,0.1\n")  # resumed from an earlier step
     with run.lock():
-        seen = dict(watcher.changes())
-    assert seen["curve"]["steps"] == [[10, 2, 0.2, 0.1]]
-    assert seen["runs"]["runs"][0]["state"] == "running"
+        seen = runs_now(tmp_path, ())
+    assert seen["curves"][0]["steps"] == [[10, 2, 0.2, 0.1]]
+    assert seen["runs"][0]["state"] == "running"
     run.write_record(run.read_record().updated(status=RunState.STOPPED))  # type: ignore[union-attr]
-    assert dict(watcher.changes())["runs"]["runs"][0]["state"] == "resumable"
+    assert runs_now(tmp_path, ())["runs"][0]["state"] == "resumable"
 
     rows = "".join(f"{step},1,{step % 2},0.5,0.1\n" for step in range(1, 4 * MAX_POINTS + 1))
     run.steps_path.write_text(HEADER + rows)
-    steps = dict(watcher.changes())["curve"]["steps"]  # in means
+    steps = runs_now(tmp_path, ["a", "gone"])["curves"][0]["steps"]  # in means
     assert len(steps) == MAX_POINTS
     assert {loss for _, loss, _, _ in steps} == {0.5}
-
-    run.steps_path.unlink()  # as an earlier version wrote runs: by epoch
-    curve = dict(RunWatcher(tmp_path, ("a", "gone")).changes())["curve"]
-    assert curve["steps"] == []
-    assert [row[0] for row in curve["epochs"]] == [34, 68]  # 1,000 images in batches of 30
 
 
 @pytest.mark.parametrize("dataset", ["folder:{}", "mnist+folder:{}"])
@@ -83,11 +78,7 @@ def test_a_run_on_images_of_ones_own_has_its_mistakes(
     monkeypatch.setattr(dataset_module, "load_dataset", load)
     dataset = dataset.format(tmp_path / "images")
     train(None, SMALL_RUN | {"data.dataset": dataset, "run.output": str(tmp_path)})
-    watcher = RunWatcher(tmp_path, ())
-    events = dict(watcher.changes())
-    assert set(events) == {"runs", "curve", "snapshot"}
-    assert events["snapshot"]["num_tested"] > 0
-    assert dict(watcher.changes()) == {}
+    assert runs_now(tmp_path, ())["snapshot"]["num_tested"] > 0
 
 
 def test_mistakes_have_the_probabilities_of_predict(
@@ -102,7 +93,7 @@ def test_mistakes_have_the_probabilities_of_predict(
     probabilities = report.probabilities.numpy()
     order = most_confident_mistakes(labels, predictions, probabilities)[:16]
     expected = [float(probabilities[index, predictions[index]]) for index in order]
-    mistakes = dict(RunWatcher(tmp_path, ("warm",)).changes())["snapshot"]["mistakes"]
+    mistakes = runs_now(tmp_path, ["warm"])["snapshot"]["mistakes"]
     assert [mistake["probability"] for mistake in mistakes] == pytest.approx(expected)
     assert mistakes[0]["label"] == str(labels[order[0]])
 
@@ -116,15 +107,15 @@ def test_whatever_fails_is_the_reason_why_there_are_no_mistakes(
         raise ValueError("first line\nsecond line")
 
     monkeypatch.setattr(live, "evaluate_split", fail)
-    snapshot = dict(RunWatcher(tmp_path, ()).changes())["snapshot"]
+    snapshot = runs_now(tmp_path, ())["snapshot"]
     assert (snapshot["mistakes"], snapshot["reason"]) == ([], "first line")
     assert snapshot["weights"]
     run.model_path.write_bytes(b"damaged")
-    events = dict(RunWatcher(tmp_path, ()).changes())
-    assert "weights" not in events["snapshot"]
-    assert "model.pt" in events["snapshot"]["reason"]
+    snapshot = runs_now(tmp_path, ())["snapshot"]
+    assert "weights" not in snapshot
+    assert "model.pt" in snapshot["reason"]
     run.model_path.unlink()  # as before the end of the first epoch
-    assert set(dict(RunWatcher(tmp_path, ()).changes())) == {"runs", "curve"}
+    assert runs_now(tmp_path, ())["snapshot"] is None
 
 
 @pytest.mark.slow
@@ -144,7 +135,7 @@ def test_training_has_a_page_until_it_ends(
             deadline = time.monotonic() + 60
             while not opened and time.monotonic() < deadline:
                 time.sleep(0.05)
-            models = httpx.get(f"{opened[0].partition('#')[0]}v1/models", timeout=30).json()
+            models = CLIENT.get(f"{opened[0].partition('#')[0]}v1/models").json()
             assert models[-1]["name"] == "its own"
 
     settings = SMALL_RUN | {"run.output": str(tmp_path), "run.name": "its own"}
@@ -153,7 +144,7 @@ def test_training_has_a_page_until_it_ends(
     assert fragment == "runs=its%20own"
     assert f"live page: {opened[0]}" in capfd.readouterr().err
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{url}healthz")
+        CLIENT.get(f"{url}healthz")
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from running import ONE_AND_SEVEN, SEVEN, Demo
 from mnist_ce import load_model, predict
 from mnist_ce.demo import server
 from mnist_ce.explain.image import explain_image
+from mnist_ce.system.errors import RunError
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 selenium = pytest.importorskip("selenium")
@@ -274,21 +275,19 @@ def test_a_damaged_token_in_the_address_leaves_the_page_working(page: Page, demo
     assert page.answered_after(page.draw) == "7"
 
 
-def test_a_stream_that_fails_is_reported_and_not_opened_again(
+def test_runs_that_are_refused_are_not_asked_for_again(
     page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = []
+    asked = []
 
-    class Failing:
-        def __init__(self, *_: object) -> None:
-            opened.append(self)
+    def fail(*_: object) -> None:
+        asked.append(1)
+        raise RunError("no figures")
 
-        def changes(self) -> None:
-            raise ValueError("no figures")
-
-    monkeypatch.setattr(server, "RunWatcher", Failing)
+    monkeypatch.setattr(server, "runs_now", fail)
     page.find("nav a[href='#runs']").click()
     error = page.find("#error")
     WebDriverWait(page.browser, 20).until(lambda _: "no figures" in error.text)
-    time.sleep(5)  # a browser connects again after three
-    assert len(opened) == 1
+    time.sleep(3)
+    assert len(asked) == 1
+    assert page.browser.get_log("browser")  # the status, which Chromium logs

@@ -11,9 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from running import SEVEN, Demo, serving
+from running import CLIENT, SEVEN, Demo, serving
 
 from mnist_ce.demo.server import make_app
 
@@ -30,7 +29,7 @@ def proxy(target: str, host: str | None) -> Iterator[str]:
             content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             headers = {**self.headers, "Host": host or self.headers["Host"], "Connection": "close"}
             options: Any = {"content": content, "headers": headers, "timeout": 30}
-            answer = httpx.request(self.command, target + self.path, **options)
+            answer = CLIENT.request(self.command, target + self.path, **options)
             self.send_response(answer.status_code)
             self.send_header("Content-Length", str(len(answer.content)))
             self.end_headers()
@@ -66,9 +65,9 @@ def test_a_page_behind_a_proxy_may_ask(open_url: str, host: str | None, port: st
 
         def post(origin: str, name: str = NAME + port) -> int:
             headers = {"Host": name, "Origin": origin, "Sec-Fetch-Site": "same-origin", **TOKEN}
-            return httpx.post(f"{url}/v1/predict", content=SEVEN, headers=headers).status_code
+            return CLIENT.post(f"{url}/v1/predict", content=SEVEN, headers=headers).status_code
 
-        assert httpx.get(url, headers={"Host": NAME + port}).status_code == 200
+        assert CLIENT.get(url, headers={"Host": NAME + port}).status_code == 200
         assert post(f"https://{NAME}{port}") == 200
         assert post("https://evil.example") == 403
         assert post(f"https://{NAME}.evil.example") == 403
@@ -80,21 +79,21 @@ def test_a_page_of_an_allowed_origin_may_ask_and_no_other(open_url: str) -> None
     wanted["Access-Control-Request-Headers"] = "authorization,content-type"
     for origin, status in ((PAGE, 200), ("http://localhost:3001", 403), ("null", 403)):
         headers = {"Origin": origin, "Sec-Fetch-Site": "cross-site"}
-        preflight = httpx.options(f"{open_url}/v1/predict", headers=headers | wanted)
+        preflight = CLIENT.options(f"{open_url}/v1/predict", headers=headers | wanted)
         assert (preflight.status_code == 200) == (status == 200)
-        answer = httpx.post(f"{open_url}/v1/predict", content=SEVEN, headers=headers | TOKEN)
+        answer = CLIENT.post(f"{open_url}/v1/predict", content=SEVEN, headers=headers | TOKEN)
         assert answer.status_code == status
         for given in (preflight, answer):
             allowed = given.headers.get("access-control-allow-origin")
             assert allowed == (PAGE if status == 200 else None)
-    refused = httpx.post(f"{open_url}/v1/predict", content=b"", headers={"Origin": PAGE})
+    refused = CLIENT.post(f"{open_url}/v1/predict", content=b"", headers={"Origin": PAGE})
     assert refused.status_code == 401  # which the page may read
     assert refused.headers["access-control-allow-origin"] == PAGE
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/v1/models", "/style.css", "/openapi.json"])
 def test_head_is_answered_as_get_is_without_the_body(demo: Demo, path: str) -> None:
-    head, get = httpx.head(f"{demo.url}{path}"), httpx.get(f"{demo.url}{path}")
+    head, get = CLIENT.head(f"{demo.url}{path}"), demo.get(path)
     assert (head.status_code, head.content) == (get.status_code, b"") == (200, b"")
     assert head.headers["content-type"] == get.headers["content-type"]
 
@@ -103,12 +102,12 @@ def test_head_is_answered_as_get_is_without_the_body(demo: Demo, path: str) -> N
 def test_an_image_in_json(demo: Demo, prefix: str) -> None:
     image = prefix + base64.b64encode(SEVEN).decode()
     for path in ("/v1/predict", "/v1/inspect", "/v1/corrections?label=7"):
-        answer = httpx.post(f"{demo.url}{path}", json={"image": image}, timeout=30)
+        answer = CLIENT.post(f"{demo.url}{path}", json={"image": image})
         assert answer.status_code in (200, 201)
-    (record,) = httpx.post(f"{demo.url}/v1/predict", json={"image": image}, timeout=30).json()
+    (record,) = CLIENT.post(f"{demo.url}/v1/predict", json={"image": image}).json()
     assert (record["label"], record["path"]) == (7, "-")
     for wrong in ({}, {"image": 7}, [image], "text"):
-        answer = httpx.post(f"{demo.url}/v1/predict", json=wrong)
+        answer = CLIENT.post(f"{demo.url}/v1/predict", json=wrong)
         assert (answer.status_code, "base64" in answer.json()["error"]) == (422, True)
 
 
@@ -126,7 +125,7 @@ def test_an_unknown_option_is_refused(demo: Demo, path: str, near: str) -> None:
 
 
 def test_the_example_has_the_fields_of_an_answer(demo: Demo) -> None:
-    paths = httpx.get(f"{demo.url}/openapi.json").json()["paths"]
+    paths = demo.get("/openapi.json").json()["paths"]
     described = paths["/v1/predict"]["post"]["responses"]["200"]["content"]["application/json"]
     (example,), (record,) = described["example"], demo.post("/v1/predict", SEVEN).json()
     assert {key: type(value) for key, value in example.items()} == {

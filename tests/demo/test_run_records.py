@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from running import SEVEN, Demo
 
 from mnist_ce.cli import main
-from mnist_ce.demo.live import RunWatcher
+from mnist_ce.demo.live import runs_now
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
@@ -28,13 +28,6 @@ ODD = st.sampled_from(
     [float("nan"), float("inf"), 10**400, -1, 0, SURROGATE, {SURROGATE: 1}, [SURROGATE], [], {}]
 )
 CELLS = st.sampled_from(["nan", "inf", "-1", "", "x", "9" * 400, "1e999", "0", "\ud800"])
-
-
-def watched(output: Path, name: str) -> list[str]:
-    """Return the events of a run, as the page gets them."""
-    changes = list(RunWatcher(output, (name,)).changes())
-    json.dumps(changes, allow_nan=False).encode()
-    return [event for event, _ in changes]
 
 
 @pytest.mark.slow
@@ -71,9 +64,9 @@ def test_records_that_other_programs_wrote(demo: Demo, tmp_path: Path) -> None:
             header = (original / name).read_text().splitlines()[0]
             row = ",".join((cells * 3)[: header.count(",") + 1])
             (odd / name).write_text(f"{header}\n{row}\n", errors="surrogatepass")
-        events = watched(demo.folder / "runs", "odd")
-        assert events[0] == "runs"
-        answer = httpx.get(f"{demo.url}/v1/models")
+        content = runs_now(demo.folder / "runs", ["odd"])
+        json.dumps(content, allow_nan=False).encode()
+        answer = demo.get("/v1/models")
         assert answer.status_code == 200
         json.dumps(answer.json(), allow_nan=False)
         answer = demo.post("/v1/inspect?checkpoint=odd", SEVEN)
@@ -94,12 +87,12 @@ def test_a_run_may_have_any_name_on_disk(
     folder = output / os.fsdecode(name)
     shutil.copytree(output / "small", folder)
     try:
-        shown = {run["name"] for run in httpx.get(f"{demo.url}/v1/models").json()}
+        shown = {run["name"] for run in demo.get("/v1/models").json()}
         (shown,) = shown - {"world", "mnist", "small"}
         options = httpx.QueryParams({"checkpoint": shown})
         (inspected,) = demo.post(f"/v1/inspect?{options}", SEVEN).json()
         assert inspected["checkpoint"] == shown
-        assert "curve" in watched(output, shown)
+        assert [curve["name"] for curve in runs_now(output, [shown])["curves"]] == [shown]
         for flags in ([], ["--json"]):
             assert main(["runs", "--output", str(output), *flags]) == 0
         assert shown in capsys.readouterr().out

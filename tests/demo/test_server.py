@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from PIL import Image
-from running import ONE_AND_SEVEN, SEVEN, Demo, png
+from running import CLIENT, ONE_AND_SEVEN, SEVEN, Demo, png
 
 from mnist_ce import load_model, predict
 from mnist_ce.demo import security
@@ -55,7 +54,7 @@ def test_the_records_are_those_of_predict(demo: Demo, options: dict[str, Any]) -
     query = str(httpx.QueryParams(options))
     images = {"seven.png": SEVEN, "text.png": b"hello", "../two.png": ONE_AND_SEVEN}
     files = [("images", image) for image in images.items()]
-    form = httpx.post(f"{demo.url}/v1/predict?{query}", files=files, timeout=60).json()
+    form = CLIENT.post(f"{demo.url}/v1/predict?{query}", files=files).json()
     assert [r["path"] for r in form if r["index"] == 0] == [*images]
     assert form.pop(1)["status"] == "error"  # which costs the others nothing
     bodies = [demo.post(f"/v1/predict?{query}", body).json() for body in (SEVEN, ONE_AND_SEVEN)]
@@ -108,7 +107,7 @@ def test_a_network_that_loads_slowly_keeps_nobody_waiting(
     with ThreadPoolExecutor() as executor:
         slow = executor.submit(demo.post, "/v1/predict", SEVEN)
         assert is_loading.wait(30)
-        assert httpx.get(f"{demo.url}/healthz", timeout=10).status_code == 200
+        assert demo.get("/healthz").status_code == 200
         assert not slow.done()
         may_load.set()
         assert slow.result().status_code == 200
@@ -161,7 +160,7 @@ def test_steps_on_one_image_are_those_of_sgd_and_change_no_network(demo: Demo) -
         ("/v1/inspect?target=11", 422),
         ("/v1/corrections?label=11", 422),
         ("/v1/corrections?label=../7", 422),
-        ("/v1/nothing", 405),
+        ("/v1/nothing", 404),
     ],
 )
 def test_wrong_requests_get_one_reason(demo: Demo, path: str, status: int) -> None:
@@ -209,16 +208,15 @@ def test_too_much_is_refused_in_time(demo: Demo, monkeypatch: MonkeyPatch) -> No
         assert large.recv(100).startswith(b"HTTP/1.1 413")
     monkeypatch.setattr(security, "MAX_BODY_BYTES", 1000)
     parts = iter([b"x" * 900, b"x" * 900])  # without a Content-Length
-    assert httpx.post(f"{demo.url}/v1/predict", content=parts).status_code == 413
+    assert CLIENT.post(f"{demo.url}/v1/predict", content=parts).status_code == 413
     monkeypatch.setattr(security, "MAX_BODY_SECONDS", 0.1)
     with socket.create_connection(address) as slow:
         slow.sendall(head + b"9\r\n\r\nx")
         assert slow.recv(100).startswith(b"HTTP/1.1 408")
-    monkeypatch.setitem(security.MAX_ACTIVE, "POST requests", 0)
-    assert demo.post("/v1/predict", SEVEN).status_code == 429
 
 
-def test_the_token_is_needed_and_becomes_a_cookie(demo: Demo) -> None:
+def test_the_token_is_needed_and_becomes_a_cookie(demo: Demo, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(security, "WRONG_TOKEN_SECONDS", 0.01)
     app = make_app(demo.service, "0.0.0.0", "a long token", demo.folder / "corrections")
 
     async def ask() -> None:
@@ -232,8 +230,6 @@ def test_the_token_is_needed_and_becomes_a_cookie(demo: Demo) -> None:
             headers = [(b"authorization", b"Bearer a long token")]
             assert (await client.post("/v1/session", headers=headers)).status_code == 204
             assert (await client.get("/v1/models")).status_code == 200  # by the cookie
-            answer = await client.get("/v1/models", headers={"Host": "evil.example"})
-            assert answer.status_code == 421
 
     asyncio.run(ask())
 
@@ -244,56 +240,27 @@ def test_a_correction_is_an_image_with_its_label(demo: Demo) -> None:
     (path,) = set(demo.folder.rglob("*.png")) - before
     assert path == demo.folder / "corrections" / answer["file"]
     assert path.name.startswith("7_")
-    assert np.array_equal(np.asarray(open_image(path)), np.asarray(open_image(SEVEN)))
+    assert open_image(path).tobytes() == open_image(SEVEN).convert("RGB").tobytes()
 
 
 def test_the_page_and_the_interface_are_described(demo: Demo) -> None:
-    assert httpx.get(f"{demo.url}/healthz").json() == {"status": "ok"}
-    models = httpx.get(f"{demo.url}/v1/models").json()
+    assert demo.get("/healthz").json() == {"status": "ok"}
+    models = demo.get("/v1/models").json()
     assert [model["name"] for model in models] == ["world", "mnist", "small"]
-    paths = httpx.get(f"{demo.url}/openapi.json").json()["paths"]
+    paths = demo.get("/openapi.json").json()["paths"]
     assert {"/healthz", "/v1/models", "/v1/predict", "/v1/inspect"} <= set(paths)
     for page in ("/", "/docs"):
-        text = httpx.get(f"{demo.url}{page}", follow_redirects=True).text
+        text = CLIENT.get(f"{demo.url}{page}", follow_redirects=True).text
         assert "://" not in text.replace("http://www.w3.org", "")  # nothing from elsewhere
         assert "<script>" not in text
 
 
-def test_a_run_is_streamed(demo: Demo) -> None:
-    events = []
-    with httpx.stream("GET", f"{demo.url}/v1/events?run=small", timeout=30) as answer:
-        for line in answer.iter_lines():
-            if line.startswith("event: "):
-                events.append(line.removeprefix("event: "))
-            elif line.startswith("data: ") and events[-1] == "runs":
-                (run,) = json.loads(line.removeprefix("data: "))["runs"]
-            elif line.startswith(":"):
-                break
-    assert (run["name"], run["state"]) == ("small", "finished")
-    assert events == ["runs", "curve", "snapshot"]
-
-
-def test_no_more_streams_than_allowed_at_once(demo: Demo) -> None:
-    async def ask() -> list[int]:
-        async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=40)) as client:
-            url = f"{demo.url}/v1/events"
-            requests = [client.build_request("GET", url) for _ in range(30)]
-            sent = (client.send(request, stream=True) for request in requests)
-            answers = await asyncio.gather(*sent)
-            for answer in answers:
-                await answer.aclose()
-            return [answer.status_code for answer in answers]
-
-    statuses = asyncio.run(ask())
-    assert statuses.count(200) == security.MAX_ACTIVE["streams"]
-    assert statuses.count(429) == 30 - security.MAX_ACTIVE["streams"]
-    deadline = time.monotonic() + 20  # then all of them are free again
-    while httpx.get(f"{demo.url}/healthz").status_code == 200 and time.monotonic() < deadline:
-        with httpx.stream("GET", f"{demo.url}/v1/events", timeout=30) as answer:
-            if answer.status_code == 200:
-                break
-        time.sleep(0.1)
-    assert answer.status_code == 200
+def test_a_run_is_shown(demo: Demo) -> None:
+    answer = demo.get("/v1/runs?run=small&run=gone").json()
+    (run,), (curve,) = answer["runs"], answer["curves"]
+    assert (run["name"], run["state"], answer["shown"]) == ("small", "finished", ["small"])
+    assert curve["epochs"]
+    assert answer["snapshot"]["weights"]
 
 
 def test_missing_packages_are_named(
@@ -333,12 +300,12 @@ def test_a_signal_ends_it_under_load_and_leaves_nothing(tmp_path: Path, number: 
                 connection.sendall((head + SEVEN)[index * 7 :][: 50 + 10 * index])
                 connection.shutdown(socket.SHUT_WR)
                 assert not connection.recv(100).startswith(b"HTTP/1.1 5")
-        assert httpx.post(f"{url}v1/predict", content=SEVEN).json()[0]["label"] == 7
+        assert CLIENT.post(f"{url}v1/predict", content=SEVEN).json()[0]["label"] == 7
         page = png(Image.effect_noise((1500, 1500), 80))  # takes long to read
         busy = (
             f"POST /v1/predict?multi=1 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(page)}"
         )
-        for content in [b"GET /v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"] * 3 + [
+        for content in [b"GET /v1/runs HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"] * 3 + [
             busy.encode() + b"\r\n\r\n" + page
         ] * 8:
             connection = stack.enter_context(socket.create_connection(address, timeout=30))

@@ -22,7 +22,7 @@ async function request(path, options = {}) {
   });
   if (response.status === 401) $("#sign-in").hidden = false;
   const content = response.status === 204 ? null : await response.json();
-  if (!response.ok) throw new Error(content.error ?? "The image could not be read.");
+  if (!response.ok) throw Object.assign(new Error(content.error ?? "The image could not be read."), { status: response.status });
   return content;
 }
 
@@ -227,7 +227,7 @@ function route() {
     else link.removeAttribute("aria-current");
   }
   showError("");
-  showRuns(name === "runs", run ? [decodeURIComponent(run)] : null, openMistake);
+  showRuns(name === "runs", run ? [decodeURIComponent(run)] : null, openMistake, request);
   if (name === "draw") listNetworks().catch((error) => showError(error.message));
 }
 

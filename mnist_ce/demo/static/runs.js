@@ -1,4 +1,4 @@
-// Runs while they are trained: curves, first-layer weights and mistakes, by server-sent events.
+// Runs while they are trained: curves, first-layer weights and mistakes, asked for every second.
 
 import { drawChart } from "./chart.js";
 import { drawValues, element, showError } from "./draw.js";
@@ -7,39 +7,40 @@ import { nats, percent } from "./numbers.js";
 const $ = (selector) => document.querySelector(selector);
 const COLOURS = ["--plus", "--minus", "--text", "--bad", "--soft", "--accent"];
 const ROW = { train: 2, validationAccuracy: 3, testAccuracy: 4, validation: 5, test: 6, seconds: 8 };
-const curves = new Map();
-let source = null, shown = [], runs = [], isChosen = false, openMistake = null;
+const SECONDS = 1, SECONDS_AFTER_AN_ERROR = 5;
+let visit = 0, shown = [], runs = [], curves = [], isChosen = false, openMistake = null, request = null;
 
 // `names` are the runs to show, none for the newest; `onMistake` opens an image with its truth.
-export function showRuns(isVisible, names, onMistake) {
-  openMistake = onMistake;
-  source?.close();
-  source = null;
+export function showRuns(isVisible, names, onMistake, requestJson) {
+  [openMistake, request] = [onMistake, requestJson];
   if (names) [shown, isChosen] = [names, true];
-  if (isVisible) listen();
+  visit += 1; // ends the loop of the visit before
+  if (isVisible) follow(visit);
 }
 
-function listen() {
-  source?.close();
-  const query = new URLSearchParams(isChosen ? shown.map((name) => ["run", name]) : []);
-  source = new EventSource(`v1/events?${query}`);
-  source.addEventListener("open", () => showError(""));
-  source.addEventListener("runs", (event) => {
-    ({ shown, runs } = JSON.parse(event.data));
-    show();
-  });
-  source.addEventListener("curve", (event) => {
-    const curve = JSON.parse(event.data);
-    curves.set(curve.name, curve);
-    show();
-  });
-  source.addEventListener("snapshot", (event) => showSnapshot(JSON.parse(event.data)));
-  source.addEventListener("failed", (event) => {
-    source.close();
-    showError(`The runs cannot be followed: ${JSON.parse(event.data).reason}`);
-  });
-  source.addEventListener("error", () => showError(source.readyState === EventSource.CLOSED
-    ? "The runs cannot be followed: the server refuses." : "The server does not answer: has it been stopped?"));
+// Asks again and again, until the view is left; not after a refusal, which would only come again.
+async function follow(own) {
+  let last = {};
+  while (own === visit) {
+    let seconds = SECONDS;
+    try {
+      const names = isChosen ? shown : [];
+      const answer = await request(`v1/runs?${new URLSearchParams(names.map((name) => ["run", name]))}`);
+      if (own !== visit) return;
+      showError("");
+      ({ shown, runs, curves } = answer);
+      const changed = (key) => JSON.stringify(answer[key]) !== JSON.stringify(last[key]);
+      if (["shown", "runs", "curves"].some(changed)) show();
+      if (answer.snapshot && changed("snapshot")) showSnapshot(answer.snapshot);
+      last = answer;
+    } catch (error) {
+      if (own !== visit) return;
+      showError(error.status ? `The runs cannot be followed: ${error.message}` : error.message);
+      if (error.status) return;
+      seconds = SECONDS_AFTER_AN_ERROR;
+    }
+    await new Promise((done) => { setTimeout(done, 1000 * seconds); });
+  }
 }
 
 const colourAt = (place) => `var(${COLOURS[place % COLOURS.length]})`;
@@ -65,7 +66,7 @@ function clearSnapshot() {
 
 // What a run has reached: where it is, and how long it will take, or its result.
 function progress({ name, state, epochs, test_accuracy: accuracy }) {
-  const curve = curves.get(name), rows = curve?.epochs ?? [];
+  const curve = curves.find((one) => one.name === name), rows = curve?.epochs ?? [];
   if (state !== "running") {
     if (typeof accuracy === "number") return `${state}, ${(100 * accuracy).toFixed(2)} % of the test images`;
     return `${state}, ${epochs ?? "?"} epochs`;
@@ -86,7 +87,8 @@ function listRuns() {
     input.addEventListener("change", () => {
       shown = input.checked ? [...shown, name] : shown.filter((other) => other !== name);
       isChosen = shown.length > 0;
-      listen();
+      visit += 1;
+      follow(visit);
     });
     const swatch = element("span", { className: "swatch" });
     if (isShown && shown.length > 1) swatch.style.background = colourAt(shown.indexOf(name));
@@ -97,16 +99,15 @@ function listRuns() {
 }
 
 function drawCharts() {
-  const lines = shown.map((name) => curves.get(name)).filter(Boolean);
   // Of one run the training is in one colour and the test in another; each of several runs has its own.
-  const series = (index, rowIndices, names, of = (value) => value) => lines.flatMap((curve, place) => {
-    const title = (name) => (lines.length > 1 ? `${curve.name}, ${name}` : name);
-    const colour = colourAt(place), second = lines.length > 1 ? colour : colourAt(1);
+  const series = (index, rowIndices, names, of = (value) => value) => curves.flatMap((curve, place) => {
+    const title = (name) => (curves.length > 1 ? `${curve.name}, ${name}` : name);
+    const colour = colourAt(place), second = curves.length > 1 ? colour : colourAt(1);
     const steps = curve.steps.map((row) => [row[0], of(row[index])]);
     const column = (key) => curve.epochs.filter((row) => typeof row[key] === "number").map((row) => [row[0], of(row[key])]);
     const training = steps.length || index !== 1 ? steps : column(ROW.train);
     const key = rowIndices.find((one) => column(one).length);
-    const made = [{ name: title(names[0]), colour, points: training, isFaint: lines.length > 1 && key !== undefined }];
+    const made = [{ name: title(names[0]), colour, points: training, isFaint: curves.length > 1 && key !== undefined }];
     if (key !== undefined) made.push({ name: title(names[1 + rowIndices.indexOf(key)]), colour: second, points: column(key), isDotted: true });
     return made;
   });
