@@ -13,7 +13,7 @@ from PIL import Image
 from running import ONE_AND_SEVEN, SEVEN, Demo
 
 from mnist_ce import load_model, predict
-from mnist_ce.demo import server
+from mnist_ce.demo import live, server
 from mnist_ce.explain.image import explain_image
 from mnist_ce.system.errors import RunError
 
@@ -257,6 +257,7 @@ def test_runs_are_drawn(page: Page, demo: Demo) -> None:
 def test_a_mistake_opens_with_its_truth_in_the_network_that_made_it(
     page: Page, small_data: None
 ) -> None:
+    live.snapshot.cache_clear()  # it may say that the data was missing
     page.find("nav a[href='#runs']").click()
     first = "return document.querySelector('#mistakes button')?.textContent"
     WebDriverWait(page.browser, 20).until(lambda _: page.run(first))
