@@ -23,8 +23,8 @@ from PIL import Image
 from benchmarks import non_digits
 from benchmarks.common import argument_parser, held_out_split, percent, print_table
 from generators import handwriting_styles, hard_images_a, letters
-from mnist_ce.reader.detector import adjusted_threshold, load_detector
 from mnist_ce.reader.image_io import open_image
+from mnist_ce.reader.mnist_format import adjusted_threshold, load_detector
 from mnist_ce.reader.segmentation import hypotheses
 
 CHUNK = 50  # images per task of a process

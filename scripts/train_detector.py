@@ -28,7 +28,7 @@ from benchmarks.rejection import HARD_KINDS, DigitImages, candidates_by_kind, mn
 from mnist_ce.data.extra import add_thin_copies
 from mnist_ce.data.splits import Split
 from mnist_ce.data.synthetic import Style, draw, load_styles
-from mnist_ce.reader.detector import DigitDetector
+from mnist_ce.reader.mnist_format import DigitDetector
 
 LETTERS = Path(__file__).with_name("letters.toml")
 HIDDEN = (384, 64)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from mnist_ce.data.splits import DIGITS, Arrays
 from mnist_ce.data.tables import sort_name
-from mnist_ce.reader.detector import load_detector
 from mnist_ce.reader.image_io import SUFFIXES
+from mnist_ce.reader.mnist_format import load_detector
 from mnist_ce.reader.pool import PreprocessedImage, PreprocessOptions, shared_pool
 from mnist_ce.reader.segmentation import CROWDED
 from mnist_ce.reader.text_lines import Digit

@@ -16,9 +16,9 @@ from PIL import Image
 
 from mnist_ce.data.address import images_at, parse_address
 from mnist_ce.network.model import kept_in_place, predict_logits
-from mnist_ce.reader.detector import adjusted_threshold, load_detector
 from mnist_ce.reader.geometry import Box
 from mnist_ce.reader.image_io import ImageSource, each_image, holds_images
+from mnist_ce.reader.mnist_format import adjusted_threshold, load_detector
 from mnist_ce.reader.page import project
 from mnist_ce.reader.pool import PreprocessedImage, PreprocessOptions, PreprocessPool, shared_pool
 from mnist_ce.reader.segmentation import CROWDED, Hypothesis, Stages

@@ -107,7 +107,8 @@ def find_images(patterns: Sequence[str], *, recursive: bool = False) -> Iterator
             if (folder := find_example(path)).is_dir():
                 files = [path / p.relative_to(folder) for p in _images_below(folder, recursive)]
             elif glob.has_magic(pattern) and not path.exists():
-                files = [match for match in _glob(path) if not match.is_dir()]
+                matches = map(Path, sorted(glob.glob(pattern, recursive=True)))  # noqa: PTH207
+                files = [match for match in matches if not match.is_dir()]
         yield from files or (pattern if "://" in pattern else path,)
 
 
@@ -167,14 +168,6 @@ def _images_below(folder: Path, recursive: bool) -> list[Path]:
         text = "%s: %d of %d files skipped, hidden or no images by name"
         logger.info(text, folder, num_skipped, len(files))
     return images
-
-
-def _glob(pattern: Path) -> list[Path]:
-    # Folders that exist by their literal name, brackets and all, are no patterns.
-    literal = next(parent for parent in (*pattern.parents, Path()) if parent.exists())
-    rest = pattern.relative_to(literal)
-    matches = glob.glob(str(Path(glob.escape(str(literal))) / rest), recursive=True)  # noqa: PTH207
-    return sorted(map(Path, matches))
 
 
 def open_image(source: ImageSource, name: str = "the image") -> Image.Image:

@@ -94,8 +94,6 @@ def resolve_transparency(rgba: FloatImage) -> FloatImage:
     colours, alpha = rgba[..., :3], rgba[..., 3]
     if float(alpha.min()) > 0.98:
         return _without_equal_channels(colours)
-    if float(alpha.sum()) == 0:
-        return np.ones((*alpha.shape, 1), dtype=np.float32)
     solid, covered = alpha > 0.5, (alpha > 0.5).mean()
     spread = float(colours[solid].std(axis=0).max()) if solid.any() else 0.0
     # Strokes cover less than half of an image, often less than 30 %, and may vary in colour; where

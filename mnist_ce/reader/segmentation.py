@@ -19,9 +19,8 @@ from mnist_ce.reader.components import (
     glyph_of,
     group_components,
 )
-from mnist_ce.reader.detector import load_detector
 from mnist_ce.reader.geometry import FloatImage, Labels, bounding_box
-from mnist_ce.reader.mnist_format import FIELD_SIZE, fit_glyph
+from mnist_ce.reader.mnist_format import FIELD_SIZE, fit_glyph, load_detector
 from mnist_ce.reader.page import View
 from mnist_ce.reader.pixels import MAX_BACKGROUND_LEVEL, as_mnist_image, to_float_image
 from mnist_ce.reader.text_lines import CrowdedError, Digit, Lattice, Work

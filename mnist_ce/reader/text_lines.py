@@ -15,9 +15,8 @@ from scipy import ndimage
 
 from mnist_ce.reader.binarize import Foreground
 from mnist_ce.reader.components import Component, glyph_of
-from mnist_ce.reader.detector import load_detector
 from mnist_ce.reader.geometry import Box, FloatImage, Labels, Mask, bounding_box, union
-from mnist_ce.reader.mnist_format import FIELD_SIZE
+from mnist_ce.reader.mnist_format import FIELD_SIZE, load_detector
 
 # Lengths are fractions of the height of the image's digits, penalties are nats; all were chosen by
 # `benchmarks/sheets.py` (docs/log.md).

@@ -18,13 +18,16 @@ from mnist_ce.data.dataset import load_dataset
 from mnist_ce.data.extra import thin_copy
 from mnist_ce.data.synthetic import generate
 from mnist_ce.reader.components import normalise_stroke_width
-from mnist_ce.reader.detector import (
+from mnist_ce.reader.mnist_format import (
     MAX_QUALITY_PENALTY,
     MIN_QUALITY,
     adjusted_threshold,
+    centre_by_mass,
+    crop_to_ink,
+    fit_glyph,
+    fit_into,
     load_detector,
 )
-from mnist_ce.reader.mnist_format import centre_by_mass, crop_to_ink, fit_glyph, fit_into
 from mnist_ce.reader.pixels import as_mnist_image, resize_to_mnist
 from mnist_ce.reader.segmentation import hypotheses
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from mnist_ce.data.synthetic import generate
-from mnist_ce.reader.detector import MIN_QUALITY
 from mnist_ce.reader.image_io import open_image
+from mnist_ce.reader.mnist_format import MIN_QUALITY
 from mnist_ce.reader.page import View, perspective, project
 from mnist_ce.reader.pixels import as_mnist_image, resize_to_mnist
 from mnist_ce.reader.segmentation import hypotheses
