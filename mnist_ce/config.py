@@ -7,7 +7,6 @@ flags < `--set section.key=value`. An unknown key, a wrong type or a value out o
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import functools
 import logging
@@ -28,11 +27,11 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from mnist_ce.network import HIDDEN, INPUT_SIZE
 from mnist_ce.system.errors import UsageError
-from mnist_ce.system.files import as_path, expand_home, local_path, read_regular, shipped_dir
+from mnist_ce.system.files import as_path, local_path, read_regular, shipped_dir
 from mnist_ce.system.text import (
     CONTROL_CHARACTERS,
     did_you_mean,
@@ -40,6 +39,7 @@ from mnist_ce.system.text import (
     percent_hint,
     plain_reason,
     sanitize,
+    truncate_middle,
 )
 
 logger = logging.getLogger(__name__)
@@ -49,9 +49,17 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
-PathText = Annotated[str, AfterValidator(local_path)]  # or a dataset, such as csv:PATH
+
+
+def _local(text: str) -> str:
+    try:
+        return local_path(text)
+    except UsageError as error:
+        raise ValueError(error) from None
+
+
+PathText = Annotated[str, AfterValidator(_local)]  # or a dataset, such as csv:PATH
 MAX_CONFIG_BYTES = 1 << 20
-UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # with which Windows begins a file
 MAX_SHOWN = 100  # characters of a wrong value
 MAX_EPOCHS = 100_000  # `report` takes 3 s of CPU more for as many
 MAX_HIDDEN = 63  # as many as a checkpoint may have
@@ -100,7 +108,7 @@ class DataConfig(Section):
     `folder:DIR`, `mnist+folder:DIR` for both, `transposed+csv:FILE`. See docs/own-data.md."""
     dir: PathText = Field(default="data", min_length=1)
     """The folder of the datasets; files are downloaded to it."""
-    mirror: Annotated[str, AfterValidator(expand_home)] = ""
+    mirror: str = ""
     """The only address to download from; empty: torchvision's mirrors."""
     classes: tuple[Count, ...] = Field(default=(), strict=False)
     """The classes to keep, renumbered in this order; empty: all."""
@@ -159,11 +167,6 @@ class TrainConfig(Section):
     """Stop after so many epochs without a better validation result; 0: never."""
     init: PathText = ""
     """The run, checkpoint or shipped weights to start from; empty: random weights."""
-
-    @field_validator("step", mode="before")
-    @classmethod
-    def _replace_removed_step(cls, step: object) -> object:
-        return "plain" if step == "cuda-graph" else step  # in the configs of older runs
 
 
 class OptimizerConfig(Section):
@@ -229,8 +232,7 @@ class AugmentConfig(Section):
 
     @property
     def distorts(self) -> bool:
-        affine = (self.rotation_degrees, self.scale, self.shear, self.shift_pixels)
-        return any((*affine, self.elastic_pixels))
+        return any(self.model_dump(exclude={"elastic_grid", "final_epochs"}).values())
 
 
 class RunConfig(Section):
@@ -267,31 +269,31 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _values_agree(self) -> Config:
+        objective, classes = self.objective, self.data.classes
         num_parameters = sum((a + 1) * b for a, b in pairwise([INPUT_SIZE, *self.model.hidden, 10]))
-        if num_parameters > MAX_PARAMETERS:
+        if num_parameters > MAX_PARAMETERS or len(self.model.hidden) > MAX_HIDDEN:
             raise ValueError(
                 f"model.hidden makes a network of {num_parameters:,} parameters; "
-                f"{MAX_PARAMETERS:,} are the most"
+                f"{MAX_PARAMETERS:,}, in {MAX_HIDDEN} layers, are the most"
             )
-        if len(self.model.hidden) > MAX_HIDDEN:
-            raise ValueError(f"model.hidden has more than {MAX_HIDDEN} layers")
-        if self.train.patience and not self.data.validation_size:
-            raise ValueError("train.patience needs a validation split: data.validation_size = 5000")
-        if self.train.patience and self.has_fixed_length:
+        if self.train.patience and (self.has_fixed_length or not self.data.validation_size):
             raise ValueError(
-                f"train.patience cannot be used with schedule.kind = '{self.schedule.kind}', "
-                "whose length is fixed; use 'constant' or 'step'"
+                "train.patience needs a validation split, data.validation_size = 5000, and no "
+                "schedule whose length is fixed, as of 'one-cycle' and 'cosine'"
             )
         if self.optimizer.nesterov and not self.optimizer.momentum:
             raise ValueError("optimizer.nesterov needs optimizer.momentum above 0")
-        if self.objective.kind == "binary" and self.objective.label_smoothing:
-            raise ValueError("objective.label_smoothing is for kind = 'multiclass' only")
-        if self.objective.kind != "binary" and self.objective.positive_weight != 1:
-            raise ValueError("objective.positive_weight is for kind = 'binary' only")
-        if len(set(self.data.classes)) != len(self.data.classes):
-            raise ValueError("data.classes names a class twice")
-        if len(self.data.classes) == 1:
-            raise ValueError("data.classes needs at least two classes")
+        if (
+            objective.label_smoothing
+            if objective.kind == "binary"
+            else objective.positive_weight != 1
+        ):
+            raise ValueError(
+                "objective.label_smoothing is for kind = 'multiclass' only, and "
+                "objective.positive_weight for kind = 'binary'"
+            )
+        if len(classes) == 1 or len({*classes}) < len(classes):
+            raise ValueError("data.classes needs at least two classes, and names each once")
         return self
 
     def to_dict(self) -> dict[str, Any]:
@@ -330,34 +332,40 @@ def resolve_config(
     merged: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for source, layer in (base, variable, ("", flags or {})):
-        for key, value in layer.items():
-            if value is None:
-                continue
-            if key in RENAMED_KEYS:
-                _warn_once(f"{key} is now called {RENAMED_KEYS[key]}")
-                key = RENAMED_KEYS[key]
-            sources[key] = source
-            section, _, name = key.partition(".")
-            if not name:
-                merged[section] = value  # not a table: an error in the validation below
-            elif isinstance(table := merged.setdefault(section, {}), dict):
-                table[name] = value
+        for old, value in layer.items():
+            if value is not None:
+                key = RENAMED_KEYS.get(old, old)
+                if key != old:
+                    _warn_once(f"{old} is now called {key}")
+                merged[key], sources[key] = value, source
     try:
-        return Config.model_validate(merged)
+        return Config.model_validate(to_tables(merged))
     except ValidationError as error:
-        raise UsageError(_explain(error, sources)) from None
+        raise UsageError(_explain(error.errors(include_url=False)[0], sources)) from None
 
 
 def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     defaults = Config().flat()
     for text in texts:
-        key, equals, value = text.partition("=")
+        key, equals, value = (part.strip() for part in text.partition("="))
         if not equals or key.count(".") != 1:
-            near = find_key(key.strip())
+            near = find_key(key)
             example = f"{near}={sanitize(value)}" if near and value else "train.epochs=3"
             raise UsageError(f"--set {sanitize(text)}: write section.key=value, as in {example}")
-        values[key.strip()] = _parse_value(value.strip(), defaults.get(key.strip()))
+        values[key], present = value.strip("\"'"), RENAMED_KEYS.get(key, key)
+        section, _, name = present.partition(".")
+        if isinstance(defaults.get(present), list):  # 100,50 and [100, 50] and (100 50)
+            words = re.findall(r"[^][(),;\s]+", value)
+            values[key] = [int(word) if word.isdecimal() else word for word in words]
+        elif present in defaults:
+            try:
+                model = getattr(Config(), section).model_validate_strings({name: values[key]})
+            except ValidationError as error:
+                problem = error.errors(include_url=False)[0]
+                problem["loc"] = (section, *problem["loc"])
+                raise UsageError(_explain(problem, {})) from None
+            values[key] = getattr(model, name)
     return values
 
 
@@ -368,32 +376,19 @@ def find_key(name: str) -> str | None:
     return next((key for key in Config().flat() if key.rpartition(".")[2] == last), None)
 
 
-def _parse_value(text: str, default: object) -> Any:  # noqa: ANN401 - whatever TOML can hold
-    if isinstance(default, list):  # 100,50 and [100, 50] and (100 50)
-        text = "[" + ", ".join(re.split(r"[,;\s]+", text.strip("[](), "))) + "]"
-    elif isinstance(default, bool):
-        words = {"yes": "true", "on": "true", "no": "false", "off": "false"}
-        text = words.get(text.lower(), text.lower())
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):
-        value = text
-    if isinstance(default, str) and not isinstance(value, str):
-        return text  # a run can be called 2024
-    if isinstance(default, float) and isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            return float(value)  # .01 and 1.
-    return value
-
-
 def check_value(key: str, value: object, source: str) -> None:
     """Raise a UsageError that names the source unless a value is within the limits of its key."""
-    section, _, name = key.partition(".")
+    for problem in find_problems({key: value}):
+        raise UsageError(_explain(problem, {key: source}))
+
+
+def find_problems(settings: Mapping[str, Any]) -> list[ErrorDetails]:
+    """Return what pydantic says of each value, by dotted key, that its key cannot have."""
     try:
-        Config.model_validate({section: {name: value} if name else value})
+        Config.model_validate(to_tables(settings))
     except ValidationError as error:
-        if error.errors()[0]["type"] != "value_error":
-            raise UsageError(_explain(error, {key: source})) from None
+        return [problem for problem in error.errors(include_url=False) if problem["loc"]]
+    return []
 
 
 def read_settings(config: str | Path) -> tuple[str, dict[str, Any]]:
@@ -404,8 +399,7 @@ def read_settings(config: str | Path) -> tuple[str, dict[str, Any]]:
         raise UsageError(f"config {config} is neither a file nor one of {', '.join(shipped)}{near}")
     try:
         content = read_regular(path, MAX_CONFIG_BYTES)
-        text = content.decode("utf-16" if content.startswith(UTF16_MARKS) else "utf-8-sig")
-        return str(path), dict(flatten(tomllib.loads(text)))
+        return str(path), dict(flatten(tomllib.loads(content.decode("utf-8-sig"))))
     except OSError as error:
         raise UsageError(f"config {path} cannot be read: {one_line(error)}") from None
     except (ValueError, RecursionError) as error:  # ValueError: numbers of 5000 digits, too
@@ -415,40 +409,45 @@ def read_settings(config: str | Path) -> tuple[str, dict[str, Any]]:
 
 def flatten(tables: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for section, table in tables.items():
-        if isinstance(table, dict) and table:
+        if isinstance(table, dict):
             yield from ((f"{section}.{key}", value) for key, value in table.items())
         else:
             yield section, table
 
 
-def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
-    detail = error.errors(include_url=False)[0]
+def to_tables(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo `flatten`; a value in place of a table stays, which no config can hold."""
+    tables: dict[str, Any] = {key: value for key, value in settings.items() if "." not in key}
+    for section, _, name in (key.partition(".") for key in settings if "." in key):
+        if isinstance(table := tables.setdefault(section, {}), dict):
+            table[name] = settings[f"{section}.{name}"]
+    return tables
+
+
+def _explain(detail: ErrorDetails, sources: Mapping[str, str]) -> str:
     place = [str(part) for part in detail["loc"]]
     dotted = ".".join(place[:2])
     key, source = sanitize(dotted), sources.get(dotted)
     where = f" (from {source})" if source else ""
     if detail["type"] == "extra_forbidden":
         valid = list(Config.model_fields if len(place) == 1 else Config().flat())
-        near = did_you_mean(find_key(key) or key, valid)
-        return f"unknown key {key}{where}{near}"
+        return f"unknown key {key}{where}{did_you_mean(find_key(key) or key, valid)}"
     context, message = detail.get("ctx", {}), plain_reason(detail["msg"])
-    if detail["type"] == "value_error":
+    if "error" in context:
         return str(context["error"])
     if detail["type"] in ("literal_error", "string_pattern_mismatch"):
         forms = _FORMS.get(key) or str(context["expected"]).replace("'", "")
         message = f"must be {forms}"
         path = Path(str(detail["input"]))
         kind = "folder" if path.is_dir() else path.suffix[1:]
-        is_path = key == "data.dataset" and f"{kind}:" in forms
-        message += did_you_mean(str(path), re.findall(r"[\w-]+", forms))
-        message += f"; did you mean {kind}:{path}?" if is_path else ""
+        is_path = key == "data.dataset" and kind and f"{kind}:" in forms
+        near = did_you_mean(str(path), re.findall(r"[\w-]+", forms))
+        message += f"; did you mean {kind}:{path}?" if is_path else near
     if context.keys() & {"le", "lt"} and 1 in context.values():
         message += percent_hint(detail["input"])
-    try:
-        value = repr(detail["input"])
-    except (ValueError, RecursionError):  # an integer of thousands of digits
-        value = "…"
-    return f"{key} = {value[:MAX_SHOWN]}{'…' * (len(value) > MAX_SHOWN)}{where}: {message}"
+    with contextlib.suppress(ValueError, RecursionError):  # an integer of thousands of digits
+        return f"{key} = {truncate_middle(repr(detail['input']), MAX_SHOWN)}{where}: {message}"
+    return f"{key}{where}: {message}"
 
 
 _FORMS = {  # of values that a pattern describes

@@ -78,9 +78,9 @@ def print_groups(groups: Sequence[RunGroup]) -> None:
 
 
 def _delete(name: str, output: Path, *, is_confirmed: bool, json: bool) -> None:
-    from mnist_ce.runs.run_dir import FINISHED, LATEST, delete_run, find_run, is_shipped
+    from mnist_ce.runs.run_dir import LATEST, delete_run, find_run, is_shipped
 
-    if name == LATEST or is_shipped(run := find_run(name, output, FINISHED)):
+    if name == LATEST or is_shipped(run := find_run(name, output)):
         raise UsageError(f"--delete {name}: give the name of a run that 'mnist-ce runs' lists")
     if not is_confirmed:
         question = f"Delete run {sanitize(str(run.path))} with all its files?"

@@ -16,7 +16,7 @@ from mnist_ce.evaluation.evaluate import evaluate_split, load_splits_of
 from mnist_ce.runs.checkpoint import weights_sha256
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord
-from mnist_ce.runs.run_dir import FINISHED, RunDir, find_run
+from mnist_ce.runs.run_dir import RunDir, find_run
 from mnist_ce.runs.train_state import load_snapshot
 from mnist_ce.system.device import resolve_device
 from mnist_ce.system.errors import MnistCeError, RunError
@@ -53,7 +53,7 @@ def verify(
     compared among the files. For the arguments but `name`, a run, see `evaluate`. A `RunError` if
     there is no such run, or it is not finished.
     """
-    run = find_run(name, as_path(output), FINISHED)
+    run = find_run(name, as_path(output))
     record = run.read_record()
     if record is None or not record.is_finished:
         raise RunError(f"run {run.path} is not finished, and has no results to verify")

@@ -30,7 +30,7 @@ from mnist_ce.report.plots.images import draw_mistakes, draw_weights
 from mnist_ce.runs.groups import group_runs
 from mnist_ce.runs.load_model import load_model
 from mnist_ce.runs.records import RunRecord
-from mnist_ce.runs.run_dir import FINISHED, MAX_BYTES, RunDir, find_run, list_runs
+from mnist_ce.runs.run_dir import MAX_BYTES, RunDir, find_run, list_runs
 from mnist_ce.system.errors import DataError, RunError, UsageError
 from mnist_ce.system.files import as_path, read_regular, write_atomically
 from mnist_ce.system.text import one_line, percent
@@ -90,7 +90,7 @@ def report(
     `CheckpointError` if a run does not exist, has no weights yet, or has a damaged file.
     """
     output = as_path(output)
-    runs = [find_run(name, output, FINISHED) for name in names]
+    runs = [find_run(name, output) for name in names]
     if not names:
         runs = [run for run, record in list_runs(output) if record.is_finished][:1]
     if not runs:

@@ -9,10 +9,9 @@ import itertools
 import pickle
 import pickletools
 import re
-import sys
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnist_ce.config import MAX_HIDDEN
+from mnist_ce.network import INPUT_SIZE
 from mnist_ce.network.model import MLP
-from mnist_ce.runs.linear_layers import find_linear_layers
 from mnist_ce.system.errors import CheckpointError
 from mnist_ce.system.files import read_regular, write_atomically
 from mnist_ce.system.text import one_line, sanitize
@@ -33,6 +33,8 @@ MAX_HEADER_BYTES = 1 << 20  # of a safetensors file: 100 for each tensor
 MAX_OPCODES = 1_500_000  # of a pickle: torch reads so many in 4 s
 MAX_VALUES = 2_000_000  # in nested dicts and lists, shared ones counted as often as they are named
 MAX_DEPTH = 20
+MAX_DICTS, MAX_KEY_LENGTH = 1000, 1000
+_EXPECTED = "a plain state_dict is expected: save model.state_dict()"
 SAFETENSORS = "safetensors"
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch.save before version 1.6
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -76,21 +78,12 @@ def save_tensors(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def check_claimed_bytes(tensor: Tensor) -> None:
-    """Raise a ValueError if a tensor is not dense, or has more elements than its file.
-
-    A file of 1.6 kB can hold a tensor of 2^40 elements with stride 0: check before any copy.
-    """
-    if tensor.is_nested or tensor.layout != torch.strided or tensor.is_meta:
-        raise ValueError("has a tensor that is not dense")
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise ValueError(f"has a tensor of {tensor.numel():,} values, but the file holds fewer")
-
-
 def load_tensors(path: Path) -> Any:  # noqa: ANN401 - the caller checks the content
     """Read a file of `torch.save`, in either of its formats, or of safetensors; run no code of it.
 
-    A CheckpointError for any other file, and for more than tensors, plain values and NumPy's.
+    Dicts and lists are nested to a limit, and each tensor is dense and no larger than what the file
+    holds of it. A CheckpointError for any other file, and for more than tensors, plain values and
+    NumPy's.
     """
     with _naming(path):
         return _load(path)[0]
@@ -105,6 +98,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
     with _naming(path):
         content, form = _load(path)
         tensors = find_linear_layers(content, is_ordered=form != SAFETENSORS)
+        storages = {t.data_ptr(): t.nbytes() for t in map(Tensor.untyped_storage, tensors.values())}
+        if sum(tensor.nbytes for tensor in tensors.values()) > sum(storages.values()):
+            raise ValueError("has layers that share their values: save a copy of each")
         values = [_to_float32(key, tensor) for key, tensor in tensors.items()]
     keys = list(tensors)
     names = [f"l{i // 2 + 1}.{'bias' if i % 2 else 'weight'}" for i in range(len(keys))]
@@ -132,20 +128,23 @@ def _load(path: Path) -> tuple[Any, str]:
     """Return the content of a file, and the name of its format where that is an unusual one."""
     content = read_regular(path, MAX_BYTES)
     if content.startswith(b"PK"):
-        return _unpickle(content, _pickle_of(content)), ""
-    if content.startswith(LEGACY_MAGIC):
-        return _unpickle(content, content), "torch's legacy format"
-    if content[8:9] == b"{" and (length := int.from_bytes(content[:8], "little")) < MAX_BYTES:
+        loaded, form = _unpickle(content, _pickle_of(content)), ""
+    elif content.startswith(LEGACY_MAGIC):
+        loaded, form = _unpickle(content, content), "torch's legacy format"
+    elif content[8:9] == b"{" and (length := int.from_bytes(content[:8], "little")) < MAX_BYTES:
         if length > MAX_HEADER_BYTES:
-            raise CheckpointError(f"has a header of {length:,} bytes: there are too many tensors")
+            raise ValueError(f"has a header of {length:,} bytes: there are too many tensors")
         from safetensors import SafetensorError
         from safetensors.torch import load
 
         try:
-            return load(content), SAFETENSORS
+            loaded, form = load(content), SAFETENSORS
         except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"is a damaged {SAFETENSORS} file: {one_line(error)}") from None
-    raise _foreign(content)
+            raise ValueError(f"is a damaged {SAFETENSORS} file: {one_line(error)}") from None
+    else:
+        raise _foreign(content)
+    _check_structure(loaded)
+    return loaded, form
 
 
 def _foreign(content: bytes) -> CheckpointError:
@@ -159,8 +158,6 @@ def _pickle_of(content: bytes) -> bytes:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             records = archive.infolist()
             names = {name.rpartition("/")[2]: name for name in archive.namelist()}
-            if len(records) > MAX_TENSORS + 10:
-                raise CheckpointError(f"has more than {MAX_TENSORS:,} tensors")
             if "data.pkl" not in names or "constants.pkl" in names:  # the latter: TorchScript
                 raise _foreign(content)
             # torch.save compresses nothing: a compressed record could unpack to any size.
@@ -178,39 +175,45 @@ def _pickle_of(content: bytes) -> bytes:
 
 def _unpickle(content: bytes, pickled: bytes) -> Any:  # noqa: ANN401
     if b"bytearray" in pickled:  # which torch allows, of any size
-        raise CheckpointError("holds a bytearray, which no checkpoint needs")
+        raise ValueError("holds a bytearray, which no checkpoint needs")
     try:
         _check_pickle(pickled, num_pickles=5 if pickled is content else 1)
         names: list[Any] = [(_NumpyValue, name) for name in NUMPY_NAMES]
         with torch.serialization.safe_globals(names), warnings.catch_warnings(action="ignore"):
-            loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        raise CheckpointError(
+        raise ValueError(
             f"holds {f'an object of {named[1]}' if named else 'code, or is damaged'}, and no code "
             f"is run from a checkpoint: save model.state_dict() alone; {CONVERSION}"
         ) from None
     except Exception as error:  # torch raises many kinds for a damaged file
         state = "is damaged" if pickled is content else "cannot be loaded"
-        raise CheckpointError(f"{state}: {one_line(error)}") from None
-    _check_structure(loaded)
-    return loaded
+        raise ValueError(f"{state}: {one_line(error)}") from None
 
 
 def _check_structure(content: object) -> None:
-    """Bound the walks through nested dicts and lists, which may hold each other or themselves."""
+    """Bound the walks through nested dicts and lists, which may hold each other or themselves.
+
+    A file of 1.6 kB can hold a tensor of 2^40 elements with stride 0: check before any copy.
+    """
     values: list[tuple[Any, int]] = [(content, 0)]
     num_values = 0
     while values:
         value, depth = values.pop()
         num_values += 1
         if depth > MAX_DEPTH or num_values > MAX_VALUES:
-            raise CheckpointError(
-                "holds too many nested dicts and lists: save the state_dict alone"
-            )
+            raise ValueError("holds too many nested dicts and lists: save the state_dict alone")
         if isinstance(value, dict | list | tuple):
             children = value.values() if isinstance(value, dict) else value
             values += [(child, depth + 1) for child in children]
+        elif isinstance(value, Tensor):
+            if value.is_nested or value.layout != torch.strided or value.is_meta:
+                raise ValueError("has a tensor that is not dense")
+            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise ValueError(
+                    f"has a tensor of {value.numel():,} values, but the file holds fewer"
+                )
 
 
 def _check_pickle(pickled: bytes, num_pickles: int) -> None:
@@ -250,10 +253,117 @@ def _check_pickle(pickled: bytes, num_pickles: int) -> None:
         stack += [size] * num_after
 
 
+def find_linear_layers(content: object, *, is_ordered: bool = True) -> dict[str, Tensor]:
+    """Find the one MLP in a checkpoint: a state_dict, or nested dicts with one among them.
+
+    Return its tensors by key: weight and bias of each layer in turn, from input to output. Nothing
+    is copied, and the dtypes are not checked. `is_ordered`: the keys are in the order of the
+    layers. The message of a ValueError goes after a file's name.
+    """
+    if not isinstance(content, Mapping):
+        advice = ", or of a list a dict {'0': weight, '1': bias, '2': weight, …}"
+        raise ValueError(f"holds a {type(content).__name__}; {_EXPECTED}{advice}")
+    tables: list[dict[str, Tensor]] = []
+    _collect(content, "", set(), tables)
+    networks: list[dict[str, Tensor]] = []
+    failures = []
+    for tensors in tables:
+        num_matrices = sum(tensor.dim() > 1 for tensor in tensors.values())
+        if not num_matrices or any(tensors.keys() <= network.keys() for network in networks):
+            continue  # no network, or a layer of one: each may have a dict of its own
+        try:
+            networks.append(_chain(tensors, is_ordered=is_ordered))
+        except ValueError as error:
+            failures.append((-num_matrices, len(tensors), str(error)))
+        if len(networks) > 1:
+            names = _shorten([next(iter(network)) for network in networks])
+            raise ValueError(f"holds several networks ({names}); save the state_dict of one")
+    if networks:
+        return networks[0]
+    if failures:
+        raise ValueError(min(failures)[2])  # that of the innermost dict with all the matrices
+    raise ValueError(f"holds no weights (keys: {_shorten([*content]) or 'none'}); {_EXPECTED}")
+
+
+def _collect(
+    content: Mapping[Any, Any], prefix: str, seen: set[int], tables: list[dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Append the tensors of each nested dict, by dotted key, to `tables`; return the outer ones.
+
+    How deep they are is bounded: see `load_tensors`.
+    """
+    tensors: dict[str, Tensor] = {}
+    if "param_groups" in content or id(content) in seen or len(seen) > MAX_DICTS:
+        return tensors  # an optimizer's, or one that other dicts hold, too
+    seen.add(id(content))
+    tables.append(tensors)
+    for key, value in content.items():
+        if isinstance(key, str) and len(key) > MAX_KEY_LENGTH:
+            raise ValueError(f"has a key of {len(key):,} characters")
+        if isinstance(key, str) and isinstance(value, Tensor):
+            tensors[prefix + key] = value
+        elif isinstance(key, str) and isinstance(value, Mapping):
+            tensors |= _collect(value, f"{prefix}{key}.", seen, tables)
+    return tensors
+
+
+def _chain(tensors: Mapping[str, Tensor], *, is_ordered: bool) -> dict[str, Tensor]:
+    shapes = {
+        key: tuple(tensor.shape)
+        for key, tensor in tensors.items()
+        if tensor.dim() or tensor.is_floating_point()  # no counter, such as `n_averaged`
+    }
+    weights, biases = ([key for key in shapes if len(shapes[key]) == dim] for dim in (2, 1))
+    patterns = [{re.sub(r"\d+", "#", key) for key in keys} for keys in (weights, biases)]
+    is_numbered = all(len(names) == 1 for names in patterns)  # `l1.weight`, `l2.weight`, …
+    if is_numbered or not is_ordered:
+        weights.sort(key=_by_number)
+        biases.sort(key=_by_number)
+    others = [f"{key} {list(shapes[key])}" for key in shapes if len(shapes[key]) not in (1, 2)]
+    if others or len(weights) != len(biases):
+        raise ValueError(
+            f"is not a chain of Linear layers with weight and bias each: {len(weights)} weights, "
+            f"{len(biases)} biases ({_shorten(others or [*shapes])}); for another network give its "
+            "module, --model FILE.py:CLASS: see docs/own-network.md"
+        )
+    if len(weights) > MAX_HIDDEN + 1:
+        raise ValueError(f"has {len(weights)} layers, more than {MAX_HIDDEN + 1}")
+    bias_of = dict(zip(weights, biases, strict=True))
+    has_order = is_ordered or is_numbered
+    if not has_order and len({shapes[weight] for weight in weights}) < len(weights):
+        names = _shorten(weights)
+        raise ValueError(f"does not tell the order of {names}, some of one shape: number them")
+    chain: dict[str, Tensor] = {}
+    width = INPUT_SIZE
+    while weights:
+        # Of the layers that fit, a square one comes first: after another it would not fit.
+        by_width = sorted(weights, key=lambda w: (shapes[w][1] != width, shapes[w][0] != width))
+        weight = weights[0] if has_order else by_width[0]
+        weights.remove(weight)
+        bias = bias_of[weight]
+        if shapes[weight] != (*shapes[bias], width):
+            raise ValueError(
+                f"is no chain of layers: {_shorten([weight])} has shape {list(shapes[weight])} and "
+                f"{_shorten([bias])} {list(shapes[bias])}, but the layer's input has {width} values"
+            )
+        chain |= {weight: tensors[weight], bias: tensors[bias]}
+        width = shapes[bias][0]
+    return chain
+
+
+def _by_number(key: str) -> str:
+    """Return a key with its numbers padded, so that 10 comes after 9."""
+    return re.sub(r"\d+", lambda number: number[0].lstrip("0").zfill(MAX_KEY_LENGTH), key)
+
+
+def _shorten(names: Sequence[object], count: int = 3) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return sanitize(", ".join(map(str, names[:count]))) + more
+
+
 def _to_float32(key: str, tensor: Tensor) -> Tensor:
     if tensor.dtype not in FLOATS:
         raise ValueError(f"has {sanitize(key)}, which is not a tensor of floats")
-    check_claimed_bytes(tensor)
     tensor = tensor.detach().to(torch.float32).contiguous()
     if not torch.isfinite(tensor).all():
         raise ValueError(f"has {sanitize(key)}, which holds values that are NaN or infinite")
@@ -276,9 +386,7 @@ def weights_sha256(state: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(state):
         array = np.ascontiguousarray(state[name].detach().cpu().numpy())
-        if sys.byteorder == "big":
-            array = array.byteswap()
         shape = ",".join(map(str, array.shape))
         digest.update(f"{name}:{array.dtype.name}:{shape}\n".encode())
-        digest.update(array.tobytes())
+        digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()

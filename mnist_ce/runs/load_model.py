@@ -117,17 +117,22 @@ def load_model(
         TypeError: If an argument is of another type.
         UsageError: If an option is wrong, or the module is not such a network.
     """
-    _check_options(activation, input_mean, input_std)
+    if activation not in (None, *ACTIVATIONS):
+        raise UsageError(f"--activation {activation}: must be one of {', '.join(ACTIVATIONS)}")
+    if not (math.isfinite(input_mean) and math.isfinite(input_std) and input_std):
+        raise UsageError(
+            f"--input-mean {input_mean}, --input-std {input_std}: must be finite numbers, and the "
+            "latter not 0"
+        )
+    is_loaded = isinstance(checkpoint, TrainedModel)
     if isinstance(checkpoint, nn.Module):
         checkpoint, model = None, checkpoint
-    if (model is not None or isinstance(checkpoint, TrainedModel)) and activation is not None:
-        raise UsageError(f"activation = {activation!r}: a module has its own; leave it out")
+    if [is_loaded, model is not None, activation is not None].count(True) > 1:
+        raise UsageError("a module has its own activation, a TrainedModel its module: leave it out")
     if isinstance(checkpoint, TrainedModel):
-        if model is not None:
-            raise UsageError("a TrainedModel has its network; leave model out")
-        if (input_mean, input_std) == (0.0, 1.0):
-            return checkpoint
-        return replace(checkpoint, input_mean=input_mean, input_std=input_std)
+        is_unscaled = (input_mean, input_std) == (0.0, 1.0)
+        scaled = replace(checkpoint, input_mean=input_mean, input_std=input_std)
+        return checkpoint if is_unscaled else scaled
     if not isinstance(checkpoint, str | Path | None):
         raise TypeError(f"checkpoint must be a path or a name, not {checkpoint!r:.60}")
     module = None if model is None else as_module(model)
@@ -137,7 +142,12 @@ def load_model(
         path = find_checkpoint(checkpoint, as_path(output))
         record = _record_beside(path)
     if module is None:
-        _check_not_custom(path, record)
+        if name := ((record and record.custom) or {}).get("model"):
+            kind = name.rpartition(".")[2]
+            raise CheckpointError(
+                f"{path} has the weights of {name}, a module of your own; give it again: --model "
+                f"FILE.py:{kind}, or in Python load_model({str(path)!r}, model={kind}())"
+            )
         if record is not None and activation not in (None, "relu"):
             raise UsageError(f"--activation {activation}: {path} is of a run, which has ReLU")
         weights, *taken = read_weights(path)
@@ -148,7 +158,12 @@ def load_model(
         if conversion := "; ".join(filter(None, taken)) or None:
             logger.info(f"checkpoint {path}: {conversion}")
     elif checkpoint is not None:
-        _load_into(module, path)
+        state = load_tensors(path)
+        try:
+            module.eval().load_state_dict(state)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            reason = f"does not fit {type(module).__name__}: {' '.join(str(error).split())}"
+            raise CheckpointError(f"{path} {reason}") from None
     network, num_outputs = as_network(module)
     try:
         class_names = (record or RunRecord()).classes(num_outputs)
@@ -176,33 +191,6 @@ def needs_options(checkpoint: object, output: str | Path = "checkpoints") -> boo
         return False
     record = _record_beside(find_checkpoint(checkpoint, as_path(output)))
     return record is None or bool((record.custom or {}).get("model"))
-
-
-def _check_not_custom(path: Path, record: RunRecord | None) -> None:
-    if record is not None and record.custom and (name := record.custom.get("model")):
-        kind = name.rpartition(".")[2]
-        raise CheckpointError(
-            f"{path} has the weights of {name}, a module of your own; give it again: --model "
-            f"FILE.py:{kind}, or in Python load_model({str(path)!r}, model={kind}())"
-        )
-
-
-def _load_into(module: nn.Module, path: Path) -> None:
-    state = load_tensors(path)
-    try:
-        module.eval().load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path} does not fit {type(module).__name__}: {reason}") from None
-
-
-def _check_options(activation: str | None, mean: float, std: float) -> None:
-    if activation not in (None, *ACTIVATIONS):
-        raise UsageError(f"--activation {activation}: must be one of {', '.join(ACTIVATIONS)}")
-    if not math.isfinite(mean):
-        raise UsageError(f"--input-mean = {mean}: must be a finite number")
-    if not (math.isfinite(std) and std):  # below 0: dark ink on white
-        raise UsageError(f"--input-std = {std}: must be a finite number other than 0")
 
 
 def _record_beside(path: Path) -> RunRecord | None:

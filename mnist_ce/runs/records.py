@@ -10,8 +10,15 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from mnist_ce.config import RENAMED_KEYS, Config, Count, Fraction, NotNegative, check_value, flatten
-from mnist_ce.system.errors import UsageError
+from mnist_ce.config import (
+    RENAMED_KEYS,
+    Count,
+    Fraction,
+    NotNegative,
+    find_problems,
+    flatten,
+    to_tables,
+)
 from mnist_ce.system.text import first_problem, one_line, sanitize
 
 FORMAT_VERSION = 1
@@ -127,7 +134,12 @@ class RunRecord(BaseModel, extra="allow", strict=True):
         if version != FORMAT_VERSION:
             raise ValueError(f"has format_version {version!r}; {FORMAT_VERSION} is expected")
         found = cls.model_validate(record)
-        return found.updated(config=_without_wrong_values(found.config)) if found.config else found
+        # In present names, without what no config can hold; other keys are another version's.
+        settings = {RENAMED_KEYS.get(k, k): value for k, value in flatten(found.config or {})}
+        for problem in find_problems(settings):
+            if problem["type"] != "extra_forbidden":
+                settings.pop(".".join(map(str, problem["loc"][:2])), None)
+        return found.updated(config=to_tables(settings)) if found.config else found
 
     @field_validator("*", mode="wrap")
     @classmethod
@@ -147,8 +159,8 @@ class RunRecord(BaseModel, extra="allow", strict=True):
 
     @property
     def flat_config(self) -> dict[str, Any]:
-        """The config by dotted key, in present names; empty where the record has none."""
-        return {RENAMED_KEYS.get(key, key): value for key, value in flatten(self.config or {})}
+        """The config by dotted key; empty where the record has none."""
+        return dict(flatten(self.config or {}))
 
     @property
     def calibration(self) -> Calibration:
@@ -176,21 +188,6 @@ class RunRecord(BaseModel, extra="allow", strict=True):
 
     def updated(self, **values: Any) -> RunRecord:  # noqa: ANN401
         return self.model_copy(update=values)
-
-
-def _without_wrong_values(tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Leave out what no config can hold; keys that are not known are another version's."""
-    known, wrong = Config().flat(), set()
-    for key, value in flatten(tables):
-        name = RENAMED_KEYS.get(key, key)
-        try:
-            check_value(name, value, "run.json")
-        except UsageError:
-            wrong |= {key} if name in known else set()
-    return {
-        section: {key: value for key, value in table.items() if f"{section}.{key}" not in wrong}
-        for section, table in tables.items()
-    }
 
 
 def _checked(value: Any, depth: int = 0) -> Any:  # noqa: ANN401

@@ -11,15 +11,13 @@ import itertools
 import json
 import os
 import re
-import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from stat import S_ISREG
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import tomli_w
 from filelock import FileLock, Timeout
@@ -42,22 +40,21 @@ from mnist_ce.system.text import did_you_mean, one_line, sanitize, truncate_midd
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-try:
+with contextlib.suppress(ImportError):  # Windows
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 LATEST = "latest"
 # The folder of each shipped network by its names; `pretrained` is the old name of `mnist`.
-SHIPPED_WEIGHTS = {"world": "world", "world-mlp": "world", "mnist": "mnist"}
-SHIPPED_WEIGHTS |= {"mnist-mlp": "mnist", "pretrained": "mnist"}
+SHIPPED_WEIGHTS = {
+    **dict.fromkeys(("world", "world-mlp"), "world"),
+    **dict.fromkeys(("mnist", "mnist-mlp", "pretrained"), "mnist"),
+}
 RESERVED_NAMES = (LATEST, *SHIPPED_WEIGHTS)  # which no run can have
 MAX_NAME_BYTES = 230  # of the 255 that a folder's may have; a search adds to it
-NO_FOLDER_NAME = r'^[. ]|[\\/:*?"<>|]|[. ]$|^(con|prn|aux|nul|(com|lpt)\d)(\.|$)'  # on Windows
+NO_RUN_NAME = r'^[-. ]|[\\/:*?"<>|]|[. ]$|^(con|prn|aux|nul|(com|lpt)\d)(\.|$)'  # on Windows
 NUM_DIGITS = 10  # a run with fewer classes is never a default
-WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 MAX_BYTES = 1 << 24  # of a record or table
-STEPS_BYTES, STEPS_PARTS = 1 << 22, 512  # read of a larger `steps.csv`, in parts of 90 rows or so
+STEPS_BYTES = 1 << 21  # of the rows that are read of a larger `steps.csv`
 _COLUMNS = (
     *("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy"),
     *("validation_loss", "validation_accuracy", "learning_rate", "seconds", "images_per_second"),
@@ -97,19 +94,20 @@ class RunDir:
         lock = FileLock(self.lock_path, timeout=1.0)
         try:
             check_writable(self.path)
-            if os.path.lexists(self.lock_path) and not S_ISREG(self.lock_path.lstat().st_mode):
-                raise OSError(errno.EINVAL, "its .lock is not a regular file")
+            for path in self.path.iterdir():
+                if not (path.is_file() or path.is_dir()):  # a pipe, for example, which may wait
+                    raise OSError(errno.EINVAL, f"{path.name} is not a file")
             lock.acquire()
         except Timeout:
-            process = {"id": "?", "host": "?"}
+            process = {}
             with contextlib.suppress(RunError):
-                process |= (self.read_record() or RunRecord()).process or {}
+                process = (self.read_record() or RunRecord()).process or {}
             raise RunError(
-                f"run {self.path} is being trained by process {process['id']} on "
-                f"{process['host']}; wait until it ends, or stop it"
+                f"run {self.path} is being trained by process {process.get('id', '?')} on "
+                f"{process.get('host', '?')}; wait until it ends, or stop it"
             ) from None
         except OSError as error:
-            raise RunError(f"run {self.path} cannot be continued: {one_line(error)}") from None
+            raise RunError(f"run {self.path} cannot be written: {one_line(error)}") from None
         try:
             remove_unfinished(self.path)
             yield self
@@ -118,18 +116,14 @@ class RunDir:
 
     def is_locked(self) -> bool:
         """Whether a process has locked the run, as far as this file system can say."""
-        if fcntl is None:
-            try:
-                with FileLock(self.lock_path, blocking=False):
-                    return False
-            except (Timeout, OSError):
-                return True
         try:
             with open_regular(self.lock_path) as file:
                 # Shared, so that two listings of the runs do not disturb each other.
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError as error:
             return isinstance(error, BlockingIOError)
+        except NameError:  # Windows has no fcntl
+            return False
         return False
 
     def write_config(self, config: Config) -> None:
@@ -149,19 +143,7 @@ class RunDir:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the rows of `metrics.csv`, none without it; None for what was not measured."""
-        try:
-            content = _read(self.metrics_path) or b""
-            if content.count(b"\n") > MAX_EPOCHS:
-                raise ValueError
-            lines = content.decode().splitlines(keepends=True)
-            rows = csv.DictReader(line for line in lines if line.endswith("\n"))
-            present = [name for name in _COLUMNS if name in {"epoch", *(rows.fieldnames or ())}]
-            return [{name: _number(name, row[name]) for name in present} for row in rows]
-        except (ValueError, KeyError, csv.Error):
-            raise RunError(
-                f"{self.metrics_path} is not a table of metrics, a row per epoch "
-                f"({MAX_EPOCHS:,} at most)"
-            ) from None
+        return _read_table(self.metrics_path, _COLUMNS[:1], _COLUMNS[1:], MAX_BYTES)
 
     def append_steps(self, rows: str) -> None:
         with self.steps_path.open("a", encoding="utf-8") as file:
@@ -170,13 +152,12 @@ class RunDir:
     def truncate_steps(self, num_steps: int) -> None:
         """Drop the rows of `steps.csv` that are past a step, and all after a damaged line."""
         if self.steps_path.is_file():
+            length = 0
             with open_regular(self.steps_path) as file:
-                header = file.readline()
-                length = len(header) if header == _STEP_HEADER.encode() else 0
-                for line in file if length else ():
-                    step = line.partition(b",")[0]
-                    is_whole = line.endswith(b"\n") and step.isdigit() and len(step) < 19
-                    if not is_whole or int(step) > num_steps:
+                for line in file:
+                    row = re.fullmatch(rb"(\d{1,18}),.*\n", line)
+                    is_kept = bool(row and int(row[1]) <= num_steps)
+                    if not (is_kept if length else line == _STEP_HEADER.encode()):
                         break
                     length += len(line)
             os.truncate(self.steps_path, length)
@@ -186,26 +167,16 @@ class RunDir:
 
         Its columns `step` and `epoch`, int64, count from 1; `loss`, `accuracy` and `learning_rate`,
         float64, are means over the steps since the row before, of the same epoch. Of a file of more
-        than 4 MB only parts are read, spread evenly. It may be read while the run is trained.
+        than 2 MB only every so many rows are read. It may be read while the run is trained.
 
         Raises:
             RunError: If the file is not such a table.
         """
         import numpy as np  # here, since to list runs it is not needed
 
-        dtype = np.dtype([(name, "i8" if name in _WHOLE else "f8") for name in _STEP_COLUMNS])
-        try:
-            text = (_read(self.steps_path, STEPS_BYTES, _read_evenly) or b"").decode()
-            header, *lines = text.splitlines() or [_STEP_HEADER.strip()]
-            columns = [header.split(",").index(name) for name in _STEP_COLUMNS]
-            if not any(lines):
-                return np.empty(0, dtype)
-            rows = np.loadtxt(lines, dtype, None, ",", usecols=columns, ndmin=1)
-            for name in _STEP_COLUMNS:
-                _check_numbers(name, rows[name].min(), rows[name].max())
-        except ValueError:
-            raise RunError(f"{self.steps_path} is not a table of metrics by step") from None
-        return rows
+        dtype = [(name, "i8" if name in _WHOLE else "f8") for name in _STEP_COLUMNS]
+        rows = _read_table(self.steps_path, _STEP_COLUMNS, (), STEPS_BYTES)
+        return np.array([tuple(row.values()) for row in rows], dtype)
 
     def write_record(self, record: RunRecord) -> None:
         text = json.dumps(record.to_dict(), indent=2, allow_nan=False)
@@ -213,67 +184,71 @@ class RunDir:
 
     def read_record(self) -> RunRecord | None:
         """Return the content of `run.json`, None without it; a RunError for another format."""
-        if (content := _read(self.record_path)) is None:
-            return None
         try:
-            return RunRecord.parse(content)
+            return RunRecord.parse(read_regular(self.record_path, MAX_BYTES))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RunError(f"{self.record_path} cannot be read: {one_line(error)}") from None
         except ValueError as error:
             raise RunError(f"{self.record_path} {one_line(error)}") from None
 
 
-def _read(
-    path: Path, max_bytes: int = MAX_BYTES, read: Callable[[Path, int], bytes] = read_regular
-) -> bytes | None:
+def _read_table(
+    path: Path, required: Sequence[str], optional: Sequence[str], max_bytes: int
+) -> list[dict[str, Any]]:
+    """Return the whole rows of a table, none without the file; of a large one each so-manieth.
+
+    An optional column may be missing, and there is None for its empty cells.
+    """
     try:
-        return read(path, max_bytes)
+        with open_regular(path) as file:
+            stride = 1 + os.fstat(file.fileno()).st_size // max_bytes
+            kept = itertools.islice(file, 0, None, stride)
+            lines = [line.decode() for line in kept if line.endswith(b"\n")]
+        if len(lines) > MAX_EPOCHS + 1:
+            raise ValueError
+        rows = csv.DictReader(lines)
+        names = [*required, *(name for name in optional if name in (rows.fieldnames or ()))]
+        return [
+            {
+                name: _number(name, row[name]) if row[name] or name in required else None
+                for name in names
+            }
+            for row in rows
+        ]
     except FileNotFoundError:
-        return None
+        return []
     except OSError as error:
         raise RunError(f"{path} cannot be read: {one_line(error)}") from None
+    except (ValueError, KeyError, TypeError, csv.Error):
+        raise RunError(
+            f"{path} is not a table of metrics with a row per {required[0]}, {MAX_EPOCHS:,} at most"
+        ) from None
 
 
-def _read_evenly(path: Path, max_bytes: int) -> bytes:
-    """Return the whole lines of a table; of a larger one those in parts from start to end."""
-    with open_regular(path) as file:
-        text, size = file.read(max_bytes), os.fstat(file.fileno()).st_size
-        if size > max_bytes:
-            length = max_bytes // STEPS_PARTS
-            parts = [text[:length]]
-            for number in range(1, STEPS_PARTS):
-                file.seek(number * (size - length) // (STEPS_PARTS - 1))
-                parts.append(file.read(length).partition(b"\n")[2])
-            text = b"".join(part[: part.rfind(b"\n") + 1] for part in parts)
-    return text[: text.rfind(b"\n") + 1]
-
-
-def _number(name: str, text: str | None) -> float | None:
-    """Return a value of `metrics.csv`; None for an empty cell."""
-    if not text and name not in _WHOLE:
-        return None
-    value = int(text or "") if name in _WHOLE else float(text or "")
-    _check_numbers(name, value, value)
-    return value
-
-
-def _check_numbers(name: str, lowest: float, highest: float) -> None:
-    if not (lowest >= 0 and highest < (2**53 if name in _WHOLE else 1e39)):  # float32's range
+def _number(name: str, text: str) -> float:
+    value = int(text) if name in _WHOLE else float(text)
+    if not 0 <= value < (2**53 if name in _WHOLE else 1e39):  # float32's range
         raise ValueError(f"{name} is NaN, negative or too large")
+    return value
 
 
 def check_run_name(name: str) -> None:
     """Raise a UsageError for a name that some command, shell or system could not use."""
-    problems = {
-        "stands for the newest run": name == LATEST,
-        "stands for shipped weights": name in SHIPPED_WEIGHTS,
-        "begins as an option does": name.startswith("-"),
-        "has characters that cannot be printed": not name.isprintable(),  # or are not UTF-8
-        f"has more than {MAX_NAME_BYTES} bytes": len(name.encode(errors="replace"))
-        > MAX_NAME_BYTES,
-        "is not the name of a folder on every system": re.search(NO_FOLDER_NAME, name, re.I),
-    }
-    if problem := next((text for text, is_so in problems.items() if is_so), None):
-        shown = truncate_middle(repr(name), 80)
-        raise UsageError(f"run.name = {shown} {problem}; choose another --name")
+    is_long = len(name.encode(errors="replace")) > MAX_NAME_BYTES
+    if name in RESERVED_NAMES:
+        problem = "stands for " + ("the newest run" if name == LATEST else "shipped weights")
+    elif is_long or not name.isprintable() or re.search(NO_RUN_NAME, name, re.IGNORECASE):
+        problem = (
+            f"has more than {MAX_NAME_BYTES} bytes, begins as an option does, "
+            "or is not the name of a folder on every system"
+        )
+    else:
+        return
+    raise UsageError(
+        f"run.name = {truncate_middle(repr(name), 80)} {problem}; choose another --name"
+    )
 
 
 def check_new_run(output: Path, name: str) -> None:
@@ -298,30 +273,26 @@ def create_run(
     numbered = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
     with _output_errors(output):
         output.mkdir(parents=True, exist_ok=True)
-        for path in output.glob(".new-*.tmp"):  # of processes that were killed in this function
+        for path in output.glob(".new-*"):  # of processes that were killed in this function
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > 3600:
                     shutil.rmtree(path)
-        hidden = output / f".new-{secrets.token_hex(4)}.tmp"
-        hidden.mkdir()
-        try:
-            for candidate in [name] if name else numbered:
-                path = output / candidate
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=output) as folder:
+            hidden = RunDir(Path(folder) / "run")
+            for path in (output / one for one in ([name] if name else numbered)):
                 if path.exists():
                     continue
-                write_files(RunDir(hidden), candidate)
+                hidden.path.mkdir(exist_ok=True)
+                write_files(hidden, path.name)
                 try:
-                    hidden.rename(path)
+                    hidden.path.rename(path)
                 except OSError:  # another process was faster?
                     if not path.exists():
                         raise
                 else:
                     flush_folder(output)
                     return RunDir(path)
-            raise _exists(output / name)
-        except BaseException:
-            shutil.rmtree(hidden, ignore_errors=True)
-            raise
+        raise _exists(output / name)
 
 
 @contextlib.contextmanager
@@ -329,9 +300,8 @@ def _output_errors(output: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(
-            f"no run can be made in {output}: {one_line(error)}; choose another --output"
-        ) from None
+        reason = f"{one_line(error)}; choose another --output"
+        raise RunError(f"no run can be made in {output}: {reason}") from None
 
 
 def _exists(path: Path) -> UsageError:
@@ -343,34 +313,17 @@ def _exists(path: Path) -> UsageError:
 
 def list_runs(output: Path, problems: list[str] | None = None) -> list[tuple[RunDir, RunRecord]]:
     """Return the runs in a folder, the newest first; `problems` gets why one is left out."""
-    return sorted(_each_run(output, problems), key=_age_key, reverse=True)
-
-
-def _each_run(
-    output: Path, problems: list[str] | None = None
-) -> Iterator[tuple[RunDir, RunRecord]]:
+    runs = []
     files = (*output.glob("[!.]*/run.json"), *output.glob("[!.]*/config.toml"))
-    runs = {path.parent: RunDir(path.parent) for path in files}
-    for run in sorted(runs.values(), key=lambda run: _written_at(run.record_path), reverse=True):
-        problem = f"{run.record_path} is missing"
+    for run in map(RunDir, {path.parent for path in files}):
         try:
-            if (record := run.read_record()) is not None:
-                yield run, record
-                continue
+            if (record := run.read_record()) is None:
+                raise RunError(f"{run.record_path} is missing")
+            runs.append((run, record))
         except RunError as error:
-            problem = str(error)
-        if problems is not None:
-            problems.append(problem)
-
-
-def _written_at(path: Path) -> str:
-    """Return the time of a file as `created` of a record has it."""
-    seconds = path.stat().st_mtime if path.exists() else 0.0  # removed meanwhile
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
-def _age_key(item: tuple[RunDir, RunRecord]) -> tuple[str, str]:
-    return item[1].created or "", item[0].name
+            if problems is not None:
+                problems.append(str(error))
+    return sorted(runs, key=lambda item: (item[1].created or "", item[0].name), reverse=True)
 
 
 def run_state(run: RunDir, record: RunRecord) -> RunState:
@@ -388,59 +341,35 @@ def shipped_weights(name: str) -> Path:
 
 def is_shipped(run: RunDir) -> bool:
     """Whether a run holds shipped weights, which lie among the runs in a checkout."""
-    name = SHIPPED_WEIGHTS.get(run.path.resolve().name)
-    with contextlib.suppress(OSError):
-        return name is not None and filecmp.cmp(
-            run.model_path, shipped_weights(name), shallow=False
-        )
-    return False
+    name = run.path.resolve().name
+    try:
+        return name in SHIPPED_WEIGHTS and filecmp.cmp(run.model_path, shipped_weights(name), False)
+    except OSError:
+        return False
 
 
-class Criterion(NamedTuple):
-    """Which runs a command can use."""
+def newest_run(
+    output: Path, state: RunState = RunState.FINISHED, min_classes: int = 0
+) -> tuple[RunDir, RunRecord] | None:
+    """Return the newest of the user's own runs that a command can use: what `latest` means.
 
-    description: str
-    is_met: Callable[[RunDir, RunRecord], bool]
-
-
-FINISHED = Criterion("finished run", lambda run, record: record.is_finished)
-CLASSIFIER = Criterion(
-    f"finished run of {NUM_DIGITS} classes",
-    lambda run, record: (
-        record.is_finished
-        and record.objective == "multiclass"
-        and len(record.class_names or ()) >= NUM_DIGITS
-        and run.model_path.is_file()
-    ),
-)
-INTERRUPTED = Criterion(
-    "interrupted run",
-    lambda run, record: (
-        record.status in (RunState.RUNNING, RunState.STOPPED) and not run.is_locked()
-    ),
-)
+    With `min_classes` it has weights, and is not a yes/no network.
+    """
+    for run, record in list_runs(output):
+        is_classifier = record.objective == "multiclass" and run.model_path.is_file()
+        has_classes = is_classifier and len(record.class_names or ()) >= min_classes
+        fits = run_state(run, record) == state and (has_classes or not min_classes)
+        if fits and not is_shipped(run):
+            return run, record
+    return None
 
 
-def newest_run(output: Path, criterion: Criterion = CLASSIFIER) -> tuple[RunDir, RunRecord] | None:
-    """Return the newest of the user's own runs that a command can use: what `latest` means."""
-    newest: tuple[RunDir, RunRecord] | None = None
-    for run, record in _each_run(output):
-        if newest and _written_at(run.record_path) < (newest[1].created or ""):
-            break  # what was last written before a run was created is older
-        if criterion.is_met(run, record) and not is_shipped(run):
-            newest = max(newest or (run, record), (run, record), key=_age_key)
-    return newest
-
-
-def _find_folder(name: str, output: Path, criterion: Criterion, file: str) -> Path | None:
+def _find_folder(name: str, output: Path, file: str) -> Path | None:
     """Return the folder of a run or of shipped weights: the one meaning of their names.
 
     Shipped weights go before a run of their name, which is reached by its path; of a path and a
     name, the one is taken that has the file.
     """
-    if name == LATEST:
-        newest = newest_run(output, criterion)
-        return newest[0].path if newest else None
     if name in SHIPPED_WEIGHTS:
         return shipped_weights(name).parent
     return next((path for path in (Path(name), output / name) if (path / file).is_file()), None)
@@ -450,68 +379,55 @@ def find_checkpoint(checkpoint: str | Path | None, output: Path) -> Path:
     """Return the file of a checkpoint; for arguments and errors see `load_model`."""
     name = local_path(str(LATEST if checkpoint is None else checkpoint))
     path = Path(name)
-    if name not in RESERVED_NAMES and path.exists() and not path.is_dir():
-        return path
-    if folder := _find_folder(name, output, CLASSIFIER, "model.pt"):
-        return folder / "model.pt"
-    if checkpoint is None:
-        return shipped_weights("mnist")
     if name == LATEST:
+        if newest := newest_run(output, min_classes=NUM_DIGITS):
+            return newest[0].model_path
+        if checkpoint is None:
+            return shipped_weights("mnist")
         raise CheckpointError(
-            f"there is no {CLASSIFIER.description} in {output}: train one with 'mnist-ce train'"
+            f"there is no finished run of {NUM_DIGITS} classes in {output}: train one with "
+            "'mnist-ce train'"
         )
+    if name not in SHIPPED_WEIGHTS and path.exists() and not path.is_dir():
+        return path
+    if folder := _find_folder(name, output, "model.pt"):
+        return folder / "model.pt"
     if path.is_dir() or (output / path).is_dir():
-        run = RunDir(path if path.is_dir() else output / path)
-        if run.config_path.is_file() or run.record_path.is_file():
-            raise CheckpointError(f"checkpoint {name} has no model.pt yet: let it finish an epoch")
-        files = [p for p in run.path.iterdir() if p.suffix in WEIGHTS_SUFFIXES]
-        advice = f"; name one of its files: {', '.join(sorted(map(str, files))[:3])}"
         raise CheckpointError(
-            f"checkpoint {name} is a folder without a run (it has no model.pt)"
-            f"{advice if files else ''}"
+            f"checkpoint {name} is a folder that has no model.pt, which a run has when its first "
+            "epoch is done: name one of its files"
         )
-    beside = [str(path.parent / other) for other in _entries(path.parent)]
-    near = _suggestion(str(path), output, [*SHIPPED_WEIGHTS, *_entries(output), *beside])
+    beside = map(str, path.parent.glob("[!.]*"))
+    near = _suggestion(name, output, *SHIPPED_WEIGHTS, *beside)
     raise CheckpointError(f"checkpoint {name} is neither a file nor a run in {output}{near}")
 
 
-def find_run(name: str, output: Path, criterion: Criterion) -> RunDir:
-    """Return a run by directory, by name, or `latest`; a RunError if there is none."""
+def find_run(name: str, output: Path, state: RunState = RunState.FINISHED) -> RunDir:
+    """Return a run by directory, by name, or `latest`, the newest of a state; else a RunError."""
     name = local_path(name)
-    if folder := _find_folder(name, output, criterion, "config.toml"):
-        return RunDir(folder)
+    if name == LATEST and (newest := newest_run(output, state)):
+        return newest[0]
     if name == LATEST:
-        raise RunError(f"there is no {criterion.description} in {output}")
-    raise RunError(
-        f"there is no run {name} in {output}{_suggestion(name, output, _entries(output))}"
-    )
+        raise RunError(f"there is no {state} run in {output}")
+    if folder := _find_folder(name, output, "config.toml"):
+        return RunDir(folder)
+    raise RunError(f"there is no run {name} in {output}{_suggestion(name, output)}")
 
 
-def _suggestion(name: str, output: Path, names: Sequence[str]) -> str:
+def _suggestion(name: str, output: Path, *others: str) -> str:
     if name not in shipped_configs():
-        return did_you_mean(name, names)
-    runs = (run.name for run, record in list_runs(output) if record.recipe == name)
-    newest = next(runs, None)
-    advice = (
-        f"its newest run is {newest}" if newest else f"mnist-ce train --config {name} trains it"
-    )
+        return did_you_mean(name, [*others, *(path.name for path in output.glob("[!.]*"))])
+    runs = [run.name for run, record in list_runs(output) if record.recipe == name]
+    advice = f"its newest run is {runs[0]}" if runs else f"mnist-ce train --config {name} trains it"
     return f"; {name} is a recipe: {advice}"
-
-
-def _entries(folder: Path) -> list[str]:
-    with contextlib.suppress(OSError):
-        return [path.name for path in folder.iterdir() if not path.name.startswith(".")]
-    return []
 
 
 def delete_run(run: RunDir) -> None:
     """Delete a run; a RunError if another process has locked it, or it cannot be deleted."""
     with run.lock():
         pass  # Windows renames no directory with an open file
-    hidden = run.path.with_name(f".new-{secrets.token_hex(4)}.tmp")
-    try:
-        os.utime(run.path)  # new, so that no `create_run` takes it for what a killed process left
-        run.path.rename(hidden)  # at once: `create_run` removes what a killed process leaves
-        shutil.rmtree(hidden)
+    try:  # at once, in a folder whose rest `create_run` removes
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=run.path.parent) as folder:
+            run.path.rename(Path(folder) / "run")
     except OSError as error:
         raise RunError(f"run {run.path} cannot be deleted: {one_line(error)}") from None

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal, Required, Self
 
 from pydantic import (
@@ -25,7 +26,7 @@ from pydantic import (
 from torch import Tensor
 from typing_extensions import TypedDict  # pydantic takes typing's from Python 3.12 on
 
-from mnist_ce.runs.checkpoint import check_claimed_bytes, load_tensors, save_tensors
+from mnist_ce.runs.checkpoint import load_tensors, save_tensors
 from mnist_ce.runs.records import FORMAT_VERSION
 from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.system.errors import RunError
@@ -67,18 +68,10 @@ class MetricSums:
         return self.num_correct / max(self.num_examples, 1)
 
     def __add__(self, other: MetricSums) -> MetricSums:
-        return MetricSums(
-            self.loss_sum + other.loss_sum,
-            self.num_correct + other.num_correct,
-            self.num_examples + other.num_examples,
-        )
+        return MetricSums(*map(operator.add, astuple(self), astuple(other)))
 
     def __sub__(self, earlier: MetricSums) -> MetricSums:
-        return MetricSums(
-            self.loss_sum - earlier.loss_sum,
-            self.num_correct - earlier.num_correct,
-            self.num_examples - earlier.num_examples,
-        )
+        return MetricSums(*map(operator.sub, astuple(self), astuple(earlier)))
 
 
 class TrainState(BaseModel, extra="forbid"):
@@ -116,12 +109,12 @@ class TrainState(BaseModel, extra="forbid"):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
-        if self.epoch != len(self.rows) + 1 or self.best_epoch >= self.epoch:
+        best = self.rows[self.best_epoch - 1 : self.best_epoch]
+        if self.epoch != len(self.rows) + 1 or len(best) != bool(self.best_epoch):
             raise ValueError("epoch, rows and best_epoch do not fit together")
-        for row in self.rows:
-            if ("validation_loss" in row) != ("validation_accuracy" in row):
-                raise ValueError("a row has half of a validation result")
-        if self.best_epoch and "validation_loss" not in self.rows[self.best_epoch - 1]:
+        if any(("validation_loss" in row) != ("validation_accuracy" in row) for row in self.rows):
+            raise ValueError("a row has half of a validation result")
+        if any("validation_loss" not in row for row in best):
             raise ValueError("the best epoch has no validation result")
         return self
 
@@ -191,7 +184,6 @@ def load_snapshot(
         for key, value in (definition or {}).items():
             if (saved := file.definition.get(key, value)) != value:
                 raise ValueError(f"{key} is {saved} there and {value} here")
-        _check_sizes(content)
         parts = {"momentum": weights, "average": weights, "weights": weights}
         for part, expected in (parts | {"buffers": buffers or {}}).items():
             tensors = getattr(file.step, part)
@@ -207,12 +199,3 @@ def load_snapshot(
 
 def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[object, ...]]:
     return {name: (t.dtype, t.layout, t.shape) for name, t in tensors.items()}
-
-
-def _check_sizes(content: Any) -> None:  # noqa: ANN401
-    """Raise a ValueError for a tensor that claims more than its file holds, before any copy."""
-    if isinstance(content, Tensor):
-        check_claimed_bytes(content)
-    elif isinstance(content, dict | list | tuple):
-        for value in content.values() if isinstance(content, dict) else content:
-            _check_sizes(value)

@@ -31,7 +31,7 @@ from mnist_ce.network.model import MLP
 from mnist_ce.runs.groups import definition
 from mnist_ce.runs.load_model import TrainedModel, load_model
 from mnist_ce.runs.records import FORMAT_VERSION, RESULTS, RunRecord, RunState
-from mnist_ce.runs.run_dir import INTERRUPTED, RunDir, create_run, find_run, is_shipped
+from mnist_ce.runs.run_dir import RunDir, create_run, find_run, is_shipped
 from mnist_ce.runs.train_state import Snapshot, TrainState, load_snapshot
 from mnist_ce.system.device import environment
 from mnist_ce.system.distributed import from_main, num_processes
@@ -93,16 +93,14 @@ class Custom:
 def reopen_run(
     name: str, settings: Mapping[str, Any], custom: Custom
 ) -> Iterator[tuple[RunDir, RunRecord, Config]]:
-    run = find_run(name, as_path(settings.get("run.output", Config().run.output)), INTERRUPTED)
+    output = as_path(settings.get("run.output", Config().run.output))
+    run = find_run(name, output, RunState.RESUMABLE)
     if is_shipped(run):
         raise RunError(f"{name} are shipped weights, which are not continued: see --init")
     problem = f"run {run.path} cannot be continued"
     with run.lock():
         if (record := run.read_record()) is None:
             raise RunError(f"{problem}: it has no run.json")
-        for path in run.path.iterdir():
-            if not (path.is_file() or path.is_dir()):  # a pipe, for example, which may wait
-                raise RunError(f"{problem}: {path.name} is not a file")
         custom.check_equal(run, record.custom or {})
         config = resolve_config(run.config_path, flags=settings)
         for key in (key for key in settings if key not in RESUMABLE_KEYS):

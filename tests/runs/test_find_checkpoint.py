@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +14,11 @@ from mnist_ce import load_model, predict
 from mnist_ce.cli import main
 from mnist_ce.runs.records import RunRecord, RunState
 from mnist_ce.runs.run_dir import (
-    FINISHED,
-    INTERRUPTED,
     RESERVED_NAMES,
     SHIPPED_WEIGHTS,
     RunDir,
     find_checkpoint,
     find_run,
-    list_runs,
     newest_run,
     shipped_weights,
 )
@@ -61,38 +56,6 @@ def test_the_newest_finished_run_of_ten_classes_is_the_default(
         assert find_checkpoint(checkpoint, tmp_path) == tmp_path / "whole" / "model.pt"
 
 
-def test_the_newest_run_is_found_without_reading_what_is_older(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Created and last written in this year: "extended" is an old run that was trained further.
-    years = {"extended": (2020, 2025), "newest": (2023, 2024), "old": (2021, 2022)}
-    years["b"] = (2019, 2021)
-    for name, (created, written) in years.items():
-        run = RunDir(tmp_path / name)
-        run.path.mkdir()
-        run.model_path.touch()
-        names = [str(digit) for digit in range(10)]
-        content = {"created": f"{created}-01-01T00:00:00+00:00", "status": "finished"}
-        content["objective"] = "multiclass"
-        run.write_record(
-            RunRecord.model_validate({"format_version": 1, "class_names": names, **content})
-        )
-        seconds = datetime(written, 1, 1, tzinfo=UTC).timestamp()
-        os.utime(run.record_path, (seconds, seconds))
-    read, read_record = list[str](), RunDir.read_record
-
-    def read_and_note(run: RunDir) -> RunRecord | None:
-        read.append(run.name)
-        return read_record(run)
-
-    monkeypatch.setattr(RunDir, "read_record", read_and_note)
-    newest = newest_run(tmp_path)
-    assert newest is not None
-    assert newest[0].name == "newest"
-    assert "b" not in read
-    assert [run.name for run, _ in list_runs(tmp_path)] == ["newest", "old", "extended", "b"]
-
-
 def test_the_shipped_weights_are_no_runs_of_the_user() -> None:
     folder = shipped_weights("world").parents[1]  # of the runs, in a checkout
     newest = newest_run(folder)  # one that a developer has trained, or none
@@ -106,10 +69,10 @@ def test_a_run_with_the_name_of_shipped_weights_is_reached_by_its_path(
     for name in RESERVED_NAMES:  # as an earlier version allowed
         shutil.copytree(tmp_path / "new", tmp_path / name)
         assert find_checkpoint(tmp_path / name, tmp_path) == tmp_path / name / "model.pt"
-        assert find_run(str(tmp_path / name), tmp_path, FINISHED).path == tmp_path / name
+        assert find_run(str(tmp_path / name), tmp_path).path == tmp_path / name
         if name in SHIPPED_WEIGHTS:
             assert find_checkpoint(name, tmp_path) == shipped_weights(name)
-            assert find_run(name, tmp_path, FINISHED).path == shipped_weights(name).parent
+            assert find_run(name, tmp_path).path == shipped_weights(name).parent
 
 
 def test_latest_is_the_newest_run_that_a_command_can_use(tmp_path: Path) -> None:
@@ -118,10 +81,12 @@ def test_latest_is_the_newest_run_that_a_command_can_use(tmp_path: Path) -> None
         (tmp_path / name).mkdir()
         record = RunRecord(format_version=1, created=f"2026-01-0{day}", status=RunState(status))
         RunDir(tmp_path / name).write_record(record)
-    assert find_run("latest", tmp_path, INTERRUPTED).name == "stopped"
-    assert find_run("latest", tmp_path, FINISHED).name == "done"
+        if status == "stopped":
+            RunDir(tmp_path / name).resume_path.touch()
+    assert find_run("latest", tmp_path, RunState.RESUMABLE).name == "stopped"
+    assert find_run("latest", tmp_path).name == "done"
     with RunDir(tmp_path / "stopped").lock():  # it is being trained
-        assert find_run("latest", tmp_path, INTERRUPTED).name == "old"
+        assert find_run("latest", tmp_path, RunState.RESUMABLE).name == "old"
     with pytest.raises(CheckpointError, match="there is no finished run of 10 classes"):
         find_checkpoint("latest", tmp_path)
 

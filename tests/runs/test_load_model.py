@@ -23,8 +23,7 @@ from mnist_ce import MLP, evaluate, load_model
 from mnist_ce.cli import main
 from mnist_ce.data import dataset
 from mnist_ce.evaluation.comparison import compare
-from mnist_ce.runs.checkpoint import read_weights
-from mnist_ce.runs.linear_layers import find_linear_layers
+from mnist_ce.runs.checkpoint import find_linear_layers, read_weights
 from mnist_ce.system.errors import CheckpointError, RunError, UsageError
 from mnist_ce.training.callbacks import TrainResult
 
@@ -219,7 +218,7 @@ STRUCTURES: dict[str, tuple[Callable[[], object], str]] = {
     "lists": (lambda: {**WEIGHTS, "more": [[[0] * 999] * 999] * 999}, NESTED),
     "nested tensor": (
         lambda: {**WEIGHTS, "l1.weight": torch.nested.nested_tensor([WEIGHTS["l1.weight"]])},
-        CHAIN,
+        "not dense",
     ),
     "sparse": (lambda: {**WEIGHTS, "l1.weight": WEIGHTS["l1.weight"].to_sparse()}, "not dense"),
     "digits": (lambda: {f"l{'9' * 5000}": WEIGHTS["l1.bias"], **WEIGHTS}, "a key of 5,001 char"),
@@ -334,27 +333,9 @@ def test_a_run_needs_no_advice_and_takes_no_activation(
             load_model(trained, **more)
 
 
-@pytest.mark.parametrize(
-    ("keys", "message"),
-    [
-        (
-            {"conv1.weight": (2, 1, 3, 3)},
-            r"a CNN, .*conv1.weight \[2, 1, 3, 3\].* --model FILE.py:",
-        ),
-        ({"l1.weight_orig": (8, 784), "l1.weight_mask": (8, 784)}, "pruned .*prune.remove"),
-        ({"l1.weight_orig": (8, 784), "l1.weight_u": (8,)}, "weight or spectral norm"),
-        ({"l1.parametrizations.weight.original0": (8, 1)}, "weight or spectral norm"),
-        ({"1.running_mean": (8,), **dict.fromkeys("ab", (8, 784))}, "has BatchNorm"),
-        ({"self_attn.in_proj_weight": (84, 28)}, "is a transformer"),
-        ({"lstm.weight_ih_l0": (8, 28)}, "is a recurrent network"),
-        ({"0.scale": (), "0.zero_point": ()}, "is quantized"),
-    ],
-)
-def test_other_networks_are_named(
-    tmp_path: Path, keys: dict[str, tuple[int, ...]], message: str
-) -> None:
-    torch.save({key: torch.zeros(shape) for key, shape in keys.items()}, tmp_path / "w.pt")
-    with pytest.raises(CheckpointError, match=message):
+def test_other_networks_are_named(tmp_path: Path) -> None:
+    torch.save({"conv1.weight": torch.zeros(2, 1, 3, 3)}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=r"conv1.weight \[2, 1, 3, 3\].* --model FILE.py:"):
         load_model(tmp_path / "w.pt")
 
 

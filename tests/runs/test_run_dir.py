@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mnist_ce.config import Config
-from mnist_ce.runs.run_dir import RunDir, create_run, delete_run
+from mnist_ce.runs.run_dir import create_run
 from mnist_ce.system.errors import UsageError
 from mnist_ce.training.trainer import train
 
@@ -28,22 +26,3 @@ def test_names_made_at_the_same_moment_differ(
     monkeypatch.setattr("time.strftime", lambda form: "20260101-000000")
     names = [train(None, small_settings | {"train.epochs": 1}).run.name for _ in range(2)]
     assert names == [f"synthetic-default-20260101-000000{end}" for end in ("", "-2")]
-
-
-def test_a_run_that_is_being_deleted_is_left_to_its_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = RunDir(tmp_path / "old")
-    run.path.mkdir()
-    run.lock_path.touch()
-    os.utime(run.path, (0, 0))
-    delete = shutil.rmtree
-
-    def create_another_first(path: Path) -> None:
-        monkeypatch.setattr(shutil, "rmtree", delete)
-        create_run(tmp_path, "new", "", lambda run, name: run.write_config(Config()))
-        delete(path)
-
-    monkeypatch.setattr(shutil, "rmtree", create_another_first)
-    delete_run(run)
-    assert [path.name for path in tmp_path.iterdir()] == ["new"]

@@ -134,7 +134,7 @@ def test_a_finished_run_is_extended_and_then_left_as_it_is(
     assert "epochs = 5" in found.run.config_path.read_text()
     check_equal(resume(base, "three"), expected)
     assert f"run {found.run.path} is complete after 5 epochs" in log_lines()
-    with pytest.raises(RunError, match="there is no interrupted run"):
+    with pytest.raises(RunError, match="there is no resumable run"):
         resume(base, "latest")
 
 
@@ -213,8 +213,8 @@ STATES: dict[str, tuple[str, Callable[[RunDir], object], str]] = {
     "another recipe": ("S", take_snapshot_of("recipe"), "optimizer.momentum is 0.25 there"),
     "pipe as resume.pt": ("S", lambda run: replace_by_pipe(run.resume_path), "is not a file"),
     "pipe as steps.csv": ("S", lambda run: replace_by_pipe(run.steps_path), "is not a file"),
-    "pipe as run.json": ("S", lambda run: replace_by_pipe(run.record_path), "not a regular file"),
-    "pipe as lock": ("S", lambda run: replace_by_pipe(run.lock_path), "not a regular file"),
+    "pipe as run.json": ("S", lambda run: replace_by_pipe(run.record_path), "is not a file"),
+    "pipe as lock": ("S", lambda run: replace_by_pipe(run.lock_path), "is not a file"),
     "a changed bit": ("S", flip_a_bit, r"resume.pt is damaged: its bytes have changed"),
     "part": ("S", change_snapshot(lambda c: c.pop("step")), "does not belong"),
     "version": ("S", change_snapshot(lambda c: c.update(format_version=99)), "version must be 1"),
@@ -302,7 +302,7 @@ def test_a_run_is_trained_by_one_process(base: dict[str, Any], stopped: RunDir) 
     with stopped.lock():
         with pytest.raises(RunError, match=r"a is being trained by process \d+ on "):
             resume(base)
-        with pytest.raises(RunError, match="there is no interrupted run"):
+        with pytest.raises(RunError, match="there is no resumable run"):
             resume(base, "latest")
     assert resume(base).record["epochs_done"] == 3
 

@@ -246,6 +246,5 @@ def test_choice_of_the_step() -> None:
     devices = ("cpu", "cuda", "mps")
     assert [chosen("auto", device) for device in devices] == ["fast", "plain", "plain"]
     assert chosen("plain", "cpu") == "plain"
-    assert chosen("cuda-graph", "cuda") == "plain"  # of runs of an older version
     with pytest.raises(UsageError, match="does not run on cuda"):
         chosen("fast", "cuda")

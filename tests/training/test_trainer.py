@@ -239,9 +239,10 @@ def test_of_a_long_table_parts_are_read_from_start_to_end(tmp_path: Path) -> Non
     run = RunDir(tmp_path)
     run.append_steps("".join(f"{10 * i},{1 + i // 94},{1 / i},0.5,0.01\n" for i in range(1, 10**6)))
     rows = run.read_steps()
-    assert 50_000 < len(rows) < 150_000
-    assert (rows["step"][0], rows["step"][-1]) == (10, 10 * (10**6 - 1))
-    assert 0 < np.diff(rows["step"]).min() < np.diff(rows["step"]).max() < 10**6 / 20
+    assert 30_000 < len(rows) < 100_000
+    assert rows["step"][0] < 10**6 / 20
+    assert rows["step"][-1] > 10**7 - 10**6 / 20
+    assert 0 < np.diff(rows["step"]).min() == np.diff(rows["step"]).max() < 10**6 / 20
     assert np.array_equal(rows["loss"], 10 / rows["step"])
 
 
@@ -261,5 +262,5 @@ ROWS = (
 )
 def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "steps.csv").write_text(text, encoding="latin-1")
-    with pytest.raises(RunError, match=r"steps\.csv is not a table of metrics by step"):
+    with pytest.raises(RunError, match=r"steps\.csv is not a table of metrics"):
         RunDir(tmp_path).read_steps()
