@@ -20,7 +20,7 @@ import typer
 
 from mnist_ce.system.distributed import is_main
 from mnist_ce.system.files import write_atomically
-from mnist_ce.system.logs import printed_by
+from mnist_ce.system.notebook import printed_by
 from mnist_ce.system.text import sanitize
 
 

@@ -92,20 +92,28 @@ def _sorted(paths: Sequence[Path], folder: Path) -> dict[Path, tuple[str | None,
     is_stray = len(others) == 1 and len(digits) != 1
     strays = others if is_stray else set()
     unknown = [path for path, label in labels.items() if label is None or label in strays]
-    by_name = _digits_first(unknown, r"\d(?=[^\d.])" if digits else r"\d(?!\d)")
+    by_name = _digits_of(unknown, r"\d(?=[^\d.])" if digits else r"\d(?!\d)")
     if by_name or digits or not is_stray:
         labels.update({path: by_name.get(path) for path in unknown})
     part_of = {p: [parts[n] for n in names if n in parts] for p, names in folders.items()}
     return {path: (label, (*part_of[path], "train")[0]) for path, label in labels.items()}
 
 
-def _digits_first(paths: Sequence[Path], form: str) -> dict[Path, str]:
-    """Return the digit that each name begins with, but of no folder whose names are numbered."""
+def _digits_of(paths: Sequence[Path], form: str) -> dict[Path, str]:
+    """Return the digit that each name begins with, but of no folder whose names are numbered.
+
+    It stands last where what precedes it, with a number, is different for each (`train-04999-2`).
+    """
     labels = {}
     for folder in {path.parent for path in paths}:
-        numbers = {p: n[0] for p in paths if p.parent == folder and (n := re.match(r"\d+", p.name))}
-        digits = {path: found[0] for path in numbers if (found := re.match(form, path.name))}
-        is_numbered = len({*digits.values()}) == len(digits) < len(numbers)  # 0, 1, …, 9, 10, …
+        names = {path: path.name for path in paths if path.parent == folder}
+        digits = {p: found[0] for p, name in names.items() if (found := re.match(form, name))}
+        num_numbers = sum(name[0].isdecimal() for name in names.values())
+        is_numbered = len({*digits.values()}) == len(digits) < num_numbers  # 0, 1, …, 9, 10, …
+        if not num_numbers:
+            last = {p: found for p in names if (found := re.fullmatch(r"(.*\d\D+)(\d)", p.stem))}
+            is_numbered = len({found[1] for found in last.values()}) < len(names)
+            digits = {path: found[2] for path, found in last.items()}
         labels.update({} if is_numbered else digits)
     return labels
 

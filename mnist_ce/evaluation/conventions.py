@@ -26,12 +26,12 @@ def better(accuracies: Mapping[str, float]) -> str | None:
     return best if accuracies[best] >= first + MIN_GAIN else None
 
 
-def warn_of_convention(splits: DataSplits) -> None:
-    """Warn if `world` reads arrays of digits far better turned, mirrored or inverted."""
+def warn_of_convention(splits: DataSplits) -> bool:
+    """Warn if `world` reads arrays of digits far better turned, mirrored or inverted: then True."""
     own, test = re.fullmatch(OWN_DATASET, splits.dataset), splits.test
     is_array = own["kind"] != "folder" if own else splits.dataset == CUSTOM
     if not is_array or splits.class_names != DIGITS or len(test) < MIN_IMAGES:
-        return
+        return False
     places = torch.linspace(0, len(test) - 1, min(NUM_IMAGES, len(test))).long()
     images, labels = test.images[places], test.labels[places]
     world, accuracies = load_model(shipped_weights("world")), {}
@@ -41,7 +41,7 @@ def warn_of_convention(splits: DataSplits) -> None:
             key = "".join(f"{name}+" for name in chosen)
             accuracies[key] = (logits.argmax(dim=1) == labels).float().mean().item()
     if (names := better(accuracies)) is None:
-        return
+        return False
     kinds = names[:-1].replace("+", ", ")
     mnist = (own and own["mnist"]) or ""
     undo = f"--dataset {mnist}{names}{splits.dataset.removeprefix(mnist)}" if own else "undo that"
@@ -51,3 +51,4 @@ def warn_of_convention(splits: DataSplits) -> None:
         f"reads {accuracies['']:.0%} of {len(labels)} as they are, {accuracies[names]:.0%} with "
         f"that undone. A network trained on them cannot read upright digits: {undo}",
     )
+    return True

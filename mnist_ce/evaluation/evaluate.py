@@ -229,10 +229,10 @@ def evaluate(
         only_test=split == "test",
         held_out=held_out,
     )
-    warn_of_convention(splits)
+    is_other = warn_of_convention(splits)
     with kept_in_place(trained.model):
         report = evaluate_split(trained, splits, split, torch_device)
-        if trained.record is None and report.result.accuracy < POOR_ACCURACY:
+        if not is_other and trained.record is None and report.result.accuracy < POOR_ACCURACY:
             _name_better_options(report, torch_device)
         return report
 

@@ -1,13 +1,22 @@
-"""Results that show themselves: in one line as text, with a table and images in a notebook."""
+"""What Python's users see: logs as lines; results in one line, and with a table in a notebook."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
-from collections.abc import Iterable, Sequence
-from typing import Any
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
+from mnist_ce.system.distributed import is_main
+from mnist_ce.system.text import sanitize
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+logger = logging.getLogger("mnist_ce")
 
 MAX_IMAGES = 24
 MAX_SIDE_PX = 140  # of an image in a page
@@ -49,3 +58,34 @@ def png_url(image: bytes | NDArray[Any]) -> str:
         small.save(buffer, "PNG", compress_level=1)
         image = buffer.getvalue()
     return f"data:image/png;base64,{base64.b64encode(image).decode()}"
+
+
+class LinePrinter(logging.Handler):
+    """Prints logs to Python's users; root handlers, where there are any, get the warnings alone."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        is_warning, root = record.levelno >= logging.WARNING, logging.getLogger()
+        if is_warning and root.handlers:
+            root.handle(record)
+        elif is_main():
+            stream = sys.stdout if is_notebook() else sys.stderr  # red in a notebook
+            print("warning: " * is_warning + sanitize(record.getMessage()), file=stream, flush=True)
+
+
+def is_notebook() -> bool:
+    return "ipykernel" in sys.modules
+
+
+@contextlib.contextmanager
+def printed_by(handler: logging.Handler, *, propagate: bool = True) -> Iterator[None]:
+    """Let a handler print what is logged at level INFO or above."""
+    level, propagates = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = propagate
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagates

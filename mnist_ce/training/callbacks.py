@@ -20,8 +20,7 @@ from mnist_ce.runs.run_dir import RunDir
 from mnist_ce.runs.train_state import EpochMetrics, MetricSums
 from mnist_ce.system.distributed import is_main, num_processes
 from mnist_ce.system.errors import require
-from mnist_ce.system.logs import is_notebook
-from mnist_ce.system.notebook import Shown
+from mnist_ce.system.notebook import Shown, is_notebook
 from mnist_ce.system.text import percent, short
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from mnist_ce.runs.train_state import EpochMetrics, MetricSums, Snapshot, TrainS
 from mnist_ce.system.device import reproducible, resolve_device
 from mnist_ce.system.distributed import all_reduce, from_main, is_main, main_first, process_group
 from mnist_ce.system.errors import RunError, StoppedError, TrainingError, UsageError
-from mnist_ce.system.logs import LinePrinter, printed_by
+from mnist_ce.system.notebook import LinePrinter, printed_by
 from mnist_ce.system.text import one_line
 from mnist_ce.training.callbacks import (
     BatchInfo,

@@ -59,12 +59,13 @@ def test_labels_from_folders_or_names_in_any_order(tmp_path: Path) -> None:
     write(tmp_path / "a", 6)
     write(tmp_path / "b", 6, "{label}_{index}.PNG")
     write(tmp_path / "c", 6, "scans/{label}/9{index}.png")
+    write(tmp_path / "d", 6, "images/train-{index}0{label}-{label}.png")
     first, test, class_names = read(tmp_path / "a")
     assert (test, class_names) == (None, DIGITS)  # ten outputs, as the digits' networks
     assert first.labels.bincount().tolist() == [6, 6]
     assert first.images.shape == (12, 28, 28)
     assert int(first.images.max()) > 200  # bright on black, as MNIST
-    for other in ("b", "c"):
+    for other in ("b", "c", "d"):
         assert same(read(tmp_path / other)[0], first)
     shutil.copy(tmp_path / "a/0/1.png", tmp_path / "a/0/copy.png")
     assert same(read(tmp_path / "a")[0], first)

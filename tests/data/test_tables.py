@@ -34,6 +34,7 @@ from mnist_ce.data.splits import DIGITS, Arrays, Dataset, Split, split_test, to_
 from mnist_ce.data.synthetic import generate
 from mnist_ce.data.tables import read_arrays
 from mnist_ce.evaluation.evaluate import evaluate
+from mnist_ce.runs.load_model import load_model
 from mnist_ce.system.errors import DataError
 
 N = 30
@@ -475,18 +476,30 @@ def test_what_people_bring_is_read_or_named(
             assert found[image.tobytes()] == label
 
 
-def test_what_it_becomes_in_python_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["x.mat", "x.pkl.gz", "x.h5", "x.parquet"])
+def test_what_it_becomes_in_python_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.chdir(tmp_path)
-    scipy.io.savemat("x.mat", {"X": FLAT, "y": LABELS})
-    with gzip.open("x.pkl.gz", "wb") as file:
-        pickle.dump(((IMAGES, LABELS),) * 3, file)
-    for name in ("x.mat", "x.pkl.gz"):
-        with pytest.raises(DataError) as caught:
-            load_dataset(f"npz:{name}", tmp_path)
-        line = str(caught.value).partition(": ")[2]
-        exec(line, {"numpy": np, "scipy": scipy, "pickle": pickle, "gzip": gzip})
-        train, _, _ = read("npz", tmp_path / "digits.npz")
-        check(train)
+    package: Any = None
+    if name == "x.mat":
+        scipy.io.savemat(name, {"X": FLAT, "y": LABELS})
+    elif name == "x.pkl.gz":
+        with gzip.open(name, "wb") as file:
+            pickle.dump(((IMAGES, LABELS),) * 3, file)
+    elif name == "x.h5":
+        package = pytest.importorskip("h5py")
+        package.File(name, "w").update({"X": IMAGES, "y": LABELS})
+    else:
+        package = pytest.importorskip("pandas")
+        pytest.importorskip("pyarrow")
+        package.DataFrame({"image": [*FLAT], "label": LABELS}).to_parquet(name)
+    with pytest.raises(DataError) as caught:
+        load_dataset(f"npz:{name}", tmp_path)
+    line = str(caught.value).partition(": ")[2]
+    known = {"numpy": np, "scipy": scipy, "pickle": pickle, "gzip": gzip}
+    exec(line, known | {"h5py": package, "pandas": package})
+    check(read("npz", tmp_path / "digits.npz")[0])
 
 
 @pytest.mark.parametrize(
@@ -504,7 +517,8 @@ def test_images_of_another_convention_are_named(
     digits = generate(60, seed=1)
     np.savez(tmp_path / "x.npz", x=turn(digits.images.numpy()), y=digits.labels.numpy())
     dataset = f"npz:{tmp_path / 'x.npz'}"
-    evaluate("world", dataset=dataset)
+    torch.save(load_model("world").model.state_dict(), tmp_path / "foreign.pt")
+    evaluate(tmp_path / "foreign.pt", dataset=dataset)  # whose activation would be guessed, too
     if names is None:
         assert log_warnings() == []
         return
