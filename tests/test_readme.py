@@ -1,23 +1,27 @@
-"""Every command and every piece of Python in the README runs, and every command of the lessons."""
+"""Every fenced command and piece of Python of README and docs runs, in order, in a clean folder."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from mnist_ce import predict, train
 from mnist_ce.cli import main
+from mnist_ce.data.splits import Dataset
+from mnist_ce.data.synthetic import generate
 from mnist_ce.system.errors import StoppedError
-from mnist_ce.training import trainer
 from mnist_ce.training.callbacks import StopFlag
 from scripts.draw_examples import EXAMPLES
 from scripts.draw_examples import draw as draw_example
@@ -26,74 +30,161 @@ from scripts.make_notebook import notebook
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 LESSONS = (ROOT / "docs" / "lessons.md").read_text()
-INSTALLATION = ("pip", "python -m pip", "python -m venv", "python -m pytest")
+LANGUAGES = {"sh", "console", "python", "toml", "text", "json", "nginx"}
+# Of the developer's own folder, and not of a clean one.
+LEFT_OUT = (
+    "pip",
+    "python -m",
+    "git",
+    "cd",
+    "python3 -m venv",
+    ". .venv",
+    "ruff",
+    "mypy",
+    "lint",
+    "pytest",
+)
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
 
 
-def blocks(language: str, text: str = README) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+def blocks(text: str) -> list[tuple[str, str]]:
+    return re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-def commands() -> list[str]:
-    lines = "".join(blocks("sh")).splitlines()
-    return [line for line in (line.partition("#")[0].strip() for line in lines) if line]
+class Page:
+    """What the blocks of a page share."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], url: str = "") -> None:
+        self.capsys, self.url, self.names = capsys, url, dict[str, Any]()
+
+    def run(self, text: str) -> None:
+        for language, block in blocks(text):
+            assert language in LANGUAGES, language
+            if language == "sh":
+                for line in block.splitlines():
+                    for command in re.sub(r"(^|\s)#.*", "", line).split("&&"):
+                        self.run_command(command.strip())
+            elif language == "console":
+                for command, _, output in (
+                    one.partition("\n") for one in re.split(r"^\$ ", block, flags=re.M)[1:]
+                ):
+                    printed = self.run_command(command)
+                    parts = (re.escape(part.strip("\n")) for part in output.split("…"))
+                    assert re.fullmatch(rf"\n*{'.*'.join(parts)}\n*", printed, re.DOTALL), command
+            elif language == "python":
+                exec(compile(block, "page", "exec"), self.names)
+            elif language == "toml":
+                Path("space.toml").write_text(block)
+
+    def run_command(self, command: str) -> str:
+        """Run a command as a shell does, and return what it prints."""
+        if not command or command.startswith(LEFT_OUT):
+            return ""
+        command, _, file = command.partition(" > ")
+        program, *words = shlex.split(command)
+        if program == "curl":
+            url = self.url or pytest.skip("needs a server")
+            words = [word.replace("http://127.0.0.1:8000/", url) for word in words]
+            return subprocess.run(["curl", "-sSf", *words], check=True, stdout=-1, text=True).stdout
+        assert program == "mnist-ce"
+        if words[-2:] == ["--resume", "latest"]:  # something must have been interrupted
+            with pytest.raises(StoppedError):
+                train(None, {"train.epochs": 1}, stop=StopFlag(15))
+        words += ["--port", "0"] * (words[0] == "demo")
+        self.capsys.readouterr()
+        assert main(words) == 0, command
+        printed = self.capsys.readouterr().out
+        if file:
+            Path(file).write_text(printed)
+        return printed
 
 
 @pytest.fixture
-def _no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the plots of each run, which take most of the time; `report` draws them."""
-    monkeypatch.setattr(trainer, "draw_plots", lambda *_: None)
-
-
-def draw(path: Path, text: str) -> None:
-    """Write digits in dark ink on bright paper."""
-    picture = Image.new("L", (60 + 60 * len(text), 140), 235)
-    font = ImageFont.load_default(size=90)
-    ImageDraw.Draw(picture).text((35, 15), text, fill=30, font=font)
-    picture.save(path)
-
-
-@pytest.mark.usefixtures("small_data", "_no_plots")
-def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def clean_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the examples alone, where MNIST has 300 + 200 digits and no run has plots."""
+    mnist = Dataset("mnist", generate(300, seed=1), generate(200, seed=2), tuple("0123456789"))
+    files = SimpleNamespace(load=lambda: mnist)
+    monkeypatch.setattr("mnist_ce.data.dataset.DatasetFiles", lambda *_, **__: files)
+    # Plots of each run take most of the time; `report` draws them.
+    monkeypatch.setattr("mnist_ce.training.trainer.draw_plots", lambda *_: None)
     monkeypatch.chdir(tmp_path)
-    draw(tmp_path / "photo.jpg", "7")
-    draw(tmp_path / "postcode.png", "8 0 5")
-    ours = [line for line in commands() if line.startswith("mnist-ce")]
-    assert len(ours) > 10
-    for line in ours:
-        if "--resume latest" in line:  # something must have been interrupted
-            with pytest.raises(StoppedError):
-                train(None, {"train.epochs": 1}, stop=StopFlag(15))
-        assert main(shlex.split(line)[1:]) == 0, line
+    shutil.copytree(ROOT / "examples", "examples")
+    return tmp_path
 
 
-def test_all_other_commands_install_or_test() -> None:
-    for line in commands():
-        for part in line.split("&&"):
-            words = part.strip()
-            assert words.startswith(("mnist-ce", ". ", *INSTALLATION)), words
+def write_own_data() -> None:
+    """Write the files that docs/own-data.md says are there."""
+    split = generate(400, seed=3)
+    images, labels = split.images.numpy(), split.labels.numpy()
+    header = ",".join(["label", *(f"pixel{n}" for n in range(784))])
+    table = np.column_stack([labels, images.reshape(-1, 784)])
+    for name, rows in (("train", table), ("mnist_train", table[:300]), ("mnist_test", table[300:])):
+        np.savetxt(f"{name}.csv", rows, "%d", ",", header=header, comments="")
+    np.savez("mnist.npz", x_train=images, y_train=labels)
+    Path("emnist").mkdir()
+    for name, array in (("images-idx3", images), ("labels-idx1", labels.astype(np.uint8))):
+        shape = np.array(array.shape, ">u4").tobytes()
+        content = bytes([0, 0, 8, array.ndim]) + shape + array.tobytes()
+        Path(f"emnist/emnist-letters-train-{name}-ubyte").write_bytes(content)
+    for number, (image, label) in enumerate(zip(images[:100], labels[:100], strict=True)):
+        for folder in ("my-digits", "corrections"):
+            Path(folder, str(label)).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(255 - image).save(Path(folder, str(label), f"{number}.png"))
 
 
-@pytest.mark.usefixtures("small_data", "_no_plots")
-def test_the_lessons_show_what_their_commands_print(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[pytest.mark.slow] * (n in ("docs/demo.md", "docs/researchers.md")))
+        for n in PAGES
+    ],
+)
+def test_a_page_runs(
+    name: str,
+    clean_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    page = Page(capsys)
+    monkeypatch.setitem(sys.modules, "wandb", wandb := Mock())
+    if name in ("docs/own-data.md", "docs/demo.md"):
+        write_own_data()
+    if name == "docs/demo.md":
+        monkeypatch.syspath_prepend(str(ROOT / "tests" / "demo"))
+        page.url = request.getfixturevalue("demo").url
+        monkeypatch.setattr("webbrowser.open", lambda _: True)
+        monkeypatch.setattr("mnist_ce.demo.server.serve", lambda *_: None)
+        Path("token.txt").write_text("a token of some length")
+    page.run((ROOT / name).read_text())
+    if name == "docs/researchers.md":
+        assert [call for call, *_ in wandb.init.return_value.method_calls] == ["log", "finish"]
+    if name == "docs/own-network.md":
+        assert page.names["trained"].record.custom["model"].endswith("CNN")
+
+
+@pytest.mark.slow
+def test_the_network_reaches_its_accuracy(
+    mnist_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    blocks = "\n".join(re.findall(r"^```console\n(.*?)^```", LESSONS, re.MULTILINE | re.DOTALL))
-    shown = [block.partition("\n") for block in re.split(r"^\$ ", blocks, flags=re.MULTILINE)[1:]]
-    inline = re.findall(r"`(mnist-ce train --set [^`]*)`", LESSONS)
-    assert len(shown) > 6
-    assert len(inline) == 2
-    for command, _, output in [*shown, *((line, "", "…") for line in inline)]:
-        assert main(shlex.split(command)[1:]) == 0, command
-        pattern = ".*".join(re.escape(part.strip("\n")) for part in output.split("…"))
-        printed = capsys.readouterr().out.strip("\n")
-        assert re.fullmatch(rf"\n*{pattern}\n*", printed, re.DOTALL), command
-    assert (tmp_path / "why.png").is_file()
-    assert (tmp_path / "lessons.html").is_file()
+    monkeypatch.setenv("MNIST_CE_DATA_DIR", str(mnist_dir))
+    page, text = Page(capsys), (ROOT / "docs" / "own-network.md").read_text()
+    page.run(text[: text.index("```\n") + 4])
+    assert page.names["result"].record.test_accuracy >= 0.992
+
+
+def test_the_notebook_is_that_of_the_lessons() -> None:
     lessons = (ROOT / "docs" / "lessons.ipynb").read_text()
     assert lessons == notebook(LESSONS), "run: python -m scripts.make_notebook"
     cells = [cell["source"] for cell in json.loads(lessons)["cells"] if cell["cell_type"] == "code"]
-    assert "\n".join(cells).splitlines() == [f"!{command}" for command, *_ in shown]
+    console = "".join(block for language, block in blocks(LESSONS) if language == "console")
+    assert "\n".join(cells).splitlines() == [
+        f"!{x}" for x in re.findall(r"^\$ (.*)", console, re.M)
+    ]
 
 
 def test_the_shipped_examples_are_read_and_drawn_again(
@@ -108,33 +199,6 @@ def test_the_shipped_examples_are_read_and_drawn_again(
         assert {record.status for record in records} == {"ok" if is_digit else "rejected"}
     shipped = np.asarray(Image.open(ROOT / "examples" / "seven.jpg"), float)
     assert np.abs(np.asarray(draw_example("seven"), float) - shipped).mean() < 1
-
-
-@pytest.mark.usefixtures("small_data", "_no_plots")
-def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    draw(tmp_path / "seven.png", "7")
-    for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), {})
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("small_data", "_no_plots")
-def test_the_page_for_researchers_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load_small: Any
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mnist_ce.training.tune.load_dataset", load_small)
-    monkeypatch.setitem(sys.modules, "wandb", wandb := Mock())
-    text = (ROOT / "docs" / "researchers.md").read_text()
-    (space,) = blocks("toml", text)
-    Path("space.toml").write_text(space)
-    for line in "".join(blocks("sh", text)).splitlines():
-        assert main(shlex.split(line)[1:]) == 0, line
-    (code,) = blocks("python", text)
-    exec(compile(code, "researchers.md", "exec"), {})
-    run = wandb.init.return_value
-    assert [name for name, *_ in run.method_calls] == ["log", "finish"]
 
 
 def test_files_named_in_the_tree_exist() -> None:

@@ -54,7 +54,7 @@ def explain(
       mnist-ce explain --logits 2.0,1.0,0.1 --target 0
       mnist-ce explain --probabilities 0.7,0.2,0.1 --target 0
       mnist-ce explain --binary --logits 1.2 --target 1
-      mnist-ce explain seven.png --target 7 --plot why.png
+      mnist-ce explain examples/seven.jpg --target 7 --plot why.png
     """
     numbers = logits or probabilities or ""
     wrong = {

@@ -72,7 +72,7 @@ def predict(
     that cannot be read is named on stderr (exit code 1), with --text each digit, too.
 
     Examples:
-      mnist-ce predict photo.jpg
+      mnist-ce predict examples
       mnist-ce predict sheet.jpg --text
       mnist-ce predict scans/ --csv > predictions.csv
       mnist-ce predict sheet.jpg --annotate marked
