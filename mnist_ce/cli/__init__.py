@@ -9,6 +9,8 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib import metadata
+from platform import python_version
 from typing import Annotated
 
 import typer
@@ -53,22 +55,32 @@ for command in (
         short_help=help_text.partition("\n")[0],  # whole in the list of commands, where click cuts
         no_args_is_help=command
         is train.tune,  # without options it is no command to train many runs
+        epilog=f"{TRACEBACK} shows where in the code an error arose.",
     )(with_network(command))
 
 
 def _print_version(is_given: bool) -> None:
     if is_given:
-        echo(f"mnist-ce {version()}")
+        packages = {name: metadata.version(name) for name in ("torch", "torchvision")}
+        for name, number in {"mnist-ce": version(), **packages, "Python": python_version()}.items():
+            echo(f"{name:<12} {number}")
         raise typer.Exit
 
 
 @app.callback()
 def program(
     is_version_asked: Annotated[
-        bool, Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+        bool, Option("--version", is_eager=True, callback=_print_version, help="Print versions.")
     ] = False,
 ) -> None:
-    """Train, evaluate and use one small network on MNIST."""
+    """Read handwritten digits, and see how a network learns to.
+
+    \b
+    Begin with:
+      mnist-ce predict examples   read four images that come with the program
+      mnist-ce demo               draw digits, and see what the network does
+      mnist-ce train              train a network of your own
+    """  # noqa: D301
 
 
 def _without_home(word: str) -> str:

@@ -9,7 +9,7 @@ import typer
 from typer import Argument, Option
 
 from mnist_ce.cli import options
-from mnist_ce.cli.printing import csv_text, echo, note, print_json, print_table, write_plot
+from mnist_ce.cli.printing import csv_text, echo, note, print_json, print_table, show, write_plot
 from mnist_ce.system.errors import RunError
 from mnist_ce.system.files import write_atomically
 from mnist_ce.system.text import percent, truncate_middle
@@ -85,10 +85,7 @@ def evaluate(
     if predictions is not None:
         write_atomically(predictions, _predictions_csv(report))
         note(f"predictions in {predictions}")
-    if json:
-        print_json(report.to_dict())
-    else:
-        _print_report(report)
+    show(json, report.to_dict, lambda: _print_report(report))
 
 
 def _predictions_csv(report: EvaluationReport) -> str:
@@ -174,10 +171,7 @@ def compare(
         from mnist_ce.report.plots.images import draw_differences
 
         write_plot(plot, draw_differences(comparison))
-    if json:
-        print_json(comparison.to_dict())
-    else:
-        _print_comparison(comparison, limit)
+    show(json, comparison.to_dict, lambda: _print_comparison(comparison, limit))
 
 
 def _print_comparison(comparison: Comparison, limit: int) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from mnist_ce.cli import options
-from mnist_ce.cli.printing import echo, note, print_json, print_table, write_plot
+from mnist_ce.cli.printing import echo, note, print_json, print_table, show, write_plot
 from mnist_ce.system.errors import UsageError
 from mnist_ce.system.text import truncate_middle
 
@@ -86,10 +86,7 @@ def explain(
             from mnist_ce.report.plots.evaluation import draw_loss
 
             write_plot(plot, draw_loss(loss["class_names"], loss["rows"][0]))
-        if json:
-            print_json(to_json(loss))
-        else:
-            _print_loss(loss, precise, about_logits)
+        show(json, lambda: to_json(loss), lambda: _print_loss(loss, precise, about_logits))
         return
     from mnist_ce.explain.image import explain_image
 

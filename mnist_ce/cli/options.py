@@ -85,12 +85,6 @@ def with_network(command: Callable[..., None]) -> Callable[..., None]:
 # The click inside Typer, whose place may change.
 ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 TRACEBACK = "--traceback"  # for every command: `main` takes it out
-_HEADINGS = {  # of the options in help
-    "Recipe": ("config", "epochs", "batch-size", "lr", "momentum", "init", "seed", "set"),
-    "Data and device": ("dataset", "data-dir", "mirror", "device", "threads", "step"),
-    "Run": ("output", "name", "resume", "dry-run", "tensorboard", "live", "no-browser"),
-    "Weights of other programs": ("model", "activation", "input-mean", "input-std"),
-}
 _METAVARS = {  # what help calls the value of an option
     "DIR": ("data-dir", "output", "corrections", "save-inputs", "stages", "annotate"),
     "FILE": ("checkpoint", "config", "init", "file", "token-file", "search"),
@@ -115,11 +109,10 @@ def config_key(parameter: str) -> str:
 
 
 class Command(TyperCommand):
-    """A command whose help has its options under headings, with what their values are."""
+    """A command whose help says what the values of options are, and the defaults of the config."""
 
     # Context and HelpFormatter belong to the click inside Typer, whose place may change.
     def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
-        heading_of = {flag: heading for heading, flags in _HEADINGS.items() for flag in flags}
         metavar_of = {flag: metavar for metavar, flags in _METAVARS.items() for flag in flags}
         keys: dict[str, tuple[str, Any]] = {}  # description and default of each
         if ctx.info_name == "train":
@@ -128,21 +121,12 @@ class Command(TyperCommand):
             for section, table in resolve_config():
                 for key, field in type(table).model_fields.items():
                     keys[f"{section}.{key}"] = field.description, getattr(table, key)
-        groups: dict[str, list[tuple[str, str]]]
-        groups = {heading: [] for heading in ("Arguments", *_HEADINGS, "Options")}
         for parameter in self.get_params(ctx):
-            flag, rest = parameter.opts[-1].strip("-"), f"{parameter.param_type_name}s".title()
-            parameter.metavar = parameter.metavar or metavar_of.get(flag)
+            parameter.metavar = parameter.metavar or metavar_of.get(parameter.opts[-1].strip("-"))
             if key := keys.get(config_key(str(parameter.name))):
                 help_text = key[0].replace("`", "")
                 vars(parameter).update(help=help_text, default=key[1], show_default=key[1] != "")
-            if (record := parameter.get_help_record(ctx)) is not None:
-                groups[heading_of.get(flag, rest)].append(record)
-        groups["Options"].insert(-1, (TRACEBACK, "Show where in the code an error arose."))
-        for heading, records in groups.items():
-            if records:
-                with formatter.section(heading):
-                    formatter.write_dl(records)
+        super().format_options(ctx, formatter)
 
 
 def usage_message(failure: Any) -> str:  # noqa: ANN401 - a `ClickError`

@@ -11,8 +11,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,28 @@ from mnist_ce.system.notebook import printed_by
 from mnist_ce.system.text import sanitize
 
 
+class _LoadingLine:
+    """Finds no module, but says on a terminal that torch is imported, until a line is printed."""
+
+    text = ""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == "torch" and sys.stderr.isatty():
+            self.text = "loading torch …"
+            print(end=self.text, file=sys.stderr, flush=True)  # noqa: T201
+
+    def erase(self) -> None:
+        if self.text:
+            print(end=f"\r{' ' * len(self.text)}\r", file=sys.stderr, flush=True)  # noqa: T201
+            self.text = ""
+
+
+_LOADING = _LoadingLine()
+
+
 def echo(text: str = "", *, label: str = "", err: bool = False, nl: bool = True) -> None:
     """Print lines without what could control the terminal, since names in them may be anyone's."""
+    _LOADING.erase()
     stream = sys.stderr if err else sys.stdout  # named, or click would write UTF-8 into ASCII
     typer.echo(label + "\n".join(map(sanitize, text.split("\n"))), stream, nl)
 
@@ -47,6 +66,14 @@ def _print_message(label: str, colour: str, text: str) -> None:
     if not os.environ.get("NO_COLOR"):
         label = typer.style(label, fg=colour, bold=True)
     echo(" ".join(text.splitlines()), label=f"{label} ", err=True)
+
+
+def show(as_json: bool, document: Callable[[], Any], print_text: Callable[[], object]) -> None:
+    """Print a result: as one JSON document, or as text."""
+    if as_json:
+        print_json(document())
+    else:
+        print_text()
 
 
 def print_json(document: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
@@ -100,14 +127,21 @@ def write_plot(path: Path, png: bytes) -> None:
     note(f"drawn in {path}")
 
 
-def printing() -> AbstractContextManager[None]:
+@contextlib.contextmanager
+def printing() -> Iterator[None]:
     """Print what the package logs at level INFO or above.
 
     From now on a character that stdout cannot encode becomes an escape, as on stderr.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    return printed_by(_TerminalHandler())
+    sys.meta_path.insert(0, _LOADING)
+    try:
+        with printed_by(_TerminalHandler()):
+            yield
+    finally:
+        sys.meta_path.remove(_LOADING)
+        _LOADING.erase()
 
 
 class _TerminalHandler(logging.Handler):

@@ -12,7 +12,7 @@ import typer
 from typer import Argument, Option
 
 from mnist_ce.cli import options
-from mnist_ce.cli.printing import echo, note, print_json, print_table, warn
+from mnist_ce.cli.printing import echo, note, print_json, print_table, show, warn
 from mnist_ce.system.errors import RunError, UsageError
 from mnist_ce.system.text import percent, sanitize
 
@@ -86,10 +86,7 @@ def _delete(name: str, output: Path, *, is_confirmed: bool, json: bool) -> None:
         question = f"Delete run {sanitize(str(run.path))} with all its files?"
         typer.confirm(question, abort=True, err=True)
     delete_run(run)
-    if json:
-        print_json({"deleted": str(run.path)})
-    else:
-        echo(f"deleted {run.path}")
+    show(json, lambda: {"deleted": str(run.path)}, lambda: echo(f"deleted {run.path}"))
 
 
 def _run_row(run: RunDir, record: RunRecord) -> dict[str, Any]:
@@ -189,14 +186,12 @@ def export(
     trained = load_model(checkpoint, output, **network)
     result = run_export(trained, file=file, dataset=dataset, data_dir=data_dir)
     note(f"checkpoint {result.checkpoint}")
-    if json:
-        print_json(asdict(result))
-        return
-    echo(
+    text = (
         f"{result.path}  {result.num_bytes:,} bytes\n"
         f"equal predictions on {result.num_checked:,} test images, "
         f"logits within {result.max_difference:.1e}"
     )
+    show(json, lambda: asdict(result), lambda: echo(text))
 
 
 def report(

@@ -9,7 +9,7 @@ import os
 import shlex
 import textwrap
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -251,17 +251,14 @@ def tune(
 
 def _print_trials(result: TuneResult) -> None:
     """Print the trials of a search with their values, best first."""
-
-    def rank(trial: Mapping[str, Any]) -> tuple[bool, float]:
-        return trial["state"] != "complete", -(trial["validation_accuracy"] or 0.0)
-
     keys = list(result.trials[0]["settings"])
     rows = [["trial", *(key.rpartition(".")[2] for key in keys), "validation", "state"]]
-    for trial in sorted(result.trials, key=rank):
+    trials = sorted(result.trials, key=lambda trial: -(trial["validation_accuracy"] or 0.0))
+    for trial in sorted(trials, key=lambda trial: trial["state"] != "complete"):
         accuracy = trial["validation_accuracy"]
         values = [short(trial["settings"][key]) for key in keys]
-        shown = "-" if accuracy is None else f"{accuracy:.2%}"
-        rows.append([trial["run"], *values, shown, trial["state"]])
+        text = "-" if accuracy is None else f"{accuracy:.2%}"
+        rows.append([trial["run"], *values, text, trial["state"]])
     print_table(rows, "<" + ">" * len(keys) + "><")
     echo()
 
