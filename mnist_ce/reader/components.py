@@ -89,17 +89,12 @@ def find_components(foreground: Foreground) -> tuple[Labels, list[Component]]:
         box = Box(rows.start, columns.start, rows.stop, columns.stop)
         stroke_width = 2 * area / int(outlines[label])
         border_fraction = float(border_fractions[label])
-        off_centre = np.hypot(
-            (box.top + box.bottom) / 2 / height - 0.5, (box.left + box.right) / 2 / width - 0.5
-        )
         # Each factor lowers the score for one kind of clutter: blobs (a stroke is long for its
-        # width), soft shadows (their edges are not sharp), dirt away from the centre
-        # (by 0.42 in a corner), along the border (from a quarter of the outline on by 0.9), or
-        # fainter than the rest. Sharpness counts twice, since a shadow is larger than the digit.
+        # width), soft shadows (their edges are not sharp; twice, as they are larger than a digit),
+        # what runs along the border (by 0.9 from a quarter of the outline on), and what is fainter.
         stroke_score = (
             min(1.0, (MAX_STROKE_FRACTION * box.size / stroke_width) ** 3)
             * sharpness[label] ** 2
-            * (1 - 0.6 * off_centre)
             * (1 - min(0.9, 4 * border_fraction))
             * min(1.0, intensities[label] / area) ** 0.5
         )
