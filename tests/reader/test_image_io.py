@@ -57,9 +57,6 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "SVG": (lambda path: path.write_text("<?xml version='1.0'?>\n<svg/>"), "an SVG drawing"),
     "like SVG": (lambda path: path.write_text("<!DOCTYPE svg" * 40), "an SVG drawing"),
     "EPS": (lambda path: Image.new("L", (9, 9)).save(path, "EPS"), NOT_READ),
-    "PPM": (lambda path: Image.new("L", (9, 9)).save(path, "PPM"), NOT_READ),
-    "IM": (lambda path: path.write_bytes(b"Image type: Greyscale image\r\n"), NOT_READ),
-    "XPM": (lambda path: path.write_text('/* XPM */\n"9 9 1 1",\n'), NOT_READ),
     "PSD": (lambda path: path.write_bytes(b"8BPS\0\1" + bytes(40)), NOT_READ),
     "IDX": (lambda path: path.write_bytes(b"\0\0\x08\x03" + bytes(99)), "an IDX file"),
     "NPZ": (lambda path: path.write_bytes(b"PK\x03\x04"), "unpack it, or pass its images"),
@@ -116,14 +113,6 @@ def test_a_jpeg_of_200_megapixels_is_decoded_at_an_eighth(monkeypatch: pytest.Mo
     Image.new("L", (64, 64), 200).save(buffer, "JPEG", progressive=True)
     with pytest.raises(ImageTooLargeError, match="more than 120,000,000"):
         open_image(frame_header(buffer.getvalue(), 14_200))
-
-
-@pytest.mark.parametrize(
-    ("shape", "kind"), [((0, 5), "u1"), ((5, 5, 2), "u1"), ((9,), "u1"), ((5, 5), "c8")]
-)
-def test_arrays_of_other_shapes_and_types_are_refused(shape: tuple[int, ...], kind: str) -> None:
-    with pytest.raises(ImageError, match="array"):
-        open_image(np.zeros(shape, kind))
 
 
 def test_heic_is_read_by_an_extra_that_is_named_without_it(
@@ -220,6 +209,8 @@ def test_another_type_is_named(images: object) -> None:
     ("array", "reason"),
     [
         (np.zeros((5, 40, 40)), "or [height, width, 1, 3 or 4], not [5, 40, 40]"),
+        (np.zeros((0, 5), "u1"), "not [0, 5]"),
+        (np.zeros(9, "u1"), "not [9]"),
         (np.full((28, 28), -0.4), "from 0 to 255 or from 0 to 1, not from -0.4 to -0.4"),
         (np.full((28, 28), np.nan), "not from nan to nan"),
         (np.full((28, 28), 256), "not from 256 to 256"),

@@ -16,10 +16,3 @@ def test_unshearing_undoes_shearing(height: int, width: int, slope: float, seed:
     sheared = shear(mask, slope, width / 2)
     assert sheared.sum() == mask.sum()
     np.testing.assert_array_equal(unshear(sheared, slope, width / 2), mask)
-
-
-def test_a_sheared_line_is_level() -> None:
-    columns = np.arange(200)
-    mask = np.zeros((100, 200), dtype=bool)
-    mask[np.rint(50 + 0.1 * (columns - 100)).astype(int), columns] = True
-    assert shear(mask, 0.1, 100).any(axis=1).sum() == 1

@@ -199,9 +199,8 @@ def test_digits_are_extracted_line_by_line_from_left_to_right(covers: list[Cover
         assert correlation(digit.pixels, pixels_of(draw(cover))) > 0.9
 
 
-@pytest.mark.parametrize("num_rows", [1, 2])
-def test_the_boxes_of_a_form_are_no_digits(covers: list[Cover], num_rows: int) -> None:
-    cells = [np.pad(cover[20:200, 50:210], 30) for cover in covers]
+def test_the_boxes_of_a_form_are_no_digits(covers: list[Cover]) -> None:
+    num_rows, cells = 2, [np.pad(cover[20:200, 50:210], 30) for cover in covers]
     rows = np.concatenate([np.concatenate(cells, axis=1)] * num_rows)
     page = draw(np.pad(rows, 50)).rotate(2, fillcolor=250)
     frames = Image.new("L", page.size, 250)
@@ -231,10 +230,7 @@ def test_boxes_are_in_pixels_of_the_upright_image(case: str, covers: list[Cover]
         np.testing.assert_allclose(edges, factor * inked, atol=max(3 * factor, 4))
 
 
-@pytest.mark.parametrize(
-    ("degrees", "desk"),
-    [(0, False), (90, False), (180, False), (270, False), (0, True), (90, True)],
-)
+@pytest.mark.parametrize(("degrees", "desk"), [(0, True), (90, True), (180, False), (270, False)])
 def test_digits_of_a_turned_page_are_upright(degrees: int, desk: bool) -> None:
     digits = generate(60, seed=3)
     chosen = [int(np.flatnonzero(digits.labels.numpy() == label)[0]) for label in (9, 2, 9, 2, 7)]
