@@ -78,6 +78,7 @@ def find_components(foreground: Foreground) -> tuple[Labels, list[Component]]:
     outlines = np.maximum(np.bincount(labels[edge], minlength=n), 1)
     border_fractions = np.bincount(border, minlength=n) / outlines
     sharpness = np.bincount(labels[edge], foreground.edges[edge], minlength=n) / outlines
+    intensities = np.bincount(labels.ravel(), foreground.intensity.ravel(), minlength=n)
     boxes = ndimage.find_objects(labels)
     components: list[Component] = []
     for label in np.argsort(areas[1:])[::-1][:MAX_COMPONENTS] + 1:
@@ -90,11 +91,12 @@ def find_components(foreground: Foreground) -> tuple[Labels, list[Component]]:
         border_fraction = float(border_fractions[label])
         # Each factor lowers the score for one kind of clutter: blobs (a stroke is long for its
         # width), soft shadows (their edges are not sharp; twice, as they are larger than a digit),
-        # and what runs along the border (by 0.9 from a quarter of the outline on).
+        # what runs along the border (by 0.9 from a quarter of the outline on), and what is fainter.
         stroke_score = (
             min(1.0, (MAX_STROKE_FRACTION * box.size / stroke_width) ** 3)
             * sharpness[label] ** 2
             * (1 - min(0.9, 4 * border_fraction))
+            * min(1.0, intensities[label] / area) ** 0.5
         )
         relative_size = (box.size + area**0.5) / max(height, width)
         component = Component(
