@@ -135,7 +135,7 @@ Start = Callable[..., ForkServerProcess]
 def start() -> Iterator[Start]:
     """Start a process quickly, as its parent has imported everything; end those that still run."""
     context: ForkServerContext = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mnist_ce.training.search", "mnist_ce.cli.terminal"])
+    context.set_forkserver_preload(["mnist_ce.training.trainer", "mnist_ce.cli.terminal"])
     processes: list[ForkServerProcess] = []
 
     def run(target: Callable[..., object], *arguments: Any) -> ForkServerProcess:

@@ -257,7 +257,7 @@ def _print_trials(result: TuneResult) -> None:
     for trial in sorted(trials, key=lambda trial: trial["state"] != "complete"):
         accuracy = trial["validation_accuracy"]
         values = [short(trial["settings"][key]) for key in keys]
-        text = "-" if accuracy is None else f"{accuracy:.2%}"
+        text = "-" if accuracy is None else percent(accuracy, 2)
         rows.append([trial["run"], *values, text, trial["state"]])
     print_table(rows, "<" + ">" * len(keys) + "><")
     echo()

@@ -141,7 +141,7 @@ def as_network(module: nn.Module) -> tuple[nn.Module, int]:
     """
     if isinstance(module, MLP):
         return module, module.sizes[-1]
-    reasons, device = [], _device(module)
+    name, reasons, device = type(module).__name__, [], _device(module)
     with evaluation_mode(module):
         for shape in _INPUT_SHAPES:
             network = ImageInput(nn.Unflatten(1, shape), module)
@@ -154,16 +154,14 @@ def as_network(module: nn.Module) -> tuple[nn.Module, int]:
             if isinstance(logits, Tensor) and logits.dim() == 2 and len(logits) == 2:
                 num_outputs, sums = logits.shape[1], logits.sum(dim=1)
                 if num_outputs > 1 and logits.min() >= 0 and (sums - 1).abs().max() < 1e-4:
-                    logger.warning(
-                        f"the outputs of {type(module).__name__} are probabilities: leave its "
-                        "softmax out, since the loss takes raw logits and applies softmax itself"
-                    )
+                    advice = "leave its softmax out, since the loss applies softmax itself"
+                    logger.warning(f"the outputs of {name} are probabilities: {advice}")
                 return network, num_outputs
             kind = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             reasons.append(f"it returns {kind}")
     raise UsageError(
-        f"{type(module).__name__} must map float32 [batch, 1, 28, 28] or [batch, 784] to logits "
-        f"[batch, outputs]; given [2, 1, 28, 28]: {reasons[0]}"
+        f"{name} must map float32 [batch, 1, 28, 28] or [batch, 784] to logits [batch, outputs]; "
+        f"given [2, 1, 28, 28]: {reasons[0]}"
     )
 
 

@@ -73,7 +73,6 @@ class Multiclass(Objective):
         return F.cross_entropy(logits, labels, reduction="none")
 
     def predictions(self, logits: Tensor) -> Tensor:
-        """Return the class of the largest logit; that needs no softmax."""
         return logits.argmax(dim=1)
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -101,11 +100,9 @@ class Binary(Objective):
         return F.binary_cross_entropy_with_logits(logits[:, 0], targets, reduction="none")
 
     def predictions(self, logits: Tensor) -> Tensor:
-        """Return 1 where the logit is positive, that is p > 1/2."""
-        return (logits[:, 0] > 0).long()
+        return (logits[:, 0] > 0).long()  # p > 1/2
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Return [1 - p, p] of each example."""
         yes = logits[:, 0].sigmoid()
         return torch.stack([1 - yes, yes], dim=1)
 

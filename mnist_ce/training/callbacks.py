@@ -225,9 +225,9 @@ class ProgressCallback(Callback):
 
 
 class TensorBoardCallback(Callback):
-    """Writes the metrics of each epoch, and the config, as TensorBoard events into the run.
+    """Writes the metrics of each epoch as TensorBoard events into the run, also of a resumed one.
 
-    A resumed run writes nothing twice. A UsageError if the tensorboard package is missing.
+    A UsageError if the tensorboard package is missing.
     """
 
     def __init__(self) -> None:
@@ -238,21 +238,15 @@ class TensorBoardCallback(Callback):
         if is_main():
             from torch.utils.tensorboard import SummaryWriter
 
-            folder = info.run.path / "tensorboard"
-            is_resumed = folder.is_dir()
             # Events of epochs to be repeated are dropped.
-            self.writer = SummaryWriter(str(folder), purge_step=info.epoch if is_resumed else None)
-            if not is_resumed:
-                self.writer.add_text("config", f"```\n{info.run.config_path.read_text()}```")
+            self.writer = SummaryWriter(str(info.run.path / "tensorboard"), purge_step=info.epoch)
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
         if self.writer is not None:
             for key, value in metrics.items():
                 split, _, quantity = key.rpartition("_")
-                if quantity in ("loss", "accuracy"):
-                    self.writer.add_scalar(f"{quantity}/{split}", value, metrics["epoch"])
-                elif key in ("learning_rate", "images_per_second"):
-                    self.writer.add_scalar(key, value, metrics["epoch"])
+                tag = f"{quantity}/{split}" if quantity in ("loss", "accuracy") else key
+                self.writer.add_scalar(tag, value, metrics["epoch"])
             self.writer.flush()
 
     def close(self) -> None:

@@ -80,8 +80,7 @@ def read_space(file: str | Path) -> dict[str, BaseDistribution]:
         for each in values:
             check_value(key, each, str(file))
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")  # a step that does not divide the range
+            with warnings.catch_warnings(action="error"):  # a step that does not divide the range
                 if number and is_range:
                     space[key] = number(**value)
                 else:
@@ -125,8 +124,7 @@ def search(plan: Plan, stop: StopFlag | None = None) -> TuneResult:
 
 def _run_trials(plan: Plan, queue: RunQueue) -> list[dict[str, Any]]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
         database = _open_database(plan) if plan.storage else None
         while True:
             study = database or _study_of_runs(plan, queue)
@@ -218,8 +216,7 @@ def _counted(study: optuna.Study, plan: Plan) -> list[FrozenTrial]:
 
 def _number(trial: FrozenTrial) -> int:
     """Return the number of a trial's first attempt."""
-    first = RETRY.retried_trial_number(trial)
-    return trial.number if first is None else first
+    return int(trial.system_attrs.get("failed_trial", trial.number))
 
 
 def _study_of_runs(plan: Plan, queue: RunQueue) -> optuna.Study:
@@ -235,9 +232,8 @@ def _study_of_runs(plan: Plan, queue: RunQueue) -> optuna.Study:
         state = "running" if run.is_locked() else "waiting"
         if str(record.status) in tune.TRIAL_STATES and record["tune"] is not None:
             state = tune.TRIAL_STATES[str(record.status)]
-            rows = [row for row in run.read_metrics() if row["epoch"] != record.epochs]
-            accuracies = {row["epoch"]: row.get("validation_accuracy") for row in rows}
-            result["intermediate_values"] = accuracies  # as `_PruningCallback` reported them
+            accuracies = {row["epoch"]: row["validation_accuracy"] for row in run.read_metrics()}
+            result["intermediate_values"] = accuracies
             result["user_attrs"] = {"trial": tune.summary(record, plan.space)}
             result["value"] = record.validation_accuracy if state == "complete" else None
         flat = Config().flat() | record.flat_config

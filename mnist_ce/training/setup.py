@@ -68,9 +68,8 @@ class Custom:
     @property
     def names(self) -> dict[str, str]:
         """The qualified name of each part, as `run.json` has it."""
-        kinds: dict[str, Any] = {k: part for k, part in vars(self).items() if part is not None}
-        for key, part in kinds.items():
-            kinds[key] = part if hasattr(part, "__qualname__") else type(part)
+        parts = {key: part for key, part in vars(self).items() if part is not None}
+        kinds = {k: p if hasattr(p, "__qualname__") else type(p) for k, p in parts.items()}
         return {key: f"{kind.__module__}.{kind.__qualname__}" for key, kind in kinds.items()}
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
@@ -141,17 +140,16 @@ class Setup:
 
     def load(self) -> tuple[TrainedModel | None, DataSplits]:
         """Load the initial weights, None for random ones, and the data; before, that of the run."""
-        data, initial, custom = self.config.data, None, self.custom
-        if self.config.train.init and self.before is None:
-            initial = load_model(self.config.train.init, self.config.run.output, model=custom.model)
+        config, custom, data, initial = self.config, self.custom, self.config.data, None
+        if config.train.init and self.before is None:
+            initial = load_model(config.train.init, config.run.output, model=custom.model)
             logger.info(f"starting from {initial.label}")
         elif custom.model is not None:
             initial = load_model(model=custom.model)
         if self.before and data.dataset == self.before.flat_config.get("data.dataset"):
             data = data.model_copy(update={"dataset": str(self.before.dataset)})  # for auto
         dataset = None if custom.data is None else custom_dataset(custom.data)
-        task = (self.config.objective, self.config.train.seed)
-        splits = load_splits(data, *task, dataset, to_train=True)
+        splits = load_splits(data, config.objective, config.train.seed, dataset, to_train=True)
         warn_of_convention(splits)
         if self.before is not None and self.before.dataset_digest != splits.digest:
             raise RunError(
@@ -238,9 +236,8 @@ class Setup:
         the moment of the snapshot, those of a complete run left as they are.
         """
         defined = {k: v for k, v in definition(now).items() if k not in RESUMABLE_KEYS}
-        step_state, state = from_main(
-            lambda: load_snapshot(run, step.parameters, step.buffers, defined)
-        )
+        expected = (step.parameters, step.buffers, defined)
+        step_state, state = from_main(lambda: load_snapshot(run, *expected))
         epochs, num_batches = self.config.train.epochs, len(step.loader)
         num_steps = (state.epoch - 1) * num_batches + state.batch
         if step_state["num_steps"] != num_steps:
@@ -314,9 +311,7 @@ def _git_commit() -> str | None:
 def _digests(step: Step) -> dict[str, str]:
     """Return digests of what torch prints of a module and an optimizer, without addresses."""
     shapes = [(name, tuple(tensor.shape)) for name, tensor in step.model.state_dict().items()]
-    texts = {"model": f"{step.model} {shapes}"}
-    if isinstance(step, PlainStep):
-        texts["optimizer"] = str(step.optimizer)
+    texts = {"model": f"{step.model} {shapes}", "optimizer": str(getattr(step, "optimizer", ""))}
     texts = {key: re.sub(r"0x[0-9a-f]+", "", text) for key, text in texts.items()}
     return {key: hashlib.sha256(text.encode()).hexdigest()[:8] for key, text in texts.items()}
 
@@ -338,26 +333,18 @@ class AsyncCheckpointer(ThreadPoolExecutor):
         self._raise_errors(wait=False)
         return self._snapshot is not None and not self._snapshot.done()
 
-    def append(self, row: str) -> None:
-        """Append a row to `steps.csv`."""
-        self._raise_errors(wait=False)
-        if self.run is not None:
-            self._writes.append(self.submit(self.run.append_steps, row))
-
     def save(self, snapshot: Snapshot) -> None:
-        self.wait()
+        self._raise_errors(wait=True)
         if self.run is not None:
             self._snapshot = self.submit(snapshot.write, self.run)
             self._writes.append(self._snapshot)
 
-    def write(self, write: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401
-        self.wait()
+    def write(self, write: Callable[[Any], None], content: object, *, wait: bool = True) -> None:
+        """Call a method of the run; without `wait` after what is being written."""
+        self._raise_errors(wait=wait)
         if self.run is not None:
-            self._writes.append(self.submit(write, *arguments))
-        self.wait()
-
-    def wait(self) -> None:
-        self._raise_errors(wait=True)
+            self._writes.append(self.submit(write, content))
+        self._raise_errors(wait=wait)
 
     def _raise_errors(self, *, wait: bool) -> None:
         while self._writes and (wait or self._writes[0].done()):

@@ -7,6 +7,7 @@ import copy
 import logging
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,9 +109,8 @@ def train(
         if resume is not None:
             if dry_run:
                 raise UsageError("a dry run is of a new run: leave out what to resume")
-            run, before, resolved = from_main(
-                lambda: stack.enter_context(reopen_run(resume, settings, custom))
-            )
+            reopened = reopen_run(resume, settings, custom)
+            run, before, resolved = from_main(lambda: stack.enter_context(reopened))
             recipe = before.recipe
         elif isinstance(config, Config):
             resolved = resolve_config(config.flat(), flags=settings, environment={})
@@ -151,10 +151,8 @@ def train(
             try:
                 draw_plots(run, record, trained.model, report)
             except Exception as error:  # whatever it is: the run itself is complete
-                logger.warning(
-                    f"the run is complete, but its plots are not: {one_line(error)}; draw them "
-                    f"with: mnist-ce report {run.path}"
-                )
+                advice = f"draw them with: mnist-ce report {run.path}"
+                logger.warning(f"the run's plots are not drawn: {one_line(error)}; {advice}")
         result = TrainResult(run, record, state.rows, unwrapped(trained.model).cpu())
         if progress and not dry_run:
             logger.info(f"kept in {run.path}")
@@ -243,7 +241,8 @@ class Trainer:
         """Append a row to `steps.csv`: the means since the row before, in the same epoch."""
         since = self.step.sums - self.state.logged
         values = ",".join(f"{v:.6g}" for v in (since.loss, since.accuracy, learning_rate))
-        self.checkpointer.append(f"{self.step.num_steps},{self.state.epoch},{values}\n")
+        row = f"{self.step.num_steps},{self.state.epoch},{values}\n"
+        self.checkpointer.write(self.run.append_steps, row, wait=False)
         self.state.logged = self.step.sums
 
     def _end_epoch(self, sums: MetricSums, seconds: float) -> None:
@@ -372,8 +371,8 @@ def learning_rates(
             final_div_factor=schedule.final_divisor,
         )
     rates = []
-    for _ in range(num_steps):
-        rates.append(float(optimizer.param_groups[0]["lr"]))
-        optimizer.step()  # does nothing, but the scheduler warns without it
-        scheduler.step()
+    with warnings.catch_warnings(action="ignore"):  # of the optimizer, which takes no step
+        for _ in range(num_steps):
+            rates.append(float(optimizer.param_groups[0]["lr"]))
+            scheduler.step()
     return rates.__getitem__

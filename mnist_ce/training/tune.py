@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_RUNS = 10_000
-POLL_SECONDS = 0.5  # between two looks at the runs of other processes
-REFUSED = (UsageError, CheckpointError, DataError)  # of values that do not go with each other
 TRIAL_STATES = {"finished": "complete", "pruned": "pruned", "failed": "fail"}  # of runs that ended
 
 
@@ -91,10 +89,7 @@ class Plan:
     def __post_init__(self) -> None:
         definitions = [definition(run.record) for run in self.runs]
         if self.space and not definitions[0]["data.validation_size"]:
-            raise UsageError(
-                "a search chooses by the accuracy on a validation split, never on the test set: "
-                "--set data.validation_size=5000"
-            )
+            raise UsageError("a search needs validation images: --set data.validation_size=5000")
         if self.storage is not None and not (self.space and "://" in self.storage):
             raise UsageError(f"--storage {self.storage}: give a database's URL, to --search in")
         # The seeds of a search's test and the number of its trials may grow.
@@ -293,7 +288,8 @@ class RunQueue:
                 is_taken = before is None and run.path.exists() and isinstance(error, UsageError)
                 if is_taken or run.is_locked():
                     return None  # another process made the run first
-                if not isinstance(error, TrainingError if before else (*REFUSED, TrainingError)):
+                refused = () if before else (UsageError, CheckpointError, DataError)
+                if not isinstance(error, (TrainingError, *refused)):
                     raise
                 changes = {"status": RunState.FAILED, "error": str(error)}
         record = run.read_record() or planned.record
@@ -336,7 +332,7 @@ class RunQueue:
             logger.info(f"waiting for {num_runs} run{'s' * (num_runs != 1)} of other processes")
         self.num_awaited = num_runs
         self.stop.is_checked = True
-        time.sleep(POLL_SECONDS)
+        time.sleep(0.5)
         self.stop.is_checked = False
         if self.stop.signal_number is not None:
             raise StoppedError("stopped while waiting", self.stop.signal_number)

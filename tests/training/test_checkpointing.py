@@ -50,7 +50,7 @@ def test_every_failed_write_raises_once(
     num_raised = 0
     with AsyncCheckpointer(disk) as checkpointer:
         functions: dict[str, Callable[[str], object]] = {
-            "append": checkpointer.append,
+            "append": lambda content: checkpointer.write(disk.append_steps, content, wait=False),
             "save": lambda content: checkpointer.save(OneWrite({"content": content}, {}, {})),
             "write": lambda content: checkpointer.write(disk.append_steps, content),
             "busy": lambda content: checkpointer.is_busy(),
@@ -62,7 +62,7 @@ def test_every_failed_write_raises_once(
                 num_raised += 1
         for _ in calls:
             try:
-                checkpointer.wait()
+                checkpointer.write(disk.append_steps, "last")
             except RunError:
                 num_raised += 1
     assert num_raised == disk.num_failed

@@ -40,7 +40,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "fast step with everything": {"train.step": "fast", **EVERYTHING},
     "patience": {
         "data.validation_size": 20,
-        "optimizer.learning_rate": 1e-6,
+        "optimizer.learning_rate": 1e-12,
         "train.patience": 2,
         "train.epochs": 30,
     },

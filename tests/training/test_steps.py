@@ -94,7 +94,7 @@ def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 
 @CONFIGS
 def test_fast_step_equals_plain_step(settings: Config) -> None:
-    """Each of 22 steps, begun from the same state.
+    """Each of 11 steps, begun from the same state.
 
     Runs that are left alone drift apart by more than rounding whenever a ReLU's input is so near
     zero that rounding decides its sign; the plain step and float64 drift apart in the same way.
@@ -103,32 +103,26 @@ def test_fast_step_equals_plain_step(settings: Config) -> None:
     plain, fast = (make(kind, settings, loader, hidden) for kind in STEPS)
     exact = Exact(settings)
     differences, fast_errors, plain_errors = [], [], []
-    for epoch in itertools.count(1):
-        plain.sums = MetricSums()
-        fast.sums = MetricSums()
-        for indices in loader.epoch(epoch):
-            for step in (fast, exact):
-                step.load_state(plain.state())
-            rate = 0.05 / (1 + plain.num_steps / 100)
-            for each in (plain, fast, exact):
-                each(indices, rate)
-            ours, theirs, right = (each.state()["weights"] for each in (fast, plain, exact))
-            differences.append(difference(ours, theirs))
-            fast_errors.append(difference(ours, right))
-            plain_errors.append(difference(theirs, right))
-        if epoch == 1:
-            assert fast.sums.num_correct == plain.sums.num_correct
-            assert fast.sums.loss == pytest.approx(plain.sums.loss, rel=1e-5)
-            assert fast.sums.num_examples == plain.sums.num_examples == 650
-        if plain.num_steps >= 22:
-            break
+    for indices in loader.epoch(1):
+        for step in (fast, exact):
+            step.load_state(plain.state())
+        rate = 0.05 / (1 + plain.num_steps / 100)
+        for each in (plain, fast, exact):
+            each(indices, rate)
+        ours, theirs, right = (each.state()["weights"] for each in (fast, plain, exact))
+        differences.append(difference(ours, theirs))
+        fast_errors.append(difference(ours, right))
+        plain_errors.append(difference(theirs, right))
+    assert fast.sums.num_correct == plain.sums.num_correct
+    assert fast.sums.loss == pytest.approx(plain.sums.loss, rel=1e-5)
+    assert fast.sums.num_examples == plain.sums.num_examples == 650
     assert difference(fast.eval_weights(), plain.eval_weights()) <= 1e-5
     assert sum(value > 1e-5 for value in differences) <= 2, differences
     assert statistics.median(differences) <= 1e-6
     assert statistics.median(fast_errors) <= 2 * statistics.median(plain_errors)
 
 
-@hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     momentum=st.sampled_from([0.0, 0.5, 0.9]),
     nesterov=st.booleans(),

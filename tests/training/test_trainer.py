@@ -18,7 +18,7 @@ import torch
 from hypothesis import given
 from torch import nn
 
-from mnist_ce import evaluate, load_model, predict, train
+from mnist_ce import evaluate, train
 from mnist_ce.config import ScheduleConfig
 from mnist_ce.runs.checkpoint import weights_sha256
 from mnist_ce.runs.run_dir import RunDir
@@ -147,15 +147,6 @@ def test_a_stop_is_not_waited_for_after_a_run_that_raised(small_settings: dict[s
     assert not stop.is_checked
 
 
-def test_a_run_can_be_loaded_evaluated_and_used(train_small: Train) -> None:
-    result = train_small()
-    report = evaluate(load_model(result.run.path))
-    assert report.result.accuracy == result.record["test_accuracy"]
-    images = [image.numpy() for image in report.images[:20]]
-    predictions = predict(images, checkpoint=result.run.path, min_confidence=0.0)
-    assert [item.label for item in predictions] == report.result.predictions[:20].tolist()
-
-
 @pytest.mark.parametrize(
     ("schedule", "first", "last"),
     [
@@ -237,7 +228,8 @@ def test_rows_are_truncated_to_a_step(tmp_path: Path) -> None:
 
 def test_of_a_long_table_parts_are_read_from_start_to_end(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    run.append_steps("".join(f"{10 * i},{1 + i // 94},{1 / i},0.5,0.01\n" for i in range(1, 10**6)))
+    lines = (f"{10 * i},{1 + i // 94},{1 / i},0.5,0.01\n" for i in range(1, 10**6))
+    run.append_steps("".join(lines))
     rows = run.read_steps()
     assert 30_000 < len(rows) < 100_000
     assert rows["step"][0] < 10**6 / 20

@@ -25,9 +25,7 @@ class NonFiniteLossError(TrainingError):
     """The loss at a step, counted from 0 since the run began, is NaN or infinite."""
 
     def __init__(self, step: int, loss: float = float("nan")) -> None:
-        super().__init__(f"the loss is {loss} at step {step}")
-        self.step = step
-        self.loss = loss
+        self.step, self.loss = step, loss
 
 
 @dataclass(eq=False)
@@ -90,13 +88,13 @@ class Step(ABC):
 
     def state(self) -> dict[str, Any]:
         """Return all that exact continuation needs, as tensors on the CPU and plain values."""
-        state: dict[str, Any] = {
+        return {
             "num_steps": self.num_steps,
             "weights": _copied(self.parameters),
             "momentum": _copied(self.momentum if self.num_steps else {}),
             "average": _copied(self.average),
+            "buffers": _copied(self.buffers),
         }
-        return state | ({"buffers": _copied(self.buffers)} if self.buffers else {})
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned, of any kind of step."""

@@ -35,9 +35,7 @@ class PlainStep(Step):
         self.num_processes = num_processes()
         self.network: nn.Module = self.model
         if self.num_processes > 1:
-            device = self.loader.device
-            device_ids = [device.index] if device.type == "cuda" else None
-            self.network = DistributedDataParallel(self.model, device_ids=device_ids)
+            self.network = DistributedDataParallel(self.model)
         self.optimizer = self._new_optimizer(list(self.model.parameters()))
         rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         if self.make_optimizer is not None:
