@@ -99,7 +99,7 @@ def test_stopped_by_a_signal(
     options = [part for key, value in shown.items() for part in ("--set", f"{key}={value}")]
     before = signal.signal(number, signal.SIG_DFL)  # a shell ignores SIGINT in background jobs
 
-    def raise_signals(*_: object, **__: object) -> None:
+    def raise_signals(*arguments: object, **options: object) -> None:
         for _ in range(num_signals):
             signal.raise_signal(number)
 
