@@ -59,7 +59,7 @@ def test_python_sees_the_progress_of_the_command_line(
     closed = Mock()
     result = train(None, small_settings, callbacks=[Mock(Callback, close=closed)])
     lines = capsys.readouterr().err.splitlines()
-    assert [line.partition(":")[0] for line in lines if "images" in line] == ["synthetic"]
+    assert [line.partition(":")[0] for line in lines if "batches of" in line] == ["synthetic"]
     num_epochs = len(result.rows)
     assert sum(f"/{num_epochs}  loss" in line for line in lines) == num_epochs
     assert lines[-1] == f"kept in {result.run.path}"
