@@ -181,10 +181,7 @@ def test_a_foreign_state_of_the_optimizer_is_refused(
     huge = {"state": {0: {"exp_avg": torch.zeros(1).expand(2**40)}}, "param_groups": []}
     for optimizer in ({}, {"state": {}, "param_groups": [{"params": [0]}]}, huge, 3):
         save_tensors(run.run.resume_path, good | {"step": good["step"] | {"optimizer": optimizer}})
-        refused = pytest.raises(
-            (RunError, CheckpointError), match="does not belong|has a tensor of"
-        )
-        with refused:
+        with pytest.raises((RunError, CheckpointError), match=r"does not belong|has a tensor"):
             train(
                 None,
                 {"run.output": str(tmp_path), "train.epochs": 3},
