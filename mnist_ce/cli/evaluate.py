@@ -153,7 +153,7 @@ def compare(
     threads: options.Threads = 0,
     json: options.Json = False,
 ) -> None:
-    """Compare networks on the same images, and test whether differences are significant.
+    """Compare networks on the same images, with a test of significance.
 
     Examples:
       mnist-ce compare my-run mnist

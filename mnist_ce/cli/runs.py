@@ -32,7 +32,7 @@ def runs(
     yes: Annotated[bool, Option("--yes", help="Delete without asking.")] = False,
     json: options.Json = False,
 ) -> None:
-    """List the runs, newest first, and the mean of those that differ in the seed alone.
+    """List the runs, newest first, and the means over seeds.
 
     A run that is resumable goes on with: mnist-ce train --resume NAME. A narrow
     terminal shows fewer columns.

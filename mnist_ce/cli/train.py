@@ -178,7 +178,7 @@ def tune(
     output: options.Output = "checkpoints",
     json: options.Json = False,
 ) -> None:
-    """Train many runs: several recipes and seeds, a grid, or a search by Optuna.
+    """Train many runs: recipes, seeds, a grid, or a search by Optuna.
 
     The same command, started again or elsewhere with the same --output, shares the
     work, and goes on with what a killed process left. A search chooses on the

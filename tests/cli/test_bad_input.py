@@ -5,9 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import pickle
-import re
 import zipfile
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from PIL import Image
 from mnist_ce.cli import main
 from mnist_ce.data.synthetic import FILE_NAME, generate, write_synthetic
 from mnist_ce.network.model import MLP
+from mnist_ce.training.callbacks import TrainResult
 
 
 @dataclass(frozen=True)
@@ -353,34 +354,122 @@ def test_wrong_input_gets_one_clear_line(
     assert not [p for p in tmp_path.rglob("*") if p.name in {"model.pt", "harm-done"}]
 
 
-ADVICE = {  # a wrong command, and the words of it that the advice replaces
-    "trian --help": "trian",
-    "train fast --show-config": "fast",
-    "train epochs=1 --show-config": "epochs=1",
-    "train --learning-rate 0.1 --show-config": "--learning-rate",
-    "train --weight-decay 0.1 --show-config": "--weight-decay 0.1",
-    "train -c fsat --show-config": "fsat",
-    "train --dataset minst --show-config": "minst",
-    "train --set average.decay=99 --show-config": "99",
-    "train --set train.epoch=3 --show-config": "train.epoch",
-    "explain --logits 1,2 --taget 0": "--taget",
-    "explain --logits 1,2 --target 0 --activation relu --input-men 0": "--input-men",
-    "runs --delte x --output {}": "--delte",
-    "evaluate {}/yy.pt --dataset synthetic --data-dir {}": "{}/yy.pt",
-}
+DRY = "--dry-run --set model.hidden=[8]"
+SMALL = "--set model.hidden=[8] --set train.epochs=1 --set run.plots=false"
+OF_RUNS = ("train", "tune", "evaluate", "compare", "runs", "calibrate")
+ADVICE = [  # a wrong command, what its error advises, and the command that follows the advice
+    ("trian --help", "did you mean train?", "train --help"),
+    (
+        "train fast --show-config",
+        "did you mean --config fast?",
+        "train --config fast --show-config",
+    ),
+    ("train epochs=1 --show-config", "did you mean --epochs 1?", "train --epochs 1 --show-config"),
+    ("train --learning-rate 0.1", "did you mean --lr?", "train --lr 0.1 --show-config"),
+    (
+        "train --weight-decay 0.1 --show-config",
+        "did you mean --set optimizer.weight_decay=VALUE?",
+        "train --set optimizer.weight_decay=0.1 --show-config",
+    ),
+    ("train -c fsat", "did you mean fast?", "train -c fast --show-config"),
+    ("train --dataset minst", "did you mean mnist?", "train --dataset mnist --show-config"),
+    (
+        "train --set average.decay=99",
+        "did you mean 0.99?",
+        "train --set average.decay=0.99 --show-config",
+    ),
+    (
+        "train --set lr=1",
+        "as in optimizer.learning_rate=1",
+        f"train --set optimizer.learning_rate=1 {DRY}",
+    ),
+    ("explain --logits 1,2", "--target is missing", "explain --logits 1,2 --target 0"),
+    ("explain --logits 1,2 --taget 0", "did you mean --target?", "explain --logits 1,2 --target 0"),
+    (
+        "explain --binary --logits 1,2 --target 1",
+        "write several rows as 1.2; -0.3",
+        "explain --binary --logits 1;2 --target 1,0",
+    ),
+    ("runs --delte x", "did you mean --delete?", "runs --delete extra --yes"),
+    ("runs --delete world --yes", "'mnist-ce runs' lists", "runs"),
+    ("report --output none", "train one with 'mnist-ce train'", f"train {SMALL} --output none"),
+    ("evaluate fats", "did you mean fast?", "evaluate fast"),
+    ("evaluate best", "mnist-ce train --config best trains it", f"train --config best {DRY}"),
+    (
+        "evaluate net.pt --activation gleu",
+        "must be one of relu, ",
+        "evaluate net.pt --activation gelu",
+    ),
+    ("evaluate a --activation tanh", "has ReLU", "evaluate a"),
+    ("evaluate --verify", "needs the name of a run", "evaluate a --verify"),
+    ("compare a", "name 2 to 26 networks", "compare a b"),
+    ("compare a b --plot x.pdf", "end its name in .png", "compare a b --plot x.png"),
+    ("train --name a", "choose another --name", f"train --name new {SMALL}"),
+    ("train --name a", "continue it with --resume a", "train --resume a --epochs 2"),
+    (
+        "train --resume world",
+        "see --init",
+        f"train --init world {DRY} --set model.hidden=[520,320,240,120]",
+    ),
+    ("train --device cuda:7", "use --device cpu or auto", f"train --device cpu {DRY}"),
+    (f"train --model net.py {DRY}", "as in net.py:CNN", f"train --model net.py:CNN {DRY}"),
+    ("tune --set run.name=x", "use --name", f"tune --name x {SMALL}"),
+    ("tune --seeds 4-0", "write 0-4", f"tune --seeds 0-1 {SMALL}"),
+    (
+        "tune --grid momentum=0",
+        "as optimizer.momentum=0.5,0.9",
+        f"tune --grid optimizer.momentum=0,0.5 {SMALL}",
+    ),
+    (
+        "tune --search s.toml",
+        "--set data.validation_size=",
+        f"tune --search s.toml --trials 1 {SMALL} --set data.validation_size=50",
+    ),
+    (
+        "calibrate fast",
+        "--set data.validation_size=5000 and name that run with --with",
+        "calibrate a",
+    ),
+    ("predict https://a.org/7.png", "download it first", "predict x.png --single"),
+    (
+        "predict x.png --min-confidence 90",
+        "did you mean 0.9?",
+        "predict x.png --min-confidence 0.9",
+    ),
+    ("predict x.png --json --csv", "choose one of --json, ", "predict x.png --csv"),
+]
 
 
-@pytest.mark.parametrize("command", ADVICE)
+@pytest.fixture(scope="module")
+def folder(two_runs: Path, train_small_in: Callable[..., TrainResult]) -> Path:
+    """A folder of runs, in which also lie an image, a network's weights, a module and a space."""
+    for name in ("fast", "extra"):
+        train_small_in(two_runs, name, train__epochs=1)
+    (two_runs / "net.pt").write_bytes(GOOD)
+    (two_runs / "net.py").write_text(
+        "from torch import nn\n\n\nclass CNN(nn.Sequential):\n"
+        "    def __init__(self):\n        super().__init__(nn.Flatten(), nn.Linear(784, 10))\n"
+    )
+    (two_runs / "s.toml").write_text("[optimizer]\nmomentum = [0.5, 0.7, 0.9]\n")
+    (two_runs / "x.png").write_bytes(png(Image.fromarray(generate(1, seed=4).images.numpy()[0])))
+    return two_runs
+
+
+@pytest.mark.usefixtures("small_data", "one_thread")
+@pytest.mark.parametrize(("wrong", "advice", "right"), ADVICE)
 def test_advice_can_be_followed(
-    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    wrong: str,
+    advice: str,
+    right: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    path = tmp_path / "synthetic" / FILE_NAME
-    write_synthetic(path, generate(20, seed=1), generate(10, seed=2))
-    (tmp_path / "xy.pt").write_bytes(GOOD)
-    wrong, words = (text.replace("{}", str(tmp_path)) for text in (command, ADVICE[command]))
-    assert main(wrong.split()) in (1, 2)
-    advice = re.search(r"did you mean (.+?)\?", capsys.readouterr().err)
-    assert advice is not None
-    right = wrong.replace(words, advice[1].replace("VALUE", words.rpartition(" ")[2]), 1)
-    followed = main(right.split())
-    assert followed == 0 or "there is no run x" in capsys.readouterr().err
+    monkeypatch.chdir(folder)
+    commands = [
+        line.split() + ["--output", "."] * (line.split()[0] in OF_RUNS and "--output" not in line)
+        for line in (wrong, right)
+    ]
+    assert main(commands[0]) in (1, 2)
+    assert advice in capsys.readouterr().err
+    assert main(commands[1]) == 0, capsys.readouterr().err

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 
 from mnist_ce.cli import app, main
+from mnist_ce.cli.printing import note, printing
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -38,3 +40,22 @@ def test_an_os_error_that_is_not_from_the_system_is_a_bug(monkeypatch: pytest.Mo
     monkeypatch.setattr("mnist_ce.runs.run_dir.list_runs", fail)
     with pytest.raises(OSError, match="wrong arguments"):
         main(["runs"])
+
+
+def test_the_versions(capsys: Capsys) -> None:
+    assert main(["--version"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [name for name, _ in lines] == ["mnist-ce", "torch", "torchvision", "Python"]
+    assert all(version[0].isdigit() for _, version in lines)
+
+
+def test_a_terminal_says_that_torch_is_loading(
+    capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with printing():
+        assert sys.meta_path[0].find_spec("torch", None) is None
+        assert capsys.readouterr().err == "loading torch …"
+        note("a line")
+    lines = capsys.readouterr().err
+    assert lines == f"\r{' ' * 15}\ra line\n"
