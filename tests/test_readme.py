@@ -214,5 +214,5 @@ def test_the_reading_path_has_the_length_that_the_readme_says() -> None:
     files = re.findall(r"`(\w+/[\w/]+\.py)`", section)
     num_lines = sum(len((ROOT / "mnist_ce" / f).read_text().splitlines()) for f in files)
     assert length is not None
-    assert len(files) > 10
+    assert len(files) >= 10
     assert abs(num_lines - int(length[1].replace(",", ""))) <= 100
