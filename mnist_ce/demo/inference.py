@@ -89,7 +89,7 @@ def inspect_image(
     if explained is not None and steps:
         model, label = copy.deepcopy(trained.model), torch.tensor([explained.target])
         optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
-        brightness = torch.tensor(explained.pixels / np.float32(255))[None]  # [1, 28, 28]
+        brightness = torch.tensor(explained.pixels / np.float32(255)).view(1, -1)  # [1, 784]
         for _ in range(steps):
             logits = model((brightness - trained.input_mean) / trained.input_std)
             loss = trained.objective.example_losses(logits, label).mean()

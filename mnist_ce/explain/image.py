@@ -97,7 +97,7 @@ def explain_record(
     notes += [f"This is page {record.page} of the image."] if record.page else []
     brightness = torch.tensor(pixels / np.float32(255)).requires_grad_()  # [28, 28]
     inputs = (brightness - trained.input_mean) / trained.input_std
-    network, batch = trained.model, inputs[None]  # [1, 28, 28]
+    network, batch = trained.model, inputs.flatten()[None]  # [1, 784]
     layers = network.activations(batch) if isinstance(network, MLP) else [network(batch)]
     logits = layers[-1]  # [1, outputs]
     if not logits.isfinite().all():
