@@ -372,7 +372,16 @@ def test_a_module_in_a_file_has_the_whole_program(
 ) -> None:
     runs = ["--output", str(tmp_path)]
     given = ["--model", f"{net}:CNN"]
-    small = ["--epochs", "1", "--set", "data.validation_size=200", "--set", "run.plots=false"]
+    small = [
+        "--epochs",
+        "2",
+        "--lr",
+        "0.1",
+        "--set",
+        "data.validation_size=200",
+        "--set",
+        "run.plots=false",
+    ]
     assert main(["train", *runs, "--name", "own", *given, *small, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert (record["recipe"], record["custom"]) == ("CNN", {"model": "net.CNN"})
