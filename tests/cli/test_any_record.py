@@ -62,7 +62,7 @@ def change(record: dict[str, Any], data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     ("command", "num_records"),
     [
-        *((command, 6) for command in COMMANDS),
+        *((command, 4) for command in COMMANDS),
         *(pytest.param(name, 60, marks=pytest.mark.slow) for name in COMMANDS + MORE_COMMANDS),
     ],
 )
