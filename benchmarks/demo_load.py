@@ -99,7 +99,7 @@ ATTACKS: dict[str, tuple[list[bytes], int, float]] = {
         2,
         0.2,
     ),
-    "runs": ([request("/v1/runs"), request("/v1/models")], 30, 1.0),
+    "runs": ([request("/v1/runs")], 30, 1.0),
     "wrong tokens": ([request("/v1/models", token="guess")], 20, 1.0),
     "wrong hosts and paths": (
         [request("/v1/predict", DIGIT, "Origin: http://["), request("/v1/predict?checkpoint=../x")],

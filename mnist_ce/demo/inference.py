@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +26,18 @@ from mnist_ce.system.notebook import png_url
 from mnist_ce.system.text import sanitize
 
 SHIPPED = tuple(dict.fromkeys(SHIPPED_WEIGHTS.values()))  # each once, without other names
+GRACE_SECONDS = 1.0  # for an image whose client has left
+T = TypeVar("T")
+
+
+async def in_time(future: Future[T]) -> T:
+    """Wait for a process, which is ended some time after the client has left."""
+    job = asyncio.wrap_future(future)
+    try:
+        return await asyncio.shield(job)
+    except asyncio.CancelledError:  # at once, it would cost a second: that of starting the next
+        asyncio.get_running_loop().call_later(GRACE_SECONDS, job.cancel)
+        raise
 
 
 @lru_cache(maxsize=8)
@@ -58,8 +71,7 @@ class InferenceService:
     ) -> Predictions:
         """Return the records of an image of this name; an ImageTooLargeError instead of one."""
         predictor = Predictor(trained, options)
-        limits = predictor.preprocess_options
-        pages = await asyncio.wrap_future(self.pool.preprocess(content, limits))
+        pages = await in_time(self.pool.preprocess(content, predictor.preprocess_options))
         if pages[0].is_too_large:
             raise ImageTooLargeError(str(pages[0].error))
         results = await run_sync(predictor.predict_batch, pages)
@@ -81,7 +93,6 @@ def inspect_image(
 
     `explanation`, None where there is no digit, is of the loss for the class named `target`, None:
     the predicted one. With `steps` it is that of a copy of the network after SGD on this digit.
-    A UsageError if the target is not one of the network's classes.
     """
     record = records[min(index, len(records) - 1)]
     explained = None if record.pixels is None else explain_record(trained, record, target)

@@ -87,10 +87,7 @@ def curve(path: Path, _: tuple[int, ...]) -> dict[str, Any]:
 
 @lru_cache(maxsize=2)
 def _few_images(path: Path) -> tuple[str, DataSplits]:
-    """Return the name of the split that a run is tested on, and splits that hold that one alone.
-
-    That is the test split where the validation split is of images that have to be drawn first.
-    """
+    """Return the split that a run is tested on: the test split where another has to be drawn."""
     trained = load_model(path)
     config = trained.record.flat_config if trained.record else {}
     only_test = not config.get("data.validation_size") or bool(config.get("data.num_synthetic"))
@@ -103,10 +100,9 @@ def _few_images(path: Path) -> tuple[str, DataSplits]:
 
 @lru_cache(maxsize=4)
 def snapshot(path: Path, modified_ns: int, _: float) -> dict[str, Any]:
-    """Return the first-layer weights and the mistakes of a run's weights on disk.
+    """Return the mistakes of a run's weights on disk, or the `reason` why there are none.
 
     `weights` are int8 [units, 784] in base64, those of the largest norm, in fractions of `scale`.
-    Whatever fails, `reason` says why there are no mistakes: the curves are shown all the same.
     """
     content: dict[str, Any] = {"mistakes": []}
     try:

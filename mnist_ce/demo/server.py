@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import json
 import logging
 import mimetypes
@@ -30,7 +31,7 @@ from starlette.routing import Route
 
 from mnist_ce.demo import security
 from mnist_ce.demo.corrections import keep_correction, to_png
-from mnist_ce.demo.inference import SHIPPED, InferenceService, inspect_image
+from mnist_ce.demo.inference import SHIPPED, InferenceService, in_time, inspect_image
 from mnist_ce.demo.live import runs_now
 from mnist_ce.prediction.predict import DEFAULT_WEIGHTS, Predictions, PredictOptions
 from mnist_ce.runs.load_model import TrainedModel
@@ -157,8 +158,7 @@ async def inspect(
 
     Records, stages, activations of each layer, gradient × input, and the loss for `target` as in
     `mnist-ce explain --json`. With `steps`, all but the records is that of a copy of the network
-    after as many SGD steps on this digit alone, which no other request sees; `step_losses` has the
-    loss before each.
+    after as many SGD steps on this digit alone; `step_losses` has the loss before each.
     """
     inspected: list[dict[str, Any]] = []
     for name in checkpoint or [DEFAULT_WEIGHTS]:
@@ -184,7 +184,7 @@ async def correct(
 ) -> dict[str, str | int]:
     """Keep an image with its label, in the folder that `--dataset folder:DIR` reads."""
     state = request.app.state
-    png = await asyncio.wrap_future(service.pool.submit(to_png, images[0][1]))
+    png = await in_time(service.pool.submit(to_png, images[0][1]))
     path, number = await run_sync(
         keep_correction, state.corrections, png, label, limiter=state.one_thread
     )
@@ -196,13 +196,10 @@ async def runs(
     request: Request,
     service: Service,
     run: Annotated[list[str] | None, Query(max_length=16, description="Names.")] = None,
-) -> dict[str, Any]:
-    """The runs as they are now, trained or in training; of those named the curves.
-
-    Of the first also the weights and mistakes. Without a name the newest run is shown.
-    """
+) -> Response:
+    """The runs, of those named (else the newest) the curves, of the first weights and mistakes."""
     limiter = request.app.state.one_thread
-    return await run_sync(runs_now, service.output, run or (), limiter=limiter)
+    return JSONResponse(await run_sync(runs_now, service.output, run or (), limiter=limiter))
 
 
 @router.post("/v1/session", status_code=204)
@@ -263,6 +260,7 @@ def form_files(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
 @contextlib.asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     current_default_thread_limiter().total_tokens = MAX_THREADS
+    gc.freeze()  # what is there stays: to look at it again and again takes a quarter of the time
     connections = app.state.server.server_state.connections
     ending = asyncio.create_task(security.end_waiting(connections))
     yield
@@ -277,10 +275,7 @@ def make_app(
     hosts: Sequence[str] = (),
     origins: Sequence[str] = (),
 ) -> FastAPI:
-    """Return the application; for hosts, origins and token see `SecurityMiddleware`.
-
-    `corrections` is the folder for images with a label that the user gives.
-    """
+    """Return the application; for hosts, origins and token see `SecurityMiddleware`."""
     details: dict[str, Any] = {"docs_url": None, "redoc_url": None, "lifespan": lifespan}
     app = FastAPI(title="mnist-ce", version=version(), **details)
     state = app.state
@@ -337,10 +332,7 @@ def make_server(app: FastAPI) -> uvicorn.Server:
 
 
 def serve(app: FastAPI, listener: socket.socket) -> None:
-    """Answer requests until a signal; those that have begun get a second more.
-
-    The process then ends, whatever its threads still do, with 128 + the signal's number.
-    """
+    """Answer requests until a signal, and a second more; the process ends with 128 + its number."""
 
     def end(number: int, _: object) -> None:
         app.state.service.pool.close()

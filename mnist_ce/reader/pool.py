@@ -17,7 +17,7 @@ from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from queue import LifoQueue, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import numpy as np
@@ -120,9 +120,8 @@ class PreprocessPool:
     def __init__(self, num_processes: int) -> None:
         self._num_processes = num_processes
         self._started: set[subprocess.Popen[bytes]] = set()
-        self._idle = LifoQueue[subprocess.Popen[bytes] | None]()  # the last one is used first
-        for _ in range(num_processes):
-            self._idle.put(None)  # to be started
+        # As many as threads. The last one is used first; None is to be started.
+        self._idle = deque[subprocess.Popen[bytes] | None]([None] * num_processes)
         self._threads = ThreadPoolExecutor(num_processes)  # each waits for a process
 
     def close(self) -> None:
@@ -192,7 +191,7 @@ class PreprocessPool:
 
     def _call(self, future: Future[T], function: Callable[..., T], *args: object) -> T:
         message, threads = pickle.dumps((function, args)), self._threads
-        process = self._idle.get()
+        process, put_back = self._idle.pop(), self._idle.append
         try:
             if process is None or process.poll() is not None:
                 process = self._start()
@@ -208,9 +207,9 @@ class PreprocessPool:
             if process is not None:
                 self._end(process)
             process = self._start() if threads is self._threads else None
-            result = MemoryError()
+            result, put_back = MemoryError(), self._idle.appendleft  # while it starts
         finally:
-            self._idle.put(process)
+            put_back(process)
         if isinstance(result, Exception):
             raise ImageError(TOO_MUCH) if isinstance(result, MemoryError) else result
         return result
