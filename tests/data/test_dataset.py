@@ -46,6 +46,19 @@ def test_lists_of_different_lengths_are_no_images() -> None:
         custom_dataset(([[1], [2, 3]], [1, 2]))
 
 
+def test_frames_of_pandas_are_images_and_labels() -> None:
+    pandas = pytest.importorskip("pandas")
+    labels = [n % 10 for n in range(50)]
+    split = numbered(labels)
+    frame = pandas.DataFrame(split.images.flatten(1).numpy().astype(float))
+    classes = pandas.Series(map(str, labels), dtype="category")
+    for given in ((frame, classes), (frame, classes.to_frame())):
+        made = custom_dataset(given).whole
+        assert made is not None
+        assert torch.equal(made.images, split.images)
+        assert torch.equal(made.labels, split.labels)
+
+
 def test_a_binary_objective_asks_for_one_of_the_classes(letters: Dataset) -> None:
     binary = ObjectiveConfig(kind="binary", positive=2)
     asked = load_splits(DataConfig(classes=(3, 2)), binary, 0, letters)
