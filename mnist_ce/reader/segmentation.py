@@ -317,6 +317,7 @@ def single_digit(segmentation: Segmentation, work: Work) -> Lattice:
         segmentation.foreground, segmentation.labels, components, height, work, np.inf
     )
     too_wide = max(0.0, box.width / max(1, box.height) - 1.0)
+    mark = mark or ("a plus sign" if text_lines.is_plus(lattice.whole.pixels) else None)
     whole = replace(lattice.whole, penalty=text_lines.WIDTH_PENALTY * too_wide, mark=mark)
     lattice.digits[0, lattice.num_pieces] = whole
     return lattice

@@ -66,8 +66,10 @@ NARROW_WIDTH, NARROW_PENALTY = 1.1, 3.0
 GAP_PENALTY, WIDTH_PENALTY, HEIGHT_PENALTY = 3.0, 3.0, 4.0
 MAX_USUAL_WIDTH, MIN_USUAL_HEIGHT, MAX_USUAL_HEIGHT = 1.1, 0.65, 1.5
 
-# Shapes of punctuation.
+# Shapes of punctuation. A plus sign has little ink outside two bars of five pixels, which reach as
+# far from their crossing: that holds of 80 % of drawn ones and of 13 of MNIST's 60,000 digits.
 MAX_DASH_HEIGHT, MIN_DASH_ASPECT, MAX_POINT_SIZE = 0.35, 1.5, 0.4
+BAR_PX, MIN_ARM_PX, MAX_INK_BESIDE = 5, 6, 0.05
 WHOLE_IMAGE = Box(0, 0, FIELD_SIZE, FIELD_SIZE)
 
 
@@ -229,7 +231,7 @@ def _lattice(
             if pixels is None:
                 pixels = glyph_of(intensity, labels, [piece.label for piece in run], box)
             penalty = run[-1].cut_penalty + _shape_penalty(run, box, height)
-            digits[start, stop] = Digit(pixels, box, penalty, _mark(run, box, height))
+            digits[start, stop] = Digit(pixels, box, penalty, _mark(run, box, height, pixels))
     return Lattice(count, digits)
 
 
@@ -245,14 +247,27 @@ def _shape_penalty(run: list[Piece], box: Box, height: float) -> float:
     return penalty + HEIGHT_PENALTY * (too_low + too_high)
 
 
-def _mark(run: list[Piece], box: Box, height: float) -> str | None:
+def _mark(run: list[Piece], box: Box, height: float, pixels: NDArray[np.uint8]) -> str | None:
     if any(piece.is_part for piece in run):
         return None
     if len(run) == 2 and all(_is_dash(piece.box, height) for piece in run):
         return "an equals sign"
     if _is_dash(box, height):
         return "a dash"
-    return "a point" if box.size < MAX_POINT_SIZE * height else None
+    if box.size < MAX_POINT_SIZE * height:
+        return "a point"
+    return "a plus sign" if is_plus(pixels) else None
+
+
+def is_plus(pixels: NDArray[np.uint8]) -> bool:
+    ink, box = pixels.astype(np.float64), bounding_box(pixels >= pixels.max() / 4)
+    row, column = (
+        int(np.convolve(ink.sum(axis), np.ones(BAR_PX), "same").argmax()) for axis in (1, 0)
+    )
+    arms = (row - box.top, box.bottom - 1 - row, column - box.left, box.right - 1 - column)
+    beside = np.arange(FIELD_SIZE)
+    outside = ink[np.abs(beside - row) > BAR_PX // 2][:, np.abs(beside - column) > BAR_PX // 2]
+    return min(arms) >= MIN_ARM_PX and bool(outside.sum() < MAX_INK_BESIDE * ink.sum())
 
 
 def _is_dash(box: Box, height: float) -> bool:

@@ -273,6 +273,16 @@ def test_touching_digits_have_a_cut_between_them_and_a_narrow_one_has_none(
     assert narrow.num_pieces == 1
 
 
+def test_a_plus_sign_is_no_four(covers: list[Cover]) -> None:
+    page = draw(np.concatenate([covers[0], covers[1], covers[2]], axis=1))
+    ImageDraw.Draw(page).rectangle([250, 20, 470, 220], fill=250)
+    for ends in ([(320, 118), (405, 122)], [(362, 75), (360, 165)]):
+        ImageDraw.Draw(page).line(ends, fill=30, width=11)
+    marks = [digit.mark for digit in hypotheses(page, multi=True)[0].digits]
+    assert marks == [None, "a plus sign", None]
+    assert hypotheses(page.crop((300, 40, 425, 200)))[0].digits[0].mark == "a plus sign"
+
+
 def test_distant_components_are_offered_as_one_digit_too() -> None:
     """A 4 whose bar does not reach its stem; the gap is a fifth of its height."""
     page = Image.new("L", (300, 300), 235)
