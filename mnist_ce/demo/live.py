@@ -17,7 +17,6 @@ import torch
 from mnist_ce.data.dataset import DataSplits
 from mnist_ce.demo.inference import load_cached
 from mnist_ce.evaluation.evaluate import evaluate_split, load_splits_of
-from mnist_ce.evaluation.metrics import most_confident_mistakes
 from mnist_ce.report.plots.images import strongest_units
 from mnist_ce.runs.load_model import load_model
 from mnist_ce.runs.records import RunState
@@ -115,17 +114,13 @@ def snapshot(path: Path, modified_ns: int, _: float) -> dict[str, Any]:
         report = evaluate_split(trained, splits, name, torch.device("cpu"))
     except Exception as error:
         return content | {"reason": one_line(error)}
-    labels, predictions = report.result.labels.numpy(), report.result.predictions.numpy()
-    probabilities, names = report.probabilities.numpy(), report.class_names
-    wrong = most_confident_mistakes(labels, predictions, probabilities)
     content["mistakes"] = [
         {
             "image": png_url(report.images[index].numpy()),
-            "index": int(index),
-            "label": names[labels[index]],
-            "prediction": names[predictions[index]],
-            "probability": float(probabilities[index, predictions[index]]),
+            "index": index,
+            **report.reading(index)._asdict(),
         }
-        for index in wrong[:NUM_MISTAKES]
+        for index in report.mistakes[:NUM_MISTAKES]
     ]
-    return content | {"num_wrong": len(wrong), "num_tested": len(labels), "split": name}
+    num_tested = report.result.num_examples
+    return content | {"num_wrong": len(report.mistakes), "num_tested": num_tested, "split": name}

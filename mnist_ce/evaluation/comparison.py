@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mnist_ce.evaluation.evaluate import EvaluationReport, evaluate
+from mnist_ce.evaluation.evaluate import EvaluationReport, captioned, evaluate
 from mnist_ce.runs.load_model import NetworkOptions, TrainedModel, needs_options
 from mnist_ce.system.errors import UsageError
-from mnist_ce.system.notebook import MAX_IMAGES, Shown
+from mnist_ce.system.notebook import Shown
 
 SIGNIFICANCE_LEVEL = 0.05
 
@@ -102,12 +102,7 @@ class Comparison(Shown):
         return [("", "model"), *((chr(65 + place), text) for place, text in rows)]
 
     def shown_images(self) -> Iterator[tuple[NDArray[Any], str]]:
-        report = self.reports[0]
-        for index in self.differing[:MAX_IMAGES]:
-            names = [report.class_names[int(place)] for place in self.predictions[index]]
-            read = ", ".join(f"{chr(65 + place)} {name}" for place, name in enumerate(names))
-            true = report.class_names[int(self.labels[index])]
-            yield report.images[index].numpy(), f"#{index}: {true}, predicted {read}"
+        return captioned(self.reports, self.differing)
 
     def to_dict(self) -> dict[str, Any]:
         report, models = self.reports[0], [report.summary() for report in self.reports]
@@ -227,13 +222,9 @@ def _check_comparable(a: EvaluationReport, b: EvaluationReport) -> None:
             f"{path_a} is of {a.dataset} and {path_b} of {b.dataset}; name the one to compare "
             "them on with --dataset"
         )
-    if not torch.equal(a.images, b.images):
+    if not (torch.equal(a.images, b.images) and torch.equal(a.result.labels, b.result.labels)):
         raise UsageError(
-            f"the {a.split} splits of {path_a} and {path_b} are not the same images, so they "
-            "cannot be compared on them; --split test is the same for all runs of the same classes"
-        )
-    if not torch.equal(a.result.labels, b.result.labels):
-        names_a, names_b = (", ".join(one.class_names) for one in (a, b))
-        raise UsageError(
-            f"{path_a} has the classes {names_a} and {path_b} {names_b}, so they cannot be compared"
+            f"the {a.split} splits of {path_a} and {path_b} are not the same images with the same "
+            "labels, so they cannot be compared; --split test is the same for all runs of the same "
+            "classes"
         )

@@ -6,35 +6,40 @@ import copy
 import itertools
 import logging
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mnist_ce.config import resolve_config
+from mnist_ce.config import OWN_DATASET, resolve_config
 from mnist_ce.data import dataset as datasets
-from mnist_ce.data.dataset import CUSTOM, DataSplits, custom_dataset, load_splits
+from mnist_ce.data.dataset import CUSTOM, DataSplits, custom_dataset, load_splits, log_once
+from mnist_ce.data.splits import CONVERSIONS, DIGITS, convert
 from mnist_ce.evaluation import metrics
-from mnist_ce.evaluation.conventions import warn_of_convention
 from mnist_ce.network.model import ACTIVATIONS, MLP, kept_in_place, predict_logits
 from mnist_ce.network.objective import Binary, Objective
 from mnist_ce.runs.load_model import NetworkOptions, TrainedModel, load_model
 from mnist_ce.runs.records import RunRecord
+from mnist_ce.runs.run_dir import shipped_weights
 from mnist_ce.system.device import resolve_device
 from mnist_ce.system.errors import CheckpointError, UsageError
 from mnist_ce.system.notebook import MAX_IMAGES, Shown
+from mnist_ce.system.text import certainty
 
 logger = logging.getLogger(__name__)
 
 # Below that accuracy other activations and scales are tried: mean and std of MNIST's pixels, of a
 # half each, pixels from 0 to 255, and dark ink on white.
-POOR_ACCURACY, NUM_TRIED = 0.95, 500
+POOR_ACCURACY, MIN_OPTIONS_GAIN = 0.95, 0.02
 INPUT_SCALES = ((0.0, 1.0), (0.1307, 0.3081), (0.5, 0.5), (0.0, 1 / 255), (1.0, -1.0))
+MIN_CONVERSION_GAIN = 0.3  # `world` reads MNIST's 99.5 %, turned 12 %, inverted 6 %
+NUM_TRIED, MIN_TRIED, EQUAL_ACCURACY = 500, 30, 0.015
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,14 @@ def predict_split(
 ) -> SplitResult:
     """Predict every image. `labels` are int64 [n]; for the other arguments see `predict_logits`."""
     return SplitResult(predict_logits(model, images, **scale), labels.cpu(), objective)
+
+
+class Reading(NamedTuple):
+    """The names of an image's class and of the predicted one, and how probable that is."""
+
+    label: str
+    prediction: str
+    probability: float
 
 
 @dataclass(frozen=True, repr=False)
@@ -167,14 +180,22 @@ class EvaluationReport(Shown):
         )
         return [("class", "precision", "recall", "F1", "images"), *rows]
 
+    @cached_property
+    def mistakes(self) -> list[int]:
+        """The images that are predicted wrongly, the most confident mistake first."""
+        predictions = self.result.predictions
+        (wrong,) = torch.nonzero(predictions != self.result.labels, as_tuple=True)
+        confidence = self.probabilities[wrong, predictions[wrong]]
+        indices: list[int] = wrong[confidence.argsort(descending=True, stable=True)].tolist()
+        return indices
+
+    def reading(self, index: int) -> Reading:
+        label, prediction = int(self.result.labels[index]), int(self.result.predictions[index])
+        names, probability = self.class_names, float(self.probabilities[index, prediction])
+        return Reading(names[label], names[prediction], probability)
+
     def shown_images(self) -> Iterator[tuple[NDArray[Any], str]]:
-        """Yield the most confident mistakes."""
-        labels, predictions = self.result.labels, self.result.predictions
-        scores = self.probabilities.numpy()
-        mistakes = metrics.most_confident_mistakes(labels.numpy(), predictions.numpy(), scores)
-        for index in mistakes[:MAX_IMAGES].tolist():
-            true, predicted = (self.class_names[int(c[index])] for c in (labels, predictions))
-            yield self.images[index].numpy(), f"#{index}: {true}, predicted {predicted}"
+        return captioned([self], self.mistakes)
 
     def summary(self) -> dict[str, Any]:
         """Return the model, and how many images it gets right, as plain values."""
@@ -186,6 +207,19 @@ class EvaluationReport(Shown):
             "accuracy": self.result.accuracy,
             "accuracy_interval": list(self.accuracy_interval),
         }
+
+
+def captioned(
+    reports: Sequence[EvaluationReport], indices: Sequence[int]
+) -> Iterator[tuple[NDArray[Any], str]]:
+    """Yield images with what they are and what each network reads, for a notebook."""
+    for index in indices[:MAX_IMAGES]:
+        readings = [report.reading(index) for report in reports]
+        texts = [f"{one.prediction} ({certainty(one.probability)})" for one in readings]
+        if len(reports) > 1:
+            texts = [f"{chr(65 + number)} {text}" for number, text in enumerate(texts)]
+        caption = f"#{index}: {readings[0].label}, predicted {', '.join(texts)}"
+        yield reports[0].images[index].numpy(), caption
 
 
 def evaluate(
@@ -237,27 +271,62 @@ def evaluate(
         return report
 
 
+def warn_of_convention(splits: DataSplits) -> bool:
+    """Warn if `world` reads arrays of digits far better turned, mirrored or inverted: then True."""
+    own, test = re.fullmatch(OWN_DATASET, splits.dataset), splits.test
+    is_array = own["kind"] != "folder" if own else splits.dataset == CUSTOM
+    if not is_array or splits.class_names != DIGITS or len(test) < MIN_TRIED:
+        return False
+    stride, world = -(-len(test) // NUM_TRIED), load_model(shipped_weights("world"))
+    images, labels = test.images[::stride], test.labels[::stride]
+    tried = {
+        names: predict_split(world.model, convert(images, names), labels, world.objective)
+        for size in range(len(CONVERSIONS) + 1)
+        for names in itertools.combinations(CONVERSIONS, size)
+    }
+    if (names := _better(tried, tried[()], MIN_CONVERSION_GAIN)) is None:
+        return False
+    mnist, prefix = (own and own["mnist"]) or "", "".join(f"{name}+" for name in names)
+    undo = f"--dataset {mnist}{prefix}{splits.dataset.removeprefix(mnist)}" if own else "undo that"
+    log_once(
+        logging.WARNING,
+        f"{splits.dataset}: the images are {', '.join(names)}, compared with MNIST's: the shipped "
+        f"network reads {tried[()].accuracy:.0%} of {len(labels)} as they are, "
+        f"{tried[names].accuracy:.0%} with that undone. A network trained on them cannot read "
+        f"upright digits: {undo}",
+    )
+    return True
+
+
 def _name_better_options(report: EvaluationReport, device: torch.device) -> None:
-    """Log the activation and input scale that do best, if they do far better."""
+    """Warn if another activation or input scale does far better."""
     trained, stride = report.trained, -(-len(report.images) // NUM_TRIED)
     images, labels = report.images[::stride].to(device), report.result.labels[::stride]
+    now = SplitResult(report.result.logits[::stride], labels, trained.objective)
     model: Any = copy.copy(trained.model)  # the same weights
     activations = ACTIVATIONS if isinstance(model, MLP) else [None]  # a module has its own
-    tried = []
+    tried = {}
     for model.activation, (mean, std) in itertools.product(activations, INPUT_SCALES):
+        names = [f"--activation {model.activation}"] * (model.activation not in (None, "relu"))
+        names += [f"--input-mean {mean:g} --input-std {std:.6g}"] * ((mean, std) != (0, 1))
         result = predict_split(model, images, labels, trained.objective, mean=mean, std=std)
-        options = [f"--activation {model.activation}"] * (model.activation not in (None, "relu"))
-        options += [f"--input-mean {mean:g} --input-std {std:.6g}"] * ((mean, std) != (0, 1))
-        tried.append((len(options), result.loss, result.num_correct, " ".join(options)))
-    near = max(num_correct for *_, num_correct, _ in tried) - len(labels) * 0.015
-    # Of those that hardly differ the one with the fewest options: ReLU before GELU.
-    _, _, num_best, best = min(item for item in tried if item[2] >= near)
-    num_now = int((report.result.predictions[::stride] == labels).sum())
-    if num_best - num_now > 0.02 * len(labels):
+        tried[tuple(names)] = result
+    if (best := _better(tried, now, MIN_OPTIONS_GAIN)) is not None:
         logger.warning(
-            f"{trained.path}: {num_now} of {len(labels)} images are read correctly, but "
-            f"{num_best} with {best or 'no options'}: evaluate it so (in Python: see load_model)"
+            f"{trained.path}: {now.num_correct} of {len(labels)} images are read correctly, but "
+            f"{tried[best].num_correct} with {' '.join(best) or 'no options'}: evaluate it so (in "
+            "Python: see load_model)"
         )
+
+
+def _better(
+    tried: Mapping[tuple[str, ...], SplitResult], now: SplitResult, min_gain: float
+) -> tuple[str, ...] | None:
+    """Return the fewest options that do about as well as any, if those do far better than now."""
+    highest = max(result.accuracy for result in tried.values())
+    near = [k for k, result in tried.items() if result.accuracy >= highest - EQUAL_ACCURACY]
+    best = min(near, key=lambda names: (len(names), tried[names].loss))
+    return best if tried[best].accuracy > now.accuracy + min_gain else None
 
 
 def evaluate_split(
@@ -297,11 +366,10 @@ def load_splits_of(
     name = dataset or trained.dataset or "mnist"
     if data is None and name == CUSTOM:
         raise UsageError(f"{trained.label} was trained on data given from Python; give it: data=…")
-    mirror = "file:///nowhere" if offline else ""
     flags = {
         "data.dataset": name if data is None else None,
         "data.dir": data_dir and str(data_dir),
-        "data.mirror": mirror or None,
+        "data.mirror": "file:///nowhere" if offline else None,
         "objective.kind": "binary" if is_binary else "multiclass",
     }
     config = resolve_config(record.flat_config, flags=flags)
@@ -312,18 +380,16 @@ def load_splits_of(
     if data is not None:
         given = custom_dataset(data, names, num_classes=num_classes, is_test=True)
     else:
-        place = Path(settings.dir)
-        given = datasets.load_dataset(name, place, mirror=settings.mirror, class_names=names)
+        mirror, folder = settings.mirror, Path(settings.dir)
+        given = datasets.load_dataset(name, folder, mirror=mirror, class_names=names)
     # Its own data may have been moved.
     is_own = given.name == trained.dataset or given.digest == record.dataset_digest
     is_known = is_own or given.name == (trained.dataset or "").removeprefix("mnist+")
     if only_test and not (is_known if held_out is None else held_out):
         given = given.as_test()
     if not is_own:  # nothing is held out of others
-        others = {"validation_size": 0, "num_synthetic": 0, "mirror": mirror}
-        settings = settings.model_copy(update=others)
-    task = (config.objective, config.train.seed, given)
-    splits = load_splits(settings, *task, only_test=only_test)
+        settings = settings.model_copy(update={"validation_size": 0, "num_synthetic": 0})
+    splits = load_splits(settings, config.objective, config.train.seed, given, only_test=only_test)
     if len(splits.class_names) != len(trained.class_names):
         raise UsageError(
             f"{trained.path} has {len(trained.class_names)} classes, but {splits.dataset} has "

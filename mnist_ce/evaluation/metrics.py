@@ -45,18 +45,6 @@ def confusion_matrix(predictions: Tensor, labels: Tensor, num_classes: int) -> l
     return rows
 
 
-def most_confident_mistakes(
-    labels: NDArray[np.int64], predictions: NDArray[np.int64], probabilities: NDArray[np.float32]
-) -> NDArray[np.int64]:
-    """Return the indices of the wrong predictions, the most probable one first.
-
-    `labels` and `predictions` are [n], `probabilities` [n, classes].
-    """
-    wrong = np.flatnonzero(predictions != labels)
-    confidence = probabilities[wrong, predictions[wrong]]
-    return wrong[np.argsort(-confidence, kind="stable")]
-
-
 @dataclass(frozen=True)
 class ClassReport:
     """The metrics of one class; precision is 0 where it is never predicted."""
@@ -97,20 +85,14 @@ class BinaryReport:
 def binary_report(
     scores: Tensor, labels: Tensor, confusion: Sequence[Sequence[int]]
 ) -> BinaryReport:
-    """Return the metrics of a yes/no network: float32 [n] scores, int64 [n] labels, 1 for yes."""
+    """Return the metrics of a yes/no network: float32 [n] scores, int64 [n] labels, 1 for yes.
+
+    ROC AUC is P(score of a yes > score of a no), where ties count one half: the trapezoid rule over
+    distinct thresholds. The average precision is Σ (gain in recall) × precision. Each is None where
+    a class that it needs is missing: it is 0/0.
+    """
     yes = class_reports(confusion, ("no", "yes"))[1]
     (true_no, false_yes), (false_no, true_yes) = confusion
-    rates = yes.precision, yes.recall, yes.f1, *threshold_metrics(scores, labels)
-    return BinaryReport(*rates, true_yes, false_yes, true_no, false_no)
-
-
-def threshold_metrics(scores: Tensor, labels: Tensor) -> tuple[float | None, float | None]:
-    """Return the area under the ROC curve and the average precision, over all thresholds.
-
-    The area is P(score of a yes > score of a no), where ties count one half: the trapezoid rule
-    over distinct thresholds. The average precision is Σ (gain in recall) × precision. Each is None
-    where a class that it needs is missing: it is 0/0.
-    """
     scores, order = scores.double().sort(descending=True)
     positive = labels[order].double()
     is_last = torch.ones(len(scores), dtype=torch.bool)  # of equal scores
@@ -118,9 +100,9 @@ def threshold_metrics(scores: Tensor, labels: Tensor) -> tuple[float | None, flo
     true_positives, false_positives = (x.cumsum(0)[is_last] for x in (positive, 1 - positive))
     recall, fall_out = (F.pad(x / x[-1], (1, 0)) for x in (true_positives, false_positives))
     precision = true_positives / (true_positives + false_positives)
-    both = float(torch.trapezoid(recall, fall_out)), float((recall.diff() * precision).sum())
-    area, average_precision = (None if math.isnan(value) else value for value in both)
-    return area, average_precision
+    areas = torch.trapezoid(recall, fall_out), (recall.diff() * precision).sum()
+    rates = yes.precision, yes.recall, yes.f1, *(None if x.isnan() else float(x) for x in areas)
+    return BinaryReport(*rates, true_yes, false_yes, true_no, false_no)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from itertools import groupby
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mnist_ce.prediction.predict import Prediction, certainty
+from mnist_ce.prediction.predict import Prediction
 from mnist_ce.reader.mnist_format import scale_image
-from mnist_ce.system.text import percent
+from mnist_ce.system.text import certainty
 
 TILE_PX, CAPTION_PX, GAP_PX, FONT_PX = 240, 20, 6, 14
 MIN_SHOWN_PROBABILITY = 0.001
@@ -34,7 +34,7 @@ def describe_lines(records: Sequence[Prediction]) -> list[tuple[str, str, list[s
             details = [f"{(r.position or 0) + 1}: {r.reason}" for r in digits if r.reason]
         elif first.status == "ok":
             likely = [k for k in first.top_k[1:] if k.probability >= MIN_SHOWN_PROBABILITY]
-            details = [", ".join(f"{k.class_name} {percent(k.probability)}" for k in likely)]
+            details = [", ".join(f"{k.class_name} {certainty(k.probability)}" for k in likely)]
         elif first.status == "error":
             text, details = "error", []
         else:
@@ -96,7 +96,7 @@ def _draw_box(draw: ImageDraw.ImageDraw, record: Prediction, scale: float, page_
     frame = (round(x) - 3, round(y) - 3, round(x + width) + 3, round(y + height) + 3)
     draw.rectangle((frame[0] - 2, frame[1] - 2, frame[2] + 2, frame[3] + 2), outline=PAPER, width=2)
     draw.rectangle(frame, outline=colour, width=2)
-    text = f"{record.class_name}\n{record.probability:.0%}" if is_accepted else "?"
+    text = f"{record.class_name}\n{certainty(record.probability or 0.0)}" if is_accepted else "?"
     font = ImageFont.load_default(min(20, max(10, round(0.2 * max(width, height)))))
     text_width = round(max(font.getlength(line) for line in text.split("\n")))
     corner = min(max(0, frame[0]), page_width - text_width - 4) + 2, frame[1] - 2

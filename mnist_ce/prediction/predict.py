@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain, compress, groupby, islice, pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, Unpack
+from typing import Any, BinaryIO, NamedTuple, TypeAlias, Unpack
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from mnist_ce.runs.run_dir import shipped_weights
 from mnist_ce.system.device import resolve_device
 from mnist_ce.system.errors import UsageError
 from mnist_ce.system.notebook import MAX_IMAGES, Shown
-from mnist_ce.system.text import percent, percent_hint
+from mnist_ce.system.text import certainty, percent_hint
 
 DEFAULT_WEIGHTS = "world"  # reads photographs better than a run of the classic recipe
 ImageLike: TypeAlias = ImageSource | BinaryIO | torch.Tensor
@@ -124,11 +125,6 @@ class Prediction(Shown):
         return [] if self.pixels is None else [(self.pixels, self.class_name or "")]
 
 
-def certainty(probability: float) -> str:
-    """Return a probability as people read it: no network is as sure as its floats may be."""
-    return percent(min(probability, 1 - 1e-9))
-
-
 class Predictions(list[Prediction], Shown):
     """The records of one image or several, in order."""
 
@@ -202,16 +198,12 @@ def predict(
         checkpoint = shipped_weights(DEFAULT_WEIGHTS)
     trained = load_model(checkpoint, output, **network)
     with kept_in_place(trained.model):
-        found = chain.from_iterable(_at_address(one, data_dir) for one in each_image(images))
+        found: Iterable[ImageSource | PreprocessedImage] = chain.from_iterable(
+            images_at(address, data_dir) if (address := parse_address(one)) else [one]
+            for one in each_image(images)
+        )
         pages = chain.from_iterable(predict_each(found, trained, options))
         return Predictions(chain.from_iterable(pages))
-
-
-def _at_address(
-    image: ImageSource, data_dir: str | Path | None
-) -> Iterable[ImageSource | PreprocessedImage]:
-    address = parse_address(image)
-    return [image] if address is None else images_at(address, data_dir)
 
 
 def predict_each(
@@ -240,26 +232,14 @@ def predict_each(
             yield file
 
 
-@dataclass(frozen=True)
-class ScoredDigit:
-    """A digit with the network's class probabilities and the detector's log-odds."""
+class ScoredDigit(NamedTuple):
+    """A digit, with the network's most probable classes and the detector's log-odds."""
 
     candidate: Digit
-    probabilities: NDArray[np.float64]  # [classes]
+    classes: list[int]  # the most probable first, as are their probabilities
+    probabilities: list[float]
     log_odds: float
-
-    @property
-    def best_class(self) -> int:
-        return int(self.probabilities.argmax())
-
-    @property
-    def probability(self) -> float:  # of that class
-        return float(self.probabilities.max())
-
-    @property
-    def log_confidence(self) -> float:
-        """The log-probability that it is a digit, and the most probable one."""
-        return float(np.log(self.probabilities.max()) - np.logaddexp(0, -self.log_odds))
+    log_confidence: float  # that it is a digit, and the most probable one
 
     @property
     def plausibility(self) -> float:
@@ -267,6 +247,9 @@ class ScoredDigit:
         if self.candidate.mark is not None:
             return -MARK_PENALTY
         return max(self.log_confidence, -OTHER_PENALTY) - self.candidate.penalty
+
+
+Scores: TypeAlias = Mapping[Digit, ScoredDigit]
 
 
 @dataclass(frozen=True)
@@ -296,11 +279,12 @@ class Predictor:
     def __init__(self, trained: TrainedModel, options: PredictOptions) -> None:
         self.trained, self.options = trained, options
         self.device = resolve_device(options.device)
-        self.model, self.labels = trained.model.to(self.device), trained.labels
+        self.model, self.reads_digits = trained.model.to(self.device), trained.reads_digits
+        self.classes = list(zip(trained.labels, trained.class_names, strict=True))
         threshold = trained.rejection_threshold
         self.threshold = load_detector().threshold if threshold is None else threshold
         self.preprocess_options = PreprocessOptions(  # which processes can read without torch
-            trained.reads_digits, bool(options.multi), options.keep_stages, options.keep_image
+            self.reads_digits, bool(options.multi), options.keep_stages, options.keep_image
         )
 
     def must_reread(self, records: Predictions) -> bool:
@@ -314,26 +298,29 @@ class Predictor:
         scores = self.score([digit for lattice in lattices for digit in lattice.digits.values()])
         return [self.records_of(image, scores) for image in images]
 
-    def score(self, digits: Sequence[Digit]) -> dict[Digit, ScoredDigit]:
+    def score(self, digits: Sequence[Digit]) -> Scores:
         if not digits:
             return {}
         pixels = np.stack([digit.pixels for digit in digits])  # [n, 28, 28]
-        inputs, trained = torch.from_numpy(pixels).to(self.device), self.trained
-        mean, std = trained.input_mean, trained.input_std
-        logits = predict_logits(self.model, inputs, mean=mean, std=std)  # [n, outputs]
+        scale = {"mean": self.trained.input_mean, "std": self.trained.input_std}
+        inputs = torch.from_numpy(pixels).to(self.device)
+        logits = predict_logits(self.model, inputs, **scale)  # [n, outputs]
         if not torch.isfinite(logits).all():
             raise UsageError(
                 "the network's logits are not finite: do --input-mean and --input-std fit it?"
             )
-        scaled = logits.double() / trained.temperature
-        probabilities = trained.objective.probabilities(scaled).numpy()  # [n, classes]
-        log_odds = load_detector().scores(pixels) if trained.reads_digits else np.ones(len(pixels))
-        scored = map(ScoredDigit, digits, probabilities, log_odds.tolist())
+        scaled = logits.double() / self.trained.temperature
+        p = self.trained.objective.probabilities(scaled).numpy()  # [n, classes]
+        order = np.argsort(-p, axis=1, kind="stable")[:, : self.options.top_k]
+        p = np.take_along_axis(p, order, axis=1)  # → [n, top_k]
+        detected = load_detector().scores(pixels) if self.reads_digits else np.ones(len(pixels))
+        log_odds = detected.astype(np.float64)
+        confidence = np.log(p[:, 0]) - np.logaddexp(0, -log_odds)
+        columns = [column.tolist() for column in (order, p, log_odds, confidence)]
+        scored = map(ScoredDigit, digits, *columns)
         return dict(zip(digits, scored, strict=True))
 
-    def records_of(
-        self, image: PreprocessedImage, scores: Mapping[Digit, ScoredDigit]
-    ) -> Predictions:
+    def records_of(self, image: PreprocessedImage, scores: Scores) -> Predictions:
         """Return the records of an image: of the digits of its most plausible hypothesis."""
         common: dict[str, Any] = {"path": image.path, "page": image.page, "image": image.image}
         common["truth"] = image.truth
@@ -345,46 +332,43 @@ class Predictor:
         resolved = [self.resolve(hypothesis, scores) for hypothesis in image.hypotheses]
         best = max(resolved, key=lambda hypothesis: hypothesis.score)
         common |= {"stages": best.stages, "has_several": best.several is not None}
-        names, labels = self.trained.class_names, self.labels
+        common["rotation"] = best.hypothesis.rotation
         records = Predictions()
         before = blanks([[digit.candidate.box for digit in line] for line in best.lines])
         for number, line in enumerate(best.lines):
-            judged = [(digit, *self.judge(digit, best)) for digit in line]
+            judged = [self.judge(digit, best) for digit in line]
             letters = [
-                names[digit.best_class] or "?" if reason is None else "?"
-                for digit, _, _, reason in judged
+                self.classes[digit.classes[0]][1] or "?" if reason is None else "?"
+                for digit, (*_, reason) in zip(line, judged, strict=True)
             ]
             reading = "".join(chain.from_iterable(zip(before[number], letters, strict=True)))
-            for position, (digit, score, threshold, reason) in enumerate(judged):
-                p = digit.probabilities
-                order = np.argsort(-p, kind="stable")[: self.options.top_k]
-                top_k = (ClassProbability(labels[k], names[k], float(p[k])) for k in order)
+            common |= {"line": number, "text": "".join(letters), "reading": reading}
+            for position, (digit, judgement) in enumerate(zip(line, judged, strict=True)):
+                score, threshold, reason = judgement
+                classes = [self.classes[place] for place in digit.classes]
                 box = project(digit.candidate.box, best.hypothesis.to_image)
                 record = Prediction(
                     **common,
                     status="ok" if reason is None else "rejected",
                     index=len(records),
-                    label=labels[digit.best_class],
-                    class_name=names[digit.best_class],
-                    probability=digit.probability,
-                    top_k=tuple(top_k),
+                    label=classes[0][0],
+                    class_name=classes[0][1],
+                    probability=digit.probabilities[0],
+                    top_k=tuple(
+                        ClassProbability(*one, p)
+                        for one, p in zip(classes, digit.probabilities, strict=True)
+                    ),
                     reason=reason,
                     score=score,
                     threshold=threshold,
                     box=(box.left, box.top, box.width, box.height),
-                    line=number,
                     position=position,
-                    text="".join(letters),
-                    reading=reading,
-                    rotation=best.hypothesis.rotation,
                     pixels=digit.candidate.pixels,
                 )
                 records.append(record)
         return records
 
-    def resolve(
-        self, hypothesis: Hypothesis, scores: Mapping[Digit, ScoredDigit]
-    ) -> ResolvedHypothesis:
+    def resolve(self, hypothesis: Hypothesis, scores: Scores) -> ResolvedHypothesis:
         lines = _resolve_lines(hypothesis.lines, scores)
         quality, is_writing, surplus = hypothesis.foreground_quality, False, 0
         several = None
@@ -406,7 +390,7 @@ class Predictor:
             elif len(lines[0]) > 1:  # they touch
                 several = f"{len(lines[0])} digits in 1 line"
             lines = [[scores[hypothesis.lines[0][0].whole]]]
-        confidence = float(np.mean([digit.log_confidence for line in lines for digit in line]))
+        confidence = statistics.fmean(digit.log_confidence for line in lines for digit in line)
         score = CONFIDENCE_WEIGHT * confidence + math.log(hypothesis.segmentation_score) + surplus
         return ResolvedHypothesis(hypothesis, lines, score, quality, is_writing, several)
 
@@ -417,14 +401,14 @@ class Predictor:
         self, digit: ScoredDigit, chosen: ResolvedHypothesis
     ) -> tuple[float, float | None, str | None]:
         """Return a digit's score, the threshold for it, and why it is rejected, or None."""
-        probability, limit = digit.probability, self.options.min_confidence
+        probability, limit = digit.probabilities[0], self.options.min_confidence
         score, threshold, reason = probability, limit, None
         if limit is not None:
             if probability < limit:
                 # Rounded down, so that it is below the threshold as printed, too.
                 rounded = int(probability * 1000) / 1000
                 reason = f"probability {rounded:.3f} is below {limit:g}"
-        elif self.trained.reads_digits:
+        elif self.reads_digits:
             score, threshold = digit.log_odds, adjusted_threshold(self.threshold, chosen.quality)
             if chosen.is_writing and probability >= MIN_ROW_PROBABILITY:
                 threshold -= ROW_BONUS
@@ -455,22 +439,18 @@ def blanks(lines: Sequence[Sequence[Box]]) -> list[list[str]]:
         return b.left + b.right - a.left - a.right
 
     pairs = [list(pairwise(line)) for line in lines]
-    if not any(pairs):
-        return [[""] * len(line) for line in lines]
-    min_gap = MIN_BLANK * float(np.median([box.height for line in lines for box in line]))
-    pitches = sorted(pitch(a, b) for line in pairs for a, b in line)
-    min_pitch = MIN_BLANK_PITCHES * pitches[(len(pitches) - 1) // 2]  # the lower median
+    pitches = [pitch(*pair) for line in pairs for pair in line] or [0]
+    min_gap = MIN_BLANK * statistics.median(box.height for line in lines for box in line)
+    min_pitch = MIN_BLANK_PITCHES * statistics.median_low(pitches)
     wide = [[b.left - a.right > min_gap and pitch(a, b) > min_pitch for a, b in p] for p in pairs]
     return [["", *(" " * is_wide for is_wide in line)] for line in wide]
 
 
-def _resolve_lines(
-    lines: list[list[Lattice]], scores: Mapping[Digit, ScoredDigit]
-) -> list[list[ScoredDigit]]:
+def _resolve_lines(lines: list[list[Lattice]], scores: Scores) -> list[list[ScoredDigit]]:
     return [[d for lattice in line for d in resolve_lattice(lattice, scores)] for line in lines]
 
 
-def resolve_lattice(lattice: Lattice, scores: Mapping[Digit, ScoredDigit]) -> list[ScoredDigit]:
+def resolve_lattice(lattice: Lattice, scores: Scores) -> list[ScoredDigit]:
     """Return the path through a lattice of the highest total plausibility (Viterbi)."""
     best: list[tuple[float, list[ScoredDigit]]] = [(0.0, [])]  # by the piece a path ends before
     for stop in range(1, lattice.num_pieces + 1):

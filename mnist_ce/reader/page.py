@@ -69,10 +69,11 @@ class View:
 
 def project(box: Box, matrix: NDArray[np.float64]) -> Box:
     """Return the bounds of a projected box, in whole pixels."""
-    corners = [(x, y, 1) for x in (box.left, box.right) for y in (box.top, box.bottom)]
-    x, y, scale = (np.array(corners) @ matrix.T).T
-    x, y = x / scale, y / scale
-    return Box(*(round(float(edge)) for edge in (y.min(), x.min(), y.max(), x.max())))
+    (a, b, c), (d, e, f), (g, h, i) = matrix.tolist()
+    corners = [(x, y, g * x + h * y + i) for x in box[1::2] for y in box[::2]]
+    columns = [(a * x + b * y + c) / scale for x, y, scale in corners]
+    rows = [(d * x + e * y + f) / scale for x, y, scale in corners]
+    return Box(round(min(rows)), round(min(columns)), round(max(rows)), round(max(columns)))
 
 
 def perspective(width: float, height: float, corners: NDArray[np.float64]) -> NDArray[np.float64]:

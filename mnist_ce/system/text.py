@@ -86,6 +86,11 @@ def percent(fraction: float, decimals: int = 1) -> str:
     return f"{100 * fraction:.{decimals}f} %"
 
 
+def certainty(probability: float) -> str:
+    """Return a probability as people read it: no network is as sure as its floats may be."""
+    return percent(min(probability, 1 - 1e-9))
+
+
 def short(value: Any) -> str:  # noqa: ANN401
     """Return a value as tables show it: a number with four digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

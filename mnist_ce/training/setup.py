@@ -26,7 +26,7 @@ from torch import nn
 from mnist_ce.config import Config, resolve_config
 from mnist_ce.data.dataset import DataSplits, custom_dataset, load_splits, short_name
 from mnist_ce.data.loader import DeviceLoader
-from mnist_ce.evaluation.conventions import warn_of_convention
+from mnist_ce.evaluation.evaluate import warn_of_convention
 from mnist_ce.network.model import MLP
 from mnist_ce.runs.groups import definition
 from mnist_ce.runs.load_model import TrainedModel, load_model

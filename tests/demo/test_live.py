@@ -22,7 +22,6 @@ from mnist_ce.data.splits import Dataset
 from mnist_ce.demo import live
 from mnist_ce.demo.live import MAX_POINTS, runs_now
 from mnist_ce.evaluation.evaluate import evaluate
-from mnist_ce.evaluation.metrics import most_confident_mistakes
 from mnist_ce.runs.records import RunState
 from mnist_ce.training.callbacks import Callback, TrainResult
 from mnist_ce.training.trainer import train
@@ -89,13 +88,11 @@ def test_mistakes_have_the_probabilities_of_predict(
     assert record is not None
     run.write_record(record.updated(prediction={"temperature": 3.0}))
     report = evaluate(run.model_path)
-    labels, predictions = report.result.labels.numpy(), report.result.predictions.numpy()
-    probabilities = report.probabilities.numpy()
-    order = most_confident_mistakes(labels, predictions, probabilities)[:16]
-    expected = [float(probabilities[index, predictions[index]]) for index in order]
+    is_wrong = report.result.predictions != report.result.labels
+    expected = report.probabilities.amax(dim=1)[is_wrong].sort(descending=True).values[:16].tolist()
     mistakes = runs_now(tmp_path, ["warm"])["snapshot"]["mistakes"]
     assert [mistake["probability"] for mistake in mistakes] == pytest.approx(expected)
-    assert mistakes[0]["label"] == str(labels[order[0]])
+    assert mistakes[0]["label"] == str(report.result.labels[mistakes[0]["index"]].item())
 
 
 def test_whatever_fails_is_the_reason_why_there_are_no_mistakes(

@@ -185,9 +185,8 @@ def lattices(draw: st.DrawFn) -> tuple[Lattice, dict[Digit, ScoredDigit]]:
             if stop == start + 1 or draw(st.booleans()):
                 mark, penalty = draw(st.sampled_from([None, "a dash"])), draw(st.floats(0, 5))
                 digit = Digit(np.zeros((28, 28), np.uint8), penalty=penalty, mark=mark)
-                probability = draw(st.floats(0.5, 1))
-                probabilities = np.array([probability, 1 - probability])
-                scores[digit] = ScoredDigit(digit, probabilities, draw(st.floats(-20, 20)))
+                confidence = draw(st.floats(-20, 0))
+                scores[digit] = ScoredDigit(digit, [0], [1.0], 0.0, confidence)
                 digits[start, stop] = digit
     return Lattice(num_pieces, digits), scores
 

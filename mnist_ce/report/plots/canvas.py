@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mnist_ce.system.text import sanitize, truncate_middle
@@ -101,5 +101,5 @@ def drawing(title: str, subtitle: str, width: float, height: float) -> Iterator[
         yield Canvas(title, subtitle, width, height)
 
 
-def short_names(class_names: Sequence[str]) -> list[str]:
-    return [truncate_middle(sanitize(name), 16) for name in class_names]
+def short_name(class_name: str) -> str:
+    return truncate_middle(sanitize(class_name), 16)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnist_ce.evaluation.metrics import Bools, Floats, expected_calibration_error, wilson_interval
-from mnist_ce.report.plots.canvas import COLOURS, GREY, drawing, short_names
+from mnist_ce.report.plots.canvas import COLOURS, GREY, drawing, short_name
 from mnist_ce.system.text import percent
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def draw_confusion_matrix(report: EvaluationReport, name: str) -> bytes:
     drown all errors, is grey, and its fraction stands at the end of the row.
     """
     counts = np.asarray(report.confusion, dtype=np.int64)  # [true class, predicted class]
-    num_classes, names = len(counts), short_names(report.class_names)
+    num_classes, names = len(counts), list(map(short_name, report.class_names))
     fractions = counts / np.maximum(counts.sum(axis=1), 1)[:, None]
     errors = np.where(np.eye(num_classes, dtype=bool), np.nan, fractions)
     highest = max(float(np.nanmax(errors)), 1e-9)
@@ -151,7 +151,7 @@ def draw_loss(class_names: Sequence[str], row: Mapping[str, Any]) -> bytes:
     moves each logit by its opposite.
     """
     target, probabilities = row["target"], np.array(row["probabilities"])  # float64 [classes]
-    names, places = short_names(class_names), np.arange(len(class_names))
+    names, places = list(map(short_name, class_names)), np.arange(len(class_names))
     is_target = places == target
     colours = np.where(is_target, COLOURS[1], COLOURS[0]).tolist()
     p = float(probabilities[target])

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mnist_ce.evaluation.metrics import most_confident_mistakes
-from mnist_ce.report.plots.canvas import COLOURS, DPI, GREY, drawing, short_names
-from mnist_ce.system.text import percent, sanitize, truncate_middle
+from mnist_ce.report.plots.canvas import COLOURS, DPI, GREY, drawing, short_name
+from mnist_ce.system.text import certainty, sanitize, truncate_middle
 
 if TYPE_CHECKING:
     from mnist_ce.evaluation.comparison import Comparison
@@ -18,7 +17,8 @@ if TYPE_CHECKING:
 
 _MAX_IMAGES = 24
 _SCALE = 5  # pixels of the plot per pixel of an image
-_ACROSS = 192  # pixels from one image to the next
+_COLUMNS, _ACROSS = 6, 214  # images in a row, and pixels from one to the next
+_LINE = 19  # pixels from one line of text to the next
 
 _UNITS = (9, 8)  # rows, columns
 _UNIT_PITCH = 30  # weights from one unit to the next
@@ -29,90 +29,57 @@ _PANEL_GAP = 0.35
 
 
 def draw_mistakes(report: EvaluationReport, name: str) -> bytes:
-    """Draw up to 24 wrongly classified images of a run, the most confident mistake first.
-
-    Images with bright ink on black are drawn dark on white.
-    """
-    result, names = report.result, short_names(report.class_names)
+    """Draw up to 24 wrongly classified images of a run, the most confident mistake first."""
+    result = report.result
     num_wrong = result.num_examples - result.num_correct
-    title = f"{name}: the most confident mistakes"
     subtitle = (
         f"{report.dataset}, {report.split} split: {num_wrong:,} of {result.num_examples:,} images; "
         "#n is the n-th image, from 0"
     )
-    labels, predictions = result.labels.numpy(), result.predictions.numpy()
-    probabilities = report.probabilities.numpy()
-    indices = most_confident_mistakes(labels, predictions, probabilities)[:_MAX_IMAGES]
-    captions = []
-    for index in indices:
-        true, predicted = (names[classes[index]] for classes in (labels, predictions))
-        # In float32 the probability of a mistake may round to 1, but it is below.
-        confidence = percent(min(float(probabilities[index, predictions[index]]), 1 - 1e-9))
-        caption = [(18, f"true: {true}", COLOURS[0], 9), (37, f"pred: {predicted}", COLOURS[1], 9)]
-        captions.append([*caption, (56, f"{confidence}  #{index}", GREY, 8)])
-    images, nothing = report.images.numpy()[indices], f"No mistakes among {len(labels):,} images."
-    return _draw_captioned(title, subtitle, images, captions, (228, 4), frame=1, nothing=nothing)
+    return _draw_images(f"{name}: the most confident mistakes", subtitle, [report], report.mistakes)
 
 
 def draw_differences(comparison: Comparison) -> bytes:
-    """Draw up to 24 images on which not all predictions of models are equal, as a PNG.
-
-    They are in the order of `differing`. Below each stand the truth and, by model, the prediction
-    with its probability, in green where it is right and in red where it is wrong.
-    """
-    reports = comparison.reports
-    letters = [chr(65 + number) for number in range(len(reports))]
-    names, labels = short_names(reports[0].class_names), comparison.labels.tolist()
-    indices = comparison.differing[:_MAX_IMAGES]
-    captions = []
-    for index in indices:
-        caption = [(19, f"true: {names[labels[index]]}  #{index}", GREY, 9)]
-        for line, (letter, report) in enumerate(zip(letters, reports, strict=True), start=2):
-            prediction = int(report.result.predictions[index])
-            probability = percent(float(report.probabilities[index, prediction]))
-            colour = COLOURS[2] if prediction == labels[index] else COLOURS[1]
-            caption.append((19 * line, f"{letter}: {names[prediction]}  {probability}", colour, 9))
-        captions.append(caption)
+    """Draw up to 24 images that models predict differently, in the order of `differing`."""
+    reports, num_all = comparison.reports, len(comparison.differing)
     runs = [truncate_middle(sanitize(report.trained.label), 30) for report in reports]
-    num_all = len(comparison.differing)
     title = f"{num_all:,} images on which the predictions differ"
-    title += f", {len(indices)} shown" if len(indices) < num_all else ""
-    subtitle = " · ".join(f"{letter} {run}" for letter, run in zip(letters, runs, strict=True))
-    layout = 28 * _SCALE + 19 * (len(letters) + 2), 6
-    images = reports[0].images.numpy()[indices]
-    return _draw_captioned(title, subtitle, images, captions, layout)
+    title += f", {_MAX_IMAGES} shown" if num_all > _MAX_IMAGES else ""
+    subtitle = " · ".join(f"{chr(65 + number)} {run}" for number, run in enumerate(runs))
+    return _draw_images(title, subtitle, reports, comparison.differing)
 
 
-def _draw_captioned(
-    title: str,
-    subtitle: str,
-    images: npt.NDArray[np.uint8],
-    captions: Sequence[Sequence[tuple[int, str, str, int]]],
-    layout: tuple[int, int],
-    *,
-    frame: int = 0,
-    nothing: str = "",
+def _draw_images(
+    title: str, subtitle: str, reports: Sequence[EvaluationReport], indices: Sequence[int]
 ) -> bytes:
-    """Draw images [n, 28, 28] dark on white, each with its caption.
+    """Draw images dark on white, each above its class and, by model, the prediction.
 
-    The lines of a caption are given by their pixels below the image, text, colour and font size;
-    `layout` is the pixels from one row of images to the next and the number of columns.
+    That is green where it is right, and red where it is wrong.
     """
-    down, columns = layout
+    indices = indices[:_MAX_IMAGES]
+    images = reports[0].images.numpy()[list(indices)]
     enlarged = (255 - images).repeat(_SCALE, axis=1).repeat(_SCALE, axis=2)
-    framed = np.pad(enlarged, ((0, 0), (frame, frame), (frame, frame)), constant_values=200)
-    mosaic = _mosaic(framed, columns, down, _ACROSS, 255)
+    framed = np.pad(enlarged, ((0, 0), (1, 1), (1, 1)), constant_values=200)
+    down = framed.shape[1] + _LINE * (len(reports) + 2)  # from one row of images to the next
+    mosaic = _mosaic(framed, _COLUMNS, down, _ACROSS, 255)
     height, width = (size / DPI for size in mosaic.shape)
     with drawing(title, subtitle, width + 0.35, height + 0.15) as canvas:
         axes = canvas.axes(0.35, 0.1, width, height)
         axes.imshow(mosaic, cmap="gray", vmin=0, vmax=255, aspect="auto")
         axes.set_axis_off()
-        if not captions:
-            axes.text(0, 30, nothing, color=GREY)
-        for number, caption in enumerate(captions):
-            x, bottom = number % columns * _ACROSS, number // columns * down + framed.shape[1]
-            for y, text, colour, size in caption:
-                axes.text(x, bottom + y, text, fontsize=size, color=colour)
+        if not indices:
+            axes.text(0, 30, f"None of {reports[0].result.num_examples:,} images.", color=GREY)
+        for place, index in enumerate(indices):
+            readings = [report.reading(index) for report in reports]
+            lines = [(f"#{index}  true: {short_name(readings[0].label)}", GREY)]
+            for number, one in enumerate(readings):
+                letter = f"{chr(65 + number)}: " if len(reports) > 1 else "predicted "
+                colour = COLOURS[2] if one.prediction == one.label else COLOURS[1]
+                text = f"{letter}{short_name(one.prediction)}  {certainty(one.probability)}"
+                lines.append((text, colour))
+            x, bottom = place % _COLUMNS * _ACROSS, place // _COLUMNS * down + framed.shape[1]
+            for number, (text, colour) in enumerate(lines, start=1):
+                axes.text(x, bottom + _LINE * number, text, fontsize=9, color=colour)
         return canvas.png()
 
 
