@@ -16,8 +16,8 @@ HEAVY = {"torch", "numpy", "torchvision", "matplotlib", "scipy", "PIL", "tqdm"}
 LIGHT = {*HEAVY, "typer", "pydantic"}
 MAIN = "from mnist_ce.cli import main; main"
 FORMULAS = (
-    "from mnist_ce.explain import reference_losses as f; "
-    "f.cross_entropy([[2, 1, .1]], [0]); f.binary_cross_entropy(f.sigmoid([1.2]), [1])"
+    "from mnist_ce.explain import loss; import numpy as np; z = np.array([2, 1, 0.1]); "
+    "loss.cross_entropy(z, 0); loss.binary_cross_entropy(z[:2], 1)"
 )
 IMAGE = "from PIL import Image; Image.new('L', (4, 20), 255).save('one.png')"
 COMPARE = (

@@ -130,8 +130,12 @@ class EvaluationReport(Shown):
 
     @cached_property
     def confusion(self) -> list[list[int]]:
-        predictions, labels = self.result.predictions, self.result.labels
-        return metrics.confusion_matrix(predictions, labels, len(self.class_names))
+        """The number of images by true class (row) and predicted class (column)."""
+        num_classes = len(self.class_names)
+        cells = self.result.labels * num_classes + self.result.predictions
+        counts = torch.bincount(cells, minlength=num_classes**2)
+        rows: list[list[int]] = counts.reshape(num_classes, num_classes).tolist()
+        return rows
 
     @property
     def per_class(self) -> list[metrics.ClassReport]:

@@ -38,13 +38,6 @@ def wilson_interval(num_correct: int, num_examples: int) -> tuple[float, float]:
     return low, high
 
 
-def confusion_matrix(predictions: Tensor, labels: Tensor, num_classes: int) -> list[list[int]]:
-    """Count int64 [n] predictions: row = true class, column = predicted class."""
-    cells = torch.bincount(labels * num_classes + predictions, minlength=num_classes**2)
-    rows: list[list[int]] = cells.reshape(num_classes, num_classes).tolist()
-    return rows
-
-
 @dataclass(frozen=True)
 class ClassReport:
     """The metrics of one class; precision is 0 where it is never predicted."""
@@ -101,7 +94,8 @@ def binary_report(
     recall, fall_out = (F.pad(x / x[-1], (1, 0)) for x in (true_positives, false_positives))
     precision = true_positives / (true_positives + false_positives)
     areas = torch.trapezoid(recall, fall_out), (recall.diff() * precision).sum()
-    rates = yes.precision, yes.recall, yes.f1, *(None if x.isnan() else float(x) for x in areas)
+    roc_auc, average_precision = (None if area.isnan() else float(area) for area in areas)
+    rates = yes.precision, yes.recall, yes.f1, roc_auc, average_precision
     return BinaryReport(*rates, true_yes, false_yes, true_no, false_no)
 
 

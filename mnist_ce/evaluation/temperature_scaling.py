@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -41,25 +42,26 @@ def calibrate(
     A `RunError` if a run is not finished; a `UsageError` if it has no validation split or another
     task, or is named twice, or if no temperature fits.
     """
-    target, *sources = (_load_finished(one, output, model) for one in (name, *held_out))
+    target, *sources = (load_model(one, output, model=model) for one in (name, *held_out))
     sources = sources or [target]
+    for trained in (target, *sources):
+        if trained.record is None:
+            raise UsageError(f"{trained.path} is not a run: there is no run.json beside it")
+        if not trained.record.is_finished:
+            run = trained.path.parent
+            raise RunError(f"run {run} is not finished; continue it with --resume first")
     if len({source.weights_sha256 for source in sources}) < len(sources):
         raise UsageError("a run is named twice with --with")
     for source in sources:
         _check_same_recipe(target, source)
-    reports = [
-        evaluate(one, split="validation", data_dir=data_dir, device="cpu") for one in sources
-    ]
-    pooled = SplitResult(
-        torch.cat([report.result.logits for report in reports]),
-        torch.cat([report.result.labels for report in reports]),
-        target.objective,
-    )
+    place: dict[str, Any] = {"split": "validation", "data_dir": data_dir, "device": "cpu"}
+    reports = [evaluate(one, **place) for one in sources]
+    results = [(report.result.logits, report.result.labels) for report in reports]
+    pooled = SplitResult(*map(torch.cat, zip(*results, strict=True)), target.objective)
     temperature = fit_temperature(pooled)
+    digests = [(one.path.parent.name, one.weights_sha256) for one in sources]
     fitted_on = {
-        "runs": [
-            {"run": one.path.parent.name, "weights_sha256": one.weights_sha256} for one in sources
-        ],
+        "runs": [{"run": run, "weights_sha256": digest} for run, digest in digests],
         "dataset": reports[0].dataset,
         "split": reports[0].split,
         "num_images": pooled.num_examples,
@@ -87,32 +89,20 @@ def fit_temperature(result: SplitResult) -> float:
     minimum = minimize_scalar(
         lambda value: result.negative_log_likelihood(math.exp(value)),
         bounds=(low, high),
-        method="bounded",
         options={"xatol": 1e-8},
     )
-    reason = None
-    if result.num_correct == result.num_examples:
-        reason = "all are correct"
-    elif minimum.fun > math.log(max(result.logits.shape[1], 2)) - 1e-9:
-        reason = "they are no better than chance"
-    elif not low + 1e-3 < minimum.x < high - 1e-3:
-        reason = "the best is not within 0.01 and 100"
-    if reason is not None:
+    chance = math.log(max(result.logits.shape[1], 2))
+    wrong = {
+        "all are correct": result.num_correct == result.num_examples,
+        "they are no better than chance": minimum.fun > chance - 1e-9,
+        "the best is not within 0.01 and 100": not low + 1e-3 < minimum.x < high - 1e-3,
+    }
+    if reason := next((text for text, is_so in wrong.items() if is_so), None):
         raise UsageError(
             f"no temperature can be fitted to these {result.num_examples:,} predictions, because "
             f"{reason}; use more held-out images, or a better network"
         )
     return math.exp(minimum.x)
-
-
-def _load_finished(name: str | Path, output: str | Path, model: str | None) -> TrainedModel:
-    trained = load_model(name, output, model=model)
-    if trained.record is None:
-        raise UsageError(f"{trained.path} is not a run: there is no run.json beside it")
-    if not trained.record.is_finished:
-        run = trained.path.parent
-        raise RunError(f"run {run} is not finished; continue it with --resume first")
-    return trained
 
 
 def _check_same_recipe(target: TrainedModel, source: TrainedModel) -> None:

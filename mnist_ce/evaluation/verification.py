@@ -151,30 +151,32 @@ class _Parts:
         record, num_images = self.record, len(self.splits.test.labels)
         accuracy = (record.test_correct or 0) / (record.test_total or 1)
         detail, figures = self._results(self.trained, "test", accuracy, record.test_loss)
-        figures.append(("the number of test images", num_images, record.test_total, 0))
-        return detail, [*figures, ("test_correct / test_total", accuracy, record.test_accuracy, 0)]
+        return detail, [
+            *figures,
+            ("the number of test images", num_images, record.test_total, 0),
+            ("test_correct / test_total", accuracy, record.test_accuracy, 0),
+        ]
 
     def best(self) -> PartResult:
-        epoch, highest = self.record.best_epoch, self.record.best_validation_accuracy
         rows = {row["epoch"]: row for row in self.run.read_metrics()}
+        epoch = self.record.best_epoch
         if epoch not in rows:
             raise RunError(f"metrics.csv has no epoch {epoch}")
-        accuracies = {number: row.get("validation_accuracy") or 0.0 for number, row in rows.items()}
-        accuracy, loss = accuracies[epoch], rows[epoch].get("validation_loss")
+        highest = max(row.get("validation_accuracy") or 0.0 for row in rows.values())
+        loss = rows[epoch].get("validation_loss")
         best = load_model(self.run.best_path)
-        detail, figures = self._results(best, "validation", accuracy, loss)
+        detail, figures = self._results(best, "validation", highest, loss)
+        recorded = rows[epoch].get("validation_accuracy")
         return f"epoch {epoch}: {detail}", [
-            ("the highest validation_accuracy", max(accuracies.values()), accuracy, 0),
-            ("best_validation_accuracy", accuracy, highest, 0),
+            ("the highest validation_accuracy", highest, recorded, 0),
+            ("the highest validation_accuracy", highest, self.record.best_validation_accuracy, 0),
             *figures,
         ]
 
     def _results(
         self, trained: TrainedModel, split: str, accuracy: float, loss: float | None
     ) -> PartResult:
-        if self.record.device is None:
-            raise RunError("run.json has no device")
-        is_same_kind = self.device.type == self.record.device.partition(":")[0]
+        is_same_kind = self.device.type == (self.record.device or "").partition(":")[0]
         result = evaluate_split(trained, self.splits, split, self.device).result
         correct = round(accuracy * result.num_examples)
         return f"{result.num_correct}/{result.num_examples} right, loss {result.loss:.6f}", [

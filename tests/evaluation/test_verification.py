@@ -66,7 +66,6 @@ def one_weight(path: Callable[[RunDir], Path]) -> Callable[[RunDir], None]:
         (in_record(num_parameters=3), ["weights"]),
         (in_record(test_correct=99), ["test"]),
         (in_record(test_accuracy=0.99), ["metrics", "test"]),
-        (in_record(device=None), ["test", "best"]),
         (in_record(epochs_done="2"), ["metrics", "resume"]),
         (in_record(best_epoch=1_000), ["best"]),
         (in_record(train_accuracy=0.99), ["metrics"]),
