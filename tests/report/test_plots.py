@@ -65,9 +65,10 @@ def metrics(num_epochs: int, *, has_steps: bool = True, loss: float = 0.5) -> Ru
     return RunMetrics([row(epoch) for epoch in range(1, num_epochs + 1)], steps)
 
 
-UNTESTED = RunMetrics([row(1, None, None), row(2)])
-PERFECT = RunMetrics([row(1, float("nan"), 1.0)])
-UNEVEN = [RunMetrics([row(1), row(2, 0.3)]), RunMetrics([row(1)])]
+NO_STEPS = metrics(0).steps
+UNTESTED = RunMetrics([row(1, None, None), row(2)], NO_STEPS)
+PERFECT = RunMetrics([row(1, float("nan"), 1.0)], NO_STEPS)
+UNEVEN = [RunMetrics([row(1), row(2, 0.3)], NO_STEPS), RunMetrics([row(1)], NO_STEPS)]
 OF_GROUPS = "mean over the seeds"
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,16 +23,15 @@ _TITLES = {
     "learning_rate": "Learning rate",
 }
 _MARKERS = "os^vDPX"
-_MAX_POINTS = 1_000  # of a line; more rows are averaged
+_MAX_POINTS = 1_000  # of a line
 _MAX_LABELS = 6  # series whose last values are written
 
 
-@dataclass(frozen=True)
-class RunMetrics:
-    """What `RunDir` reads of a run: the metrics by epoch and, where it has them, by step."""
+class RunMetrics(NamedTuple):
+    """What `RunDir` reads of a run: the metrics by epoch and by step."""
 
     epochs: Sequence[Mapping[str, Any]]
-    steps: NDArray[Any] | None = None
+    steps: NDArray[Any]
 
 
 Series = tuple[str, Sequence[RunMetrics]]
@@ -43,8 +41,8 @@ Series = tuple[str, Sequence[RunMetrics]]
 def draw_curves(title: str, subtitle: str, series: Sequence[Series]) -> bytes:
     """Draw loss and error beside each other, and below them the learning rate, as a PNG.
 
-    Loss and error have logarithmic axes. One series is drawn by split, and if it is a run, each row
-    of `steps.csv` faint; several have a colour and marker each. What was not measured is left out.
+    Loss and error have logarithmic axes. One series is drawn by split; several have a colour and
+    marker each. What was not measured is left out.
     """
     num_names = len(series) if len(series) > 1 else 0
     is_of_groups = any(len(runs) > 1 for _, runs in series)
@@ -84,26 +82,19 @@ class _Line(NamedTuple):
 
 def _lines(runs: Sequence[RunMetrics], quantity: str, number: int | None) -> Iterator[_Line]:
     """Yield what is drawn of runs: by split without a number, else in the number's look."""
-    is_alone, splits = number is None, ("train", "test", "validation")
-    looks = {split: _look(n if number is None else number) for n, split in enumerate(splits)}
-    train_look = {**looks["train"], "marker": ""}
-    by_run = [_by_step(run, quantity) for run in runs]
-    if has_steps := all(len(points) for points in by_run):
-        if is_alone and len(by_run) == 1:
-            yield _Line(_range(by_run), {**train_look, "alpha": 0.3, "linewidth": 0.6}, None)
-    else:
-        by_run = [_by_epoch(run, quantity, "train") for run in runs]
-    if quantity == "learning_rate":
-        color = {"color": GREY} if is_alone else {}
-        yield _Line(_range(by_run), {**train_look, **color}, "" if is_alone else None)
-        return
-    smoothed = map(_smoothed, by_run) if has_steps else by_run
-    yield _Line(_range(smoothed), train_look, "train " if is_alone else None)
-    for split in ("validation", "test") if is_alone else ("test",):
-        points = _range(_by_epoch(run, quantity, split) for run in runs)
-        size = 4.5 if len(points) <= 40 else 2.0
-        look = {**looks[split], "linestyle": "none", "clip_on": False, "markersize": size}
-        yield _Line(points, look, f"{split} " if is_alone else "")
+    is_alone, is_rate = number is None, quantity == "learning_rate"
+    splits = ("train", "test", "validation")[: 1 if is_rate else 3 if is_alone else 2]
+    for place, split in enumerate(splits):
+        points = _range([_points(run, quantity, split) for run in runs])
+        look, label = _look(place if number is None else number), f"{split} "
+        if split == "train":
+            look["marker"] = ""
+        else:
+            size = 4.5 if len(points) <= 40 else 2.0
+            look |= {"linestyle": "none", "clip_on": False, "markersize": size}
+        if is_rate and is_alone:
+            look["color"], label = GREY, ""
+        yield _Line(points, look, label if is_alone else None if split == "train" else "")
 
 
 def _draw(axes: Axes, quantity: str, series: Sequence[Series]) -> None:
@@ -120,7 +111,7 @@ def _draw(axes: Axes, quantity: str, series: Sequence[Series]) -> None:
     axes.grid(visible=True)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlim(0, max((line.points[-1, 0] for line in lines), default=1.0))
-    values = [line.points[:, 1:].ravel() for line in lines if "alpha" not in line.look]
+    values = [line.points[:, 1:].ravel() for line in lines]
     _set_scale(axes, np.concatenate([*values, []]), is_logarithmic=quantity != "learning_rate")
     for points, look, _ in lines:
         epochs, mean, low, high = np.maximum(points, [0, *[axes.get_ylim()[0]] * 3]).T
@@ -167,44 +158,31 @@ def _label_ends(axes: Axes, lines: Sequence[_Line], unit: str) -> None:
         axes.annotate(text, place, offset, color=line.look["color"], **look)
 
 
-def _by_epoch(run: RunMetrics, quantity: str, split: str) -> Points:
-    """Return a value per epoch, [n, 2]; a mean over the epoch stands at its middle."""
+def _points(run: RunMetrics, quantity: str, split: str) -> Points:
+    """Return what was measured, [n, 2], an error in percent: training by step, or else by epoch.
+
+    Loss and error by step are moving averages over a 40th of the steps. The mean of an epoch stands
+    at its middle.
+    """
+    from scipy.ndimage import uniform_filter1d
+
+    is_mean = split == "train" and quantity != "learning_rate"
     key = {"loss": f"{split}_loss", "error": f"{split}_accuracy"}.get(quantity, quantity)
-    shift = 0.5 if split == "train" and quantity != "learning_rate" else 0.0
-    epochs = np.array([row["epoch"] - shift for row in run.epochs], float)
-    return _points(epochs, np.array([row.get(key) for row in run.epochs], float), quantity)
-
-
-def _by_step(run: RunMetrics, quantity: str) -> Points:
-    num_epochs = run.epochs[-1]["epoch"] if run.epochs else 0
-    steps = run.steps if run.steps is not None else np.empty(0, [("step", int), ("epoch", int)])
-    num_steps = steps["step"][steps["epoch"] <= num_epochs].max(initial=0)
-    if not num_steps:
-        return np.empty((0, 2))
-    scale = num_epochs / num_steps  # of the complete epochs, so it is exact
-    values = steps["accuracy" if quantity == "error" else quantity]
-    return _points(steps["step"] * scale, values, quantity)
-
-
-def _points(epochs: NDArray[Any], values: NDArray[Any], quantity: str) -> Points:
-    """Return what was measured, an error in percent, averaged to at most `_MAX_POINTS`."""
-    points = np.column_stack([epochs, 100 * (1 - values) if quantity == "error" else values])
+    x = np.array([row["epoch"] - 0.5 * is_mean for row in run.epochs], float)
+    y = np.array([row.get(key) for row in run.epochs], float)
+    steps = run.steps[run.steps["epoch"] <= len(run.epochs)]  # of complete epochs
+    if split == "train" and len(steps):
+        x = steps["step"] * (len(run.epochs) / steps["step"].max())
+        y = steps["accuracy" if quantity == "error" else quantity]
+        if is_mean:
+            y = uniform_filter1d(y, 2 * (len(y) // 80) + 3, mode="nearest")
+    points = np.column_stack([x, 100 * (1 - y) if quantity == "error" else y])
     points = points[np.isfinite(points).all(axis=1)]  # NaN: not measured
-    size = -(-len(points) // _MAX_POINTS)
-    groups = [points[start : start + size] for start in range(0, len(points), size or 1)]
-    return np.array([(group[-1, 0], group[:, 1].mean()) for group in groups]).reshape(-1, 2)
+    stride = len(points) // _MAX_POINTS + 1
+    return points[::-stride][::-1]
 
 
-def _smoothed(points: Points) -> Points:
-    """Return the centred moving average over a 40th of the points, over fewer at both ends."""
-    kernel = np.ones(min(2 * (len(points) // 80) + 3, len(points)))
-    smoothed = points.copy()
-    sums, counts = (np.convolve(y, kernel, "same") for y in (points[:, 1], np.ones(len(points))))
-    smoothed[:, 1] = sums / counts
-    return smoothed
-
-
-def _range(by_run: Iterable[Points]) -> Points:
+def _range(by_run: Sequence[Points]) -> Points:
     """Return mean, lowest and highest value over the runs, [n, 4], where all runs have one."""
     runs = [dict(points.tolist()) for points in by_run]
     common = [x for x in runs[0] if all(x in values for values in runs)]
