@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -69,20 +69,15 @@ class Comparison(Shown):
 
     @cached_property
     def pairs(self) -> list[Pair]:
-        right = self.predictions == self.labels[:, None]  # [n, models]
-        places = list(itertools.combinations(range(len(self.reports)), 2))
-        # In binary: 0 for neither, 1 for b only, 2 for a only, 3 for both.
-        counts = [
-            torch.bincount(2 * right[:, a] + right[:, b].int(), minlength=4).tolist()
-            for a, b in places
-        ]
-        p_values = [mcnemar_p_value(only_a, only_b) for _, only_b, only_a, _ in counts]
-        return [
-            Pair(a, b, both, only_a, only_b, neither, p_value, adjusted)
-            for (a, b), (neither, only_b, only_a, both), p_value, adjusted in zip(
-                places, counts, p_values, holm(p_values), strict=True
-            )
-        ]
+        right = [report.result.is_correct for report in self.reports]
+        pairs = []
+        for (a, of_a), (b, of_b) in itertools.combinations(enumerate(right), 2):
+            parts = (of_a & of_b, of_a & ~of_b, ~of_a & of_b, ~of_a & ~of_b)
+            both, only_a, only_b, neither = (int(part.sum()) for part in parts)
+            p_value = mcnemar_p_value(only_a, only_b)
+            pairs.append(Pair(a, b, both, only_a, only_b, neither, p_value, p_value))
+        adjusted = holm([pair.mcnemar_p_value for pair in pairs])
+        return [replace(p, holm_p_value=new) for p, new in zip(pairs, adjusted, strict=True)]
 
     @cached_property
     def differing(self) -> list[int]:
@@ -112,14 +107,9 @@ class Comparison(Shown):
             {"index": index, "label": labels[index], "predictions": predictions[index]}
             for index in sorted(self.differing)
         ]
-        content: dict[str, Any] = {
-            "dataset": report.dataset,
-            "split": report.split,
-            "total": len(self.labels),
-            "class_names": list(report.class_names),
-            "significance_level": SIGNIFICANCE_LEVEL,
-            "differences": differences,
-        }
+        content: dict[str, Any] = {"dataset": report.dataset, "split": report.split}
+        content |= {"total": len(labels), "class_names": list(report.class_names)}
+        content |= {"significance_level": SIGNIFICANCE_LEVEL, "differences": differences}
         if len(models) > 2:
             return {"networks": models, "pairs": pairs, **content}
         del pairs[0]["holm_p_value"]  # of one pair alone it is McNemar's
@@ -222,7 +212,7 @@ def _check_comparable(a: EvaluationReport, b: EvaluationReport) -> None:
             f"{path_a} is of {a.dataset} and {path_b} of {b.dataset}; name the one to compare "
             "them on with --dataset"
         )
-    if not (torch.equal(a.images, b.images) and torch.equal(a.result.labels, b.result.labels)):
+    if not a.has_images_of(b):
         raise UsageError(
             f"the {a.split} splits of {path_a} and {path_b} are not the same images with the same "
             "labels, so they cannot be compared; --split test is the same for all runs of the same "

@@ -59,9 +59,13 @@ class SplitResult:
         """The mean of the losses of all examples, without label smoothing."""
         return self.objective.example_losses(self.logits, self.labels).double().mean().item()
 
+    @cached_property
+    def is_correct(self) -> Tensor:  # bool [n]
+        return self.predictions == self.labels
+
     @property
     def num_correct(self) -> int:
-        return int((self.predictions == self.labels).sum())
+        return int(self.is_correct.sum())
 
     @property
     def num_examples(self) -> int:
@@ -80,7 +84,7 @@ class SplitResult:
         """Return the probability, float64 [n], and the correctness, bool [n], of predictions."""
         # float64: in float32 a confident network's probabilities all round to 1.
         probabilities = self.objective.probabilities(self.logits.double() / temperature)
-        return probabilities.amax(dim=1).numpy(), (self.predictions == self.labels).numpy()
+        return probabilities.amax(dim=1).numpy(), self.is_correct.numpy()
 
     def calibration(self, temperature: float) -> metrics.CalibrationReport:
         predictions = self.confidences(temperature)
@@ -152,6 +156,11 @@ class EvaluationReport(Shown):
         """The calibration by temperature: at the network's, which `predict` uses, and at 1."""
         return {value: self.result.calibration(value) for value in (self.trained.temperature, 1.0)}
 
+    def has_images_of(self, other: EvaluationReport) -> bool:
+        """Whether another report is of the same images with the same labels."""
+        mine, theirs = ((one.images, one.result.labels) for one in (self, other))
+        return all(map(torch.equal, mine, theirs))
+
     def to_dict(self) -> dict[str, Any]:
         after, before = (asdict(self.calibrations[t]) for t in (self.trained.temperature, 1.0))
         calibration = {"temperature": self.trained.temperature, "num_bins": metrics.NUM_BINS}
@@ -187,9 +196,8 @@ class EvaluationReport(Shown):
     @cached_property
     def mistakes(self) -> list[int]:
         """The images that are predicted wrongly, the most confident mistake first."""
-        predictions = self.result.predictions
-        (wrong,) = torch.nonzero(predictions != self.result.labels, as_tuple=True)
-        confidence = self.probabilities[wrong, predictions[wrong]]
+        (wrong,) = torch.nonzero(~self.result.is_correct, as_tuple=True)
+        confidence = self.probabilities[wrong, self.result.predictions[wrong]]
         indices: list[int] = wrong[confidence.argsort(descending=True, stable=True)].tolist()
         return indices
 

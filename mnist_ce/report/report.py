@@ -7,7 +7,6 @@ resources, so a run directory from an unknown source is safe to look at.
 from __future__ import annotations
 
 import base64
-import hashlib
 import itertools
 import logging
 import shlex
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mnist_ce.config import Config
 from mnist_ce.evaluation import comparison
@@ -47,10 +46,9 @@ class ReportedRun:
     path: Path
     record: RunRecord
     metrics: RunMetrics
+    evaluation: EvaluationReport | None
     config: str  # the text of config.toml
     plots: Mapping[str, bytes]  # PNG files by name: `curves`, and those of `PLOTS` that exist
-    test_digest: str  # of the test images and their labels; empty without them
-    is_right: Tensor  # by test image, bool [n]
 
     @property
     def name(self) -> str:
@@ -59,10 +57,8 @@ class ReportedRun:
     @property
     def result(self) -> tuple[int, int] | None:
         """The numbers of correct predictions and of test images, where both are plausible."""
-        correct, total = self.record.test_correct, self.record.test_total
-        if correct is None or total is None or not 0 <= correct <= total or not total:
-            return None
-        return correct, total
+        correct, total = self.record.test_correct or 0, self.record.test_total or 0
+        return (correct, total) if correct <= total and total else None
 
     @property
     def accuracy(self) -> float | None:
@@ -86,8 +82,8 @@ def report(
 
     Without names it is about the newest finished run in `output`. Without `file` it is
     `report.html` in the run's directory, or in `output` for several runs. `model` is that of the
-    runs of a module: see `load_model`. A `RunError` or a
-    `CheckpointError` if a run does not exist, has no weights yet, or has a damaged file.
+    runs of a module: see `load_model`. A `RunError` or a `CheckpointError` if a run does not exist,
+    has no weights yet, or has a damaged file.
     """
     output = as_path(output)
     runs = [find_run(name, output) for name in names]
@@ -106,24 +102,19 @@ def _redraw(run: RunDir, data_dir: str | Path | None, model: nn.Module | str | N
     if not run.model_path.is_file():
         raise RunError(f"run {run.path} has no model.pt yet: let it finish an epoch first")
     record, trained, evaluation = run.read_record() or RunRecord(), None, None
-    digest, is_right = "", torch.empty(0, dtype=torch.bool)
     try:
         name = (record.custom or {}).get("model")
         if name and model is None:
             raise UsageError(f"the network is {name}, a module of your own: see --model")
         trained = load_model(run.model_path, model=model if name else None)
         evaluation = evaluate(trained, data_dir=data_dir, device="cpu")
-        images, labels = evaluation.images, evaluation.result.labels
-        content = images.numpy().tobytes() + labels.numpy().tobytes()
-        digest = hashlib.sha256(content).hexdigest()
-        is_right = evaluation.result.predictions == labels
     except (DataError, UsageError) as error:  # a record may ask for data that is not to be had
         logger.warning(f"{run.name}: plots of test images are not redrawn: {error}")
     metrics, drawn = draw_plots(run, record, trained.model if trained else None, evaluation)
     config = read_regular(run.config_path, MAX_BYTES).decode(errors="replace")
     paths = {name: run.path / f"{name}.png" for name in ("curves", *PLOTS)}
     plots = {name: path.read_bytes() for name, path in paths.items() if path.is_file()} | drawn
-    return ReportedRun(run.path, record, metrics, config, plots, digest, is_right)
+    return ReportedRun(run.path, record, metrics, evaluation, config, plots)
 
 
 def draw_plots(
@@ -178,11 +169,7 @@ def _page(runs: Sequence[ReportedRun]) -> str:
     if all(len(group.names) == 1 for group in groups):
         groups = []
     members = [(group.label, [runs[int(place)] for place in group.names]) for group in groups]
-    series = [
-        (f"{label} (n = {len(its_runs)})", [run.metrics for run in its_runs])
-        for label, its_runs in members
-    ]
-    seeds = "mean over the seeds"
+    series = [(f"{label} (n = {len(of)})", [run.metrics for run in of]) for label, of in members]
     return jinja.get_template("report.html.j2").render(
         title=title,
         runs=runs,
@@ -190,7 +177,7 @@ def _page(runs: Sequence[ReportedRun]) -> str:
         plots=PLOTS,
         curves=curves,
         groups=groups,
-        group_curves=draw_curves("Learning curves", seeds, series) if series else b"",
+        group_curves=draw_curves("Learning curves", title, series) if series else b"",
         group_differences=_group_differences(members),
         significance_level=comparison.SIGNIFICANCE_LEVEL,
         differences=[row for row in differences if not row[0].startswith("run.")],
@@ -200,26 +187,23 @@ def _page(runs: Sequence[ReportedRun]) -> str:
 
 def _group_differences(
     groups: Sequence[tuple[str, Sequence[ReportedRun]]],
-) -> list[tuple[str, str, comparison.GroupDifference, float]]:
+) -> list[tuple[Any, ...]]:
     """Return for each pair of groups: the better, the other, their difference, Holm's p-value."""
     tested = [
-        (label, runs[0].test_digest, torch.stack([run.is_right for run in runs]))  # [seeds, n]
+        (label, [run.evaluation for run in runs if run.evaluation])
         for label, runs in groups
-        if len(runs) > 1 and len({run.test_digest for run in runs}) == 1 and runs[0].test_digest
+        if len(runs) > 1 and all(run.evaluation for run in runs)
     ]
-    pairs = [
-        sorted(pair, key=lambda item: -float(item[2].double().mean()))
-        for pair in itertools.combinations(tested, 2)
-        if pair[0][1] == pair[1][1]
-    ]
-    differences = [comparison.compare_groups(a, b) for (*_, a), (*_, b) in pairs]
+    names, differences = [], []
+    for (a, of_a), (b, of_b) in itertools.combinations(tested, 2):
+        if all(report.has_images_of(of_a[0]) for report in (*of_a, *of_b)):
+            right = [torch.stack([r.result.is_correct for r in one]) for one in (of_a, of_b)]
+            is_a_better = right[0].double().mean() >= right[1].double().mean()
+            names.append((a, b) if is_a_better else (b, a))
+            differences.append(comparison.compare_groups(*right[:: 1 if is_a_better else -1]))
     p_values = comparison.holm([difference.p_value for difference in differences])
-    return [
-        (a, b, difference, p_value)
-        for ((a, *_), (b, *_)), difference, p_value in zip(
-            pairs, differences, p_values, strict=True
-        )
-    ]
+    rows = zip(names, differences, p_values, strict=True)
+    return [(better, other, *rest) for (better, other), *rest in rows]
 
 
 def _differences(*settings: Mapping[str, Any]) -> list[list[Any]]:
