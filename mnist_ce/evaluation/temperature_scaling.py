@@ -48,16 +48,17 @@ def calibrate(
         if trained.record is None:
             raise UsageError(f"{trained.path} is not a run: there is no run.json beside it")
         if not trained.record.is_finished:
-            run = trained.path.parent
-            raise RunError(f"run {run} is not finished; continue it with --resume first")
+            name = trained.path.parent
+            raise RunError(f"run {name} is not finished; continue it with --resume first")
     if len({source.weights_sha256 for source in sources}) < len(sources):
         raise UsageError("a run is named twice with --with")
     for source in sources:
         _check_same_recipe(target, source)
     place: dict[str, Any] = {"split": "validation", "data_dir": data_dir, "device": "cpu"}
     reports = [evaluate(one, **place) for one in sources]
-    results = [(report.result.logits, report.result.labels) for report in reports]
-    pooled = SplitResult(*map(torch.cat, zip(*results, strict=True)), target.objective)
+    logits = torch.cat([report.result.logits for report in reports])
+    labels = torch.cat([report.result.labels for report in reports])
+    pooled = SplitResult(logits, labels, target.objective)
     temperature = fit_temperature(pooled)
     digests = [(one.path.parent.name, one.weights_sha256) for one in sources]
     fitted_on = {

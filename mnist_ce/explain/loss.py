@@ -181,7 +181,8 @@ def explain_loss(
     if wrong := [target for target in targets if not 0 <= target < num_classes]:
         only = f"0 to {num_classes - 1}" if num_classes > 1 else "0 alone"
         raise UsageError(f"target {wrong[0]} is not a class: the classes are {only}")
-    reduce = {"mean": np.mean, "sum": np.sum, "none": np.asarray}.get(reduction)
+    reductions: dict[str, Callable[..., Any]] = {"mean": np.mean, "sum": np.sum, "none": np.array}
+    reduce = reductions.get(reduction)
     if reduce is None:
         raise UsageError(f"reduction '{reduction}' is not one of mean, sum, none")
     rows = [_explain_row(kind, row, y) for row, y in zip(values, targets, strict=True)]

@@ -179,7 +179,7 @@ def _points(run: RunMetrics, quantity: str, split: str) -> Points:
     points = np.column_stack([x, 100 * (1 - y) if quantity == "error" else y])
     points = points[np.isfinite(points).all(axis=1)]  # NaN: not measured
     stride = len(points) // _MAX_POINTS + 1
-    return points[::-stride][::-1]
+    return np.asarray(points[::-stride][::-1], np.float64)
 
 
 def _range(by_run: Sequence[Points]) -> Points:
