@@ -120,6 +120,8 @@ function show(image) {
   $("#answers").hidden = false;
   $("#reading").hidden = $("#empty").hidden = true;
   inspected.forEach((one, place) => state.views[place].show(one, image.before[place] ?? one, image, inspected.length > 1));
+  const [first, second] = inspected.map((one) => one.explanation?.kind);
+  state.views.at(-1).article.classList.toggle("repeats", inspected.length > 1 && first === second);
   const { records } = inspected[0];
   $("#multi").checked = image.multi ?? records.length > 1;
   pad.boxes = records.filter((record) => record.box)
