@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from mnist_ce.network.model import MLP
     from mnist_ce.prediction.predict import predict
     from mnist_ce.runs.load_model import load_model
+    from mnist_ce.training.callbacks import Callback
     from mnist_ce.training.trainer import train
 
     __version__: str
 
-__all__ = ["MLP", "evaluate", "load_model", "predict", "train"]
+__all__ = ["MLP", "Callback", "evaluate", "load_model", "predict", "train"]
 
 _HOMES = {
+    "Callback": "training.callbacks",
     "MLP": "network.model",
     "evaluate": "evaluation.evaluate",
     "load_model": "runs.load_model",

@@ -150,7 +150,7 @@ class TrainConfig(Section):
     epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS)] = 9
     """How many times each training image is seen."""
     batch_size: Annotated[int, Field(ge=1)] = 64
-    """Images per step; the last batch of an epoch holds the rest."""
+    """Images per step; the last batch holds the rest, but a rest of one joins the one before."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # torch's CPU generator uses 32 bits
     """Fixes the initial weights, the order, the distortions and the validation split."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")

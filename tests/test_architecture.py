@@ -63,5 +63,5 @@ def test_what_statements_import(name: str, tmp_path: Path) -> None:
 
 
 def test_the_public_names() -> None:
-    assert set(dir(mnist_ce)) == {"MLP", "evaluate", "load_model", "predict", "train"}
+    assert set(dir(mnist_ce)) == {"MLP", "Callback", "evaluate", "load_model", "predict", "train"}
     assert mnist_ce.__version__ == version()

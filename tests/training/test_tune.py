@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -218,7 +219,10 @@ def test_a_trial_whose_values_do_not_go_together_fails_alone_and_the_best_is_fir
     assert main(command(settings, *options, "--json")) == 0
     assert capsys.readouterr().out == first
     assert main(command(settings, *options)) == 0
-    table = capsys.readouterr().out.partition("\n\n")[0]
+    table, notes = capsys.readouterr()
+    table = table.partition("\n\n")[0]
+    *_, following = notes.splitlines()
+    assert main([*shlex.split(following)[1:], "--dry-run"]) == 0
     head, *rows = [line.split() for line in table.splitlines()]
     assert head[:2] == ["trial", "momentum"]
     states = [row[-1] for row in rows]
