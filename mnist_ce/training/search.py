@@ -12,6 +12,7 @@ import functools
 import json
 import logging
 import math
+import re
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -248,7 +249,7 @@ def _study_of_runs(plan: Plan, queue: RunQueue) -> optuna.Study:
     return study
 
 
-def _open_database(plan: Plan, attempts: int = 2) -> optuna.Study:
+def _open_database(plan: Plan, attempts: int = 30) -> optuna.Study:
     """Return the study of a plan in a database, created if it is new."""
     content = definition(plan.runs[0].record) | {k: repr(v) for k, v in plan.space.items()}
     try:
@@ -261,10 +262,10 @@ def _open_database(plan: Plan, attempts: int = 2) -> optuna.Study:
         before = study.user_attrs.get("plan", content)
         study.set_user_attr("plan", before)
     except Exception as error:  # SQLAlchemy, its drivers and Optuna raise many kinds
-        if attempts > 1:  # two processes may have created the tables at the same time
-            time.sleep(1)
-            return _open_database(plan, attempts - 1)
         reason = one_line(error)
+        if attempts > 1 and re.search("already exists|unique|locked", reason, re.IGNORECASE):
+            time.sleep(1)  # another process creates the tables at the same time
+            return _open_database(plan, attempts - 1)
         raise RunError(f"the study {plan.study} cannot be opened in --storage: {reason}") from None
     tune.check_equal(f"the study {plan.study} of --storage", before, content)
     return study
