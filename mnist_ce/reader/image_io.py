@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import jpeg_factory
@@ -45,15 +45,6 @@ MAX_BYTES = 300_000_000
 MAX_PAGES = 200
 MAX_ASPECT = 50  # at MAX_SIDE_PX the shorter side still has 20 pixels
 
-TURNS = {  # by EXIF's orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # What a file begins with, and what reads it: the formats that people send. Pillow knows some forty
 # more, each of which a stranger's file could put to the test.
@@ -322,8 +313,9 @@ def _decode(image: Image.Image, name: str, *, can_draft: bool = True) -> Image.I
     image.load()
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     factor = max(image.size) // MAX_SIDE_PX
-    reduced = _reduce(image, factor) if factor > 1 else image
-    upright = reduced.transpose(TURNS[orientation]) if orientation in TURNS else reduced.copy()
+    reduced = _reduce(image, factor) if factor > 1 else image.copy()
+    reduced.getexif()[ExifTags.Base.Orientation] = orientation
+    upright = ImageOps.exif_transpose(reduced)
     # Metadata ends here, but for what transparency means.
     upright.info = {key: upright.info[key] for key in ("transparency",) if key in upright.info}
     upright.info["full_size"] = (height, width) if orientation >= 5 else (width, height)

@@ -41,8 +41,7 @@ MAX_QUALITY_PENALTY = 2.5
 def fit_glyph(ink: FloatImage) -> NDArray[np.uint8]:
     """Return the image, uint8 [28, 28], that MNIST would hold for the ink of one digit.
 
-    The ink, float32 [height, width], is 0 on paper and at most 1. The paper must be exactly 0,
-    because every pixel above counts as ink when the box is measured. A `ValueError` without ink.
+    The ink, float32 [height, width], is 0 on paper, exactly, and at most 1; else a `ValueError`.
     """
     box = fit_into(crop_to_ink(ink), BOX_SIZE)  # [height, width] → [20, 20]
     field = centre_by_mass(box)  # [20, 20] → [28, 28]
@@ -60,9 +59,8 @@ def crop_to_ink(ink: FloatImage) -> FloatImage:
 def fit_into(ink: FloatImage, size: int) -> FloatImage:
     """Scale ink so that its longer side fills a square and its shorter side is centred.
 
-    float32 [height, width] in [0, 1], cropped to its ink → float32 [size, size] in [0, 1]. Each
-    pixel is the mean of the ink that it covers when the image gets smaller, and a linear
-    interpolation when it gets larger.
+    float32 [height, width] in [0, 1], cropped to its ink → float32 [size, size] in [0, 1]: means of
+    areas when the image gets smaller, and a linear interpolation when it gets larger.
     """
     rows, columns = (_coverage(length, max(ink.shape), size) for length in ink.shape)
     return (rows @ ink @ columns.T).astype(np.float32, copy=False)
