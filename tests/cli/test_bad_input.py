@@ -395,16 +395,16 @@ ADVICE = [  # a wrong command, what its error advises, and the command that foll
     ("train --device cuda:7", "use --device cpu or auto", f"train --device cpu {DRY}"),
     (f"train --model net.py {DRY}", "as in net.py:CNN", f"train --model net.py:CNN {DRY}"),
     ("tune --set run.name=x", "use --name", f"tune --name x {SMALL}"),
-    ("tune --seeds 4-0", "write 0-4", f"tune --seeds 0-1 {SMALL}"),
+    ("tune --seeds 4-0", "write 0-4", f"tune --seeds 0-1 {SMALL} --output of-seeds"),
     (
         "tune --grid momentum=0",
         "as optimizer.momentum=0.5,0.9",
-        f"tune --grid optimizer.momentum=0,0.5 {SMALL}",
+        f"tune --grid optimizer.momentum=0,0.5 {SMALL} --output of-grid",
     ),
     (
         "tune --search s.toml",
         "--set data.validation_size=",
-        f"tune --search s.toml --trials 1 {SMALL} --set data.validation_size=50",
+        f"tune --search s.toml --trials 1 {SMALL} --set data.validation_size=50 --output of-search",
     ),
     (
         "calibrate fast",
