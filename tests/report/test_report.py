@@ -210,8 +210,8 @@ def test_a_record_from_a_stranger_is_escaped(runs: Path) -> None:
         ("--output nowhere", "there is no finished run in"),
         ("nothing", "there is no run nothing in"),
         ("young", "has no model.pt yet"),
-        ("bad", "is not a table of metrics, a row per epoch"),
-        ("odd", "steps.csv is not a table of metrics by step"),
+        ("bad", "metrics.csv is not a table of metrics with a row per epoch"),
+        ("odd", "steps.csv is not a table of metrics with a row per step"),
         ("yes --file /dev/null/report.html", "Not a directory"),
     ],
 )
