@@ -319,7 +319,7 @@ def _chain(tensors: Mapping[str, Tensor], *, is_ordered: bool) -> dict[str, Tens
     if is_numbered or not is_ordered:
         weights.sort(key=_by_number)
         biases.sort(key=_by_number)
-    others = [f"{key} {list(shapes[key])}" for key in shapes if len(shapes[key]) not in (1, 2)]
+    others = [f"{k} {[*s]}" for k, s in shapes.items() if len(s) not in (1, 2) or 0 in s]
     if others or len(weights) != len(biases):
         raise ValueError(
             f"is not a chain of Linear layers with weight and bias each: {len(weights)} weights, "

@@ -22,7 +22,7 @@ from mnist_ce.config import (
 from mnist_ce.system.text import first_problem, one_line, sanitize
 
 FORMAT_VERSION = 1
-MAX_DEPTH = 20  # of the tables and lists in a record
+MAX_DEPTH, MAX_TEXT = 20, 1000  # tables and lists within each other; characters of a text
 
 # What an earlier end of a run measured; dropped when the run is continued.
 RESULTS = (
@@ -196,7 +196,7 @@ def _checked(value: Any, depth: int = 0) -> Any:  # noqa: ANN401
         raise ValueError("it is nested too deeply")
     match value:
         case str():
-            return sanitize(value)
+            return sanitize(value[:MAX_TEXT])
         case int() if not -(2**63) <= value < 2**63:
             return None
         case float() if not math.isfinite(value):

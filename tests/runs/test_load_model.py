@@ -228,6 +228,10 @@ STRUCTURES: dict[str, tuple[Callable[[], object], str]] = {
         CHAIN,
     ),
     "tuples": (lambda: {**WEIGHTS, "more": tuples(60)}, "tuple"),
+    "no outputs": (
+        lambda: {"l1.weight": torch.zeros(0, 784), "l1.bias": torch.zeros(0)},
+        r"is not a chain .*l1.weight \[0, 784\]",
+    ),
     "escape": (lambda: {"\x1b]0;x\7": {**WEIGHTS}}, ""),
 }
 
@@ -393,7 +397,6 @@ def test_a_module_in_a_file_has_the_whole_program(
         ("make", ["compare", "mnist", "own", str(tmp_path / "w.pth")]),
         ("CNN", ["predict", str(tmp_path / "x.png"), "--checkpoint", "own"]),
         ("instance", ["explain", str(tmp_path / "x.png"), "--checkpoint", "own"]),
-        ("make", ["calibrate", "own"]),
         ("instance", ["report", "own"]),
     ):
         assert main([*command, *runs, "--model", f"{net}:{name}"]) == 0, command
