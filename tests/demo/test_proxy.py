@@ -58,8 +58,7 @@ def open_url(demo: Demo) -> Iterator[str]:
         yield url
 
 
-@pytest.mark.parametrize("host", [None, "127.0.0.1:8000"])
-@pytest.mark.parametrize("port", ["", ":8443"])
+@pytest.mark.parametrize(("host", "port"), [(None, ""), ("127.0.0.1:8000", ":8443")])
 def test_a_page_behind_a_proxy_may_ask(open_url: str, host: str | None, port: str) -> None:
     with proxy(open_url, host) as url:
 
