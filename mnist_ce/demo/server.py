@@ -306,7 +306,7 @@ async def error_response(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
     if isinstance(error, MnistCeError):
         status = 413 if isinstance(error, ImageTooLargeError) else 422
-        return JSONResponse({"error": str(error)}, status)
+        return JSONResponse({"error": sanitize(str(error))}, status)
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         return JSONResponse({"error": f"{first['loc'][-1]} {plain_reason(first['msg'])}"}, 422)

@@ -20,6 +20,8 @@ def values(parameter: dict[str, Any]) -> st.SearchStrategy[Value]:
     """Draw a parameter's value by its schema, right or wrong; None where it is left out."""
     schema = parameter["schema"].get("anyOf", [parameter["schema"]])[0]
     low, high = schema.get("minimum", 0), schema.get("maximum", 10)
+    if names := schema.get("enum"):
+        return st.sampled_from([(names[0], True), (names[-1], True), ("x", False)])
     right: dict[str, st.SearchStrategy[Any]] = {
         "boolean": st.sampled_from(["true", "false", "1", "0"]),
         "integer": st.integers(low, high).map(str),
