@@ -17,6 +17,7 @@ from mnist_ce.cli import main
 from mnist_ce.data import dataset as dataset_module
 from mnist_ce.data.splits import Dataset
 from mnist_ce.data.synthetic import FILE_NAME, generate, write_synthetic
+from mnist_ce.training import tune as tune_module
 from mnist_ce.training.callbacks import TrainResult
 from mnist_ce.training.trainer import train
 
@@ -63,7 +64,8 @@ def load_small() -> Callable[..., Dataset]:
 @pytest.fixture
 def small_data(monkeypatch: pytest.MonkeyPatch, load_small: Callable[..., Dataset]) -> None:
     """Let every dataset's name stand for 1,000 + 1,000 digits, which train in no time."""
-    monkeypatch.setattr(dataset_module, "load_dataset", load_small)
+    for module in (dataset_module, tune_module):
+        monkeypatch.setattr(module, "load_dataset", load_small)
 
 
 SMALL_RUN: dict[str, Any] = {

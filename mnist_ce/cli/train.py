@@ -246,9 +246,8 @@ def tune(
         if names:
             note(f"next, their curves and errors on one page:\n  mnist-ce report {' '.join(names)}")
         if names and chosen is not None:
-            folder = runs[0].settings["run.output"]
-            config = shlex.quote(f"{folder}/{result.groups[0].names[0]}/config.toml")
-            words = f"mnist-ce train --config {config} --set data.validation_size=0"
+            path = f"{runs[0].settings['run.output']}/{result.groups[0].names[0]}/config.toml"
+            words = f"mnist-ce train --config {shlex.quote(path)} --set data.validation_size=0"
             note(f"and a run with the chosen values, on all training images:\n  {words}")
     if not search and (num_failed := result.count("fail")):
         raise TrainingError(f"{num_failed} of {len(result.trials)} runs failed; see above")
