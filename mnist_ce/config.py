@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import logging
 import os
 import re
@@ -21,6 +22,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -159,7 +161,10 @@ class TrainConfig(Section):
     """CPU threads; 0: torch's default. The `fast` step gives the same bytes with any number."""
     shares: Annotated[int, Field(ge=1, le=256)] = 2
     """Parts of a batch that the `fast` step computes apart: the most threads that it can use."""
-    step: Literal["auto", "plain", "fast"] = "auto"
+    step: Annotated[
+        Literal["auto", "plain", "fast"],
+        BeforeValidator(lambda step: "plain" if step == "cuda-graph" else step),  # of older runs
+    ] = "auto"
     """How one optimisation step is computed; the result is the same."""
     test_every: Annotated[int, Field(ge=-1)] = 1
     """Test after every so many epochs; 0: at the end only; -1: never, as in a search."""
@@ -399,7 +404,8 @@ def read_settings(config: str | Path) -> tuple[str, dict[str, Any]]:
         raise UsageError(f"config {config} is neither a file nor one of {', '.join(shipped)}{near}")
     try:
         content = read_regular(path, MAX_CONFIG_BYTES)
-        return str(path), dict(flatten(tomllib.loads(content.decode("utf-8-sig"))))
+        text = content.decode(json.detect_encoding(content))  # UTF-16 or a mark, from Windows
+        return str(path), dict(flatten(tomllib.loads(text)))
     except OSError as error:
         raise UsageError(f"config {path} cannot be read: {one_line(error)}") from None
     except (ValueError, RecursionError) as error:  # ValueError: numbers of 5000 digits, too

@@ -24,6 +24,14 @@ def test_a_flat_config_has_every_key() -> None:
     assert resolve_config(flags=flat, environment={}) == Config()
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_config_of_any_editor_and_of_an_older_version_is_read(
+    encoding: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.toml").write_text('train = { step = "cuda-graph" }', encoding=encoding)
+    assert resolve_config(str(tmp_path / "a.toml"), environment={}).train.step == "plain"
+
+
 def test_a_renamed_key_is_valid_with_one_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

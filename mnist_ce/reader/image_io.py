@@ -6,6 +6,7 @@ import base64
 import binascii
 import contextlib
 import glob
+import hashlib
 import io
 import itertools
 import logging
@@ -180,50 +181,62 @@ def open_image(source: ImageSource, name: str = "the image") -> Image.Image:
 def open_pages(
     source: ImageSource, name: str = "the image", max_seconds: float = math.inf
 ) -> Iterator[tuple[int, Image.Image | ImageError]]:
-    """Yield the number of each page of a TIFF, from 1, and the page as `open_image` decodes it.
+    """Yield the number of each page, from 1, and the page as `open_image` decodes it, or its error.
 
-    One that cannot be read gives its error; thumbnails and masks are left out. Of other formats
-    only the first image counts. Pages that this process would not end within `max_seconds` of CPU
-    time, with those before, are refused.
+    Thumbnails, masks and a frame that repeats an earlier one are left out. Pages that this process
+    would not end within `max_seconds` of CPU time, with those before, are refused.
     """
     if isinstance(source, (str, Path)):
         name, source = str(source), read_file(source)
     name = "the array" if isinstance(source, np.ndarray) else name
-    started_at = time.process_time()
+    started_at, frames = time.process_time(), set[bytes]()
     with _image_errors(name):
         image = _from_array(source) if isinstance(source, np.ndarray) else source
         image = _open_file(image, name) if isinstance(image, bytes) else image
-    pages = image if isinstance(image, TiffImageFile) and image is not source else None
+        size, is_file = image.size, image is not source
     for number in itertools.count(1):
         place = name if number == 1 else f"{name}, page {number}"
         page: Image.Image | ImageError | None = None
         has_more = False
         try:
             with _image_errors(place):
-                if number > 1 and pages is not None:
-                    if not _seek(pages, number):
+                if number > 1:
+                    if not _seek(image, number):
                         return
                     expected_seconds = (time.process_time() - started_at) * number / (number - 1)
                     if number > MAX_PAGES or expected_seconds > max_seconds:
                         rest = "and those after it are too many to read at once: split the file"
                         raise ImageError(f"{place} {rest}")
-                has_more = pages is not None
-                kind = 0 if pages is None else pages.tag_v2.get(NEW_SUBFILE_TYPE, 0)
-                if number == 1 or not kind & THUMBNAIL_OR_MASK:
-                    page = _decode(image, place, can_draft=image is not source)
+                has_more = is_file
+                if number == 1 or _is_page(image, size):
+                    page = _decode(image, place, can_draft=is_file)
         except ImageError as error:
             page = error
+        if isinstance(page, Image.Image) and has_more and not isinstance(image, TiffImageFile):
+            frame = hashlib.sha256(page.convert("RGBA").tobytes()).digest()
+            page = None if frame in frames else page
+            frames.add(frame)
         if page is not None:
             yield number, page
         if not has_more:
             return
 
 
-def _seek(pages: TiffImageFile, number: int) -> bool:
-    with contextlib.suppress(EOFError):
-        pages.seek(number - 1)
-        return True
+def _seek(image: Image.Image, number: int) -> bool:
+    """Go to a page, if there is one; of a HEIC only the first is the photograph."""
+    # What a camera appends to a JPEG is lost where a service copied the photograph alone.
+    lost = (EOFError, ValueError, SyntaxError) if image.format == "MPO" else (EOFError,)
+    with contextlib.suppress(*lost):
+        image.seek(number - 1)
+        return image.format != "HEIF"
     return False
+
+
+def _is_page(image: Image.Image, first_size: tuple[int, int]) -> bool:
+    """Whether it is no thumbnail or mask of a TIFF, and no gain map beside a camera's JPEG."""
+    if isinstance(image, TiffImageFile):
+        return not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & THUMBNAIL_OR_MASK
+    return image.size == first_size
 
 
 @contextlib.contextmanager

@@ -229,29 +229,40 @@ def test_a_bug_costs_the_prediction_for_one_image_only(monkeypatch: pytest.Monke
     assert result.error == f"{reason}IndexError: out of bounds"
 
 
-def pages(form: str, *levels: int, **options: Any) -> bytes:
+def pages(form: str, *levels: int, sizes: dict[int, int] | None = None, **options: Any) -> bytes:
     """Return a file of pages of these levels of gray, each with a black square."""
     made = []
     for level in levels:
-        made.append(Image.new("L", (60, 60), level))
+        side = (sizes or {}).get(level, 60)
+        made.append(Image.new("L", (side, side), level))
         made[-1].paste(0, (20, 20, 40, 40))
     buffer = io.BytesIO()
-    made[0].save(buffer, form, save_all=True, append_images=made[1:], **options)
+    kind = "RGB" if form in ("WEBP", "MPO") else "L"
+    first, *others = [page.convert(kind) for page in made]
+    first.save(buffer, form, save_all=True, append_images=others, **options)
     return buffer.getvalue()
 
 
+TWO = pages("MPO", 250, 200)
+LOSSLESS: dict[str, dict[str, Any]] = {"WEBP": {"lossless": True}, "PNG": {"default_image": False}}
 PAGES: dict[str, tuple[bytes, list[int | None], list[int]]] = {
+    **{
+        form: (pages(form, 250, 200, 250, **LOSSLESS.get(form, {})), [1, 2], [250, 200])
+        for form in ("GIF", "WEBP", "PNG", "MPO")
+    },
     "every page of a TIFF": (pages("TIFF", 250, 250, 200), [1, 2, 3], [250, 250, 200]),
     "one page": (pages("TIFF", 250), [None], [250]),
-    "an animation": (pages("GIF", 250, 200), [None], [250]),
+    "one frame": (pages("GIF", 250), [None], [250]),
+    "frames that are equal": (pages("GIF", 250, 250), [None], [250]),
     "a thumbnail": (pages("TIFF", 250, 200, tiffinfo={254: 1}), [None], [250]),
     "a mask": (pages("TIFF", 250, 200, tiffinfo={254: 4}), [None], [250]),
-    "a photograph and its gain map": (pages("MPO", 250, 200), [None], [250]),
+    "a gain map": (pages("MPO", 250, 200, sizes={200: 50}), [None], [250]),
+    "a gain map that is lost": (TWO[: TWO.rindex(b"\xff\xd8\xff")], [None], [250]),
 }
 
 
 @pytest.mark.parametrize("case", PAGES)
-def test_each_page_of_a_tiff_is_read_and_else_the_first_image(case: str) -> None:
+def test_each_page_and_each_frame_that_differs_is_read(case: str) -> None:
     content, numbers, levels = PAGES[case]
     options = PreprocessOptions(crop=False, keep_image=True)
     results = preprocess(content, options)
