@@ -53,8 +53,7 @@ for command in (
         cls=Command,
         help=help_text,
         short_help=help_text.partition("\n")[0],  # whole in the list of commands, where click cuts
-        no_args_is_help=command
-        is train.tune,  # without options it is no command to train many runs
+        no_args_is_help=command is train.tune,  # its defaults would train one run
         epilog=f"{TRACEBACK} shows where in the code an error arose.",
     )(with_network(command))
 

@@ -194,6 +194,7 @@ def open_pages(
         image = _from_array(source) if isinstance(source, np.ndarray) else source
         image = _open_file(image, name) if isinstance(image, bytes) else image
         size, is_file = image.size, image is not source
+        has_frames = getattr(image, "is_animated", False) and not isinstance(image, TiffImageFile)
     for number in itertools.count(1):
         place = name if number == 1 else f"{name}, page {number}"
         page: Image.Image | ImageError | None = None
@@ -212,7 +213,7 @@ def open_pages(
                     page = _decode(image, place, can_draft=is_file)
         except ImageError as error:
             page = error
-        if isinstance(page, Image.Image) and has_more and not isinstance(image, TiffImageFile):
+        if has_frames and isinstance(page, Image.Image):
             frame = hashlib.sha256(page.convert("RGBA").tobytes()).digest()
             page = None if frame in frames else page
             frames.add(frame)
